@@ -1,0 +1,260 @@
+"""Auto-PGD: projected gradient ascent that chooses its own step sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.apgd_l1 import ascend_l1
+from attacks.geometry import per_example, steepest, uniform_in_ball, unit
+from attacks.gradient import check_at_least, check_mode, generator_for
+from attacks.inputs import (
+    check_batch,
+    check_finite,
+    check_values,
+    loss_and_gradient,
+    misclassified,
+    predict,
+)
+from attacks.losses import LOSSES, Loss, targeted_dlr
+from attacks.modes import Model, attacking
+from attacks.threat import ThreatModel
+
+LossTowards = Callable[[Tensor], Loss]  # target classes (N,) -> loss
+
+
+class Climb(NamedTuple):
+    """What one run leaves: points, where they are misclassified, highest losses; (N, …)."""
+
+    x_adv: Tensor
+    broken: Tensor
+    loss: Tensor
+
+
+class _State(NamedTuple):
+    """The examples still standing; one row each in every tensor."""
+
+    row: Tensor
+    x: Tensor
+    y: Tensor
+    target: Tensor
+    x_adv: Tensor
+    x_old: Tensor
+    grad: Tensor
+    loss: Tensor
+    x_best: Tensor
+    grad_best: Tensor
+    best: Tensor
+    best_checked: Tensor  # best loss at the last checkpoint
+    reduced: Tensor  # whether the step was halved there
+    rises: Tensor  # steps since then that raised the loss
+    step: Tensor
+
+    def select(self, keep: Tensor) -> _State:
+        return _State(*(tensor[keep] for tensor in self))
+
+
+def ranked_targets(logits: Tensor, y: Tensor, count: int) -> Tensor:
+    """The ``count`` classes other than y with the highest logits, in order: (N, count)."""
+    return logits.scatter(1, y.unsqueeze(1), -torch.inf).topk(count, dim=1).indices
+
+
+def ascend(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    target: Tensor,
+    x_adv: Tensor,
+    *,
+    threat: ThreatModel,
+    loss: LossTowards,
+    steps: int,
+    rho: float,
+) -> Climb:
+    """One run in L∞ or L2 from x_adv (Croce & Hein 2020, alg. 1); broken examples leave it."""
+    rows = torch.arange(len(x), device=x.device)
+    logits, value, grad = loss_and_gradient(model, x_adv, y, loss(target))
+    grad = threat.uphill(x, x_adv, grad)
+    s = _State(
+        row=rows,
+        x=x,
+        y=y,
+        target=target,
+        x_adv=x_adv,
+        x_old=x_adv,
+        grad=grad,
+        loss=value,
+        x_best=x_adv,
+        grad_best=grad,
+        best=value,
+        best_checked=value,
+        reduced=torch.ones_like(rows, dtype=torch.bool),
+        rises=torch.zeros_like(rows),
+        step=2 * per_example(threat.eps, x).expand(len(x), *(1,) * (x.dim() - 1)),
+    )
+    out, broken, highest = x_adv.clone(), torch.zeros_like(s.reduced), value.clone()
+    project = threat.projector(x, exact=False)
+    period, shrink = max(int(0.22 * steps), 1), max(int(0.03 * steps), 1)
+    shortest, since = max(int(0.06 * steps), 1), 0
+
+    for i in range(steps + 1):
+        check_finite(logits)
+        fooled = misclassified(logits, s.y)
+        if bool(fooled.any()):
+            out[s.row[fooled]] = s.x_adv[fooled]
+            broken[s.row[fooled]] = True
+            s = s.select(~fooled)
+            if len(s.row) == 0:
+                break
+            project = threat.select(s.row).projector(s.x, exact=False)
+        if i == steps:
+            break
+        # the step, and half as much again of where the last one went (eq. 1 and 2)
+        inertia = 0.75 if i > 0 else 1.0
+        z = project(s.x_adv + s.step * steepest(s.grad, threat.norm))
+        x_adv = project(s.x_adv + inertia * (z - s.x_adv) + (1 - inertia) * (s.x_adv - s.x_old))
+        if i + 1 < steps:
+            logits, value, grad = loss_and_gradient(model, x_adv, s.y, loss(s.target))
+            grad = threat.uphill(s.x, x_adv, grad)
+        else:  # the gradient at the last point would lead nowhere
+            with torch.no_grad():
+                logits = model(x_adv)
+            value, grad = loss(s.target)(logits, s.y), s.grad
+        better = value > s.best
+        rows = per_example(better, x).bool()
+        s = s._replace(
+            x_adv=x_adv,
+            x_old=s.x_adv,
+            grad=grad,
+            rises=s.rises + (value > s.loss),
+            loss=value,
+            best=torch.where(better, value, s.best),
+            x_best=torch.where(rows, x_adv, s.x_best),
+            grad_best=torch.where(rows, grad, s.grad_best),
+        )
+        highest[s.row] = s.best
+        since += 1
+        if since == period:
+            s = _checkpoint(s, rho * period)
+            period, since = max(period - shrink, shortest), 0
+
+    out[s.row] = s.x_best
+    return Climb(threat.project(x, out), broken, highest)
+
+
+def _checkpoint(s: _State, enough: float) -> _State:
+    """Halve the step and return to the best point where the loss rises too seldom (§3.1)."""
+    stuck = ~s.reduced & (s.best_checked >= s.best)
+    halve = (s.rises <= enough) | stuck
+    rows = halve.reshape(s.step.shape)
+    return s._replace(
+        step=torch.where(rows, s.step / 2, s.step),
+        x_adv=torch.where(rows, s.x_best, s.x_adv),
+        grad=torch.where(rows, s.grad_best, s.grad),
+        reduced=halve,
+        best_checked=s.best,
+        rises=torch.zeros_like(s.rises),
+    )
+
+
+@dataclass(frozen=True)
+class APGD:
+    """Auto-PGD of Croce & Hein 2020 (arXiv 2003.01690), alg. 1; for L1 of Croce & Hein 2021
+    (arXiv 2103.01208), alg. 1, run at 3ε, 2ε and ε in turn.
+
+    The step starts at 2ε (L1: ε) and is halved where the loss stops rising; it has no step size
+    to choose.  An example leaves at its first misclassified point; of the others the
+    point of highest loss is returned.
+
+    Args:
+        steps: gradient evaluations per run.
+        restarts: runs from different random starts, for every target.
+        loss: "ce", "dlr", "margin", or "targeted": the targeted DLR (eq. 7) towards each of the
+            ``targets`` likeliest other classes in turn, or as many as there are.
+        rho: ρ, the share of steps that must raise the loss between two checkpoints.
+        seed: None draws from the device's global generator, an int from a fresh one each call.
+        mode: "eval" (restored afterwards), "train" or "keep" for a module's mode meanwhile.
+
+    Raises:
+        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+    """
+
+    threat: ThreatModel
+    _: KW_ONLY
+    steps: int = 100
+    restarts: int = 1
+    loss: str = "ce"
+    targets: int = 9
+    rho: float = 0.75
+    seed: int | None = None
+    mode: str = "eval"
+
+    def __post_init__(self) -> None:
+        check_at_least(1, steps=self.steps, restarts=self.restarts, targets=self.targets)
+        check_mode(self.mode)
+        if self.loss not in (*LOSSES, "targeted"):
+            allowed = ", ".join((*LOSSES, "targeted"))
+            raise ValueError(f"loss={self.loss!r} is not known; choose one of {allowed}")
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        y = check_batch(x, y)
+        worst = x.detach().clone()
+        if len(x) == 0:
+            return worst
+        check_values(x, self.threat.bounds)
+        x, generator = x.detach(), generator_for(self.seed, x)
+        with attacking(model, self.mode):
+            logits = predict(model, x, y)
+            targeted = self.loss == "targeted"
+            count = min(self.targets, logits.shape[1] - 1) if targeted else 1
+            targets = ranked_targets(logits, y, count)
+            highest = torch.full_like(logits[:, 0], -torch.inf)
+            active = (~misclassified(logits, y)).nonzero().squeeze(1)
+            for run in range(count * self.restarts):
+                if len(active) == 0:
+                    break
+                target = targets[active, run // self.restarts]
+                climb = self._run(model, x[active], y[active], target, active, generator)
+                better = climb.broken | (climb.loss > highest[active])
+                worst[active[better]] = climb.x_adv[better]
+                highest[active[better]] = climb.loss[better]
+                active = active[~climb.broken]
+        return worst
+
+    def _loss(self, target: Tensor) -> Loss:
+        if self.loss == "targeted":
+            return lambda logits, y: targeted_dlr(logits, y, target)
+        return LOSSES[self.loss]
+
+    def _run(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        target: Tensor,
+        active: Tensor,
+        generator: torch.Generator | None,
+    ) -> Climb:
+        threat = self.threat.select(active)
+        draw = uniform_in_ball(x, threat.norm, 1.0, generator)
+        start = threat.project(x, x + per_example(threat.eps, x) * unit(draw, threat.norm))
+        if threat.norm == "l1":
+            run = ascend_l1(
+                model, x, y, target, start, threat=threat, loss=self._loss, steps=self.steps
+            )
+            return Climb(*run)
+        return ascend(
+            model,
+            x,
+            y,
+            target,
+            start,
+            threat=threat,
+            loss=self._loss,
+            steps=self.steps,
+            rho=self.rho,
+        )

@@ -1,0 +1,71 @@
+"""The smallest ε at which a fixed-ε attack succeeds."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attacks.apgd import APGD
+from attacks.geometry import per_example
+from attacks.gradient import FGSM, PGD, check_at_least
+from attacks.inputs import check_batch, misclassified, predict
+from attacks.modes import Model, attacking
+from attacks.query import Square
+
+
+@dataclass(frozen=True)
+class Bisection:
+    """Bisect ε in [0, the attack's own ε], for every example on its own and all at once.
+
+    Returns the misclassified point found at the smallest ε, or x itself where the attack fails
+    at its own ε.  Each round runs the attack with one radius an example.
+
+    Args:
+        attack: its threat's eps is the largest radius tried; leave a step size at None.
+        rounds: attacks run after the first, each halving the interval.
+
+    Raises:
+        ValueError: a fixed step size, which would not follow the radius.
+    """
+
+    attack: FGSM | PGD | APGD | Square
+    _: KW_ONLY
+    rounds: int = 10
+
+    def __post_init__(self) -> None:
+        check_at_least(1, rounds=self.rounds)
+        step_size = getattr(self.attack, "step_size", None)
+        if step_size is not None:
+            raise ValueError(
+                f"step_size={step_size} does not follow the radius that "
+                "is bisected; leave it None and set relative_step"
+            )
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        y = check_batch(x, y)
+        best = x.detach().clone()
+        if len(x) == 0:
+            return best
+        threat = self.attack.threat
+        high = torch.as_tensor(threat.eps, dtype=torch.float64).expand(len(x)).clone()
+        low = torch.zeros_like(high)
+        with attacking(model, "eval"):
+            active = (~misclassified(predict(model, best, y), y)).nonzero().squeeze(1)
+            for k in range(self.rounds + 1):
+                if len(active) == 0:
+                    break
+                eps = high[active] if k == 0 else (low[active] + high[active]) / 2
+                attack = replace(self.attack, threat=replace(threat, eps=eps))
+                x_adv = attack(model, x[active], y[active])
+                broken = misclassified(predict(model, x_adv, y[active]), y[active])
+                rows = per_example(broken, x_adv).bool()
+                best[active] = torch.where(rows, x_adv, best[active])
+                # a point may lie well inside the radius it was found with
+                reached = threat.distance(x[active], best[active]).double()
+                low[active] = torch.where(broken, low[active], eps)
+                high[active] = torch.where(broken, torch.minimum(eps, reached), high[active])
+                if k == 0:
+                    active = active[broken]
+        return best

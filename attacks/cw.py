@@ -1,0 +1,105 @@
+"""Carlini & Wagner's L2 attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.geometry import lengths
+from attacks.gradient import check_at_least, check_mode
+from attacks.inputs import check_batch, check_finite, check_logits, check_values
+from attacks.losses import margin
+from attacks.modes import Model, attacking
+from attacks.nearest import nothing_found
+from attacks.threat import Bounds, bounds_like, check_bounds
+
+
+@dataclass(frozen=True)
+class CW:
+    """Minimise ‖δ‖₂² + c · max(z_y − max_{j≠y} z_j, −κ) by Adam, c by bisection.
+
+    Carlini & Wagner 2017 (arXiv 1608.04644), §V.  With bounds x + δ = lo + (hi − lo)
+    (tanh w + 1)/2, optimised over w; without, over δ itself.  Returns the nearest misclassified
+    point, or x itself where none was found.
+
+    Args:
+        steps: Adam steps for each c.
+        searches: values of c tried per example.
+        initial_c: the first of them.
+        learning_rate: of Adam, on w, or on δ in input units where there are no bounds.
+        confidence: κ ≥ 0, the lead of the other class that is asked for.
+        bounds: None or (lo, hi), as in ``ThreatModel``; support: likewise.
+        mode: "eval" (restored afterwards), "train" or "keep".
+
+    Raises:
+        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+    """
+
+    _: KW_ONLY
+    steps: int = 100
+    searches: int = 9
+    initial_c: float = 1e-2
+    learning_rate: float = 1e-2
+    confidence: float = 0.0
+    bounds: Bounds = None
+    support: Callable[[Tensor], Tensor] | None = None
+    mode: str = "eval"
+
+    def __post_init__(self) -> None:
+        check_at_least(1, steps=self.steps, searches=self.searches)
+        check_mode(self.mode)
+        check_bounds(self.bounds)
+        for name in ("initial_c", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        y = check_batch(x, y)
+        if len(x) == 0:
+            return x.clone()
+        check_values(x, self.bounds)
+        with attacking(model, self.mode):
+            return self._search(model, x.detach(), y)
+
+    def _search(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        start, decode = self._change_of_variables(x)
+        allowed = None if self.support is None else self.support(x)
+        nearest = nothing_found(x)
+        low, high = torch.zeros(len(x)).to(x), torch.full((len(x),), torch.inf).to(x)
+        c = torch.full_like(low, self.initial_c)
+        for _ in range(self.searches):
+            w = start.clone().requires_grad_()
+            optimizer = torch.optim.Adam([w], lr=self.learning_rate)
+            succeeded = torch.zeros_like(y, dtype=torch.bool)
+            for _ in range(self.steps):
+                x_adv = decode(w) if allowed is None else torch.where(allowed, decode(w), x)
+                logits = model(x_adv)
+                check_logits(logits, y)
+                check_finite(logits)
+                lead = margin(logits, y)
+                squared = (x_adv - x).flatten(1).square().sum(1)
+                loss = squared + c * (self.confidence - lead).clamp_min(0)
+                (w.grad,) = torch.autograd.grad(loss.sum(), w)
+                point = x_adv.detach()
+                broken = (lead > 0) & (lead >= self.confidence)
+                succeeded |= broken
+                nearest = nearest.update(point, lengths(point - x, "l2"), broken)
+                optimizer.step()
+            low, high = torch.where(succeeded, low, c), torch.where(succeeded, c, high)
+            c = torch.where(high.isinf(), 10 * c, (low + high) / 2)
+        return nearest.x_adv
+
+    def _change_of_variables(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Where w starts, and w ↦ x_adv."""
+        fitted = bounds_like(self.bounds, x)
+        if fitted is None:
+            return x, lambda w: w
+        lo, hi = (torch.as_tensor(bound).to(x) for bound in fitted)
+        # atanh is infinite at ±1: start a hair inside
+        inner = (2 * (x - lo) / (hi - lo) - 1) * (1 - 1e-6)
+        start = inner.atanh()
+        # what the hair costs is added back, so that w = start is x to rounding
+        return start, lambda w: lo + (hi - lo) * (torch.tanh(w) / (1 - 1e-6) + 1).clamp(0, 2) / 2

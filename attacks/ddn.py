@@ -1,0 +1,104 @@
+"""Decoupled direction and norm: the nearest adversarial example in L2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.geometry import lengths, per_example, unit
+from attacks.gradient import check_at_least, check_mode, generator_for
+from attacks.inputs import (
+    check_batch,
+    check_finite,
+    check_values,
+    loss_and_gradient,
+    misclassified,
+    predict,
+)
+from attacks.losses import log_odds
+from attacks.modes import Model, attacking
+from attacks.nearest import farthest, first_order_distance, nothing_found
+from attacks.threat import Bounds, bounds_like, check_bounds, clip, unblocked
+
+
+@dataclass(frozen=True)
+class DDN:
+    """Follow the gradient's direction; shrink the norm where adversarial, else let it grow.
+
+    δ ← δ + α_k ∇ℓ/‖∇ℓ‖₂, then ‖δ‖₂ ← ε_k with ε_{k+1} = (1 ∓ γ) ε_k: Rony et al. 2019
+    (arXiv 1811.09600), alg. 1, without rounding to 8 bits.  Returns the nearest misclassified
+    point, or x itself where none was found.
+
+    Args:
+        steps: gradient evaluations K.
+        gamma: γ in (0, 1).
+        init_norm: ε₀ in input units, which also scales α (from ε₀ to ε₀/100, cosine); None takes
+            each example's first-order distance to the boundary, so that units do not matter.
+        bounds: None or (lo, hi), as in ``ThreatModel``; support: likewise.
+        seed: of the directions used where the gradient is exactly 0.
+        mode: "eval" (restored afterwards), "train" or "keep".
+
+    Raises:
+        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+    """
+
+    _: KW_ONLY
+    steps: int = 100
+    gamma: float = 0.05
+    init_norm: float | None = None
+    bounds: Bounds = None
+    support: Callable[[Tensor], Tensor] | None = None
+    seed: int | None = 0
+    mode: str = "eval"
+
+    def __post_init__(self) -> None:
+        check_at_least(1, steps=self.steps)
+        check_mode(self.mode)
+        check_bounds(self.bounds)
+        if not 0 < self.gamma < 1:
+            raise ValueError(f"gamma={self.gamma} must lie strictly between 0 and 1")
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        y = check_batch(x, y)
+        if len(x) == 0:
+            return x.clone()
+        check_values(x, self.bounds)
+        with attacking(model, self.mode):
+            return self._search(model, x.detach(), y)
+
+    def _search(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        bounds, furthest = bounds_like(self.bounds, x), farthest(x, self.bounds, "l2")
+        allowed = None if self.support is None else self.support(x)
+        generator = generator_for(self.seed, x)
+        nearest, x_adv = nothing_found(x), x
+        scale = eps = furthest  # set at the first step
+        for k in range(self.steps):
+            logits, value, grad = loss_and_gradient(model, x_adv, y, log_odds)
+            check_finite(logits)
+            grad = unblocked(grad, x_adv, bounds, allowed)
+            broken = misclassified(logits, y)
+            nearest = nearest.update(x_adv, lengths(x_adv - x, "l2"), broken)
+            if k == 0:
+                scale = self._scale(value, grad)
+                eps = scale
+            flat = lengths(grad, "linf") == 0
+            if bool(flat.any()):
+                noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+                noise = noise if allowed is None else torch.where(allowed, noise, 0.0)
+                grad = torch.where(per_example(flat, x).bool(), noise, grad)
+            alpha = scale * (0.01 + 0.99 * (1 + math.cos(math.pi * k / self.steps)) / 2)
+            delta = x_adv - x + per_example(alpha, x) * unit(grad, "l2")
+            eps = torch.where(broken, (1 - self.gamma) * eps, (1 + self.gamma) * eps)
+            eps = torch.minimum(eps, furthest)
+            x_adv = clip(x + per_example(eps, x) * unit(delta, "l2"), bounds)
+        broken = misclassified(predict(model, x_adv, y), y)
+        return nearest.update(x_adv, lengths(x_adv - x, "l2"), broken).x_adv
+
+    def _scale(self, value: Tensor, grad: Tensor) -> Tensor:
+        if self.init_norm is not None:
+            return torch.full_like(value, self.init_norm)
+        return first_order_distance(value, grad, "l2").nan_to_num(1.0, posinf=1.0)

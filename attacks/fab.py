@@ -1,0 +1,208 @@
+"""Fast adaptive boundary attack: the nearest adversarial example in L∞, L2 or L1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.apgd import ranked_targets
+from attacks.geometry import DUAL, check_norm, lengths, per_example, uniform_in_ball, unit
+from attacks.gradient import check_at_least, check_mode, generator_for
+from attacks.hyperplane import step_to_hyperplane
+from attacks.inputs import (
+    check_batch,
+    check_finite,
+    check_logits,
+    check_values,
+    loss_and_gradient,
+    misclassified,
+    predict,
+)
+from attacks.losses import targeted_margin
+from attacks.modes import Model, attacking
+from attacks.nearest import Nearest, nothing_found
+from attacks.threat import Bound, Bounds, bounds_like, check_bounds, clip
+
+
+def logit_gradients(
+    model: Model, x_adv: Tensor, y: Tensor, classes: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (N, C), gaps z_c − z_y (N, K) and their gradients (N, K, …) for K classes each.
+
+    One forward and K backward passes.
+    """
+    x_adv = x_adv.detach().requires_grad_()
+    logits = model(x_adv)
+    check_logits(logits, y)
+    gaps = logits.gather(1, classes) - logits.gather(1, y.unsqueeze(1))
+    count = classes.shape[1]
+    grads = [
+        torch.autograd.grad(gaps[:, k].sum(), x_adv, retain_graph=k + 1 < count)[0]
+        for k in range(count)
+    ]
+    return logits.detach(), gaps.detach(), torch.stack(grads, dim=1)
+
+
+def nearest_plane(gaps: Tensor, grads: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+    """Gap (N,) and gradient (N, …) of the class whose linearised boundary is nearest."""
+    count = gaps.shape[1]
+    dual = lengths(grads.flatten(0, 1), DUAL[norm]).reshape(-1, count)
+    chosen = (gaps.abs() / dual.clamp_min(torch.finfo(dual.dtype).tiny)).argmin(1)
+    rows = torch.arange(len(gaps), device=gaps.device)
+    return gaps[rows, chosen], grads[rows, chosen]
+
+
+@dataclass(frozen=True)
+class FAB:
+    """Step to the linearised boundary, biased towards the clean input; Croce & Hein 2020
+    (arXiv 1907.02044), alg. 1, without the final search.
+
+    x ← (1 − a)(x + η d₁) + a (x₀ + η d₂), where d₁ and d₂ lead from x and x₀ to the boundary
+    linearised at x and a = min(‖d₁‖ / (‖d₁‖ + ‖d₂‖), α_max); a misclassified x is recorded and
+    drawn back to x₀ + β (x − x₀).  Returns the nearest misclassified point, or x₀ itself where
+    none was found.
+
+    Args:
+        norm: "linf", "l2" or "l1".
+        steps: iterations per run.
+        restarts: runs; the first starts at x₀, the others in a ball of half the radius ``eps``.
+        targets: the boundaries to each of this many likeliest other classes, one run for each
+            (FAB-T); None for the nearest boundary of all classes, at one backward pass a class.
+        eps: leave an example as soon as it is misclassified within this radius.
+        alpha_max, eta, beta: α_max, η, β of the paper.
+        bounds: None or (lo, hi), as in ``ThreatModel``; support: likewise.
+        seed: of the starts after the first.
+        mode: "eval" (restored afterwards), "train" or "keep".
+
+    Raises:
+        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+    """
+
+    norm: str = "linf"
+    _: KW_ONLY
+    steps: int = 100
+    restarts: int = 1
+    targets: int | None = 9
+    eps: float | None = None
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
+    bounds: Bounds = None
+    support: Callable[[Tensor], Tensor] | None = None
+    seed: int | None = 0
+    mode: str = "eval"
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+        check_at_least(1, steps=self.steps, restarts=self.restarts)
+        check_at_least(1, targets=1 if self.targets is None else self.targets)
+        check_mode(self.mode)
+        check_bounds(self.bounds)
+        if self.restarts > 1 and self.eps is None:
+            raise ValueError(f"restarts={self.restarts} needs eps, the radius of random starts")
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        y = check_batch(x, y)
+        if len(x) == 0:
+            return x.clone()
+        check_values(x, self.bounds)
+        x, generator = x.detach(), generator_for(self.seed, x)
+        with attacking(model, self.mode):
+            logits = predict(model, x, y)
+            others = logits.shape[1] - 1
+            ranked = ranked_targets(logits, y, others)
+            if self.targets is None:
+                runs = [ranked] * self.restarts
+            else:
+                runs = [ranked[:, k : k + 1] for k in range(min(self.targets, others))]
+                runs = [classes for classes in runs for _ in range(self.restarts)]
+            nearest = nothing_found(x)
+            nearest = nearest.update(x, torch.zeros_like(nearest.r), misclassified(logits, y))
+            for k, classes in enumerate(runs):
+                active = self._active(nearest)
+                if len(active) == 0:
+                    break
+                random = k % self.restarts > 0
+                run = self._run(
+                    model, x[active], y[active], classes[active], generator if random else None,
+                    random,
+                )  # fmt: skip
+                nearer = run.r < nearest.r[active]
+                nearest.x_adv[active[nearer]] = run.x_adv[nearer]
+                nearest.r[active[nearer]] = run.r[nearer]
+        return nearest.x_adv
+
+    def _active(self, nearest: Nearest) -> Tensor:
+        enough = 0.0 if self.eps is None else self.eps
+        return (nearest.r > enough).nonzero().squeeze(1)
+
+    def _run(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        classes: Tensor,
+        generator: torch.Generator | None,
+        random: bool,
+    ) -> Nearest:
+        bounds = bounds_like(self.bounds, x)
+        out, x_adv = nothing_found(x), x
+        if random and self.eps is not None:
+            draw = unit(uniform_in_ball(x, self.norm, 1.0, generator), self.norm)
+            x_adv = clip(x + draw * self.eps / 2, bounds)
+        live = torch.arange(len(x), device=x.device)
+        for _ in range(self.steps):
+            x_adv = self._iterate(model, x, x_adv, y, classes, bounds)
+            broken = misclassified(predict(model, x_adv, y), y)
+            r = lengths(x_adv - x, self.norm)
+            nearer = broken & (r < out.r[live])
+            out.x_adv[live[nearer]], out.r[live[nearer]] = x_adv[nearer], r[nearer]
+            rows = per_example(broken, x).bool()
+            x_adv = torch.where(rows, x + self.beta * (x_adv - x), x_adv)
+            if self.eps is not None:
+                going = out.r[live] > self.eps
+                if not bool(going.all()):
+                    live, x_adv, x = live[going], x_adv[going], x[going]
+                    y, classes = y[going], classes[going]
+                    if len(live) == 0:
+                        break
+        return out
+
+    def _iterate(
+        self,
+        model: Model,
+        x: Tensor,
+        x_adv: Tensor,
+        y: Tensor,
+        classes: Tensor,
+        bounds: tuple[Bound, Bound] | None,
+    ) -> Tensor:
+        if classes.shape[1] == 1:
+            target = classes[:, 0]
+            logits, gap, normal = loss_and_gradient(
+                model, x_adv, y, lambda logits, labels: targeted_margin(logits, labels, target)
+            )
+        else:
+            logits, gaps, normals = logit_gradients(model, x_adv, y, classes)
+            gap, normal = nearest_plane(gaps, normals, self.norm)
+        check_finite(logits)
+        if self.support is not None:
+            normal = torch.where(self.support(x), normal, 0.0)
+        # the plane gap + ⟨w, · − x_adv⟩ = 0, as seen from x_adv and from x
+        offset = ((x - x_adv) * normal).flatten(1).sum(1)
+        both = step_to_hyperplane(
+            torch.cat((x_adv, x)),
+            torch.cat((normal, normal)),
+            torch.cat((-gap, -gap - offset)),
+            self.norm,
+            None if bounds is None else bounds,
+        )
+        here, there = both[: len(x)], both[len(x) :]
+        length = lengths(both, self.norm).clamp_min(1e-8)
+        share = length[: len(x)] / (length[: len(x)] + length[len(x) :])
+        a = per_example(share.clamp_max(self.alpha_max), x)
+        moved = (1 - a) * (x_adv + self.eta * here) + a * (x + self.eta * there)
+        return clip(moved, bounds)

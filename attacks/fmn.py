@@ -1,0 +1,107 @@
+"""Fast minimum-norm attack: the nearest adversarial example in L∞, L2 or L1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.geometry import check_norm, lengths, per_example, project_ball, unit
+from attacks.gradient import check_at_least, check_mode
+from attacks.inputs import (
+    check_batch,
+    check_finite,
+    check_values,
+    loss_and_gradient,
+    misclassified,
+    predict,
+)
+from attacks.losses import margin
+from attacks.modes import Model, attacking
+from attacks.nearest import farthest, first_order_distance, nothing_found
+from attacks.threat import Bounds, bounds_like, check_bounds, clip, unblocked
+
+
+@dataclass(frozen=True)
+class FMN:
+    """Gradient steps on the margin, projected on a ball whose radius closes in on the boundary.
+
+    ε_{k+1} = min((1 − γ_k) ε_k, ‖δ*‖) where adversarial; (1 + γ_k) ε_k where it was so before;
+    else ‖δ_k‖ + |g| / ‖∇g‖_dual.  δ_{k+1} = Π_{ε_{k+1}}(δ_k + α_k ∇g/‖∇g‖₂): Pintor et al. 2021
+    (arXiv 2102.12827), alg. 1.  Returns the nearest misclassified point, or x itself where none
+    was found.
+
+    Args:
+        norm: "linf", "l2" or "l1".
+        steps: gradient evaluations K.
+        alpha: α₀ in input units, annealed by a cosine to α₀/100; None takes the 2-norm of each
+            example's first-order step to the boundary, so that units do not matter.
+        gamma: γ₀, annealed by a cosine to γ₀/50.
+        bounds: None or (lo, hi), as in ``ThreatModel``; support: likewise.
+        mode: "eval" (restored afterwards), "train" or "keep".
+
+    Raises:
+        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+    """
+
+    norm: str = "linf"
+    _: KW_ONLY
+    steps: int = 100
+    alpha: float | None = None
+    gamma: float = 0.05
+    bounds: Bounds = None
+    support: Callable[[Tensor], Tensor] | None = None
+    mode: str = "eval"
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+        check_at_least(1, steps=self.steps)
+        check_mode(self.mode)
+        check_bounds(self.bounds)
+        if not 0 < self.gamma < 1:
+            raise ValueError(f"gamma={self.gamma} must lie strictly between 0 and 1")
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        y = check_batch(x, y)
+        if len(x) == 0:
+            return x.clone()
+        check_values(x, self.bounds)
+        with attacking(model, self.mode):
+            return self._search(model, x.detach(), y)
+
+    def _search(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        bounds, furthest = bounds_like(self.bounds, x), farthest(x, self.bounds, self.norm)
+        allowed = None if self.support is None else self.support(x)
+        nearest, x_adv = nothing_found(x), x
+        eps = scale = furthest  # set at the first step
+        for k in range(self.steps):
+            logits, value, grad = loss_and_gradient(model, x_adv, y, margin)
+            check_finite(logits)
+            grad = unblocked(grad, x_adv, bounds, allowed)
+            broken = misclassified(logits, y)
+            r = lengths(x_adv - x, self.norm)
+            nearest = nearest.update(x_adv, r, broken)
+            distance = first_order_distance(value, grad, self.norm)
+            if k == 0:
+                scale = self._scale(value, grad)
+            cosine = (1 + math.cos(math.pi * k / self.steps)) / 2
+            gamma = self.gamma * (0.02 + 0.98 * cosine)
+            grown = torch.where(nearest.found, (1 + gamma) * eps, r + distance)
+            eps = torch.where(broken, torch.minimum((1 - gamma) * eps, nearest.r), grown)
+            eps = torch.minimum(eps, furthest).nan_to_num(posinf=torch.finfo(x.dtype).max)
+            alpha = per_example(scale * (0.01 + 0.99 * cosine), x)
+            delta = project_ball(x_adv - x + alpha * unit(grad, "l2"), self.norm, eps)
+            x_adv = clip(x + delta, bounds)
+        broken = misclassified(predict(model, x_adv, y), y)
+        return nearest.update(x_adv, lengths(x_adv - x, self.norm), broken).x_adv
+
+    def _scale(self, value: Tensor, grad: Tensor) -> Tensor:
+        if self.alpha is not None:
+            return torch.full_like(value, self.alpha)
+        if self.norm == "linf":  # the step goes to a corner of the cube, which is √d long
+            corner = math.sqrt(max(1, grad[0].numel()))
+            return corner * first_order_distance(value, grad, "linf").nan_to_num(1.0, posinf=1.0)
+        return first_order_distance(value, grad, "l2").nan_to_num(1.0, posinf=1.0)

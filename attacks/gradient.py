@@ -1,0 +1,238 @@
+"""Attacks inside a fixed radius that follow the gradient with fixed steps: FGSM and PGD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attacks.geometry import lengths, per_example
+from attacks.inputs import (
+    check_batch,
+    check_finite,
+    check_values,
+    loss_and_gradient,
+    misclassified,
+    predict,
+)
+from attacks.losses import named_loss
+from attacks.modes import MODES, Model, attacking
+from attacks.threat import ThreatModel
+
+
+class Attack(Protocol):
+    """Anything called as ``attack(model, x, y) -> x_adv`` with x_adv shaped like x."""
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor: ...
+
+
+def generator_for(seed: int | None, x: Tensor) -> torch.Generator | None:
+    """A fresh generator on x's device, or None: the device's global one."""
+    return None if seed is None else torch.Generator(x.device).manual_seed(seed)
+
+
+def check_at_least(least: int, **values: int) -> None:
+    """Raise ValueError where a whole-number option is below ``least``."""
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name}={value} must be at least {least}")
+
+
+def check_mode(mode: str) -> None:
+    """Raise ValueError unless ``mode`` is one of ``MODES``."""
+    if mode not in MODES:
+        raise ValueError(f"mode={mode!r} is not known; choose one of {', '.join(MODES)}")
+
+
+@dataclass(frozen=True)
+class FGSM:
+    """One steepest-ascent step on the cross-entropy.
+
+    x' = Π(x₀ + α · argmax_{‖v‖≤1} ⟨v, ∇ℓ⟩), for L∞ Π(x₀ + α sign ∇ℓ): Goodfellow et al. 2015
+    (arXiv 1412.6572), §4, with x₀ = x and α = ε; with ``random_start`` the FGSM-RS of Wong et
+    al. 2020 (arXiv 2001.03994), alg. 3, with x₀ uniform in the ball and α = 1.25 ε.
+
+    Args:
+        step_size: α in input units; None for the default above.
+        seed: None draws from the device's global generator, an int from a fresh one each call.
+        mode: "eval" (restored afterwards), "train" or "keep" for a module's mode meanwhile.
+    """
+
+    threat: ThreatModel
+    _: KW_ONLY
+    random_start: bool = False
+    step_size: float | None = None
+    loss: str = "ce"
+    seed: int | None = None
+    mode: str = "eval"
+
+    def __post_init__(self) -> None:
+        named_loss(self.loss)
+        check_mode(self.mode)
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        return PGD(
+            self.threat,
+            steps=1,
+            step_size=self.step_size,
+            relative_step=1.25 if self.random_start else 1.0,
+            random_start=self.random_start,
+            loss=self.loss,
+            seed=self.seed,
+            mode=self.mode,
+        )(model, x, y)
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient ascent in the threat model.
+
+    x_{k+1} = Π(x_k + α · argmax_{‖v‖≤1} ⟨v, ∇ℓ(f(x_k), y)⟩), Madry et al. 2018
+    (arXiv 1706.06083), §2.1.  With ``momentum`` μ > 0 the gradient is replaced by
+    g_{k+1} = μ g_k + ∇ℓ/‖∇ℓ‖₁, Dong et al. 2018 (arXiv 1710.06081), eq. 6.
+
+    With one restart and no early stop it makes exactly ``steps`` forward and backward passes and
+    looks at no value, so a GPU never waits: NaN logits then show in the caller's own loss.
+    Otherwise it keeps the worst point of every example, leaves out examples that are broken, and
+    raises ValueError for NaN logits.
+
+    Args:
+        steps: K, gradient evaluations per restart.
+        step_size: α in input units; None for ``relative_step`` · ε / K.
+        restarts: runs from different starts; ``random_start`` must be on for more than one.
+        loss: "ce" (the cross-entropy, climbed as ``losses.log_odds``), "margin" or "dlr".
+        early_stop: leave an example as soon as it is misclassified.
+        seed: None draws from the device's global generator, an int from a fresh one each call.
+        mode: "eval" (restored afterwards), "train" or "keep" for a module's mode meanwhile.
+
+    Raises:
+        ValueError: see ``attacks.inputs``; and options out of range.
+    """
+
+    threat: ThreatModel
+    _: KW_ONLY
+    steps: int = 10
+    step_size: float | None = None
+    relative_step: float = 2.5
+    restarts: int = 1
+    random_start: bool = True
+    momentum: float = 0.0
+    loss: str = "ce"
+    early_stop: bool = False
+    seed: int | None = None
+    mode: str = "eval"
+
+    def __post_init__(self) -> None:
+        check_at_least(1, steps=self.steps, restarts=self.restarts)
+        named_loss(self.loss)
+        check_mode(self.mode)
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError(
+                f"restarts={self.restarts} without random_start repeats one and the same run; "
+                "set random_start=True or restarts=1"
+            )
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        y = check_batch(x, y)
+        if len(x) == 0:
+            return x.clone()
+        plain = self.restarts == 1 and not self.early_stop
+        if x.device.type == "cpu" or not plain:
+            check_values(x, self.threat.bounds)
+        generator = generator_for(self.seed, x)
+        with attacking(model, self.mode):
+            x = x.detach()
+            if plain:
+                start = self._start(x, self.threat, generator)
+                return self._run(model, x, y, start, self.threat)
+            return self._worst(model, x, y, generator)
+
+    def _start(self, x: Tensor, threat: ThreatModel, generator: torch.Generator | None) -> Tensor:
+        return threat.random_start(x, generator) if self.random_start else x
+
+    def _alpha(self, threat: ThreatModel) -> float | Tensor:
+        if self.step_size is not None:
+            return self.step_size
+        return self.relative_step * threat.eps / self.steps
+
+    def _ascent(self, threat: ThreatModel, x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """(x_adv, grad) ↦ the next point, with what depends on x computed once."""
+        project = threat.projector(x, exact=False)
+        alpha = self._alpha(threat)
+
+        def ascend(x_adv: Tensor, grad: Tensor) -> Tensor:
+            return project(x_adv + threat.step(threat.uphill(x, x_adv, grad), alpha))
+
+        return ascend
+
+    def _direction(self, grad: Tensor, velocity: Tensor | None) -> Tensor:
+        if self.momentum == 0:
+            return grad
+        tiny = torch.finfo(grad.dtype).tiny
+        grad = grad / per_example(lengths(grad, "l1").clamp_min(tiny), grad)
+        return grad if velocity is None else self.momentum * velocity + grad
+
+    def _run(
+        self, model: Model, x: Tensor, y: Tensor, x_adv: Tensor, threat: ThreatModel
+    ) -> Tensor:
+        """The bare loop: K forward and K backward passes, nothing else."""
+        loss = named_loss(self.loss)
+        ascend = self._ascent(threat, x)
+        velocity = None
+        for _ in range(self.steps):
+            _, _, grad = loss_and_gradient(model, x_adv, y, loss)
+            velocity = self._direction(grad, velocity)
+            x_adv = ascend(x_adv, velocity)
+        return threat.project(x, x_adv)
+
+    def _worst(
+        self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Restarts on the examples not yet broken; the highest loss of the others."""
+        loss = named_loss(self.loss)
+        worst = x.clone()
+        highest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        active = torch.arange(len(x), device=x.device)
+        for _ in range(self.restarts):
+            threat = self.threat.select(active)
+            x_adv = self._start(x[active], threat, generator)
+            run = self._run_until_broken if self.early_stop else self._run
+            x_adv = run(model, x[active], y[active], x_adv, threat)
+            logits = predict(model, x_adv, y[active])
+            value = loss(logits, y[active]).to(x.dtype)
+            broken = misclassified(logits, y[active])
+            better = broken | (value > highest[active])
+            worst[active[better]] = x_adv[better]
+            highest[active[better]] = value[better]
+            active = active[~broken]
+            if len(active) == 0:
+                break
+        return worst
+
+    def _run_until_broken(
+        self, model: Model, x: Tensor, y: Tensor, x_adv: Tensor, threat: ThreatModel
+    ) -> Tensor:
+        """The same loop; every example leaves it at the first point that is misclassified."""
+        loss = named_loss(self.loss)
+        result = x_adv.clone()
+        live = torch.arange(len(x), device=x.device)
+        velocity = None
+        ascend = self._ascent(threat, x)
+        for _ in range(self.steps):
+            logits, _, grad = loss_and_gradient(model, x_adv, y[live], loss)
+            check_finite(logits)
+            going = ~misclassified(logits, y[live])
+            if not bool(going.all()):
+                result[live] = x_adv
+                live, x_adv, grad = live[going], x_adv[going], grad[going]
+                velocity = None if velocity is None else velocity[going]
+                if len(live) == 0:
+                    break
+                ascend = self._ascent(threat.select(live), x[live])
+            velocity = self._direction(grad, velocity)
+            x_adv = ascend(x_adv, velocity)
+        result[live] = x_adv
+        return threat.project(x, result)

@@ -1,0 +1,81 @@
+"""Losses to maximise, one value an example: logits (N, C), labels (N,) -> (N,)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """log Σ_{j≠y} e^{z_j} − z_y, the cross-entropy without its saturation.
+
+    −log softmax(z)_y = log(1 + e^L) with L this loss: both rise together and their gradients
+    point the same way, but that of the cross-entropy is σ(L) times as long, which float32 rounds
+    to 0 on a confident network, and an attack then stands still.
+    """
+    others = logits.scatter(1, y.unsqueeze(1), -torch.inf)
+    return others.logsumexp(1) - logits.gather(1, y.unsqueeze(1)).squeeze(1)
+
+
+def best_other(logits: Tensor, y: Tensor) -> Tensor:
+    """max_{j≠y} z_j, shape (N,)."""
+    others = logits.scatter(1, y.unsqueeze(1), -torch.inf)
+    return others.amax(1)
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """max_{j≠y} z_j − z_y: positive exactly where the label is not predicted.
+
+    Carlini & Wagner 2017 (arXiv 1608.04644), f₆ with the sign turned.
+    """
+    return best_other(logits, y) - logits.gather(1, y.unsqueeze(1)).squeeze(1)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio, invariant to shift and scale of the logits.
+
+    (max_{j≠y} z_j − z_y) / (z_π1 − z_π3), π the descending order; Croce & Hein 2020
+    (arXiv 2003.01690), eq. 6.  With two classes there is no z_π3, and the ratio would be ±1 with
+    no gradient at all: the margin takes its place.
+    """
+    if logits.shape[1] < 3:
+        return margin(logits, y)
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """z_t − z_y."""
+    pair = logits.gather(1, torch.stack((target, y), dim=1))
+    return pair[:, 0] - pair[:, 1]
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """(z_t − z_y) / (z_π1 − (z_π3 + z_π4)/2), Croce & Hein 2020, eq. 7.
+
+    With three classes z_π3 stands alone in the denominator; with two the ratio is constant and
+    the targeted margin takes its place.
+    """
+    gap = targeted_margin(logits, y, target)
+    if logits.shape[1] < 3:
+        return gap
+    top = logits.topk(min(4, logits.shape[1]), dim=1).values
+    return gap / (top[:, 0] - top[:, 2:].mean(1) + 1e-12)
+
+
+LOSSES: dict[str, Loss] = {"ce": log_odds, "margin": margin, "dlr": dlr}
+
+
+def named_loss(loss: str) -> Loss:
+    """Look a loss up by name.
+
+    Raises:
+        ValueError: the name is not a key of ``LOSSES``.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"loss={loss!r} is not known; choose one of {', '.join(LOSSES)}")
+    return LOSSES[loss]

@@ -1,0 +1,72 @@
+"""What the minimal-norm attacks share: nearest point so far, first-order distance, line search."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.geometry import DUAL, lengths, per_example
+from attacks.inputs import misclassified, predict
+from attacks.losses import margin
+from attacks.modes import Model
+from attacks.threat import Bounds, bounds_like
+
+
+class Nearest(NamedTuple):
+    """The nearest misclassified point of every example so far; r = ∞ where there is none."""
+
+    x_adv: Tensor
+    r: Tensor
+
+    def update(self, x_adv: Tensor, r: Tensor, broken: Tensor) -> Nearest:
+        nearer = broken & (r < self.r)
+        rows = per_example(nearer, x_adv).bool()
+        return Nearest(torch.where(rows, x_adv, self.x_adv), torch.where(nearer, r, self.r))
+
+    @property
+    def found(self) -> Tensor:
+        return self.r.isfinite()
+
+
+def nothing_found(x: Tensor) -> Nearest:
+    """The start: x itself at distance ∞."""
+    return Nearest(x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device))
+
+
+def farthest(x: Tensor, bounds: Bounds, norm: str) -> Tensor:
+    """The greatest distance that the bounds allow, shape (N,); ∞ without bounds."""
+    fitted = bounds_like(bounds, x)
+    if fitted is None:
+        return torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+    lo, hi = (torch.as_tensor(bound).to(x) for bound in fitted)
+    return lengths(torch.maximum(x - lo, hi - x), norm)
+
+
+def first_order_distance(value: Tensor, grad: Tensor, norm: str) -> Tensor:
+    """|g| / ‖∇g‖_dual: how far the boundary g = 0 lies if g is linear; ∞ where ∇g = 0."""
+    return value.abs() / lengths(grad, DUAL[norm])
+
+
+def between(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, *, halvings: int) -> Tensor:
+    """Bisect the segment from x to a misclassified x_adv for its nearest misclassified point."""
+    if halvings == 0 or len(x) == 0:
+        return x_adv
+    inside, outside = torch.zeros(len(x)).to(x), torch.ones(len(x)).to(x)
+    best = x_adv
+    for _ in range(halvings):
+        middle = (inside + outside) / 2
+        point = x + per_example(middle, x) * (x_adv - x)
+        broken = misclassified(predict(model, point, y), y)
+        best = torch.where(per_example(broken, x).bool(), point, best)
+        inside, outside = (
+            torch.where(broken, inside, middle),
+            torch.where(broken, middle, outside),
+        )
+    return best
+
+
+def clears(logits: Tensor, y: Tensor, least: float) -> Tensor:
+    """Whether another class leads y by ``least`` times the spread of the logits, shape (N,)."""
+    return margin(logits, y) > least * (logits.amax(1) - logits.amin(1))

@@ -1,0 +1,127 @@
+"""Square: random search with nothing but the logits."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.gradient import check_at_least, check_mode, generator_for
+from attacks.inputs import check_batch, check_values, misclassified, predict
+from attacks.losses import margin
+from attacks.modes import Model, attacking
+from attacks.square_steps import first_point, next_point
+from attacks.threat import ThreatModel
+
+
+class _State(NamedTuple):
+    """The examples still standing; one row each."""
+
+    row: Tensor
+    x: Tensor
+    y: Tensor
+    x_best: Tensor
+    best: Tensor
+
+    def select(self, keep: Tensor) -> _State:
+        return _State(*(tensor[keep] for tensor in self))
+
+
+def window_share(query: int, share: float) -> float:
+    """The share of the input that changes at a query: halved after 10, 50, 200, 500, … queries.
+
+    Andriushchenko et al. 2020, §5; the schedule is theirs for 10,000 queries.
+    """
+    marks = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+    return share / float(2 ** sum(query > mark for mark in marks))
+
+
+@dataclass(frozen=True)
+class Square:
+    """Change a random window at a time and keep what raises the margin.
+
+    Andriushchenko et al. 2020 (arXiv 1912.00049), alg. 1 to 3: L∞ windows of ±ε, L2 and L1
+    windows that take their length from other windows.  A window is a square of images
+    (N, C, H, W), a segment of series (N, C, L), a cube of (N, C, D, H, W), over all channels with
+    a sign each; in tables (N, F) it is a random subset of the columns, another for each example.
+    An example leaves at its first misclassified point.
+
+    Args:
+        queries: most forward passes.
+        share: p₀, the share of the input that a window covers at first.
+        restarts: independent runs on what is left standing.
+        seed: None draws from the device's global generator, an int from a fresh one each call.
+        mode: "eval" (restored afterwards), "train" or "keep".
+
+    Raises:
+        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+    """
+
+    threat: ThreatModel
+    _: KW_ONLY
+    queries: int = 5000
+    share: float = 0.8
+    restarts: int = 1
+    seed: int | None = None
+    mode: str = "eval"
+
+    def __post_init__(self) -> None:
+        check_at_least(1, queries=self.queries, restarts=self.restarts)
+        check_mode(self.mode)
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share={self.share} must lie in (0, 1]")
+
+    @torch.no_grad()
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        y = check_batch(x, y)
+        out = x.detach().clone()
+        if len(x) == 0:
+            return out
+        check_values(x, self.threat.bounds)
+        generator = generator_for(self.seed, x)
+        with attacking(model, self.mode), torch.no_grad():
+            active = (~misclassified(predict(model, out, y), y)).nonzero().squeeze(1)
+            for _ in range(self.restarts):
+                if len(active) == 0:
+                    break
+                x_adv, broken = self._run(
+                    model, x.detach()[active], y[active], self.threat.select(active), generator
+                )
+                out[active] = x_adv
+                active = active[~broken]
+        return out
+
+    def _run(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        project = threat.projector(x)
+        x_adv = project(first_point(x, threat, generator))
+        out, broken = x_adv.clone(), torch.zeros_like(y, dtype=torch.bool)
+        lowest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        s = _State(torch.arange(len(x), device=x.device), x, y, x_adv, lowest)
+        for query in range(self.queries):
+            live = threat.select(s.row)
+            if query > 0:
+                share = window_share(query - 1, self.share)
+                x_adv = project(next_point(s.x, s.x_best, live, share, generator))
+            logits = predict(model, x_adv, s.y)
+            value = margin(logits, s.y).to(x.dtype)
+            fooled = misclassified(logits, s.y)
+            better = ((value > s.best) | fooled).nonzero().squeeze(1)
+            s.best[better] = value[better]
+            s.x_best[better] = x_adv[better]
+            if bool(fooled.any()):
+                out[s.row[fooled]], broken[s.row[fooled]] = x_adv[fooled], True
+                s = s.select(~fooled)
+                if len(s.row) == 0:
+                    break
+                project = threat.select(s.row).projector(s.x)
+        out[s.row] = s.x_best
+        return out, broken

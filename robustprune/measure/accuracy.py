@@ -1,0 +1,146 @@
+"""Accuracy on clean and on attacked examples, per example: every figure is an upper bound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from attacks import PGD, Attack, Model
+from attacks.modes import evaluating
+from robustprune.sparsity import computed_once
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Which of N examples a network classifies correctly.
+
+    Attributes:
+        clean: (N,) bool, without a perturbation.
+        robust: attack name -> (N,) bool, under that attack; false wherever `clean` is.
+    """
+
+    clean: Tensor
+    robust: dict[str, Tensor]
+
+    @property
+    def worst(self) -> Tensor:
+        """(N,) bool: correct under every one of the attacks."""
+        return torch.stack([self.clean, *self.robust.values()]).all(0)
+
+
+@torch.no_grad()
+def correct(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """(N,) bool on the CPU: whether argmax f(x) = y.
+
+    Raises:
+        ValueError: logits that are not finite; they would count as a wrong or right answer at
+            the whim of argmax.
+    """
+    logits = model(x)
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError("the model's logits are not finite; its accuracy has no meaning")
+    return (logits.argmax(1) == y).cpu()
+
+
+def evaluate(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attacks: Mapping[str, Attack],
+    *,
+    batch_size: int,
+    title: str = "measuring",
+    quiet: bool = True,
+) -> Outcome:
+    """Run each attack on the examples that are right without it; decide success by the model.
+
+    Args:
+        x: (N, ...), y: (N,); on the model's device.
+        attacks: by the names that the outcome will carry.
+
+    Raises:
+        ValueError: non-finite logits.
+    """
+    clean, robust = [], {name: [] for name in attacks}  # type: ignore[var-annotated]
+    with evaluating(model), computed_once(model):
+        for xs, ys in _batches(x, y, batch_size, title=title, quiet=quiet):
+            right = correct(model, xs, ys)
+            clean.append(right)
+            alive = right.nonzero().flatten().to(x.device)
+            for name, attack in attacks.items():
+                survived = torch.zeros_like(right)
+                if len(alive):
+                    attacked = attack(model, xs[alive], ys[alive])
+                    survived[alive.cpu()] = correct(model, attacked, ys[alive])
+                robust[name].append(survived)
+    return Outcome(torch.cat(clean), {name: torch.cat(parts) for name, parts in robust.items()})
+
+
+#: ε of the curve's points, in multiples of the threat model's own
+CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0, 128.0)
+
+
+def accuracy_curve(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attack: PGD,
+    outcome: Outcome,
+    *,
+    batch_size: int,
+    factors: Sequence[float] = CURVE,
+    title: str = "accuracy against eps",
+    quiet: bool = True,
+) -> list[tuple[float, float]]:
+    """(ε, accuracy) as ε grows, until the accuracy is zero or the factors are used up.
+
+    An example broken within a small ball is broken within every larger one, so each ε is tried
+    on the survivors of the one before only, with a single restart. At the threat model's own ε
+    the point is `outcome`'s worst case.
+    """
+    attack = replace(attack, restarts=1)
+    n, alive = len(y), outcome.clean
+    points = [(0.0, float(alive.float().mean()))]
+    for factor in factors:
+        if not bool(alive.any()):
+            break
+        if factor == 1.0:
+            alive = alive & outcome.worst
+        else:
+            index = alive.nonzero().flatten().to(x.device)
+            found = evaluate(
+                model,
+                x[index],
+                y[index],
+                {"pgd": scaled(attack, factor)},
+                batch_size=batch_size,
+                title=title,
+                quiet=quiet,
+            )
+            alive = alive.clone()
+            alive[index.cpu()] = found.robust["pgd"]
+        points.append((float(attack.threat.eps) * factor, int(alive.sum()) / n))
+    return points
+
+
+def scaled(attack: PGD, factor: float) -> PGD:
+    """The same attack in a ball `factor` times as large, with steps as much longer."""
+    return replace(
+        attack,
+        threat=replace(attack.threat, eps=attack.threat.eps * factor),
+        step_size=None if attack.step_size is None else attack.step_size * factor,
+    )
+
+
+def _batches(
+    x: Tensor, y: Tensor, batch_size: int, *, title: str, quiet: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    starts = tqdm(
+        range(0, len(y), batch_size), desc=title, unit="batch", leave=False, disable=quiet
+    )
+    for start in starts:
+        yield x[start : start + batch_size], y[start : start + batch_size]

@@ -1,0 +1,48 @@
+"""Optimizer and learning-rate schedule as one value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSpec:
+    """SGD with momentum or Adam, with the learning rate as a function of the epoch.
+
+    Attributes:
+        schedule: "constant"; "cosine", lr · ½(1 + cos πt/T); or "step", divided by 10 at each of
+            `milestones` (epochs).
+        warmup: epochs of linear growth from zero before the schedule's own value is reached.
+    """
+
+    name: Literal["sgd", "adam"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    warmup: float = 0.0
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        if self.name == "adam":
+            return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(
+            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+
+    def lr_at(self, epoch: float, epochs: int) -> float:
+        """Learning rate `epoch` (fractional) epochs into a training of `epochs`."""
+        factor = 1.0
+        if self.schedule == "cosine":
+            factor = 0.5 * (1.0 + math.cos(math.pi * min(epoch / epochs, 1.0)))
+        elif self.schedule == "step":
+            factor = 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
+        if epoch < self.warmup:
+            factor *= epoch / self.warmup
+        return self.lr * factor

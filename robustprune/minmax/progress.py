@@ -1,0 +1,95 @@
+"""Running averages of a training epoch and the progress bar that shows them."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from attacks.modes import evaluating
+from robustprune.minmax.objectives import StepResult
+
+#: Clean batch accuracy costs a forward pass of its own in adversarial training, and reading a
+#: number back makes an accelerator wait: both happen once in this many steps.
+LOOK_EVERY = 10
+
+
+class Meter:
+    """Averages of loss, clean and robust batch accuracy over an epoch, shown as a bar."""
+
+    def __init__(
+        self, title: str, *, epochs: int, length: int | None, first: int, quiet: bool
+    ) -> None:
+        self.title, self.epochs, self.epoch = title, epochs, first
+        self.bar = tqdm(
+            total=epochs * length if length else None,
+            initial=first * (length or 0),
+            disable=quiet,
+            unit="step",
+            dynamic_ncols=True,
+            leave=False,
+            mininterval=0.1 if sys.stderr.isatty() else 10.0,  # a log file wants few lines
+        )
+        self._reset()
+
+    def _reset(self) -> None:
+        self.steps = self.seen = self.looked_at = 0
+        self.loss: Tensor | float = 0.0
+        self.correct: Tensor | int = 0
+        self.clean_correct: Tensor | int = 0
+        self.adversarial = False
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.close()
+
+    @torch.no_grad()
+    def update(self, result: StepResult, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        """Count one step; call it before the weights move."""
+        self.loss = self.loss + result.loss.detach() * len(y)
+        self.correct = self.correct + (result.logits.argmax(1) == y).sum()
+        self.seen += len(y)
+        self.adversarial = result.adversarial
+        if self.steps % LOOK_EVERY == 0:
+            if self.adversarial:
+                with evaluating(model):
+                    self.clean_correct = self.clean_correct + (model(x).argmax(1) == y).sum()
+                self.looked_at += len(y)
+            if not self.bar.disable:
+                self._show()
+        self.steps += 1
+        self.bar.update()
+
+    def averages(self) -> tuple[float, float | None, float | None]:
+        """(loss, clean accuracy, robust accuracy); None is what was not measured."""
+        loss, accuracy = float(self.loss) / self.seen, float(self.correct) / self.seen
+        if not self.adversarial:
+            return loss, accuracy, None
+        return loss, float(self.clean_correct) / self.looked_at, accuracy
+
+    def end_of_epoch(self) -> tuple[float, float | None, float | None]:
+        """The epoch's averages; starts the next one."""
+        averages = self.averages()
+        self.epoch += 1
+        self._reset()
+        return averages
+
+    def _show(self) -> None:
+        loss, clean, robust = self.averages()
+        self.bar.set_description(f"{self.title} · epoch {self.epoch + 1}/{self.epochs}")
+        figures = {"loss": f"{loss:.3f}", "clean": _percent(clean), "robust": _percent(robust)}
+        self.bar.set_postfix(figures, refresh=False)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f}%"

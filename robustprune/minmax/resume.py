@@ -1,0 +1,117 @@
+"""Where a training stands: kept between epochs, so that a killed run goes on bit for bit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from robustprune.run.checkpoint import (
+    flatten_optimizer,
+    load_tensors,
+    restore_optimizer,
+    save_tensors,
+)
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of a training's history; accuracies are of batches, as trained on."""
+
+    epoch: int
+    step: int
+    loss: float
+    clean: float | None
+    robust: float | None
+    lr: float
+    seconds: float
+    val_clean: float | None = None
+    val_robust: float | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training keeps its state, and how often: after an epoch, once `seconds` have passed
+    since the last time."""
+
+    path: Path
+    seconds: float = 15.0
+
+
+@dataclass
+class Progress:
+    """Everything a resumed training needs besides model, optimizer, loader and generators."""
+
+    epoch: int = 0
+    step: int = 0
+    best_score: float = -math.inf
+    best: dict[str, Tensor] | None = None
+    history: list[EpochRecord] = field(default_factory=list)
+
+
+def save(
+    path: Path,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: object,
+) -> None:
+    """Write the state after an epoch, replacing the file at once."""
+    sections: dict[str, dict[str, Tensor]] = {
+        "model": dict(model.state_dict()),
+        "optimizer": flatten_optimizer(optimizer),
+        "best": progress.best or {},
+        "loader": loader.state_dict() if hasattr(loader, "state_dict") else {},
+        "generator": {"cpu": torch.get_rng_state()},
+    }
+    if torch.cuda.is_available():
+        for index, state in enumerate(torch.cuda.get_rng_state_all()):
+            sections["generator"][f"cuda{index}"] = state
+    tensors = {f"{section}/{k}": v for section, part in sections.items() for k, v in part.items()}
+    meta = {
+        "epoch": progress.epoch,
+        "step": progress.step,
+        "best_score": progress.best_score if progress.best else None,
+        "history": [asdict(record) for record in progress.history],
+    }
+    save_tensors(path, tensors, meta)
+
+
+def resume(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, loader: object
+) -> Progress:
+    """Put back what `save` wrote, into model, optimizer, loader and torch's generators.
+
+    Raises:
+        ValueError: the file is damaged or of another model.
+    """
+    tensors, meta = load_tensors(path)
+    sections: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        section, _, key = name.partition("/")
+        sections.setdefault(section, {})[key] = tensor
+    try:
+        model.load_state_dict(sections["model"])
+        restore_optimizer(optimizer, sections.get("optimizer", {}))
+        if hasattr(loader, "load_state_dict"):
+            loader.load_state_dict(sections["loader"])
+        progress = Progress(
+            epoch=meta["epoch"],
+            step=meta["step"],
+            best_score=-math.inf if meta["best_score"] is None else meta["best_score"],
+            best=sections.get("best"),
+            history=[EpochRecord(**record) for record in meta["history"]],
+        )
+        for name, state in sections["generator"].items():
+            if name == "cpu":
+                torch.set_rng_state(state)
+            elif torch.cuda.is_available():
+                torch.cuda.set_rng_state(state, int(name.removeprefix("cuda")))
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{path} does not fit this run ({error}); delete it to start over"
+        ) from error
+    return progress

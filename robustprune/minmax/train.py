@@ -1,0 +1,202 @@
+"""The one training loop: every search, dense baseline and fine-tuning runs through it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from attacks import Attack
+from attacks.modes import evaluating
+from robustprune.minmax.constraint import Constraint
+from robustprune.minmax.objectives import Objective
+from robustprune.minmax.optimizers import OptimizerSpec
+from robustprune.minmax.progress import Meter
+from robustprune.minmax.resume import Checkpoint, EpochRecord, Progress, resume, save
+from robustprune.sparsity import computed_once
+
+#: a loader: anything that yields (x, y) batches anew at each iteration
+Batches = Iterable[Sequence[Tensor]]
+
+
+class TrainingDiverged(ValueError):
+    """Loss or weights became NaN or infinite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Choose the epoch by accuracy on examples held out of the training data.
+
+    The epoch with the highest accuracy under `attack` wins (clean accuracy where it is None; of
+    equal ones the later). Without a Validation the last epoch is the result. Test data have no
+    place here.
+    """
+
+    loader: Batches
+    attack: Attack | None = None
+    every: int = 1
+
+    def __call__(self, model: nn.Module, device: torch.device) -> tuple[float, float | None]:
+        clean = robust = n = 0
+        with evaluating(model), computed_once(model):
+            for x, y in self.loader:
+                x, y = x.to(device), y.to(device)
+                with torch.no_grad():
+                    clean += int((model(x).argmax(1) == y).sum())
+                if self.attack is not None:
+                    x_adv = self.attack(model, x, y)
+                    with torch.no_grad():
+                        robust += int((model(x_adv).argmax(1) == y).sum())
+                n += len(y)
+        return clean / n, None if self.attack is None else robust / n
+
+
+def train(
+    model: nn.Module,
+    loader: Batches,
+    objective: Objective,
+    *,
+    optimizer: OptimizerSpec,
+    epochs: int,
+    parameters: Sequence[nn.Parameter] | None = None,
+    constraint: Constraint | None = None,
+    validation: Validation | None = None,
+    device: torch.device | str = "cpu",
+    checkpoint: Checkpoint | None = None,
+    title: str = "training",
+    quiet: bool = True,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> list[EpochRecord]:
+    """Minimise E[objective(model, x, y)] over `parameters`, in place.
+
+    Masked weights are computed once per step and shared by the K steps of the inner attack.
+
+    Args:
+        loader: yields (x, y) batches; one with `state_dict`/`load_state_dict` keeps its place in
+            a checkpoint, any other draws from torch's global generator, which is kept too.
+        parameters: what moves; default all parameters that require a gradient.
+        constraint: what the search adds to the loop.
+        validation: choose the epoch on held-out training data; default the last.
+        checkpoint: resume from its file if that is there, and save to it.
+        quiet: no progress bar.
+        on_epoch: called with each epoch's record.
+
+    Returns:
+        One record an epoch, those before a resume included.
+
+    Raises:
+        ValueError: nothing to train, an empty loader, or a batch that does not fit the model.
+        TrainingDiverged: loss or weights became non-finite; the model is then back at the last
+            good epoch.
+    """
+    device = torch.device(device)
+    model.to(device)
+    moving = list(parameters or (p for p in model.parameters() if p.requires_grad))
+    if not moving:
+        raise ValueError("nothing to train: no parameter requires a gradient")
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    descent = optimizer.build(moving)
+    progress = Progress()
+    if checkpoint is not None and checkpoint.path.exists():
+        progress = resume(checkpoint.path, model, descent, loader)
+
+    def run_epoch() -> EpochRecord:
+        started, steps = time.monotonic(), 0
+        model.train()
+        for x, y in loader:
+            x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+            if progress.step == 0:
+                _check_batch(model, x, y)
+            fraction = (steps + 0.5) / (length or steps + 1)
+            for group in descent.param_groups:
+                group["lr"] = optimizer.lr_at(progress.epoch + fraction, epochs)
+            descent.zero_grad(set_to_none=True)
+            with computed_once(model):
+                result = objective(model, x, y)
+                result.loss.backward()  # type: ignore[no-untyped-call]
+                meter.update(result, model, x, y)
+            descent.step()
+            steps += 1
+            progress.step += 1
+            if constraint is not None:
+                constraint.after_step(model, progress.step)
+        if steps == 0:
+            raise ValueError("the loader has no batches: is the data set smaller than one batch?")
+        loss, clean, robust = meter.end_of_epoch()
+        if not (math.isfinite(loss) and _all_finite(moving)):
+            model.load_state_dict(good)
+            raise TrainingDiverged(
+                f"{title}: loss or weights became non-finite in epoch {progress.epoch + 1}; the "
+                f"last good epoch is kept; try a learning rate below {optimizer.lr:g}"
+            )
+        return EpochRecord(
+            epoch=progress.epoch,
+            step=progress.step,
+            loss=loss,
+            clean=clean,
+            robust=robust,
+            lr=float(descent.param_groups[0]["lr"]),
+            seconds=time.monotonic() - started,
+        )
+
+    good, saved_at = snapshot(model), time.monotonic()
+    length = len(loader) if hasattr(loader, "__len__") else None  # type: ignore[arg-type]
+    with Meter(title, epochs=epochs, length=length, first=progress.epoch, quiet=quiet) as meter:
+        while progress.epoch < epochs:
+            record = run_epoch()
+            progress.epoch += 1
+            last = progress.epoch == epochs
+            if validation is not None and (last or progress.epoch % validation.every == 0):
+                clean, robust = validation(model, device)
+                record = replace(record, val_clean=clean, val_robust=robust)
+                score = clean if robust is None else robust
+                if score >= progress.best_score:
+                    progress.best_score, progress.best = score, snapshot(model)
+            progress.history.append(record)
+            good = snapshot(model)
+            if checkpoint is not None and time.monotonic() - saved_at >= checkpoint.seconds:
+                save(checkpoint.path, progress, model, descent, loader)
+                saved_at = time.monotonic()
+            if on_epoch is not None:
+                on_epoch(record)
+    if progress.best is not None:
+        model.load_state_dict(progress.best)
+    return progress.history
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the model's state."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _all_finite(parameters: Sequence[nn.Parameter]) -> bool:
+    return all(bool(torch.isfinite(p).all()) for p in parameters)
+
+
+@torch.no_grad()
+def _check_batch(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    """Look at the first batch once, where a mistake would otherwise surface deep in torch."""
+    if not x.is_floating_point():
+        raise ValueError(f"inputs must be floating point, got {x.dtype}; scale them first")
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("the first batch has non-finite inputs (NaN or infinity)")
+    with evaluating(model):
+        logits = model(x)
+    if logits.ndim != 2 or len(logits) != len(y):
+        raise ValueError(
+            f"the model must map a batch to logits of shape (N, classes), got "
+            f"{tuple(logits.shape)} for {len(y)} examples"
+        )
+    if y.dtype != torch.int64 or y.ndim != 1:
+        raise ValueError(f"labels must be int64 of shape (N,), got {y.dtype} {tuple(y.shape)}")
+    classes = logits.shape[1]
+    if int(y.min()) < 0 or int(y.max()) >= classes:
+        raise ValueError(
+            f"labels must lie in 0..{classes - 1} for a model with {classes} outputs, got "
+            f"{int(y.min())}..{int(y.max())}"
+        )

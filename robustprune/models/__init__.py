@@ -1,0 +1,24 @@
+"""Networks whose layers can all be masked and bounded, built by name."""
+
+from robustprune.models.blocks import GlobalAveragePool
+from robustprune.models.build import Inputs, ModelInputs, build_model, model_names
+from robustprune.models.images import MLP, LeNet
+from robustprune.models.normalize import Normalize
+from robustprune.models.residual import PreActBlock, PreActNet, preact_resnet18, wide_resnet
+from robustprune.models.timeseries import FCN
+
+__all__ = [
+    "FCN",
+    "MLP",
+    "GlobalAveragePool",
+    "Inputs",
+    "LeNet",
+    "ModelInputs",
+    "Normalize",
+    "PreActBlock",
+    "PreActNet",
+    "build_model",
+    "model_names",
+    "preact_resnet18",
+    "wide_resnet",
+]

@@ -1,0 +1,105 @@
+"""A network by name, fitted to a task's shapes, with checked options."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+from robustprune.models.images import MLP, LeNet
+from robustprune.models.normalize import Normalize
+from robustprune.models.options import checked_options
+from robustprune.models.residual import preact_resnet18, wide_resnet
+from robustprune.models.timeseries import FCN
+from robustprune.run.suggest import did_you_mean
+
+
+class Inputs(Protocol):
+    """What a network must know of its task; a `Task` is one."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def mean(self) -> tuple[float, ...] | None: ...
+    @property
+    def std(self) -> tuple[float, ...] | None: ...
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """`Inputs` for a network without a task: `ModelInputs((1, 96), 2)`.
+
+    Attributes:
+        input_shape: one example, without the batch: (C, H, W), (C, L) or (F,).
+        num_classes: C.
+        mean, std: per-channel statistics for a `Normalize` layer, or None for no such layer.
+    """
+
+    input_shape: tuple[int, ...]
+    num_classes: int
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """`build` takes the channels, or the whole shape where `whole_shape`; `dims` as Inputs'."""
+
+    build: Callable[..., nn.Module]
+    shape: str
+    dims: int | None
+    whole_shape: bool = False
+
+
+_MODELS = {
+    "fcn": _Entry(FCN, "(channels, length)", 2),
+    "lenet": _Entry(LeNet, "(channels, height, width)", 3, whole_shape=True),
+    "mlp": _Entry(MLP, "any", None, whole_shape=True),
+    "preact_resnet18": _Entry(preact_resnet18, "(channels, height, width)", 3),
+    "wide_resnet": _Entry(wide_resnet, "(channels, height, width)", 3),
+}
+
+
+def model_names() -> list[str]:
+    """The names that `build_model` knows."""
+    return sorted(_MODELS)
+
+
+def build_model(
+    name: str, inputs: Inputs, *, options: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """A freshly initialised network for `inputs`, which is a `Task` or a `ModelInputs`.
+
+    With `inputs.mean` given it is a Sequential of `normalize` and `network`, else the network
+    alone; either way it takes x in input units and returns (N, num_classes) logits. Weights come
+    from torch's global generator: call `torch.manual_seed` first.
+
+    Args:
+        name: one of `model_names()`.
+        inputs: shape of an example, classes, statistics.
+        options: keyword options of the network, such as {"width": 8}; lists stand for tuples.
+
+    Raises:
+        ValueError: an unknown name or option (with the nearest valid one), an option of a wrong
+            type or value, or a shape that the network does not take.
+    """
+    if name not in _MODELS:
+        raise ValueError(
+            f"unknown model '{name}'{did_you_mean(name, _MODELS)}; "
+            f"use one of {', '.join(model_names())}"
+        )
+    entry, shape = _MODELS[name], tuple(inputs.input_shape)
+    if entry.dims is not None and len(shape) != entry.dims:
+        raise ValueError(
+            f"model '{name}' takes examples of shape {entry.shape}, the task's have shape {shape}; "
+            "choose another model or reshape the data"
+        )
+    checked = checked_options(entry.build, options or {}, model=name)
+    network = entry.build(shape if entry.whole_shape else shape[0], inputs.num_classes, **checked)
+    if inputs.mean is None or inputs.std is None:
+        return network
+    normalize = Normalize(inputs.mean, inputs.std, dims=len(shape) - 1)
+    return nn.Sequential(OrderedDict(normalize=normalize, network=network))

@@ -1,0 +1,127 @@
+"""Training stages: dense baselines, tickets, fine-tuned tickets; each kept in its own folder."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from robustprune.minmax import Adversarial, Checkpoint, Natural, Objective, OptimizerSpec, train
+from robustprune.pipeline.prepare import Run
+from robustprune.run.config import TrainingSection
+from robustprune.run.runtime import seed_everything
+from robustprune.search import FinetuneMode, Ticket, find_scratch_ticket, finetune_ticket
+from robustprune.sparsity import MaskSet, full_masks
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A finished model of the run."""
+
+    name: str
+    title: str
+    model: nn.Module
+    masks: MaskSet
+
+
+def fit(run: Run, name: str, title: str, make: Callable[[Checkpoint], Ticket]) -> Fitted:
+    """Train a model and keep it, or fetch it if an earlier run of the same command did.
+
+    `make` gets the place for its checkpoints. Random numbers start from the run's seed and the
+    model's name, so that a stage gives the same result whether or not the ones before it were
+    skipped.
+    """
+    if not run.folder.has_model(name):
+        seed_everything(zlib.crc32(f"{run.config.seed}/{name}".encode()))
+        run.folder.log("start", model=name)
+        ticket = make(Checkpoint(run.folder.checkpoint(name)))
+        masks = None if ticket.masks.density == 1.0 else ticket.masks  # ones say nothing
+        run.folder.save_model(name, ticket.model.state_dict(), masks, ticket.history)
+        last = ticket.history[-1]
+        run.folder.log("done", model=name, loss=last.loss, clean=last.clean, robust=last.robust)
+    # Always from the file, so that what is measured is what is kept.
+    state, stored = run.folder.load_model(name)
+    model = run.fresh_model()
+    model.load_state_dict(state)
+    return Fitted(name, title, model, MaskSet(stored) if stored else full_masks(model))
+
+
+def fit_dense(run: Run, name: str, objective: Objective, section: TrainingSection) -> Fitted:
+    """A dense baseline."""
+    attacked = not isinstance(objective, Natural)
+
+    def make(checkpoint: Checkpoint) -> Ticket:
+        model = run.fresh_model()
+        history = train(
+            model,
+            run.loader(),
+            objective,
+            optimizer=optimizer_of(section),
+            epochs=section.epochs,
+            validation=run.validation(attacked=attacked),
+            device=run.device,
+            checkpoint=checkpoint,
+            title=name,
+            quiet=run.quiet,
+        )
+        return Ticket(full_masks(model), model, history)
+
+    return fit(run, name, f"{name} dense", make)
+
+
+def fit_ticket(run: Run, density: float, name: str, source: Fitted | None) -> Fitted:
+    """A scratch ticket; with `source`, a trained ticket drawn from that model's weights."""
+    section = run.config.search
+
+    def make(checkpoint: Checkpoint) -> Ticket:
+        return find_scratch_ticket(
+            run.fresh_model() if source is None else source.model,
+            run.loader(),
+            density=density,
+            attack=run.inner_attack(),
+            epochs=section.epochs,
+            optimizer=optimizer_of(section),
+            init=section.init if source is None else None,
+            fan_scaling=section.fan_scaling,
+            bias_scale=section.bias_scale,
+            pattern=section.pattern,
+            allocate=section.allocate,
+            dense=section.dense,
+            seed=run.config.seed,
+            validation=run.validation(attacked=True),
+            checkpoint=checkpoint,
+            title=name,
+            quiet=run.quiet,
+        )
+
+    kind = "RST" if source is None else f"RTT from {source.name}"
+    return fit(run, name, f"{kind}, {density:.3g} kept", make)
+
+
+def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
+    """A ticket whose kept weights are trained."""
+    section, name = run.config.finetune, f"{ticket.name}-{mode}"
+
+    def make(checkpoint: Checkpoint) -> Ticket:
+        return finetune_ticket(
+            Ticket(ticket.masks, ticket.model, []),
+            run.loader(),
+            Adversarial(run.inner_attack()),
+            mode=mode,
+            epochs=section.epochs,
+            optimizer=optimizer_of(section),
+            init=section.init,
+            seed=run.config.seed + 1,
+            validation=run.validation(attacked=True),
+            checkpoint=checkpoint,
+            title=name,
+            quiet=run.quiet,
+        )
+
+    return fit(run, name, f"{ticket.title}, fine-tuned ({mode})", make)
+
+
+def optimizer_of(section: TrainingSection) -> OptimizerSpec:
+    return OptimizerSpec(**section.optimizer.model_dump())

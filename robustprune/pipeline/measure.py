@@ -1,0 +1,180 @@
+"""Measuring stages: each model's accuracy under attack, and the ticket switch's."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks import PGD
+from robustprune.measure import (
+    accuracy_curve,
+    evaluate,
+    evaluate_switch,
+    expected_proportion,
+    proportion,
+)
+from robustprune.pipeline.fit import Fitted
+from robustprune.pipeline.prepare import Run
+from robustprune.run.checkpoint import write_atomically
+from robustprune.search import RandomTicketSwitch
+from robustprune.sparsity import MaskSet, full_masks
+
+#: sampled answers per gradient step of the EOT attack on a ticket switch
+SWITCH_DRAWS = 10
+
+
+def test_examples(run: Run) -> tuple[Tensor, Tensor]:
+    """The test examples that are measured on, on the run's device."""
+    count = run.config.evaluation.examples
+    return run.task.test.x[:count].to(run.device), run.task.test.y[:count].to(run.device)
+
+
+def measure(run: Run, fitted: Fitted) -> dict[str, Any]:
+    """The model's entry in metrics.json, with its per-example results under "per_example"."""
+    file = f"measure/{fitted.name}.json"
+    if (run.folder.path / file).exists():
+        return dict(run.folder.read_json(file))
+    section, attacks = run.config.evaluation, run.evaluation_attacks()
+    x, y = test_examples(run)
+    title = f"measuring {fitted.name}"
+    outcome = evaluate(
+        fitted.model,
+        x,
+        y,
+        attacks,
+        batch_size=section.batch_size,
+        title=title,
+        quiet=run.quiet,
+    )
+    points: list[tuple[float, float]] = []
+    if section.curve:
+        strongest = attacks[f"pgd{section.steps}"]
+        assert isinstance(strongest, PGD)
+        points = accuracy_curve(
+            fitted.model,
+            x,
+            y,
+            strongest,
+            outcome,
+            batch_size=section.batch_size,
+            title=f"{title}, growing eps",
+            quiet=run.quiet,
+        )
+    results = {"clean": outcome.clean, **outcome.robust, "worst": outcome.worst}
+    figures = {name: proportion(int(r.sum()), len(r)).to_json() for name, r in results.items()}
+    weights = run.folder.path / "models" / fitted.name / "model.safetensors"
+    entry = {
+        "name": fitted.name,
+        "title": fitted.title,
+        **_size(run, fitted.masks),
+        "file_bytes": weights.stat().st_size,
+        "clean": figures.pop("clean"),
+        "robust": figures,
+        "curve": [{"eps": eps, "value": value, "n": len(y)} for eps, value in points],
+        "per_example": {name: r.int().tolist() for name, r in results.items()},
+    }
+    run.folder.write_json(file, entry)
+    run.folder.log("measured", model=fitted.name)
+    return entry
+
+
+def _size(run: Run, masks: MaskSet) -> dict[str, Any]:
+    """Kept and total weights, over all layers that could be masked, dense ones included."""
+    layers = {layer.name: layer for layer in full_masks(run.fresh_model()).layers()}
+    layers.update({layer.name: layer for layer in masks.layers()})
+    kept = sum(layer.kept for layer in layers.values())
+    total = sum(layer.total for layer in layers.values())
+    return {
+        "density": kept / total,
+        "kept": kept,
+        "total": total,
+        "layers": [
+            {"name": one.name, "kept": one.kept, "total": one.total, "density": one.density}
+            for one in layers.values()
+        ],
+    }
+
+
+def measure_switch(run: Run, tickets: Sequence[Fitted]) -> dict[str, Any]:
+    """The random ticket switch over `tickets`: entry "r2s" of metrics.json."""
+    file = "measure/r2s.json"
+    if (run.folder.path / file).exists():
+        return dict(run.folder.read_json(file))
+    section = run.config.evaluation
+    x, y = test_examples(run)
+    switch = RandomTicketSwitch([t.model for t in tickets], seed=run.config.seed)
+    torch.manual_seed(run.config.seed)
+    outcome = evaluate_switch(
+        switch,
+        x,
+        y,
+        run.evaluation_attacks()[f"pgd{section.steps}"],
+        draws=SWITCH_DRAWS,
+        batch_size=section.batch_size,
+    )
+    adaptive = expected_proportion(outcome.adaptive.tolist())
+    eot = expected_proportion(outcome.eot.tolist())
+    entry = {
+        "densities": [t.masks.density for t in tickets],
+        "draws": SWITCH_DRAWS,
+        "clean": expected_proportion(outcome.clean.tolist()).to_json(),
+        "independent": expected_proportion(outcome.independent.tolist()).to_json(),
+        "adaptive": adaptive.to_json(),
+        "eot": eot.to_json(),
+        "worst": expected_proportion(outcome.worst.tolist()).to_json(),
+        "headline": "adaptive" if adaptive.value <= eot.value else "eot",
+    }
+    run.folder.write_json(file, entry)
+    run.folder.log("measured", model="r2s")
+    return entry
+
+
+def per_example_csv(entries: Iterable[dict[str, Any]], labels: Sequence[int]) -> str:
+    """One line a model and example: 1 where the answer is right."""
+    text = io.StringIO()
+    writer: Any = None
+    for entry in entries:
+        results = entry["per_example"]
+        if writer is None:
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(["model", "index", "label", *(f"{name}_correct" for name in results)])
+        for index, label in enumerate(labels):
+            writer.writerow([entry["name"], index, label, *(r[index] for r in results.values())])
+    return text.getvalue()
+
+
+def findings(run: Run, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Signs of gradient masking or of a broken harness (Carlini et al., arXiv 1902.06705)."""
+    found = []
+    strong = f"pgd{run.config.evaluation.steps}"
+    for entry in entries:
+        single, iterated = entry["robust"]["fgsm"]["value"], entry["robust"][strong]["value"]
+        found.append(
+            {
+                "name": f"{entry['name']}: iterated attack at least as strong as one step",
+                "ok": iterated <= single,
+                "figure": f"{strong} {iterated:.1%}, fgsm {single:.1%}",
+                "detail": "an iterated attack weaker than one step points to masked gradients",
+            }
+        )
+        if entry["curve"]:
+            last = entry["curve"][-1]
+            found.append(
+                {
+                    "name": f"{entry['name']}: accuracy reaches zero as eps grows",
+                    "ok": last["value"] == 0.0,
+                    "figure": f"{last['value']:.1%} at eps {last['eps']:g}",
+                    "detail": "accuracy that stays up under any perturbation is not robustness",
+                }
+            )
+    return found
+
+
+def write_per_example(run: Run, entries: Iterable[dict[str, Any]]) -> None:
+    labels = test_examples(run)[1].tolist()
+    write_atomically(run.folder.path / "per_example.csv", per_example_csv(entries, labels))

@@ -1,0 +1,109 @@
+"""What every stage of a run shares: data, threat, attacks, folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from attacks import FGSM, PGD, Attack, ThreatModel
+from robustprune.minmax import Validation
+from robustprune.models import build_model
+from robustprune.run.config import Config
+from robustprune.run.rundir import RunDir, open_run
+from robustprune.run.runtime import environment
+from robustprune.sparsity import maskable_layers
+from robustprune.tasks import BatchLoader, Split, Task, holdout, load_task
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage of one run shares."""
+
+    config: Config
+    task: Task
+    training: Split
+    held_out: Split | None
+    threat: ThreatModel
+    device: torch.device
+    folder: RunDir
+    quiet: bool
+
+    def loader(self) -> BatchLoader:
+        section = self.config.task
+        return BatchLoader(
+            self.training,
+            section.batch_size,
+            shuffle=True,
+            seed=self.config.seed,
+            augment=self.task.augment if section.augment else None,
+            device=self.device,
+        )
+
+    def inner_attack(self) -> Attack:
+        inner = self.config.inner
+        if inner.attack == "pgd":
+            return PGD(self.threat, steps=inner.steps, step_size=inner.step_size, mode=inner.mode)
+        return FGSM(
+            self.threat,
+            random_start=inner.attack == "fgsm_rs",
+            step_size=inner.step_size,
+            mode=inner.mode,
+        )
+
+    def evaluation_attacks(self) -> dict[str, FGSM | PGD]:
+        """The attacks of the table; seeded, so that every model meets the same random starts."""
+        section = self.config.evaluation
+        pgd = PGD(
+            self.threat,
+            steps=section.steps,
+            step_size=section.step_size,
+            restarts=section.restarts,
+            seed=self.config.seed,
+        )
+        return {"fgsm": FGSM(self.threat), f"pgd{section.steps}": pgd}
+
+    def validation(self, *, attacked: bool) -> Validation | None:
+        """Choose epochs on held-out training examples, under the attack of training."""
+        if self.held_out is None:
+            return None
+        batch_size = self.config.evaluation.batch_size
+        loader = BatchLoader(self.held_out, batch_size, shuffle=False, seed=0, device=self.device)
+        return Validation(loader=loader, attack=self.inner_attack() if attacked else None)
+
+    def fresh_model(self) -> nn.Module:
+        """The network with the run's initial weights: the same for every stage."""
+        torch.manual_seed(self.config.seed)
+        model = build_model(self.config.model.name, self.task, options=self.config.model.options)
+        return model.to(self.device)
+
+
+def prepare(
+    config: Config,
+    *,
+    out: Path,
+    data_dir: Path | None = None,
+    device: torch.device | str = "cpu",
+    quiet: bool = False,
+) -> Run:
+    """Load the data, check that the network fits them, and open the run directory.
+
+    Nothing is written before everything that can be checked has been.
+
+    Raises:
+        ValueError, OSError: bad config, data or folder; the message is complete in one line.
+    """
+    device = torch.device(device)
+    task = load_task(
+        config.task.name, data_dir=data_dir, path=config.task.path, bounds=config.task.bounds
+    )
+    training, held_out = task.train, None
+    if config.task.validation > 0:
+        training, held_out = holdout(task.train, config.task.validation, config.seed)
+    threat = ThreatModel(config.threat.norm, config.threat.eps, task.bounds)
+    model = build_model(config.model.name, task, options=config.model.options)
+    maskable_layers(model, dense=config.search.dense)
+    folder = open_run(config, out, environment(device))
+    return Run(config, task, training, held_out, threat, device, folder, quiet)

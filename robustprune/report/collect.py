@@ -1,0 +1,201 @@
+"""Read a run directory, refusing what a report could not be honest about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from robustprune.report.fields import Field, parse_json, read_text
+from robustprune.report.records import (
+    WORST,
+    AttackRecord,
+    CurvePoint,
+    EpochRecord,
+    FindingRecord,
+    LayerRecord,
+    MetricsRecord,
+    ModelRecord,
+    RunRecord,
+    SwitchRecord,
+    TaskRecord,
+    ThreatRecord,
+)
+
+SCHEMA = 1
+NORMS = ("linf", "l2", "l1")
+BOUNDS = ("upper", "lower")
+SWITCH_ATTACKS = ("adaptive", "eot", WORST, "independent")
+
+
+def collect(run_dir: Path) -> RunRecord:
+    """Read config.yaml, env.json, metrics.json and each model's history.jsonl.
+
+    Raises:
+        ValueError: a file is missing, unreadable or not as described; the message names it.
+    """
+    metrics_path = run_dir / "metrics.json"
+    metrics = _metrics(parse_json(read_text(metrics_path), source=str(metrics_path)))
+    env_path = run_dir / "env.json"
+    env = parse_json(read_text(env_path), source=str(env_path))
+    return RunRecord(
+        metrics=metrics,
+        histories={
+            model.name: _history(run_dir / "models" / model.name / "history.jsonl")
+            for model in metrics.models
+        },
+        config=read_text(run_dir / "config.yaml"),
+        environment={key: str(value) for key, value in env.mapping().items()},
+    )
+
+
+def parse_metrics(metrics: Mapping[str, object]) -> MetricsRecord:
+    """Check and convert the content of metrics.json.
+
+    Raises:
+        ValueError: a field is missing or impossible; the message names it.
+    """
+    return _metrics(Field("metrics", "", metrics))
+
+
+def _metrics(field: Field) -> MetricsRecord:
+    schema = field["schema"].count()
+    if schema != SCHEMA:
+        raise field.wrong(f"has schema {schema}, this version reads schema {SCHEMA}")
+    attacks = tuple(_attack(name, entry) for name, entry in field["attacks"].entries())
+    columns = (*(attack.name for attack in attacks), WORST)
+    models = tuple(_model(entry, columns) for entry in field["models"].items())
+    names = [model.name for model in models]
+    if len(set(names)) != len(names):
+        raise field["models"].wrong(f"names must differ, got {', '.join(names)}")
+    headline = field["headline"].text()
+    if headline not in names:
+        raise field["headline"].wrong(f"must be one of {', '.join(names)}, got {headline!r}")
+    switch = field.find("r2s")
+    return MetricsRecord(
+        run=field["run"].text(),
+        seed=field["seed"].count(),
+        headline=headline,
+        task=_task(field["task"]),
+        threat=_threat(field["threat"]),
+        attacks=attacks,
+        models=models,
+        switch=_switch(switch) if switch else None,
+        findings=tuple(_finding(entry) for entry in field["findings"].items()),
+    )
+
+
+def _task(field: Field) -> TaskRecord:
+    return TaskRecord(
+        name=field["name"].text(),
+        source=field["source"].text(),
+        num_classes=field["num_classes"].count(),
+        n_train=field["n_train"].count(),
+        n_validation=field["n_validation"].count(),
+        n_test=field["n_test"].count(),
+        input_shape=tuple(size.count() for size in field["input_shape"].items()),
+    )
+
+
+def _threat(field: Field) -> ThreatRecord:
+    bounds = field.find("bounds")
+    limits = [limit.number() for limit in bounds.items()] if bounds else None
+    if limits is not None and len(limits) != 2:
+        raise field["bounds"].wrong(f"must be [low, high] or null, got {limits}")
+    return ThreatRecord(
+        norm=_choice(field["norm"], NORMS),
+        eps=field["eps"].number(),
+        bounds=(limits[0], limits[1]) if limits else None,
+        unit=field["unit"].text(),
+    )
+
+
+def _attack(name: str, field: Field) -> AttackRecord:
+    return AttackRecord(
+        name=name,
+        description=field["description"].text(),
+        bound=_choice(field["bound"], BOUNDS),
+    )
+
+
+def _model(field: Field, columns: tuple[str, ...]) -> ModelRecord:
+    name = field["name"].text()
+    if not name or Path(name).name != name:
+        raise field["name"].wrong(f"must be usable as a folder's name, got {name!r}")
+    kept, total = field["kept"].count(), field["total"].count()
+    if kept > total:
+        raise field.wrong(f"keeps {kept} of {total} weights")
+    return ModelRecord(
+        name=name,
+        title=field["title"].text(),
+        density=field["density"].fraction(),
+        kept=kept,
+        total=total,
+        file_bytes=field["file_bytes"].count(),
+        clean=field["clean"].proportion(),
+        robust={column: field["robust"][column].proportion() for column in columns},
+        curve=tuple(_curve_point(point) for point in field["curve"].items()),
+        layers=tuple(_layer(layer) for layer in field["layers"].items()),
+    )
+
+
+def _curve_point(field: Field) -> CurvePoint:
+    point = CurvePoint(field["eps"].number(), field["value"].fraction(), field["n"].count())
+    if point.n < 1:
+        raise field.wrong("needs n of at least 1")
+    return point
+
+
+def _layer(field: Field) -> LayerRecord:
+    return LayerRecord(
+        name=field["name"].text(),
+        kept=field["kept"].count(),
+        total=field["total"].count(),
+        density=field["density"].fraction(),
+    )
+
+
+def _switch(field: Field) -> SwitchRecord:
+    headline = field["headline"].text()
+    if headline not in SWITCH_ATTACKS or headline == "independent":
+        raise field["headline"].wrong(
+            f"must be an attack that knows of the switch (adaptive, eot or worst), got {headline!r}"
+        )
+    return SwitchRecord(
+        densities=tuple(density.fraction() for density in field["densities"].items()),
+        draws=field["draws"].count(),
+        clean=field["clean"].proportion(),
+        attacked={name: field[name].proportion() for name in SWITCH_ATTACKS},
+        headline=headline,
+    )
+
+
+def _finding(field: Field) -> FindingRecord:
+    figure = field.find("figure")
+    return FindingRecord(
+        name=field["name"].text(),
+        ok=field["ok"].truth(),
+        figure="" if figure is None else str(figure.value),
+        detail=field["detail"].text(),
+    )
+
+
+def _history(path: Path) -> tuple[EpochRecord, ...]:
+    lines = read_text(path).splitlines()
+    return tuple(
+        _epoch(parse_json(line, source=f"{path}, line {number}"))
+        for number, line in enumerate(lines, start=1)
+    )
+
+
+def _epoch(field: Field) -> EpochRecord:
+    measured = {
+        name: value.fraction() if (value := field.find(name)) else None
+        for name in ("clean", "robust", "val_clean", "val_robust")
+    }
+    return EpochRecord(epoch=field["epoch"].count(), loss=field["loss"].number(), **measured)
+
+
+def _choice(field: Field, allowed: tuple[str, ...]) -> str:
+    if field.text() not in allowed:
+        raise field.wrong(f"must be one of {', '.join(allowed)}, got {field.text()!r}")
+    return field.text()

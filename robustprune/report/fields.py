@@ -1,0 +1,116 @@
+"""Read values out of parsed JSON, with an error that names the file and the field."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustprune.measure.statistics import Proportion
+
+
+@dataclass(frozen=True)
+class Field:
+    """A JSON value, the file it came from and the way to it."""
+
+    source: str
+    path: str
+    value: object
+
+    def __getitem__(self, key: str) -> Field:
+        child = self.find(key)
+        if child is None:
+            raise self.wrong(f"has no field {key!r}")
+        return child
+
+    def find(self, key: str) -> Field | None:
+        """The field `key`, or None where it is absent or null."""
+        value = self.mapping().get(key)
+        path = f"{self.path}.{key}" if self.path else key
+        return None if value is None else Field(self.source, path, value)
+
+    def wrong(self, complaint: str) -> ValueError:
+        where = f"{self.source}, {self.path}" if self.path else self.source
+        return ValueError(f"{where}: {complaint}")
+
+    def mapping(self) -> Mapping[str, object]:
+        if not isinstance(self.value, Mapping):
+            raise self.wrong(f"must be an object, got {_kind(self.value)}")
+        return self.value
+
+    def entries(self) -> Iterator[tuple[str, Field]]:
+        """The fields of an object, with their names."""
+        for key in self.mapping():
+            yield key, self[key]
+
+    def items(self) -> list[Field]:
+        """The elements of a list."""
+        if not isinstance(self.value, list | tuple):
+            raise self.wrong(f"must be a list, got {_kind(self.value)}")
+        return [
+            Field(self.source, f"{self.path}[{index}]", item)
+            for index, item in enumerate(self.value)
+        ]
+
+    def text(self) -> str:
+        if not isinstance(self.value, str):
+            raise self.wrong(f"must be text, got {_kind(self.value)}")
+        return self.value
+
+    def truth(self) -> bool:
+        if not isinstance(self.value, bool):
+            raise self.wrong(f"must be true or false, got {_kind(self.value)}")
+        return self.value
+
+    def number(self) -> float:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            raise self.wrong(f"must be a number, got {_kind(self.value)}")
+        if not math.isfinite(self.value):
+            raise self.wrong(f"must be finite, got {self.value}")
+        return float(self.value)
+
+    def fraction(self) -> float:
+        value = self.number()
+        if not 0.0 <= value <= 1.0:
+            raise self.wrong(f"must lie in [0, 1], got {value}")
+        return value
+
+    def count(self) -> int:
+        value = self.number()
+        if value < 0 or value != int(value):
+            raise self.wrong(f"must be a whole number from 0, got {value}")
+        return int(value)
+
+    def proportion(self) -> Proportion:
+        """`{"value": v, "n": n, "ci95": [low, high]}` with low <= v <= high."""
+        bounds = [bound.fraction() for bound in self["ci95"].items()]
+        value, n = self["value"].fraction(), self["n"].count()
+        if n < 1:
+            raise self.wrong("needs n of at least 1")
+        if len(bounds) != 2 or not bounds[0] <= value <= bounds[1]:
+            raise self.wrong(f"ci95 must be [low, high] around the value {value}, got {bounds}")
+        return Proportion(value=value, n=n, ci95=(bounds[0], bounds[1]))
+
+
+def read_text(path: Path) -> str:
+    """A file's text; ValueError with its name when it can't be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error.reason}") from error
+
+
+def parse_json(text: str, *, source: str) -> Field:
+    """Text as a Field; ValueError that names the source when it is not JSON."""
+    try:
+        return Field(source, "", json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source} is not valid JSON: {error}") from error
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else type(value).__name__

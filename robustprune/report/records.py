@@ -1,0 +1,149 @@
+"""What a run directory says, as plain values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from robustprune.measure.statistics import Proportion
+
+WORST = "worst"  # the key, in metrics.json, of the worst case per example over all attacks
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    name: str
+    source: str
+    num_classes: int
+    n_train: int
+    n_validation: int
+    n_test: int
+    input_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ThreatRecord:
+    norm: str
+    eps: float
+    bounds: tuple[float, float] | None
+    unit: str
+
+
+@dataclass(frozen=True)
+class AttackRecord:
+    name: str
+    description: str
+    bound: str
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    eps: float
+    value: float
+    n: int
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    name: str
+    kept: int
+    total: int
+    density: float
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """One network of the run: its size and how it fared."""
+
+    name: str
+    title: str
+    density: float
+    kept: int
+    total: int
+    file_bytes: int
+    clean: Proportion
+    robust: Mapping[str, Proportion]
+    curve: tuple[CurvePoint, ...]
+    layers: tuple[LayerRecord, ...]
+
+    @property
+    def worst(self) -> Proportion:
+        return self.robust[WORST]
+
+    @property
+    def is_dense(self) -> bool:
+        return self.density >= 1.0
+
+    @property
+    def reaches_zero(self) -> bool:
+        """Whether its curve was followed until no example stayed correct."""
+        return bool(self.curve) and self.curve[-1].value == 0.0
+
+    @property
+    def family(self) -> str:
+        """The name without its density: rst-0.05-inherit and rst-0.2-inherit are one family."""
+        return re.sub(r"-\d+(?:\.\d+)?(?=-|$)", "", self.name)
+
+
+@dataclass(frozen=True)
+class SwitchRecord:
+    """Random robust scratch ticket switch: one of several tickets answers each query."""
+
+    densities: tuple[float, ...]
+    draws: int
+    clean: Proportion
+    attacked: Mapping[str, Proportion]
+    headline: str
+
+
+@dataclass(frozen=True)
+class FindingRecord:
+    name: str
+    ok: bool
+    figure: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class MetricsRecord:
+    run: str
+    seed: int
+    headline: str
+    task: TaskRecord
+    threat: ThreatRecord
+    attacks: tuple[AttackRecord, ...]
+    models: tuple[ModelRecord, ...]
+    switch: SwitchRecord | None
+    findings: tuple[FindingRecord, ...]
+
+    def find(self, name: str) -> ModelRecord | None:
+        return next((model for model in self.models if model.name == name), None)
+
+    @property
+    def headline_model(self) -> ModelRecord:
+        model = self.find(self.headline)
+        assert model is not None, "collect refuses metrics without their headline model"
+        return model
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of history.jsonl; what a training did not measure is None."""
+
+    epoch: int
+    loss: float
+    clean: float | None
+    robust: float | None
+    val_clean: float | None
+    val_robust: float | None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything the report is made from."""
+
+    metrics: MetricsRecord
+    histories: Mapping[str, tuple[EpochRecord, ...]]
+    config: str
+    environment: Mapping[str, str]

@@ -1,0 +1,224 @@
+"""Fill the templates and put the finished files in place."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from robustprune.measure.statistics import INTERVAL_METHOD
+from robustprune.report import summary, wording
+from robustprune.report.collect import collect
+from robustprune.report.plots import (
+    accuracy_vs_eps,
+    density_tradeoff,
+    layer_density,
+    training_curves,
+)
+from robustprune.report.records import WORST, MetricsRecord, RunRecord, SwitchRecord
+from robustprune.report.style import Plot, inline, page_colours
+from robustprune.report.table import main_table
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_SWITCH_ROWS = {
+    "adaptive": "attack on the expected logits of all tickets (adaptive)",
+    "eot": "expectation over transformation, EOT (adaptive)",
+    WORST: "the lower of these two, per example (adaptive)",
+    "independent": "independent sampling, as published (not adaptive, not comparable)",
+}
+
+
+@dataclass(frozen=True)
+class Illustration:
+    """Plots that belong together, with what to see in them and how many stand side by side."""
+
+    title: str
+    caption: str
+    columns: int
+    plots: tuple[Plot, ...]
+
+
+@dataclass(frozen=True)
+class SwitchRow:
+    """One figure of the switch; `standing` says what it may be used for."""
+
+    label: str
+    value: str
+    interval: str
+    n: str
+    standing: str
+
+
+def write_report(run_dir: Path) -> tuple[Path, Path]:
+    """Write report.html, report.md and plots/*.svg into a run directory; returns the first two.
+
+    Each file is written under a temporary name and moved into place.
+
+    Raises:
+        ValueError: a file of the run is missing, unreadable or not as described.
+        OSError: the directory can't be written to.
+    """
+    run = collect(run_dir)
+    illustrations = _illustrations(run)
+    context = _context(run, illustrations)
+    html, markdown = _render_html(context), _render_markdown(context)
+    (run_dir / "plots").mkdir(exist_ok=True)
+    for illustration in illustrations:
+        for plot in illustration.plots:
+            _put(run_dir / "plots" / f"{plot.key}.svg", plot.svg)
+    return _put(run_dir / "report.html", html), _put(run_dir / "report.md", markdown)
+
+
+def _context(run: RunRecord, illustrations: list[Illustration]) -> dict[str, object]:
+    metrics = run.metrics
+    return {
+        "metrics": metrics,
+        "sentences": summary.sentences(metrics),
+        "checks": summary.checks(metrics),
+        "checks_failed": bool(summary.failed_checks(metrics)),
+        "figures": summary.figures(metrics),
+        "table": main_table(metrics),
+        "switch_densities": _switch_densities(metrics.switch),
+        "switch_rows": _switch_rows(metrics.switch),
+        "illustrations": illustrations,
+        "findings": sorted(metrics.findings, key=lambda finding: finding.ok),
+        "interval_method": INTERVAL_METHOD,
+        "config": run.config,
+        "environment": run.environment,
+        "command": f"python scripts/find_rst.py --config config.yaml --seed {metrics.seed}",
+        "inline": inline,
+        "page_colours": page_colours(),
+        "say": wording,
+    }
+
+
+def _illustrations(run: RunRecord) -> list[Illustration]:
+    metrics = run.metrics
+    candidates = [
+        Illustration(
+            "Accuracy as the perturbation grows",
+            _curve_caption(metrics),
+            2,
+            tuple(accuracy_vs_eps(metrics)),
+        ),
+        Illustration(
+            "Density against accuracy",
+            "Bars are 95% intervals; the horizontal lines are the dense networks. Points of one"
+            " density stand slightly apart only so that their bars can be told apart.",
+            2,
+            tuple(density_tradeoff(metrics)),
+        ),
+        Illustration(
+            "What is kept of each layer",
+            "The filled part of a bar is the fraction of the layer's weights that the mask keeps.",
+            2,
+            tuple(layer_density(metrics)),
+        ),
+        Illustration(
+            "Training",
+            "Figures of the training batches (and of the validation split, where there is one):"
+            " they show how the training went, not how the network does on the test set.",
+            3,
+            tuple(training_curves(run)),
+        ),
+    ]
+    return [candidate for candidate in candidates if candidate.plots]
+
+
+def _curve_caption(metrics: MetricsRecord) -> str:
+    reading = (
+        "Each line is an upper bound (attack): the true robust accuracy lies on it or below it."
+        " The band is the 95% interval of the headline network, the dotted line the chosen ε."
+    )
+    unfinished = [m.title for m in metrics.models if m.curve and not m.reaches_zero]
+    if unfinished:
+        return (
+            f"{reading} Not followed down to zero: {wording.listing(unfinished)}. A curve that"
+            " stays above zero at a large ε is a sign that the attack fails, not that the network"
+            " is robust."
+        )
+    return f"{reading} Every line reaches zero, as it must when the attack works."
+
+
+def _switch_densities(switch: SwitchRecord | None) -> str:
+    return wording.listing([f"{density:.3g}" for density in switch.densities]) if switch else ""
+
+
+def _switch_rows(switch: SwitchRecord | None) -> list[SwitchRow]:
+    if switch is None:
+        return []
+    names = [switch.headline, *(name for name in _SWITCH_ROWS if name != switch.headline)]
+    standings = dict.fromkeys(names, "upper bound on robustness")
+    standings[WORST] = "upper bound on robustness, the tightest here"
+    standings["independent"] = (
+        "not comparable: the attacker does not know that the tickets are switched"
+    )
+    standings[switch.headline] = "headline: upper bound on robustness"
+    measured = {"clean": switch.clean, **switch.attacked}
+    return [
+        SwitchRow(
+            label=_SWITCH_ROWS.get(name, "clean, no attack"),
+            value=wording.percent(measured[name].value),
+            interval=wording.interval(measured[name]),
+            n=wording.count(measured[name].n),
+            standing=standings.get(name, ""),
+        )
+        for name in ("clean", *names)
+    ]
+
+
+def _render_html(context: Mapping[str, object]) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(context)
+
+
+def _render_markdown(context: Mapping[str, object]) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        # Here the escaping is Markdown's, so HTML's own is off and every value passes through it.
+        autoescape=False,
+        finalize=_escape_markdown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["fenced"] = _fenced
+    return environment.get_template("report.md.j2").render(context)
+
+
+def _escape_markdown(value: object) -> object:
+    """Keep a value from ending its table cell, making a link or bringing in HTML."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    text = re.sub(r"[\r\n]+", " ", value).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"[\\|`*]|\](?=[(\[:])", r"\\\g<0>", text)
+
+
+def _fenced(text: str) -> Markup:
+    """A code block whose fence is longer than any run of backticks inside it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markup(f"{fence}\n{text.rstrip()}\n{fence}")
+
+
+def _put(path: Path, text: str) -> Path:
+    """Write beside the final name, then move: a reader never meets half a file."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

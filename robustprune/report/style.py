@@ -1,0 +1,144 @@
+"""How plots look, and how they are turned into SVG text that is the same every time."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK = "#1b2430"
+FAINT = "#dde1e7"
+PAPER = "#ffffff"
+
+# Apart for the colour-blind, by dash and by marker too, so that a grey print keeps them apart.
+# Each hex value is also a CSS variable of the page, which brightens it on a dark screen.
+SERIES_COLOURS = (
+    "#69707c",
+    "#0072b2",
+    "#d55e00",
+    "#008060",
+    "#a3459b",
+    "#9a6b00",
+    "#2f9fd0",
+    "#5a3fc0",
+)
+_DASHES = ((4, 1.5), (6, 1.5, 1, 1.5), (), (2, 1), (1, 1), (8, 2), (5, 1, 1, 1, 1, 1), (3, 3))
+_MARKERS = ("s", "D", "o", "^", "v", "P", "X", "*")
+
+
+@dataclass(frozen=True)
+class Look:
+    """One line's colour, dash pattern and marker."""
+
+    colour: str
+    dashes: tuple[float, ...]
+    marker: str
+
+    def line(self) -> dict[str, Any]:
+        """Keyword arguments for a matplotlib line."""
+        linestyle = (0, self.dashes) if self.dashes else "-"
+        return {"color": self.colour, "linestyle": linestyle, "marker": self.marker}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A finished picture: a file's stem, a standalone SVG, a text for those who can't see it."""
+
+    key: str
+    svg: str
+    alt: str
+
+
+def looks(names: Sequence[str]) -> Mapping[str, Look]:
+    """A look for each different name, in order of first appearance."""
+    return {
+        name: Look(
+            SERIES_COLOURS[index % len(SERIES_COLOURS)],
+            _DASHES[index % len(_DASHES)],
+            _MARKERS[index % len(_MARKERS)],
+        )
+        for index, name in enumerate(dict.fromkeys(names))
+    }
+
+
+@contextmanager
+def canvas(*, width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """A figure with one pair of axes in the report's style; sizes in inches."""
+    with mpl.rc_context(_RC):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        yield figure, axes
+
+
+def finish(figure: Figure, *, key: str, alt: str) -> Plot:
+    """Draw to SVG; to be called inside `canvas`."""
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        # Text stays text in the SVG, so a glyph that matplotlib's own font lacks is no loss.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=metadata)
+    return Plot(key=key, svg=buffer.getvalue(), alt=alt)
+
+
+def inline(plot: Plot) -> str:
+    """The SVG for embedding in HTML: own ids, page colours, a name for screen readers."""
+    svg = plot.svg[plot.svg.index("<svg") :]
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{plot.key}-", svg)
+    for colour, name in _PAGE_COLOURS.items():
+        svg = svg.replace(colour, f"var(--{name}, {colour})")
+    label = escape(plot.alt, quote=True)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def page_colours() -> Mapping[str, str]:
+    """CSS variable name -> the colour it has on light paper."""
+    return {name: colour for colour, name in _PAGE_COLOURS.items()}
+
+
+_PAGE_COLOURS = {
+    INK: "ink",
+    FAINT: "faint",
+    PAPER: "paper",
+    **{colour: f"series-{index}" for index, colour in enumerate(SERIES_COLOURS, start=1)},
+}
+
+# The keys are typed differently from one matplotlib to the next.
+_RC: dict[Any, Any] = {
+    "svg.hashsalt": "robustprune",
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a "$" in a user's name is a dollar sign
+    "font.family": "sans-serif",
+    "font.size": 10.0,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.facecolor": PAPER,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+    "hatch.color": INK,
+}

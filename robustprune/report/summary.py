@@ -1,0 +1,116 @@
+"""What a decision-maker has to know, in sentences and four figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from robustprune.report.records import MetricsRecord, ModelRecord
+from robustprune.report.wording import (
+    count,
+    interval,
+    listing,
+    percent,
+    share,
+    threat_phrase,
+)
+
+DENSE_BASELINE = "adversarial"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number to see at a glance."""
+
+    label: str
+    value: str
+    note: str
+
+
+def sentences(metrics: MetricsRecord) -> list[str]:
+    """The summary paragraph, sentence by sentence."""
+    model = metrics.headline_model
+    clean, worst = model.clean, model.worst
+    return [
+        f"The headline network, “{model.title}”, keeps {count(model.kept)} of"
+        f" {count(model.total)} weights ({share(model.kept / model.total)}).",
+        f"Without attack it classifies {percent(clean.value)}% of n = {count(clean.n)} test"
+        f" examples correctly (95% interval {interval(clean)}).",
+        f"Under perturbations of {threat_phrase(metrics.threat)}, {percent(worst.value)}% of"
+        f" n = {count(worst.n)} stay correct in the worst case over all attacks run"
+        f" (95% interval {interval(worst)}).",
+        "That figure is an upper bound on robustness: it comes from the strongest attack run"
+        " here, and a stronger attack can only lower it.",
+        *_comparison(model, metrics.find(DENSE_BASELINE)),
+    ]
+
+
+def checks(metrics: MetricsRecord) -> str:
+    """How the sanity checks of the measurement went, in one sentence."""
+    failed = failed_checks(metrics)
+    if not metrics.findings:
+        return "No sanity checks of the measurement were recorded for this run."
+    if not failed:
+        return f"All {len(metrics.findings)} sanity checks of the measurement passed."
+    return (
+        f"Caution: {len(failed)} of {len(metrics.findings)} sanity checks of the measurement"
+        f" failed ({listing(failed)}), so treat the figures with care until that is explained."
+    )
+
+
+def failed_checks(metrics: MetricsRecord) -> list[str]:
+    """Names of the sanity checks that failed."""
+    return [finding.name for finding in metrics.findings if not finding.ok]
+
+
+def figures(metrics: MetricsRecord) -> list[Figure]:
+    """The summary's numbers, for display beside it."""
+    model = metrics.headline_model
+    shown = [
+        Figure(
+            "weights kept",
+            share(model.kept / model.total),
+            f"{count(model.kept)} of {count(model.total)}",
+        ),
+        Figure("clean accuracy", f"{percent(model.clean.value)}%", interval(model.clean)),
+        Figure(
+            "worst-case attacked",
+            f"{percent(model.worst.value)}%",
+            f"{interval(model.worst)}, upper bound",
+        ),
+    ]
+    dense = metrics.find(DENSE_BASELINE)
+    if dense is not None and dense is not model:
+        points = _points(model, dense)
+        sign = "−" if points < 0 else "+" if points > 0 else "±"
+        overlap = "overlap" if model.worst.overlaps(dense.worst) else "do not overlap"
+        shown.append(
+            Figure(
+                "against dense adversarial",
+                f"{sign}{abs(points):.1f}",
+                f"points worst-case; intervals {overlap}",
+            )
+        )
+    return shown
+
+
+def _comparison(model: ModelRecord, dense: ModelRecord | None) -> list[str]:
+    if dense is None or dense is model:
+        return []
+    points = _points(model, dense)
+    direction = "below" if points < 0 else "above"
+    distance = f"{abs(points):.1f} points {direction}" if points else "level with"
+    verdict = (
+        "the two 95% intervals overlap, so these examples alone do not show which of the two is"
+        " more robust"
+        if model.worst.overlaps(dense.worst)
+        else "the two 95% intervals do not overlap"
+    )
+    return [
+        f"Its worst case is {distance} “{dense.title}”, which reaches {percent(dense.worst.value)}%"
+        f" {interval(dense.worst)} under the same attacks; {verdict}."
+    ]
+
+
+def _points(model: ModelRecord, dense: ModelRecord) -> float:
+    """Difference in percentage points, rounded as shown so that no −0.0 appears."""
+    return round(100 * (model.worst.value - dense.worst.value), 1) + 0.0

@@ -1,0 +1,126 @@
+"""The main table: one row a network, the same in HTML, Markdown and on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from robustprune.measure.statistics import Proportion
+from robustprune.report.collect import parse_metrics
+from robustprune.report.records import WORST, MetricsRecord, ModelRecord
+from robustprune.report.wording import attack_label, count, file_size, percent
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measured column: its heading and what kind of figure it holds."""
+
+    title: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    value: str
+    low: str
+    high: str
+    n: str
+
+
+@dataclass(frozen=True)
+class Row:
+    title: str
+    is_headline: bool
+    density: str
+    kept: str
+    total: str
+    cells: tuple[Cell, ...]
+    n: str
+    file_size: str
+
+
+@dataclass(frozen=True)
+class MainTable:
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+def main_table(metrics: MetricsRecord) -> MainTable:
+    """Clean accuracy, each attack and the worst case per example, for every network."""
+    attacks = [Column(attack_label(a), f"{a.bound} bound") for a in metrics.attacks]
+    columns = (
+        Column("clean", "no attack"),
+        *attacks,
+        Column("worst case", "of all attacks"),
+    )
+    names = [attack.name for attack in metrics.attacks]
+    return MainTable(
+        columns=columns,
+        rows=tuple(_row(model, names, metrics.headline) for model in metrics.models),
+    )
+
+
+def terminal_table(metrics: Mapping[str, object]) -> Table:
+    """The main table for a terminal, from the content of metrics.json.
+
+    Raises:
+        ValueError: the content is not as the schema says.
+    """
+    record = parse_metrics(metrics)
+    content = main_table(record)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=Text(f"{record.run}: accuracy in %, its 95% interval, n"),
+        padding=(0, 1, 1, 0),
+        pad_edge=False,
+    )
+    # Three short lines a cell, so that every figure fits on a terminal of 80 columns.
+    table.add_column("network", overflow="fold", min_width=14)
+    table.add_column("density,\nkept", justify="right", no_wrap=True)
+    for column in content.columns:
+        table.add_column(Text(column.title), justify="right", no_wrap=True)
+    for row in content.rows:
+        strong = "bold" if row.is_headline else ""
+        table.add_row(
+            Text(row.title, strong),
+            _stack(row.density, row.kept, f"of {row.total}", strong),
+            *(
+                _stack(cell.value, f"{cell.low}–{cell.high}", f"n={cell.n}", strong)
+                for cell in row.cells
+            ),
+        )
+    return table
+
+
+def _stack(first: str, second: str, third: str, strong: str) -> Text:
+    """Three lines, the first one to be read first."""
+    return Text.assemble((first, strong), "\n", (second, "dim"), "\n", (third, "dim"))
+
+
+def _row(model: ModelRecord, attacks: list[str], headline: str) -> Row:
+    measured = [model.clean, *(model.robust[name] for name in (*attacks, WORST))]
+    return Row(
+        title=model.title,
+        is_headline=model.name == headline,
+        density=f"{model.density:.3g}",
+        kept=count(model.kept),
+        total=count(model.total),
+        cells=tuple(_cell(one) for one in measured),
+        n=_numbers(measured),
+        file_size=file_size(model.file_bytes),
+    )
+
+
+def _cell(measured: Proportion) -> Cell:
+    low, high = map(percent, measured.ci95)
+    return Cell(percent(measured.value), low, high, count(measured.n))
+
+
+def _numbers(measured: list[Proportion]) -> str:
+    """How many examples: once where all columns agree, else column by column."""
+    numbers = [count(one.n) for one in measured]
+    return numbers[0] if len(set(numbers)) == 1 else " / ".join(numbers)

@@ -1,0 +1,67 @@
+"""How numbers and names are written, the same in every output."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from robustprune.measure.statistics import Proportion
+from robustprune.report.records import AttackRecord, ThreatRecord
+
+_NORM_NAMES = {"linf": "L∞", "l2": "L2", "l1": "L1"}
+
+
+def percent(fraction: float) -> str:
+    """0.84 -> 84.0 (percent, the sign is in the heading)."""
+    return f"{100 * fraction:.1f}"
+
+
+def interval(measured: Proportion) -> str:
+    """[75.3, 90.6]"""
+    low, high = measured.ci95
+    return f"[{percent(low)}, {percent(high)}]"
+
+
+def share(density: float) -> str:
+    """0.05 -> 5%, 0.0123 -> 1.23%"""
+    return f"{100 * density:.3g}%"
+
+
+def count(number: int) -> str:
+    return f"{number:,}"
+
+
+def file_size(size: int) -> str:
+    """12345 -> 12.3 kB"""
+    if size < 1000:
+        return f"{size} B"
+    if size < 1_000_000:
+        return f"{size / 1e3:.1f} kB"
+    return f"{size / 1e6:.1f} MB"
+
+
+def norm_name(norm: str) -> str:
+    return _NORM_NAMES[norm]
+
+
+def threat_phrase(threat: ThreatRecord) -> str:
+    """L∞ ≤ 0.1 (input units, inputs kept in [0, 1])"""
+    kept_in = (
+        "inputs not bounded"
+        if threat.bounds is None
+        else f"inputs kept in [{threat.bounds[0]:g}, {threat.bounds[1]:g}]"
+    )
+    return f"{norm_name(threat.norm)} ≤ {threat.eps:g} ({threat.unit}, {kept_in})"
+
+
+def attack_label(attack: AttackRecord) -> str:
+    """pgd20 with restarts=5 in its description -> PGD-20 ×5"""
+    split = re.fullmatch(r"([a-z]+)(\d+)", attack.name)
+    label = f"{split[1].upper()}-{split[2]}" if split else attack.name.upper()
+    restarts = re.search(r"\brestarts=(\d+)", attack.description)
+    return f"{label} ×{restarts[1]}" if restarts and restarts[1] != "1" else label
+
+
+def listing(words: Sequence[str]) -> str:
+    """a, b and c"""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,0 +1,1 @@
+"""How a run is described, where it is kept, and how it is taken up again."""

@@ -1,0 +1,210 @@
+"""The description of a run: one YAML file, checked, with dotted overrides.
+
+Every field has its meaning in the comment beside it; `configs/*.yaml` are complete examples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from robustprune.run.suggest import did_you_mean
+
+
+def _number(value: object) -> object:
+    """Allow fractions such as 8/255, the way papers write them."""
+    if isinstance(value, str) and "/" in value:
+        try:
+            return float(Fraction(value))
+        except (ValueError, ZeroDivisionError):
+            return value
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Density = Annotated[Number, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskSection(_Section):
+    name: str = "ecg200"  # a name from `robustprune.tasks.task_names()`, or ucr:<Name>
+    path: Path | None = None  # the .npz file of task "npz"
+    bounds: tuple[Number, Number] | None = None  # valid input range of task "npz"
+    batch_size: Count = 25
+    augment: bool = True  # the task's own augmentation, where it has one
+    # Part of the training data held out to choose the epoch; 0 takes the last epoch.
+    validation: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+
+
+class ModelSection(_Section):
+    name: str = "fcn"
+    options: dict[str, Any] = {}  # the network's own options, such as widths
+
+
+class ThreatSection(_Section):
+    norm: Literal["linf", "l2", "l1"] = "linf"
+    eps: Positive = 0.1  # input units; fractions such as 8/255 are understood
+
+
+class InnerSection(_Section):
+    """The inner maximisation of training."""
+
+    attack: Literal["pgd", "fgsm", "fgsm_rs"] = "pgd"
+    steps: Count = 7  # PGD only
+    step_size: Positive | None = None  # input units; default 2.5·eps/steps, or the attack's own
+    mode: Literal["eval", "train"] = "eval"  # of batch norm while the attack runs
+
+
+class OptimizerSection(_Section):
+    name: Literal["sgd", "adam"] = "sgd"
+    lr: Positive = 0.1
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegative = 5e-4
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    milestones: tuple[int, ...] = ()  # epochs of schedule "step": lr divided by 10 at each
+    warmup: NonNegative = 0.0  # epochs
+
+
+class TrainingSection(_Section):
+    epochs: Count = 100
+    optimizer: OptimizerSection = OptimizerSection()
+
+
+class SearchSection(TrainingSection):
+    density: tuple[Density, ...] = Field(default=(0.5,), min_length=1)  # kept fractions
+    weights: Literal["random", "natural", "adversarial"] = "random"  # RST, or RTT from trained ones
+    init: Literal[
+        "signed_kaiming_constant",
+        "kaiming_normal",
+        "kaiming_uniform",
+        "xavier_normal",
+        "xavier_constant",
+    ] = "signed_kaiming_constant"
+    fan_scaling: bool = False
+    bias_scale: NonNegative = 0.0
+    pattern: Literal["element", "row", "kernel", "filter"] = "element"
+    allocate: Literal["layer", "global"] = "layer"
+    dense: tuple[str, ...] = ()  # layers left whole: first, last or names
+
+
+class FinetuneSection(TrainingSection):
+    modes: tuple[Literal["inherit", "reinit", "full"], ...] = ("inherit", "reinit")
+    init: Literal["kaiming_normal", "kaiming_uniform", "signed_kaiming_constant"] = "kaiming_normal"
+
+
+class EvaluationSection(_Section):
+    """How robust accuracy is measured on the test set."""
+
+    examples: Count | None = None  # the first so many test examples; default all
+    batch_size: Count = 500
+    steps: Count = 20
+    step_size: Positive | None = None  # default 2.5·eps/steps
+    restarts: Count = 5
+    curve: bool = True  # accuracy against eps until it reaches zero
+    switch: bool = True  # random ticket switch (R2S) over the densities, when there are several
+
+
+class Config(_Section):
+    name: str = Field(default="rst_ecg200", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: Annotated[int, Field(ge=0)] = 0
+    task: TaskSection = TaskSection()
+    model: ModelSection = ModelSection()
+    threat: ThreatSection = ThreatSection()
+    inner: InnerSection = InnerSection()
+    natural: TrainingSection = TrainingSection()  # dense baseline on clean examples
+    adversarial: TrainingSection = TrainingSection()  # dense baseline under attack
+    search: SearchSection = SearchSection()
+    finetune: FinetuneSection = FinetuneSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    def digest(self) -> str:
+        """Eight hex digits of everything but the seed: runs that differ only in it lie together."""
+        described = json.dumps(self.model_dump(mode="json", exclude={"seed"}), sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()[:8]
+
+    def to_yaml(self) -> str:
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and apply overrides such as "search.epochs=50".
+
+    Raises:
+        ValueError: not a mapping, unknown key (the nearest valid one is named), a wrong value.
+        FileNotFoundError: no such file.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"config file {path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} must hold a mapping of sections, got {type(tree).__name__}")
+    for override in overrides:
+        _override(tree, override)
+    return parse_config(tree, source=str(path))
+
+
+def parse_config(tree: Mapping[str, Any], *, source: str = "config") -> Config:
+    """Check a mapping.
+
+    Raises:
+        ValueError: one line that names the first wrong key or value and what would be right.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            known = _keys(where[:-1])
+            raise ValueError(
+                f"{source}: unknown key '{'.'.join(where)}'"
+                f"{did_you_mean(where[-1], known)}; valid keys there: {', '.join(known)}"
+            ) from error
+        raise ValueError(
+            f"{source}: {'.'.join(where)}={first['input']!r} is not valid: {first['msg']}"
+        ) from error
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ValueError(f"override {text!r} is not of the form section.key=value")
+    *sections, key = path.strip().split(".")
+    node: Any = tree
+    for section in sections:
+        node = node.setdefault(section, {}) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        raise ValueError(f"override {text!r}: '{'.'.join(sections)}' is not a section")
+    try:
+        node[key] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {text!r}: the value is not valid YAML") from error
+
+
+def _keys(sections: Sequence[str]) -> list[str]:
+    """The valid keys of a section."""
+    model: type[BaseModel] = Config
+    for section in sections:
+        kind = model.model_fields[section].annotation
+        inner = kind if isinstance(kind, type) else next(iter(get_args(kind)), None)
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

@@ -1,0 +1,123 @@
+"""The run directory: every stage's files, written under a temporary name and moved into place.
+
+    runs/<name>-<digest>/seed<k>/
+        config.yaml  env.json  log.jsonl
+        models/<name>/model.safetensors masks.safetensors history.jsonl     one folder a model
+        model.safetensors  masks.safetensors                                the headline model
+        measure/<name>.json  per_example.csv  metrics.json
+        report.html  report.md
+
+A stage is done when its file or folder is there; the same command goes on behind the last one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from robustprune.run.checkpoint import load_tensors, save_tensors, write_atomically
+from robustprune.run.config import Config
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One run's folder."""
+
+    path: Path
+
+    def write_json(self, name: str, content: Any) -> None:
+        path = self.path / name
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, json.dumps(content, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it to start over") from error
+
+    def log(self, event: str, **figures: Any) -> None:
+        """Append one line to log.jsonl."""
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **figures}
+        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    # -- trained models ------------------------------------------------------------------------
+
+    def has_model(self, name: str) -> bool:
+        return (self.path / "models" / name).is_dir()
+
+    def checkpoint(self, name: str) -> Path:
+        """Where a training that is not finished keeps its state."""
+        folder = self.path / "models" / f".{name}.partial"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / "state.safetensors"
+
+    def save_model(
+        self,
+        name: str,
+        state: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor] | None,
+        history: Sequence[Any],
+    ) -> None:
+        """Write a finished model's folder, whole or not at all."""
+        folder = self.checkpoint(name).parent
+        save_tensors(folder / "model.safetensors", state)
+        if masks is not None:
+            save_tensors(folder / "masks.safetensors", masks)
+        lines = "".join(json.dumps(asdict(record)) + "\n" for record in history)
+        write_atomically(folder / "history.jsonl", lines)
+        (folder / "state.safetensors").unlink(missing_ok=True)
+        os.replace(folder, self.path / "models" / name)
+
+    def load_model(self, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+        """State and masks of a finished model."""
+        folder = self.path / "models" / name
+        masks = folder / "masks.safetensors"
+        return (
+            load_tensors(folder / "model.safetensors")[0],
+            load_tensors(masks)[0] if masks.exists() else None,
+        )
+
+    def publish(self, name: str) -> None:
+        """Copy a model's weights and masks to the top of the run: the headline."""
+        for file in ("model.safetensors", "masks.safetensors"):
+            source = self.path / "models" / name / file
+            if source.exists():
+                temporary = self.path / f".{file}.tmp"
+                shutil.copyfile(source, temporary)
+                os.replace(temporary, self.path / file)
+
+
+def open_run(config: Config, root: Path, env: Mapping[str, Any]) -> RunDir:
+    """The folder of this config and seed, made where it is not there yet.
+
+    Raises:
+        ValueError: the folder holds another config (it was edited by hand).
+        OSError: the folder cannot be written to.
+    """
+    path = root / f"{config.name}-{config.digest()}" / f"seed{config.seed}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(f"no permission to write in {path}")
+    except OSError as error:
+        raise OSError(
+            f"cannot write the run to {path}: {error.strerror or error}; choose another --out"
+        ) from error
+    run = RunDir(path)
+    described = path / "config.yaml"
+    if described.exists() and described.read_text(encoding="utf-8") != config.to_yaml():
+        raise ValueError(f"{described} does not belong to this run; delete {path} to start over")
+    write_atomically(described, config.to_yaml())
+    run.write_json("env.json", dict(env))
+    return run

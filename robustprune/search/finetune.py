@@ -1,0 +1,92 @@
+"""Fine-tuning a ticket: train the kept weights, or start the whole network from them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from robustprune.minmax import (
+    Batches,
+    Checkpoint,
+    EpochRecord,
+    Objective,
+    OptimizerSpec,
+    Validation,
+    train,
+)
+from robustprune.search.initialise import InitName, initialise
+from robustprune.search.scratch_ticket import Ticket, device_of
+from robustprune.sparsity import MaskSet, apply_masks, bake, maskable_layers
+
+FinetuneMode = Literal["inherit", "reinit", "full"]
+FINETUNE_MODES: tuple[FinetuneMode, ...] = get_args(FinetuneMode)
+
+
+def finetune_ticket(
+    ticket: Ticket,
+    loader: Batches,
+    objective: Objective,
+    *,
+    mode: FinetuneMode = "inherit",
+    epochs: int,
+    optimizer: OptimizerSpec,
+    init: InitName = "kaiming_normal",
+    seed: int = 0,
+    validation: Validation | None = None,
+    device: torch.device | str | None = None,
+    checkpoint: Checkpoint | None = None,
+    title: str | None = None,
+    quiet: bool = False,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> Ticket:
+    """Train the weights of a ticket that was found without training them
+    (arXiv 2110.14068, Sec. 3.4).
+
+    Args:
+        mode: "inherit" starts at the ticket's own random weights, m ⊙ θ; "reinit" draws fresh
+            ones (`init`, `seed`) under the same mask; "full" starts at m ⊙ θ and lets go of the
+            mask, so that the result is dense.
+
+    Returns:
+        Ticket with the trained network; the masks are the ticket's, or all ones for "full".
+
+    Raises:
+        ValueError: unknown mode or init.
+        TrainingDiverged: the loss became non-finite.
+    """
+    if mode not in FINETUNE_MODES:
+        raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(FINETUNE_MODES)}")
+    network = copy.deepcopy(ticket.model).requires_grad_(True)
+    masks = ticket.masks
+    if mode == "reinit":
+        initialise(maskable_layers(network), init, generator=torch.Generator().manual_seed(seed))
+        _reset_statistics(network)
+    if mode == "full":
+        masks = MaskSet({name: torch.ones_like(mask) for name, mask in masks.items()})
+    else:
+        apply_masks(network, masks)
+    history = train(
+        network,
+        loader,
+        objective,
+        optimizer=optimizer,
+        epochs=epochs,
+        validation=validation,
+        device=device or device_of(network),
+        checkpoint=checkpoint,
+        title=title or f"fine-tune ({mode})",
+        quiet=quiet,
+        on_epoch=on_epoch,
+    )
+    return Ticket(masks, bake(network), history)
+
+
+def _reset_statistics(network: nn.Module) -> None:
+    """Forget what normalisation layers saw of the old weights."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.reset_running_stats()

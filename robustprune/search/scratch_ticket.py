@@ -1,0 +1,157 @@
+"""Robust scratch tickets: a mask under which random weights are accurate and robust."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from attacks import Attack
+from robustprune.minmax import (
+    Adversarial,
+    Batches,
+    Checkpoint,
+    EpochRecord,
+    Objective,
+    OptimizerSpec,
+    Validation,
+    train,
+)
+from robustprune.search.initialise import InitName, initialise
+from robustprune.search.popup import ScoreTopK
+from robustprune.sparsity import (
+    AllocationName,
+    MaskSet,
+    PatternName,
+    bake,
+    check_density,
+    maskable_layers,
+)
+
+SEARCH_OPTIMIZER = OptimizerSpec(lr=0.1, momentum=0.9, weight_decay=5e-4)
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A sub-network and how it was found.
+
+    Attributes:
+        masks: which weights are kept.
+        model: the network with the mask baked in: plain parameters, pruned ones exactly zero.
+        history: one record an epoch.
+    """
+
+    masks: MaskSet
+    model: nn.Module
+    history: list[EpochRecord]
+
+
+def find_scratch_ticket(
+    model: nn.Module,
+    loader: Batches,
+    *,
+    density: float,
+    attack: Attack | None = None,
+    objective: Objective | None = None,
+    epochs: int = 160,
+    optimizer: OptimizerSpec = SEARCH_OPTIMIZER,
+    init: InitName | None = "signed_kaiming_constant",
+    fan_scaling: bool = False,
+    bias_scale: float = 0.0,
+    pattern: PatternName = "element",
+    allocate: AllocationName = "layer",
+    dense: Iterable[str] = (),
+    seed: int = 0,
+    validation: Validation | None = None,
+    device: torch.device | str | None = None,
+    checkpoint: Checkpoint | None = None,
+    title: str | None = None,
+    quiet: bool = False,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> Ticket:
+    """Search the mask m̂ of a network whose weights θ are never trained:
+
+        min_m  Σ_i max_{‖δ‖≤ε} ℓ(f(m̂ ⊙ θ, x_i + δ), y_i)   s.t. ‖m̂‖₀ ≤ k
+
+    (Fu et al. 2021, arXiv 2110.14068, Eq. 2). m̂ keeps the k = ⌈density · numel⌉ weights of each
+    layer with the largest |score| (of equal ones the first); only the scores move, by the
+    straight-through gradient. Everything else (weights, biases, affine normalisation) is frozen;
+    normalisation statistics follow the data.
+
+    Args:
+        model: any module with Linear, Conv1d-3d or ConvTranspose1d-3d layers, mapping (N, ...) to
+            logits (N, classes). It is copied, never changed.
+        loader: yields (x, y) batches, y int64 class indices.
+        density: fraction of weights (groups, under a coarser pattern) kept, in (0, 1].
+        attack: the inner maximisation; exactly one of `attack` and `objective` is needed.
+        objective: another outer objective in place of adversarial training with `attack`.
+        init: how θ is drawn; None keeps the model's own weights, so that a trained model gives a
+            robust *trained* ticket (RTT, ibid. Sec. 3.5).
+        fan_scaling: draw θ for the fan that is left after masking.
+        bias_scale: see `initialise`.
+        pattern: what lives or dies together: element, row, kernel or filter.
+        allocate: top-k within each "layer", or over all of them ("global").
+        dense: layers to leave whole: "first", "last" or layer names. They keep their weights as
+            drawn, unmasked and untrained.
+        seed: of θ and of the first scores. Batch order and random starts of the attack come from
+            the loader and torch's global generator.
+        validation: choose the epoch on held-out training data; default the last.
+        device: default the model's own.
+        checkpoint: resume from its file if that is there, and save to it.
+
+    Returns:
+        Ticket(masks, model, history).
+
+    Raises:
+        ValueError: density outside (0, 1], nothing to mask, an unknown name, a batch that does
+            not fit the model.
+        TrainingDiverged: the loss became non-finite.
+    """
+    check_density(density)
+    if (attack is None) == (objective is None):
+        raise ValueError("give either `attack` or `objective`, not both and not neither")
+    if objective is None:
+        assert attack is not None
+        objective = Adversarial(attack)
+    network = copy.deepcopy(model)
+    if device is not None:
+        network.to(device)
+    layers = maskable_layers(network, dense=dense)
+    generator = torch.Generator().manual_seed(seed)
+    if init is not None:
+        initialise(
+            maskable_layers(network),
+            init,
+            generator=generator,
+            density=density if fan_scaling else 1.0,
+            bias_scale=bias_scale,
+        )
+    network.requires_grad_(False)
+    constraint = ScoreTopK(
+        layers, density=density, pattern=pattern, allocate=allocate, generator=generator
+    )
+    history = train(
+        network,
+        loader,
+        objective,
+        optimizer=optimizer,
+        epochs=epochs,
+        parameters=constraint.scores(),
+        constraint=constraint,
+        validation=validation,
+        device=device or device_of(network),
+        checkpoint=checkpoint,
+        title=title or f"ticket {density:.0%}",
+        quiet=quiet,
+        on_epoch=on_epoch,
+    )
+    masks = constraint.masks(network)
+    return Ticket(masks, bake(network).requires_grad_(True), history)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters are."""
+    return next(model.parameters()).device

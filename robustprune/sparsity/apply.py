@@ -1,0 +1,141 @@
+"""Put masks on a model: which parameters can be masked, as a parametrization, or baked in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from robustprune.sparsity.mask import MaskSet
+
+MASKABLE = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+
+
+def maskable_layers(model: nn.Module, *, dense: Iterable[str] = ()) -> dict[str, nn.Module]:
+    """The layers whose weights a search may mask, by parameter name, in registration order.
+
+    Linear, Conv1d-3d and transposed convolutions count. Weights that two modules share (tied
+    embeddings) are left out: a mask on one would silently change the other.
+
+    Args:
+        dense: layers to leave whole: "first", "last" (by registration order), or the name of a
+            module or of its weight.
+
+    Raises:
+        ValueError: an unknown name in `dense`, or nothing left to mask.
+    """
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    layers: dict[str, nn.Module] = {
+        f"{name}.weight" if name else "weight": module
+        for name, module in model.named_modules()
+        if isinstance(module, MASKABLE) and owners.get(id(module.weight)) == 1
+    }
+    left_out = set()
+    for wanted in dense:
+        names = list(layers)
+        if wanted in ("first", "last") and names:
+            left_out.add(names[0 if wanted == "first" else -1])
+        elif wanted in layers or f"{wanted}.weight" in layers:
+            left_out.add(wanted if wanted in layers else f"{wanted}.weight")
+        else:
+            raise ValueError(
+                f"cannot keep {wanted!r} dense: no such layer; use 'first', 'last' or one of "
+                f"{', '.join(names) or '(the model has no maskable layer)'}"
+            )
+    layers = {name: module for name, module in layers.items() if name not in left_out}
+    if not layers:
+        raise ValueError(
+            f"{type(model).__name__} has nothing to mask: no Linear, Conv or ConvTranspose layer "
+            "is left (weights shared by two modules and those in `dense` don't count)"
+        )
+    return layers
+
+
+def full_masks(model: nn.Module) -> MaskSet:
+    """Masks that keep every weight of the maskable layers: a dense network as a MaskSet."""
+    return MaskSet(
+        {
+            name: torch.ones(cast(Tensor, layer.weight).shape, dtype=torch.bool)
+            for name, layer in maskable_layers(model).items()
+        }
+    )
+
+
+class Masked(nn.Module):
+    """Parametrization W ↦ m ⊙ W."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
+
+
+def apply_masks(model: nn.Module, masks: MaskSet) -> None:
+    """Mask the model's weights in place, as parametrizations: pruned weights stay exactly zero
+    whatever an optimizer does to the tensors behind them. Build the optimizer afterwards.
+
+    Raises:
+        ValueError: a mask whose parameter is missing or of another shape.
+    """
+    for name, mask in masks.items():
+        module_name, _, leaf = name.rpartition(".")
+        try:
+            weight = model.get_parameter(name)
+        except AttributeError as error:
+            raise ValueError(f"the model has no parameter {name!r} to mask") from error
+        if weight.shape != mask.shape:
+            raise ValueError(
+                f"mask {name!r} has shape {tuple(mask.shape)}, the parameter {tuple(weight.shape)}"
+            )
+        parametrization = Masked(mask.to(weight.device, weight.dtype))
+        parametrize.register_parametrization(
+            model.get_submodule(module_name), leaf, parametrization
+        )
+
+
+def bake(model: nn.Module) -> nn.Module:
+    """Turn every parametrized weight into a plain parameter of the value it has now, in place."""
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            names = list(cast(Mapping[str, nn.Module], module.parametrizations))
+            for name in names:
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    return model
+
+
+@contextmanager
+def computed_once(model: nn.Module) -> Iterator[None]:
+    """Inside, each parametrized weight of `model` is computed a single time, now, and reused:
+    the K steps of an inner attack and the outer step share one masking.
+
+    It has to happen before an attack freezes the parameters; otherwise the weights would be kept
+    without the graph that leads back to what is trained.
+    """
+    with parametrize.cached():
+        for module in model.modules():
+            if parametrize.is_parametrized(module):
+                for name in cast(Mapping[str, nn.Module], module.parametrizations):
+                    getattr(module, name)
+        yield

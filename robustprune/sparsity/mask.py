@@ -1,0 +1,114 @@
+"""MaskSet: which weights a sub-network keeps. The product of every search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LayerDensity:
+    """How many weights of one parameter are kept."""
+
+    name: str
+    kept: int
+    total: int
+
+    @property
+    def density(self) -> float:
+        return self.kept / self.total
+
+
+class MaskSet(Mapping[str, Tensor]):
+    """Immutable mapping from parameter name to boolean tensor (True = kept).
+
+    The masks are copied in, live on the CPU and are never written to again;
+    `masks.to_device(device)` gives plain tensors to work with.
+
+    Raises:
+        ValueError: no masks, a mask that is not boolean, or an empty one.
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        if not masks:
+            raise ValueError("a MaskSet needs at least one mask, got none")
+        for name, mask in masks.items():
+            if mask.dtype != torch.bool:
+                raise ValueError(f"mask {name!r} must be boolean, got {mask.dtype}")
+            if mask.numel() == 0:
+                raise ValueError(f"mask {name!r} is empty (shape {tuple(mask.shape)})")
+        self._masks = {
+            name: mask.detach().to("cpu", copy=True).contiguous() for name, mask in masks.items()
+        }
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._masks[name].clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MaskSet):
+            return NotImplemented
+        return self._masks.keys() == other._masks.keys() and all(
+            torch.equal(mask, other._masks[name]) for name, mask in self._masks.items()
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __and__(self, other: MaskSet) -> MaskSet:
+        """Keep what both keep; a parameter that only one of them names keeps that one's mask."""
+        both = {**self._masks, **other._masks}
+        return MaskSet(
+            {
+                name: self._masks.get(name, mask) & other._masks.get(name, mask)
+                for name, mask in both.items()
+            }
+        )
+
+    def __repr__(self) -> str:
+        return f"MaskSet({len(self)} tensors, {self.kept} of {self.total} weights kept)"
+
+    def to_device(self, device: torch.device | str) -> dict[str, Tensor]:
+        """Copies of the masks on `device`."""
+        return {name: mask.to(device, copy=True) for name, mask in self._masks.items()}
+
+    def layers(self) -> list[LayerDensity]:
+        return [
+            LayerDensity(name, int(mask.sum()), mask.numel()) for name, mask in self._masks.items()
+        ]
+
+    @property
+    def kept(self) -> int:
+        return sum(layer.kept for layer in self.layers())
+
+    @property
+    def total(self) -> int:
+        return sum(mask.numel() for mask in self._masks.values())
+
+    @property
+    def density(self) -> float:
+        """Kept fraction over all masked parameters."""
+        return self.kept / self.total
+
+    @property
+    def sparsity(self) -> float:
+        """Removed fraction, 1 - density."""
+        return 1.0 - self.density
+
+    def save(self, path: Path | str) -> None:
+        """Write as safetensors."""
+        save_file(self._masks, path)
+
+    @classmethod
+    def load(cls, path: Path | str) -> MaskSet:
+        """Read what `save` wrote."""
+        return cls(load_file(path))

@@ -1,0 +1,17 @@
+"""Data sets as `Task`s: packaged series, downloaded images, people's own arrays."""
+
+from robustprune.tasks.batches import BatchLoader
+from robustprune.tasks.load import load_task, task_names
+from robustprune.tasks.split import digest, holdout
+from robustprune.tasks.task import Augment, Split, Task
+
+__all__ = [
+    "Augment",
+    "BatchLoader",
+    "Split",
+    "Task",
+    "digest",
+    "holdout",
+    "load_task",
+    "task_names",
+]

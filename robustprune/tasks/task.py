@@ -1,0 +1,116 @@
+"""The data of one problem, in memory, in the units that the threat model speaks about."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustprune.tasks.check import check_examples, check_statistics
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Examples and their labels.
+
+    Attributes:
+        x: (N, ...) float32 in model input units: (N, C, H, W) images in [0, 1], (N, C, L) series,
+            (N, F) features.
+        y: (N,) int64 class indices, on the same device.
+
+    Raises:
+        ValueError: a wrong dtype or dimension, or x and y of different lengths.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        if self.x.dtype != torch.float32 or self.x.ndim < 2:
+            raise ValueError(
+                f"x must be float32 of shape (N, ...), got {self.x.dtype} of shape "
+                f"{tuple(self.x.shape)}; convert it with .float()"
+            )
+        if self.y.dtype != torch.int64 or self.y.ndim != 1:
+            raise ValueError(
+                f"y must be int64 of shape (N,), got {self.y.dtype} of shape "
+                f"{tuple(self.y.shape)}; convert it with .long()"
+            )
+        if len(self.x) != len(self.y):
+            raise ValueError(
+                f"x has {len(self.x)} examples and y has {len(self.y)} labels; "
+                "give one label per example"
+            )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same split on `device`; nothing is copied when it is there already."""
+        return Split(self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A classification problem: data, classes, valid input range, normalisation, source.
+
+    Attributes:
+        name: the name that `load_task` knows it by.
+        train, test: the two splits; choose models on a `holdout` of train, never on test.
+        num_classes: C; labels are 0..C-1.
+        class_names: C names, in the order of the labels.
+        bounds: the range that inputs live in, (0.0, 1.0) for images; None for unbounded series.
+        mean, std: per-channel statistics for a `Normalize` layer inside the model, so that eps
+            stays in input units; None for data that are normalised already.
+        augment: (x, generator) -> x for training batches, or None.
+        source: where the data come from, with the citation.
+
+    Raises:
+        ValueError: an empty split, non-finite values, labels outside the classes, a single class,
+            values outside the bounds, train and test of different shapes, or statistics that do
+            not fit the channels.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    num_classes: int
+    class_names: tuple[str, ...]
+    bounds: tuple[float, float] | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    augment: Augment | None
+    source: str
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) != self.num_classes:
+            raise ValueError(
+                f"task '{self.name}': {len(self.class_names)} class names for "
+                f"{self.num_classes} classes; give one name per class"
+            )
+        for where, split in (("train", self.train), ("test", self.test)):
+            check_examples(
+                split.x,
+                split.y,
+                num_classes=self.num_classes,
+                bounds=self.bounds,
+                where=f"task '{self.name}', {where} split",
+            )
+        if self.test.x.shape[1:] != self.train.x.shape[1:]:
+            raise ValueError(
+                f"task '{self.name}': test examples have shape {tuple(self.test.x.shape[1:])}, "
+                f"training examples {self.input_shape}; make them the same"
+            )
+        if bool((self.train.y == self.train.y[0]).all()):
+            raise ValueError(
+                f"task '{self.name}', train split: all {len(self.train)} labels are of a single "
+                f"class, '{self.class_names[int(self.train.y[0])]}'; at least 2 classes are needed"
+            )
+        check_statistics(self.mean, self.std, channels=self.input_shape[0], task=self.name)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example: (C, H, W), (C, L) or (F,)."""
+        return tuple(self.train.x.shape[1:])

@@ -1,0 +1,70 @@
+"""The page in a real browser, where one is installed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from robustprune.report import write_report
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+QUIET = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium installed"),
+]
+
+
+def _open(page: Path, profile: Path, *options: str) -> str:
+    assert BROWSER is not None
+    command = [BROWSER, *QUIET, f"--user-data-dir={profile}", *options, page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout
+
+
+def test_browser_builds_the_table_and_the_plots(written: tuple[Path, Path], tmp_path: Path) -> None:
+    html, _ = written
+    dom = _open(html, tmp_path / "profile", "--dump-dom")
+    assert dom.count("<tr") == 6
+    assert "77.0<small>[67.5, 84.8]</small>" in dom
+    assert dom.count("<svg") == 6
+
+
+@pytest.mark.parametrize("size", [(1200, 900), (500, 900)])
+def test_browser_paints_it(run_dir: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    html, _ = write_report(run_dir)
+    picture = tmp_path / "page.png"
+    window = f"--window-size={size[0]},{size[1]}"
+    _open(html, tmp_path / "profile", window, f"--screenshot={picture}")
+    head = picture.read_bytes()[:24]
+    assert head.startswith(b"\x89PNG")
+    assert (int.from_bytes(head[16:20]), int.from_bytes(head[20:24])) == size
+    assert picture.stat().st_size > 20_000  # a blank page of this size is a few kilobytes
+
+
+def test_page_is_not_wider_than_a_phone(run_dir: Path, tmp_path: Path) -> None:
+    write_report(run_dir)
+    frame = run_dir / "phone.html"
+    frame.write_text(
+        '<iframe src="report.html" width="390" height="800"></iframe><output></output><script>'
+        "onload = () => { const page = document.querySelector('iframe').contentDocument"
+        ".documentElement; document.querySelector('output').textContent ="
+        " `width ${page.scrollWidth}`; }</script>",
+        encoding="utf-8",
+    )
+    dom = _open(frame, tmp_path / "profile", "--allow-file-access-from-files", "--dump-dom")
+    # The frame's own scroll bar takes some of the 390.
+    width = int(dom.split("<output>width ")[1].split("<")[0])
+    assert 300 < width <= 390

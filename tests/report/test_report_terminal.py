@@ -1,0 +1,46 @@
+"""The table on the terminal."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from robustprune.report import terminal_table
+
+
+def _printed(metrics: dict[str, Any], *, width: int) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=width, color_system=None).print(terminal_table(metrics))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_every_figure_fits_on_the_terminal(metrics: dict[str, Any], width: int) -> None:
+    text = _printed(metrics, width=width)
+    for word in ("clean", "FGSM", "PGD-20 ×5", "worst case", "natural dense", "of 1,000"):
+        assert word in text
+    for figure in ("84.0", "75.3–90.6", "76.0", "66.4–84.0", "500"):
+        assert figure in text
+    assert text.count("n=100") == 5 * 4
+    assert "…" not in text
+
+
+def test_rows_follow_the_metrics(several: dict[str, Any]) -> None:
+    assert terminal_table(several).row_count == 2 + 3 * 3
+
+
+def test_markup_in_names_is_text(metrics: dict[str, Any]) -> None:
+    metrics["run"] = "[red]run[/red]"
+    metrics["models"][0]["title"] = "[bold]x[/bold] [/]"
+    text = _printed(metrics, width=140)
+    assert "[bold]x[/bold] [/]" in text
+    assert "[red]run[/red]" in text
+
+
+def test_impossible_metrics_are_refused(metrics: dict[str, Any]) -> None:
+    del metrics["models"][0]["clean"]
+    with pytest.raises(ValueError, match=r"models\[0\]: has no field 'clean'"):
+        terminal_table(metrics)

@@ -1,0 +1,104 @@
+"""Numbers and names as they are written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from robustprune.report import summary, wording
+from robustprune.report.collect import parse_metrics
+from robustprune.report.records import AttackRecord, ThreatRecord
+
+
+@pytest.mark.parametrize(
+    ("name", "description", "label"),
+    [
+        ("fgsm", "FGSM(eps=0.1)", "FGSM"),
+        ("pgd20", "PGD(steps=20, restarts=5)", "PGD-20 ×5"),
+        ("pgd20", "PGD(steps=20, restarts=1)", "PGD-20"),
+        ("auto-attack", "standard", "AUTO-ATTACK"),
+    ],
+)
+def test_attack_label(name: str, description: str, label: str) -> None:
+    assert wording.attack_label(AttackRecord(name, description, "upper")) == label
+
+
+@pytest.mark.parametrize(
+    ("bounds", "phrase"),
+    [
+        (None, "L2 ≤ 0.5 (input units, inputs not bounded)"),
+        ((0.0, 1.0), "L2 ≤ 0.5 (input units, inputs kept in [0, 1])"),
+    ],
+)
+def test_threat_phrase(bounds: tuple[float, float] | None, phrase: str) -> None:
+    assert wording.threat_phrase(ThreatRecord("l2", 0.5, bounds, "input units")) == phrase
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(999, "999 B"), (12345, "12.3 kB"), (44_700_000, "44.7 MB")]
+)
+def test_file_size(size: int, text: str) -> None:
+    assert wording.file_size(size) == text
+
+
+@pytest.mark.parametrize(("density", "text"), [(1.0, "100%"), (0.05, "5%"), (0.01234, "1.23%")])
+def test_share(density: float, text: str) -> None:
+    assert wording.share(density) == text
+
+
+def test_listing() -> None:
+    assert wording.listing(["a"]) == "a"
+    assert wording.listing(["a", "b", "c"]) == "a, b and c"
+
+
+def test_summary_says_what_was_measured(metrics: dict[str, Any]) -> None:
+    text = " ".join(summary.sentences(parse_metrics(metrics)))
+    assert "“invented ticket 0.5”, keeps 500 of 1,000 weights (50%)" in text
+    assert "84.0% of n = 100 test examples correctly (95% interval [75.3, 90.6])" in text
+    assert "L∞ ≤ 0.1 (input units, inputs not bounded)" in text
+    assert "76.0% of n = 100 stay correct in the worst case" in text
+    assert "(95% interval [66.4, 84.0])" in text
+    assert "an upper bound on robustness" in text
+    assert "a stronger attack can only lower it" in text
+    # 76 of 100 against 81 of 100: [66.4, 84.0] and [71.9, 88.2].
+    assert "5.0 points below “invented adversarial dense”, which reaches 81.0%" in text
+    assert "intervals overlap, so these examples alone do not show which" in text
+
+
+def _with_dense(metrics: dict[str, Any], value: float, ci95: list[float]) -> str:
+    metrics["models"][1]["robust"]["worst"] = {"value": value, "n": 100, "ci95": ci95}
+    return " ".join(summary.sentences(parse_metrics(metrics)))
+
+
+def test_summary_when_the_intervals_are_apart(metrics: dict[str, Any]) -> None:
+    text = _with_dense(metrics, 0.4, [0.3, 0.5])
+    assert "36.0 points above “invented adversarial dense”" in text
+    assert "the two 95% intervals do not overlap" in text
+
+
+def test_summary_of_a_tie(metrics: dict[str, Any]) -> None:
+    assert "is level with “invented adversarial dense”" in _with_dense(metrics, 0.76, [0.7, 0.8])
+    assert summary.figures(parse_metrics(metrics))[-1].value == "±0.0"
+
+
+def test_nothing_is_compared_without_a_dense_baseline(metrics: dict[str, Any]) -> None:
+    del metrics["models"][1]
+    record = parse_metrics(metrics)
+    assert "points" not in " ".join(summary.sentences(record))
+    assert len(summary.figures(record)) == 3
+
+
+def test_figures_at_a_glance(metrics: dict[str, Any]) -> None:
+    values = [figure.value for figure in summary.figures(parse_metrics(metrics))]
+    assert values == ["50%", "84.0%", "76.0%", "−5.0"]
+
+
+def test_checks_are_summed_up(metrics: dict[str, Any]) -> None:
+    assert "No sanity checks" in summary.checks(parse_metrics(metrics))
+    good = {"name": "reaches zero", "ok": True, "figure": "0%", "detail": "as it must"}
+    metrics["findings"] = [good, good]
+    assert summary.checks(parse_metrics(metrics)).startswith("All 2 sanity checks")
+    metrics["findings"] = [good, {**good, "name": "steps converge", "ok": False}]
+    assert "Caution: 1 of 2 sanity checks" in summary.checks(parse_metrics(metrics))
+    assert "(steps converge)" in summary.checks(parse_metrics(metrics))
