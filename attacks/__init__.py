@@ -1,24 +1,59 @@
 """Attacks on classifiers: any input shape, any bounds, any number of classes from two.
 
 An attack is a frozen dataclass, ``PGD(ThreatModel(norm="linf", eps=0.1), steps=20)``, called as
-``attack(model, x, y) -> x_adv`` with a module or any callable that returns logits.
+``attack(model, x, y) -> x_adv`` with a module or any callable that returns logits.  Attacks at a
+fixed radius take a ``ThreatModel`` first; those that look for the nearest adversarial example
+(DeepFool, CW, DDN, FMN, FAB) take a norm and bounds and return x where they find none.
 """
 
-from attacks.combine import WorstOf, robust_accuracy, worst_of
+from attacks.apgd import APGD
+from attacks.bisection import Bisection
+from attacks.combine import Transfer, WorstOf, robust_accuracy, worst_of
+from attacks.cw import CW
+from attacks.ddn import DDN
+from attacks.deepfool import DeepFool
+from attacks.ensemble import AutoAttack, Evaluation
+from attacks.fab import FAB
+from attacks.fmn import FMN
+from attacks.frequency import AdvDrop
 from attacks.gradient import FGSM, PGD, Attack
+from attacks.minimal import MinimalPerturbation, minimal_perturbation
 from attacks.modes import Model, attacking, evaluating, frozen
+from attacks.peers import TorchAttack, from_torchattacks
+from attacks.presets import preset
+from attacks.query import Square
+from attacks.sanity import Finding, check_attacks
 from attacks.threat import ThreatModel
 
 __all__ = [
+    "APGD",
+    "CW",
+    "DDN",
+    "FAB",
     "FGSM",
+    "FMN",
     "PGD",
+    "AdvDrop",
     "Attack",
+    "AutoAttack",
+    "Bisection",
+    "DeepFool",
+    "Evaluation",
+    "Finding",
+    "MinimalPerturbation",
     "Model",
+    "Square",
     "ThreatModel",
+    "TorchAttack",
+    "Transfer",
     "WorstOf",
     "attacking",
+    "check_attacks",
     "evaluating",
+    "from_torchattacks",
     "frozen",
+    "minimal_perturbation",
+    "preset",
     "robust_accuracy",
     "worst_of",
 ]

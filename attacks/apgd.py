@@ -212,7 +212,7 @@ class APGD:
             targeted = self.loss == "targeted"
             count = min(self.targets, logits.shape[1] - 1) if targeted else 1
             targets = ranked_targets(logits, y, count)
-            highest = torch.full_like(logits[:, 0], -torch.inf)
+            highest = self._loss(targets[:, 0])(logits, y)
             active = (~misclassified(logits, y)).nonzero().squeeze(1)
             for run in range(count * self.restarts):
                 if len(active) == 0:

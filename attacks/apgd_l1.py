@@ -22,8 +22,9 @@ def sparse_signs(grad: Tensor, share: Tensor) -> Tensor:
     """sign(g) on the ``share`` of entries (one value an example) where |g| is largest, L1 = 1."""
     flat = grad.flatten(1)
     size = flat.shape[1]
-    rank = ((1 - share) * size).long().clamp(0, size - 1)
-    least = flat.abs().sort(dim=1).values.gather(1, rank.unsqueeze(1))
+    # rounded down, or two entries would never become the one that is best on a linear model
+    kept = (share * size).long().clamp(1, size)
+    least = flat.abs().sort(dim=1, descending=True).values.gather(1, kept.unsqueeze(1) - 1)
     signs = flat.sign() * (flat.abs() >= least)
     return (signs / signs.abs().sum(1, keepdim=True).clamp_min(1)).reshape(grad.shape)
 

@@ -57,3 +57,17 @@ def robust_accuracy(model: Model, x_adv: Tensor, y: Tensor) -> float:
     with attacking(model, "eval"):
         logits = predict(model, x_adv, check_batch(x_adv, y))
     return (~misclassified(logits, y)).to(torch.float64).mean().item()
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Attack a surrogate and hand its adversarial examples to whatever model is asked about.
+
+    The model itself is never queried: with ``worst_of`` the examples that transfer are kept.
+    """
+
+    attack: Attack
+    surrogate: Model
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        return self.attack(self.surrogate, x, y)

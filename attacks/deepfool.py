@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attacks.apgd import ranked_targets
 from attacks.fab import logit_gradients, nearest_plane
-from attacks.geometry import check_norm, per_example
+from attacks.geometry import check_norm
 from attacks.gradient import check_at_least, check_mode
 from attacks.hyperplane import step_to_hyperplane
 from attacks.inputs import check_batch, check_finite, check_values, misclassified, predict
@@ -90,7 +90,6 @@ class DeepFool:
                 broken = misclassified(predict(model, x_adv, y[live]), y[live])
                 out[live[broken]], solved[live[broken]] = x_adv[broken], True
                 live, x_adv = live[~broken], x_adv[~broken]
-            rows = per_example(solved, out).bool().flatten()
-            clean = x.detach()[rows]
-            out[rows] = between(model, clean, out[rows], y[rows], halvings=self.halvings)
+            clean = x.detach()[solved]
+            out[solved] = between(model, clean, out[solved], y[solved], halvings=self.halvings)
         return out

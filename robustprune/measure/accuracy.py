@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from attacks import PGD, Attack, Model
 from attacks.modes import evaluating
+from attacks.scale import scaled
 from robustprune.sparsity import computed_once
 
 
@@ -125,15 +126,6 @@ def accuracy_curve(
             alive[index.cpu()] = found.robust["pgd"]
         points.append((float(attack.threat.eps) * factor, int(alive.sum()) / n))
     return points
-
-
-def scaled(attack: PGD, factor: float) -> PGD:
-    """The same attack in a ball `factor` times as large, with steps as much longer."""
-    return replace(
-        attack,
-        threat=replace(attack.threat, eps=attack.threat.eps * factor),
-        step_size=None if attack.step_size is None else attack.step_size * factor,
-    )
 
 
 def _batches(

@@ -71,7 +71,9 @@ def _with_interval(successes: float, n: int) -> Proportion:
     failures = n - successes
     low = float(betaincinv(successes, failures + 1, _TAIL)) if successes else 0.0
     high = float(betaincinv(successes + 1, failures, 1.0 - _TAIL)) if failures else 1.0
-    return Proportion(value=successes / n, n=n, ci95=(low, high))
+    value = successes / n
+    # Near 0 and 1 the quantile's rounding, about 1e-12, can exceed the distance to the value.
+    return Proportion(value=value, n=n, ci95=(min(low, value), max(high, value)))
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def train(
     quiet: bool = True,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> list[EpochRecord]:
-    """Minimise E[objective(model, x, y)] over `parameters`, in place.
+    """Minimise E[objective(model, x, y, epoch)] over `parameters`, in place.
 
     Masked weights are computed once per step and shared by the K steps of the inner attack.
 
@@ -113,11 +113,12 @@ def train(
             if progress.step == 0:
                 _check_batch(model, x, y)
             fraction = (steps + 0.5) / (length or steps + 1)
+            epoch = progress.epoch + fraction
             for group in descent.param_groups:
-                group["lr"] = optimizer.lr_at(progress.epoch + fraction, epochs)
+                group["lr"] = optimizer.lr_at(epoch, epochs)
             descent.zero_grad(set_to_none=True)
             with computed_once(model):
-                result = objective(model, x, y)
+                result = objective(model, x, y, epoch)
                 result.loss.backward()  # type: ignore[no-untyped-call]
                 meter.update(result, model, x, y)
             descent.step()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustprune.minmax import Adversarial, Natural
+from robustprune.minmax import Natural
 from robustprune.pipeline.fit import Fitted, fit_dense, fit_finetuned, fit_ticket
-from robustprune.pipeline.measure import findings, measure, measure_switch, write_per_example
+from robustprune.pipeline.measure import findings, measure_model, measure_switch, write_per_example
 from robustprune.pipeline.prepare import Run, prepare
 from robustprune.report import write_report
 
@@ -24,7 +24,7 @@ def find_scratch_tickets(run: Run) -> dict[str, Any]:
     """
     config = run.config
     natural = fit_dense(run, "natural", Natural(), config.natural)
-    adversarial = fit_dense(run, "adversarial", Adversarial(run.inner_attack()), config.adversarial)
+    adversarial = fit_dense(run, "adversarial", run.adversarial(), config.adversarial)
     source = {"random": None, "natural": natural, "adversarial": adversarial}[config.search.weights]
     prefix = "rst" if source is None else "rtt"
     tickets: list[Fitted] = []
@@ -35,11 +35,12 @@ def find_scratch_tickets(run: Run) -> dict[str, Any]:
         models.append(tickets[-1])
         models += [fit_finetuned(run, tickets[-1], mode) for mode in config.finetune.modes]
 
-    entries = [measure(run, fitted) for fitted in models]
+    entries = [measure_model(run, fitted) for fitted in models]
     switched = config.evaluation.switch and len(tickets) > 1
     switch = measure_switch(run, tickets) if switched else None
     write_per_example(run, entries)
-    metrics = _metrics(run, entries, switch, headline=tickets[0].name)
+    checks = findings(run, tickets[0], entries)
+    metrics = _metrics(run, entries, switch, checks, headline=tickets[0].name)
     run.folder.write_json("metrics.json", metrics)
     run.folder.publish(tickets[0].name)
     write_report(run.folder.path)
@@ -48,7 +49,12 @@ def find_scratch_tickets(run: Run) -> dict[str, Any]:
 
 
 def _metrics(
-    run: Run, entries: list[dict[str, Any]], switch: dict[str, Any] | None, *, headline: str
+    run: Run,
+    entries: list[dict[str, Any]],
+    switch: dict[str, Any] | None,
+    checks: list[dict[str, Any]],
+    *,
+    headline: str,
 ) -> dict[str, Any]:
     config, task = run.config, run.task
     return {
@@ -77,5 +83,5 @@ def _metrics(
         },
         "models": [{k: v for k, v in e.items() if k != "per_example"} for e in entries],
         "r2s": switch,
-        "findings": findings(run, entries),
+        "findings": checks,
     }

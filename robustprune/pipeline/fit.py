@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from robustprune.minmax import Adversarial, Checkpoint, Natural, Objective, OptimizerSpec, train
+from robustprune.minmax import Checkpoint, Natural, Objective, OptimizerSpec, train
 from robustprune.pipeline.prepare import Run
 from robustprune.run.config import TrainingSection
 from robustprune.run.runtime import seed_everything
@@ -80,12 +80,13 @@ def fit_ticket(run: Run, density: float, name: str, source: Fitted | None) -> Fi
             run.fresh_model() if source is None else source.model,
             run.loader(),
             density=density,
-            attack=run.inner_attack(),
+            objective=run.adversarial(),
             epochs=section.epochs,
             optimizer=optimizer_of(section),
             init=section.init if source is None else None,
             fan_scaling=section.fan_scaling,
             bias_scale=section.bias_scale,
+            norm_shift=section.norm_shift,
             pattern=section.pattern,
             allocate=section.allocate,
             dense=section.dense,
@@ -108,7 +109,7 @@ def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
         return finetune_ticket(
             Ticket(ticket.masks, ticket.model, []),
             run.loader(),
-            Adversarial(run.inner_attack()),
+            run.adversarial(),
             mode=mode,
             epochs=section.epochs,
             optimizer=optimizer_of(section),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks import PGD
+from attacks import PGD, check_attacks
 from robustprune.measure import (
     accuracy_curve,
     evaluate,
@@ -26,6 +26,8 @@ from robustprune.sparsity import MaskSet, full_masks
 
 #: sampled answers per gradient step of the EOT attack on a ticket switch
 SWITCH_DRAWS = 10
+#: test examples that the sanity checks look at
+SANITY_EXAMPLES = 100
 
 
 def test_examples(run: Run) -> tuple[Tensor, Tensor]:
@@ -34,7 +36,7 @@ def test_examples(run: Run) -> tuple[Tensor, Tensor]:
     return run.task.test.x[:count].to(run.device), run.task.test.y[:count].to(run.device)
 
 
-def measure(run: Run, fitted: Fitted) -> dict[str, Any]:
+def measure_model(run: Run, fitted: Fitted) -> dict[str, Any]:
     """The model's entry in metrics.json, with its per-example results under "per_example"."""
     file = f"measure/{fitted.name}.json"
     if (run.folder.path / file).exists():
@@ -148,13 +150,29 @@ def per_example_csv(entries: Iterable[dict[str, Any]], labels: Sequence[int]) ->
     return text.getvalue()
 
 
-def findings(run: Run, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Signs of gradient masking or of a broken harness (Carlini et al., arXiv 1902.06705)."""
-    found = []
+def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Signs of masked gradients or of a broken harness (Carlini et al., arXiv 1902.06705): the
+    whole set of checks for the headline, and what the measures show of every model."""
+    file = "measure/sanity.json"
+    if (run.folder.path / file).exists():
+        checks = list(run.folder.read_json(file))
+    else:
+        x, y = test_examples(run)
+        some = slice(SANITY_EXAMPLES)
+        checks = [
+            {
+                "name": f"{headline.name}: {check.name}",
+                "ok": check.passed,
+                "figure": f"{check.figure:.3g}",
+                "detail": f"{check.message} (n={len(y[some])})",
+            }
+            for check in check_attacks(headline.model, x[some], y[some], run.threat)
+        ]
+        run.folder.write_json(file, checks)
     strong = f"pgd{run.config.evaluation.steps}"
     for entry in entries:
         single, iterated = entry["robust"]["fgsm"]["value"], entry["robust"][strong]["value"]
-        found.append(
+        checks.append(
             {
                 "name": f"{entry['name']}: iterated attack at least as strong as one step",
                 "ok": iterated <= single,
@@ -164,7 +182,7 @@ def findings(run: Run, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]
         )
         if entry["curve"]:
             last = entry["curve"][-1]
-            found.append(
+            checks.append(
                 {
                     "name": f"{entry['name']}: accuracy reaches zero as eps grows",
                     "ok": last["value"] == 0.0,
@@ -172,7 +190,7 @@ def findings(run: Run, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]
                     "detail": "accuracy that stays up under any perturbation is not robustness",
                 }
             )
-    return found
+    return checks
 
 
 def write_per_example(run: Run, entries: Iterable[dict[str, Any]]) -> None:

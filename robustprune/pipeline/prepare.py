@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from attacks import FGSM, PGD, Attack, ThreatModel
-from robustprune.minmax import Validation
+from attacks import FGSM, PGD, ThreatModel
+from robustprune.minmax import Adversarial, Validation
 from robustprune.models import build_model
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir, open_run
@@ -39,10 +39,12 @@ class Run:
             shuffle=True,
             seed=self.config.seed,
             augment=self.task.augment if section.augment else None,
+            # Batch norm has nothing to normalise in a last batch of one example.
+            drop_last=len(self.training) % section.batch_size == 1 < len(self.training),
             device=self.device,
         )
 
-    def inner_attack(self) -> Attack:
+    def inner_attack(self) -> FGSM | PGD:
         inner = self.config.inner
         if inner.attack == "pgd":
             return PGD(self.threat, steps=inner.steps, step_size=inner.step_size, mode=inner.mode)
@@ -52,6 +54,10 @@ class Run:
             step_size=inner.step_size,
             mode=inner.mode,
         )
+
+    def adversarial(self) -> Adversarial:
+        """The outer objective of everything that is trained under attack."""
+        return Adversarial(self.inner_attack(), self.config.inner.warmup)
 
     def evaluation_attacks(self) -> dict[str, FGSM | PGD]:
         """The attacks of the table; seeded, so that every model meets the same random starts."""

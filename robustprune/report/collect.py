@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,7 +29,7 @@ SWITCH_ATTACKS = ("adaptive", "eot", WORST, "independent")
 
 
 def collect(run_dir: Path) -> RunRecord:
-    """Read config.yaml, env.json, metrics.json and each model's history.jsonl.
+    """Read config.yaml, env.json, metrics.json, per_example.csv and each model's history.jsonl.
 
     Raises:
         ValueError: a file is missing, unreadable or not as described; the message names it.
@@ -39,6 +40,7 @@ def collect(run_dir: Path) -> RunRecord:
     env = parse_json(read_text(env_path), source=str(env_path))
     return RunRecord(
         metrics=metrics,
+        labels=_labels(run_dir / "per_example.csv", metrics.headline),
         histories={
             model.name: _history(run_dir / "models" / model.name / "history.jsonl")
             for model in metrics.models
@@ -177,6 +179,18 @@ def _finding(field: Field) -> FindingRecord:
         figure="" if figure is None else str(figure.value),
         detail=field["detail"].text(),
     )
+
+
+def _labels(path: Path, model: str) -> tuple[int, ...]:
+    """The true classes of the test examples, from the lines of one model."""
+    lines = csv.DictReader(read_text(path).splitlines())
+    try:
+        labels = tuple(int(line["label"]) for line in lines if line["model"] == model)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} has no whole-number label on line {lines.line_num}") from error
+    if not labels:
+        raise ValueError(f"{path} has no line of model {model!r}")
+    return labels
 
 
 def _history(path: Path) -> tuple[EpochRecord, ...]:

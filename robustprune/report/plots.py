@@ -104,7 +104,7 @@ def _eps_plot(
         axes.set_ylim(-2, 104)
         axes.set_xlim(0, limit)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-        span = "close to the chosen ε" if limit else "until nothing stays correct"
+        span = "close to the chosen ε" if limit else "the whole range of ε"
         axes.set_title(titled(span, density))
         legend_below(figure, axes)
         key = f"accuracy-vs-eps{suffix(density)}{'-near' if limit else ''}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -144,6 +145,12 @@ class RunRecord:
     """Everything the report is made from."""
 
     metrics: MetricsRecord
+    labels: tuple[int, ...]
     histories: Mapping[str, tuple[EpochRecord, ...]]
     config: str
     environment: Mapping[str, str]
+
+    @property
+    def commonest_share(self) -> float:
+        """The accuracy of giving the commonest label of the test examples as every answer."""
+        return max(Counter(self.labels).values()) / len(self.labels)

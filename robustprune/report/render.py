@@ -78,7 +78,7 @@ def _context(run: RunRecord, illustrations: list[Illustration]) -> dict[str, obj
     metrics = run.metrics
     return {
         "metrics": metrics,
-        "sentences": summary.sentences(metrics),
+        "sentences": summary.sentences(metrics, commonest_share=run.commonest_share),
         "checks": summary.checks(metrics),
         "checks_failed": bool(summary.failed_checks(metrics)),
         "figures": summary.figures(metrics),
@@ -88,6 +88,7 @@ def _context(run: RunRecord, illustrations: list[Illustration]) -> dict[str, obj
         "illustrations": illustrations,
         "findings": sorted(metrics.findings, key=lambda finding: finding.ok),
         "interval_method": INTERVAL_METHOD,
+        "commonest": wording.percent(run.commonest_share),
         "config": run.config,
         "environment": run.environment,
         "command": f"python scripts/find_rst.py --config config.yaml --seed {metrics.seed}",
@@ -154,9 +155,11 @@ def _switch_rows(switch: SwitchRecord | None) -> list[SwitchRow]:
         return []
     names = [switch.headline, *(name for name in _SWITCH_ROWS if name != switch.headline)]
     standings = dict.fromkeys(names, "upper bound on robustness")
-    standings[WORST] = "upper bound on robustness, the tightest here"
+    standings[WORST] = "upper bound on robustness, the tighter of the two"
     standings["independent"] = (
         "not comparable: the attacker does not know that the tickets are switched"
+        if switch.attacked["independent"].value >= switch.attacked[switch.headline].value
+        else "below the headline: the adaptive attack was not strong enough here"
     )
     standings[switch.headline] = "headline: upper bound on robustness"
     measured = {"clean": switch.clean, **switch.attacked}

@@ -26,8 +26,11 @@ class Figure:
     note: str
 
 
-def sentences(metrics: MetricsRecord) -> list[str]:
-    """The summary paragraph, sentence by sentence."""
+def sentences(metrics: MetricsRecord, *, commonest_share: float) -> list[str]:
+    """The summary paragraph, sentence by sentence.
+
+    commonest_share: accuracy of always giving the commonest answer, which no attack can lower.
+    """
     model = metrics.headline_model
     clean, worst = model.clean, model.worst
     return [
@@ -41,6 +44,7 @@ def sentences(metrics: MetricsRecord) -> list[str]:
         "That figure is an upper bound on robustness: it comes from the strongest attack run"
         " here, and a stronger attack can only lower it.",
         *_comparison(model, metrics.find(DENSE_BASELINE)),
+        *_constant_answer(model, commonest_share),
     ]
 
 
@@ -108,6 +112,15 @@ def _comparison(model: ModelRecord, dense: ModelRecord | None) -> list[str]:
     return [
         f"Its worst case is {distance} “{dense.title}”, which reaches {percent(dense.worst.value)}%"
         f" {interval(dense.worst)} under the same attacks; {verdict}."
+    ]
+
+
+def _constant_answer(model: ModelRecord, commonest_share: float) -> list[str]:
+    if model.worst.value > commonest_share:
+        return []
+    return [
+        f"It does no better under attack than always giving the commonest answer, which is right on"
+        f" {percent(commonest_share)}% and cannot be attacked."
     ]
 
 

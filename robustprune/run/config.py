@@ -66,6 +66,7 @@ class InnerSection(_Section):
     steps: Count = 7  # PGD only
     step_size: Positive | None = None  # input units; default 2.5·eps/steps, or the attack's own
     mode: Literal["eval", "train"] = "eval"  # of batch norm while the attack runs
+    warmup: NonNegative = 0.0  # epochs in which eps grows from zero
 
 
 class OptimizerSection(_Section):
@@ -94,7 +95,8 @@ class SearchSection(TrainingSection):
         "xavier_constant",
     ] = "signed_kaiming_constant"
     fan_scaling: bool = False
-    bias_scale: NonNegative = 0.0
+    bias_scale: NonNegative = 0.0  # random biases, U(-b, b) with b = bias_scale·√(2/fan in)
+    norm_shift: NonNegative = 0.0  # random shifts of batch norms, U(-norm_shift, 0)
     pattern: Literal["element", "row", "kernel", "filter"] = "element"
     allocate: Literal["layer", "global"] = "layer"
     dense: tuple[str, ...] = ()  # layers left whole: first, last or names

@@ -74,3 +74,29 @@ def initialise(
         if isinstance(bias, Tensor):
             drawn = torch.empty(bias.shape, dtype=torch.float64)
             bias.copy_(drawn.uniform_(-1.0, 1.0, generator=generator) * (bias_scale * gain))
+
+
+@torch.no_grad()
+def shift_norms(model: nn.Module, shift: float, *, generator: torch.Generator) -> None:
+    """Draw the shifts of affine batch norms from U(−shift, 0), with scale 1, in place.
+
+    Batch norm without an affine part puts every threshold of a random network at the mean of its
+    unit. A large ε needs units that stay silent below a higher one, so that a perturbation of
+    the background dies at the first ReLU; random shifts, never trained, offer them to the search.
+
+    Raises:
+        ValueError: shift is negative, or the model has no affine batch norm to shift.
+    """
+    if shift < 0:
+        raise ValueError(f"norm_shift must be at least 0, got {shift}")
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if shift > 0 and not any(norm.affine for norm in norms):
+        raise ValueError(
+            f"norm_shift {shift:g} needs batch norms with affine parameters, and "
+            f"{type(model).__name__} has none; set norm_shift to 0 or build it with affine norms"
+        )
+    for norm in norms:
+        if norm.affine:
+            drawn = torch.empty(norm.bias.shape, dtype=torch.float64)
+            norm.weight.fill_(1.0)
+            norm.bias.copy_(drawn.uniform_(-1.0, 0.0, generator=generator) * shift)

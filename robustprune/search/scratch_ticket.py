@@ -20,7 +20,7 @@ from robustprune.minmax import (
     Validation,
     train,
 )
-from robustprune.search.initialise import InitName, initialise
+from robustprune.search.initialise import InitName, initialise, shift_norms
 from robustprune.search.popup import ScoreTopK
 from robustprune.sparsity import (
     AllocationName,
@@ -61,6 +61,7 @@ def find_scratch_ticket(
     init: InitName | None = "signed_kaiming_constant",
     fan_scaling: bool = False,
     bias_scale: float = 0.0,
+    norm_shift: float = 0.0,
     pattern: PatternName = "element",
     allocate: AllocationName = "layer",
     dense: Iterable[str] = (),
@@ -91,7 +92,8 @@ def find_scratch_ticket(
         init: how θ is drawn; None keeps the model's own weights, so that a trained model gives a
             robust *trained* ticket (RTT, ibid. Sec. 3.5).
         fan_scaling: draw θ for the fan that is left after masking.
-        bias_scale: see `initialise`.
+        bias_scale: of the random biases, see `initialise`.
+        norm_shift: of the random thresholds of batch norms, see `shift_norms`.
         pattern: what lives or dies together: element, row, kernel or filter.
         allocate: top-k within each "layer", or over all of them ("global").
         dense: layers to leave whole: "first", "last" or layer names. They keep their weights as
@@ -129,6 +131,7 @@ def find_scratch_ticket(
             density=density if fan_scaling else 1.0,
             bias_scale=bias_scale,
         )
+        shift_norms(network, norm_shift, generator=generator)
     network.requires_grad_(False)
     constraint = ScoreTopK(
         layers, density=density, pattern=pattern, allocate=allocate, generator=generator

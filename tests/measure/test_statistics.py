@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom, binomtest
 
@@ -81,6 +81,8 @@ def test_whole_shares_are_a_count(pair: tuple[int, int]) -> None:
 
 
 @given(shares)
+@example([1e-300])
+@example([1.0, 1.0 - 2**-53])
 def test_expected_interval_is_in_the_unit_range_around_the_value(values: list[float]) -> None:
     measured = expected_proportion(values)
     assert 0.0 <= measured.ci95[0] <= measured.value <= measured.ci95[1] <= 1.0

@@ -95,6 +95,9 @@ def write_run(run_dir: Path, metrics: dict[str, Any]) -> Path:
     (run_dir / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     (run_dir / "config.yaml").write_text("name: invented_run\nseed: 3\n", encoding="utf-8")
     (run_dir / "env.json").write_text('{"python": "3.11.7", "threads": 1}', encoding="utf-8")
+    rows = [f"{m['name']},{i},{int(i < 64)},1,1,1" for m in metrics["models"] for i in range(100)]
+    header = "model,index,label,clean_correct,fgsm_correct,pgd20_correct"
+    (run_dir / "per_example.csv").write_text("\n".join([header, *rows]), encoding="utf-8")
     for entry in metrics["models"]:
         folder = run_dir / "models" / entry["name"]
         folder.mkdir(parents=True)

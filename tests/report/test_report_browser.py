@@ -50,7 +50,7 @@ def test_browser_paints_it(run_dir: Path, tmp_path: Path, size: tuple[int, int])
     _open(html, tmp_path / "profile", window, f"--screenshot={picture}")
     head = picture.read_bytes()[:24]
     assert head.startswith(b"\x89PNG")
-    assert (int.from_bytes(head[16:20]), int.from_bytes(head[20:24])) == size
+    assert (int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")) == size
     assert picture.stat().st_size > 20_000  # a blank page of this size is a few kilobytes
 
 

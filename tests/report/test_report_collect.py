@@ -27,11 +27,13 @@ def test_collect_reads_what_the_files_say(run_dir: Path) -> None:
     assert len(run.histories["rst-inherit"]) == 30
     assert run.histories["rst"][2].robust == pytest.approx(0.42)
     assert run.histories["rst"][2].val_robust is None
+    assert run.commonest_share == 0.64
     assert run.config == "name: invented_run\nseed: 3\n"
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics.json", "env.json", "config.yaml", "models/rst/history.jsonl"]
+    "name",
+    ["metrics.json", "env.json", "config.yaml", "per_example.csv", "models/rst/history.jsonl"],
 )
 def test_missing_file_is_named(run_dir: Path, name: str) -> None:
     (run_dir / name).unlink()
@@ -52,6 +54,21 @@ def test_truncated_history_names_its_line(run_dir: Path) -> None:
     path.write_text(path.read_text(encoding="utf-8")[:-9], encoding="utf-8")
     with pytest.raises(ValueError, match=r"history\.jsonl, line 30 is not valid JSON"):
         write_report(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model,index,label\nrst,0,cat\n", r"per_example\.csv has no whole-number label on line 2"),
+        ("model,index,label\nrst,0\n", r"no whole-number label on line 2"),
+        ("model,index\nrst,0\n", r"no whole-number label on line 2"),
+        ("model,index,label\nnatural,0,1\n", "no line of model 'rst'"),
+    ],
+)
+def test_labels_must_be_there(run_dir: Path, text: str, message: str) -> None:
+    (run_dir / "per_example.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        collect(run_dir)
 
 
 def test_binary_file_is_named(run_dir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -130,6 +131,7 @@ def test_both_reports_say_what_must_not_be_left_out(written: tuple[Path, Path]) 
             "3.11.7",
             "No sanity checks of the measurement were recorded",
             "Every line reaches zero",
+            "commonest answer would be right on 64.0%, attacked or not",
         ):
             assert phrase in text, (path.name, phrase)
 
@@ -201,6 +203,16 @@ def test_switch_headlines_the_adaptive_attack(
     assert "densities 0.05, 0.1 and 0.2" in markdown
 
 
+def test_independent_attack_below_the_headline_is_called_out(
+    report: Report, metrics: dict[str, Any], switch: dict[str, Any]
+) -> None:
+    metrics["r2s"] = {**switch, "independent": switch["eot"], "adaptive": switch["clean"]}
+    html, markdown = report(metrics)
+    for text in (Page(html).text, markdown):
+        assert "below the headline: the adaptive attack was not strong enough here" in text
+        assert "not comparable: the attacker" not in text
+
+
 def test_no_switch_no_section(written: tuple[Path, Path]) -> None:
     for path in written:
         assert "R2S" not in path.read_text(encoding="utf-8")
@@ -259,8 +271,12 @@ def test_failed_write_leaves_the_old_report(
     old = html.read_bytes()
     (run_dir / "metrics.json").write_text(json.dumps({**metrics, "run": "new"}), encoding="utf-8")
 
-    def full_disk(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    replace = os.replace
+
+    def full_disk(source: Path, target: Path) -> None:
+        if target.name == "report.html":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
 
     monkeypatch.setattr("robustprune.report.render.os.replace", full_disk)
     with pytest.raises(OSError, match="No space left"):

@@ -53,7 +53,7 @@ def test_listing() -> None:
 
 
 def test_summary_says_what_was_measured(metrics: dict[str, Any]) -> None:
-    text = " ".join(summary.sentences(parse_metrics(metrics)))
+    text = " ".join(summary.sentences(parse_metrics(metrics), commonest_share=0.64))
     assert "“invented ticket 0.5”, keeps 500 of 1,000 weights (50%)" in text
     assert "84.0% of n = 100 test examples correctly (95% interval [75.3, 90.6])" in text
     assert "L∞ ≤ 0.1 (input units, inputs not bounded)" in text
@@ -68,7 +68,7 @@ def test_summary_says_what_was_measured(metrics: dict[str, Any]) -> None:
 
 def _with_dense(metrics: dict[str, Any], value: float, ci95: list[float]) -> str:
     metrics["models"][1]["robust"]["worst"] = {"value": value, "n": 100, "ci95": ci95}
-    return " ".join(summary.sentences(parse_metrics(metrics)))
+    return " ".join(summary.sentences(parse_metrics(metrics), commonest_share=0.64))
 
 
 def test_summary_when_the_intervals_are_apart(metrics: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ def test_summary_of_a_tie(metrics: dict[str, Any]) -> None:
 def test_nothing_is_compared_without_a_dense_baseline(metrics: dict[str, Any]) -> None:
     del metrics["models"][1]
     record = parse_metrics(metrics)
-    assert "points" not in " ".join(summary.sentences(record))
+    assert "points" not in " ".join(summary.sentences(record, commonest_share=0.64))
     assert len(summary.figures(record)) == 3
 
 
@@ -102,3 +102,12 @@ def test_checks_are_summed_up(metrics: dict[str, Any]) -> None:
     metrics["findings"] = [good, {**good, "name": "steps converge", "ok": False}]
     assert "Caution: 1 of 2 sanity checks" in summary.checks(parse_metrics(metrics))
     assert "(steps converge)" in summary.checks(parse_metrics(metrics))
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.75, False), (0.76, True), (0.9, True)])
+def test_summary_says_when_a_constant_answer_does_as_well(
+    metrics: dict[str, Any], share: float, said: bool
+) -> None:
+    text = " ".join(summary.sentences(parse_metrics(metrics), commonest_share=share))
+    assert ("no better under attack than always giving the commonest answer" in text) is said
+    assert (f"right on {100 * share:.1f}%" in text) is said

@@ -213,6 +213,17 @@ def test_a_diverging_search_says_so() -> None:
         search(optimizer=OptimizerSpec(lr=1e38, momentum=0.0, weight_decay=10.0), epochs=20)
 
 
+def test_random_thresholds() -> None:
+    plain, shifted = search(), search(norm_shift=1.5)
+    drawn = shifted.model.get_parameter("norm.bias")
+    assert float(plain.model.get_parameter("norm.bias").detach().abs().max()) == 0.0
+    assert bool(((drawn <= 0) & (drawn >= -1.5)).all())
+    assert len(drawn.unique()) == 16
+    assert torch.equal(shifted.model.get_parameter("norm.weight"), torch.ones(16))
+    with pytest.raises(ValueError, match="needs batch norms with affine parameters"):
+        search(norm_shift=1.0, model=nn.Sequential(nn.Flatten(), nn.Linear(10, 3)))
+
+
 @pytest.mark.parametrize("mode", ["inherit", "reinit", "full"])
 def test_fine_tuning(mode: str) -> None:
     ticket = search()

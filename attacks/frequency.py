@@ -1,0 +1,211 @@
+"""Dropping frequencies: blocks of the discrete cosine transform, coarsely quantised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.gradient import check_at_least, check_mode
+from attacks.inputs import (
+    check_batch,
+    check_finite,
+    check_values,
+    loss_and_gradient,
+    misclassified,
+    predict,
+)
+from attacks.losses import margin
+from attacks.modes import Model, attacking
+from attacks.threat import Bound, Bounds, bounds_like, check_bounds, clip
+
+
+def dct_matrix(size: int, like: Tensor) -> Tensor:
+    """Return the orthonormal DCT-II matrix D, so that D v holds the frequencies of v."""
+    k = torch.arange(size, device=like.device, dtype=like.dtype)
+    matrix = torch.cos(math.pi / size * (k + 0.5) * k.unsqueeze(1)) * math.sqrt(2 / size)
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+def blocks_of(length: int, block: int | None) -> tuple[int, int]:
+    """Block length and number of blocks that cover ``length``; None is one block of all of it."""
+    size = length if block is None else min(block, length)
+    return size, -(-length // size)
+
+
+def dct(x: Tensor, block: int | None) -> Tensor:
+    """Blockwise DCT over every dimension after the channels, padded by its last value.
+
+    (N, C, L) -> (N, C, blocks, block); (N, C, H, W) -> (N, C, rows, block, columns, block).
+    """
+    out = x if x.dim() > 2 else x.unsqueeze(1)
+    dim = 2
+    for length in out.shape[2:]:
+        size, count = blocks_of(length, block)
+        last = out.narrow(dim, length - 1, 1)
+        padding = last.repeat_interleave(size * count - length, dim)
+        out = torch.cat((out, padding), dim)
+        out = out.reshape(*out.shape[:dim], count, size, *out.shape[dim + 1 :])
+        out = (out.movedim(dim + 1, -1) @ dct_matrix(size, x).T).movedim(-1, dim + 1)
+        dim += 2
+    return out
+
+
+def inverse_dct(coefficients: Tensor, shape: torch.Size) -> Tensor:
+    """Undo ``dct`` for a batch of this shape."""
+    lengths = shape[2:] if len(shape) > 2 else shape[1:]
+    out = coefficients
+    for dim, length in enumerate(lengths, start=2):
+        size = out.shape[dim + 1]
+        out = (out.movedim(dim + 1, -1) @ dct_matrix(size, out)).movedim(-1, dim + 1)
+        out = out.flatten(dim, dim + 1).narrow(dim, 0, length)
+    return out.reshape(shape)
+
+
+def soft_round(v: Tensor, sharpness: float) -> Tensor:
+    """⌊v⌋ + ½ (1 + tanh(s (v − ⌊v⌋ − ½)) / tanh(s/2)): rounding with a gradient."""
+    part = v - v.floor()
+    return v.floor() + (1 + torch.tanh(sharpness * (part - 0.5)) / math.tanh(sharpness / 2)) / 2
+
+
+def quantised(
+    frequencies: Tensor, q: Tensor, *, shape: torch.Size, sharpness: float | None = None
+) -> Tensor:
+    """D⁻¹(q · round(frequencies / q)); a sharpness rounds softly, so that q has a gradient."""
+    levels = frequencies / q
+    rounded = levels.round() if sharpness is None else soft_round(levels, sharpness)
+    return inverse_dct(rounded * q, shape)
+
+
+class _Run(NamedTuple):
+    x_adv: Tensor
+    broken: Tensor
+    highest: Tensor
+
+
+@dataclass(frozen=True)
+class AdvDrop:
+    """Remove information instead of adding it: quantise frequencies with adversarial steps.
+
+    x' = D⁻¹(q · round(D(x) / q)) with D the blockwise cosine transform, and one quantisation step
+    q per example and frequency of a block, moved along sign ∇_q ℓ within [q_min, q_max]: Duan et
+    al. 2021 (arXiv 2108.09034), §3.  D is taken over 8 × 8 blocks of images, over the whole of
+    series and tables, where it drops bands.  There is no ε: q_max says how much may go.
+
+    Args:
+        max_step: q_max, the coarsest quantisation, in input units.
+        min_step: q_min; None for q_max / 20.
+        steps: updates of q, from q_min and again from q_max; an example leaves at its first
+            misclassified point.
+        block: block length; None for 8 with images and the whole length otherwise.
+        bounds: None or (lo, hi), as in ``ThreatModel``.
+        mode: "eval" (restored afterwards), "train" or "keep".
+
+    Raises:
+        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+    """
+
+    max_step: float
+    _: KW_ONLY
+    min_step: float | None = None
+    steps: int = 50
+    block: int | None = None
+    bounds: Bounds = None
+    mode: str = "eval"
+
+    def __post_init__(self) -> None:
+        check_at_least(1, steps=self.steps, block=1 if self.block is None else self.block)
+        check_mode(self.mode)
+        check_bounds(self.bounds)
+        if not 0 < self._least() <= self.max_step:
+            raise ValueError(
+                f"min_step={self.min_step} and max_step={self.max_step} must hold 0 < min ≤ max"
+            )
+
+    def _least(self) -> float:
+        return self.max_step / 20 if self.min_step is None else self.min_step
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        y = check_batch(x, y)
+        out = x.detach().clone()
+        if len(x) == 0:
+            return out
+        check_values(x, self.bounds)
+        block = 8 if self.block is None and x.dim() == 4 else self.block
+        bounds = bounds_like(self.bounds, x)
+        with attacking(model, self.mode):
+            standing = ~misclassified(predict(model, out, y), y)
+            highest = torch.full_like(out.flatten(1)[:, 0], -torch.inf)
+            frequencies = dct(out, block)
+            # From the finest steps first, for the least change; then from the coarsest: between
+            # them q is often trapped, as rounding up a level grows with q.
+            for first in (self._least(), self.max_step):
+                live = standing.nonzero().squeeze(1)
+                run = self._run(model, frequencies[live], out[live], y[live], bounds, first)
+                better = run.broken | (run.highest > highest[live])
+                out[live[better]] = run.x_adv[better]
+                highest[live[better]] = run.highest[better]
+                standing[live] = ~run.broken
+        return out
+
+    def _run(
+        self,
+        model: Model,
+        frequencies: Tensor,
+        x: Tensor,
+        y: Tensor,
+        bounds: tuple[Bound, Bound] | None,
+        first: float,
+    ) -> _Run:
+        """Sign steps on q from one value for all; an example leaves once it is misclassified."""
+        out, live = x.clone(), torch.arange(len(x), device=x.device)
+        broken = torch.zeros_like(y, dtype=torch.bool)
+        highest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        # one q for each frequency of a block, whichever block it is
+        table = [n if k == 0 or k % 2 else 1 for k, n in enumerate(frequencies.shape)]
+        q = torch.full(table, first, dtype=x.dtype, device=x.device)
+        rate = 2 * (self.max_step - self._least()) / self.steps
+        for k in range(self.steps + 1):
+            if len(live) == 0:
+                break
+            x_adv = clip(quantised(frequencies[live], q[live], shape=out[live].shape), bounds)
+            logits = predict(model, x_adv, y[live])
+            value, fooled = margin(logits, y[live]), misclassified(logits, y[live])
+            better = fooled | (value > highest[live])
+            out[live[better]], highest[live[better]] = x_adv[better], value[better].to(x.dtype)
+            broken[live] = fooled
+            live = live[~fooled]
+            if k == self.steps or len(live) == 0:
+                break
+            rebuild = partial(
+                quantised,
+                frequencies[live],
+                shape=out[live].shape,
+                sharpness=2.0 + 8.0 * k / self.steps,
+            )
+            grad = self._gradient(model, rebuild, q[live], y[live], bounds)
+            q[live] = (q[live] + rate * grad.sign()).clamp(self._least(), self.max_step)
+        return _Run(out, broken, highest)
+
+    def _gradient(
+        self,
+        model: Model,
+        rebuild: Callable[[Tensor], Tensor],
+        q: Tensor,
+        y: Tensor,
+        bounds: tuple[Bound, Bound] | None,
+    ) -> Tensor:
+        """The margin's gradient in q."""
+
+        def logits_of(steps: Tensor) -> Tensor:
+            return model(clip(rebuild(steps), bounds))
+
+        logits, _, grad = loss_and_gradient(logits_of, q, y, margin)
+        check_finite(logits)
+        return grad

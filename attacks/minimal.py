@@ -1,0 +1,183 @@
+"""Minimal-perturbation robustness: the distance r* to the nearest adversarial example."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from attacks.ddn import DDN
+from attacks.fab import FAB
+from attacks.fmn import FMN
+from attacks.geometry import check_norm, lengths, per_example
+from attacks.gradient import Attack
+from attacks.inputs import check_batch, check_values, misclassified, predict
+from attacks.modes import Model, attacking
+from attacks.nearest import Nearest, clears, nothing_found
+from attacks.threat import Bounds, bounds_like, check_bounds, clip
+
+
+@dataclass(frozen=True)
+class MinimalPerturbation:
+    """Upper bounds on r* = min ‖δ‖_p s.t. f(x + δ) ≠ y, one an example.
+
+    Attributes:
+        r: (N,); 0 where x itself is misclassified, ∞ where no adversarial example was found.
+        x_adv: (N, …), the points at those distances; x where r is 0 or ∞.
+        norm: of the distances.
+    """
+
+    r: Tensor
+    x_adv: Tensor = field(repr=False)
+    norm: str
+
+    @property
+    def success_rate(self) -> float:
+        """Share of examples with a finite r."""
+        return self.r.isfinite().double().mean().item()
+
+    @property
+    def mean(self) -> float:
+        """Mean r over the examples with a finite one: read it with ``success_rate``."""
+        return self.r[self.r.isfinite()].double().mean().item()
+
+    @property
+    def median(self) -> float:
+        """Median r over all examples; ∞ where more than half have none."""
+        return self.quantile(0.5)
+
+    def quantile(self, q: float) -> float:
+        """The smallest r such that at least a share q of all examples is at most that far."""
+        if not 0 <= q <= 1:
+            raise ValueError(f"q={q} must lie in [0, 1]")
+        if len(self.r) == 0:
+            return math.nan
+        ranked = self.r.double().sort().values
+        return ranked[max(math.ceil(q * len(ranked)) - 1, 0)].item()
+
+    def accuracy_at(self, eps: float) -> float:
+        """Share of examples with r > eps: an upper bound on the robust accuracy there."""
+        return (self.r > eps).double().mean().item()
+
+    def summary(self) -> dict[str, float]:
+        """n, success rate, mean, median and quartiles, which belong together."""
+        return {
+            "n": float(len(self.r)),
+            "success_rate": self.success_rate,
+            "mean": self.mean,
+            "median": self.median,
+            "q25": self.quantile(0.25),
+            "q75": self.quantile(0.75),
+        }
+
+
+def default_attacks(norm: str, bounds: Bounds = None) -> tuple[Attack, ...]:
+    """DDN (L2 only), FMN and FAB towards the 3 likeliest classes, 100 steps each."""
+    fmn, fab = FMN(norm, bounds=bounds), FAB(norm, targets=3, bounds=bounds)
+    return (DDN(bounds=bounds), fmn, fab) if norm == "l2" else (fmn, fab)
+
+
+def minimal_perturbation(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: str = "linf",
+    bounds: Bounds = None,
+    attacks: Sequence[Attack] | None = None,
+    lead: float = 1e-5,
+    halvings: int = 10,
+) -> MinimalPerturbation:
+    """Find the nearest adversarial example of every x with several attacks, and verify it.
+
+    Each attack's point is moved along the ray from x to the nearest point where another class
+    leads y by more than ``lead`` times the spread of the logits, and counts only if it does so in
+    one forward pass over all examples: a point on the boundary itself changes sides with the
+    batch size.
+
+    Args:
+        x: (N, …); y: (N,).
+        norm: "linf", "l2" or "l1".
+        bounds: None or (lo, hi), as in ``ThreatModel``.
+        attacks: tried one after the other; None for ``default_attacks``.
+        lead: smallest lead that counts, relative to max z − min z.
+        halvings: forward passes of the bisection, on every attack's points.
+
+    Raises:
+        ValueError: see ``attacks.inputs``; NaN logits; no attacks.
+    """
+    check_norm(norm)
+    check_bounds(bounds)
+    y = check_batch(x, y)
+    tried = default_attacks(norm, bounds) if attacks is None else tuple(attacks)
+    if len(tried) == 0:
+        raise ValueError("attacks is empty; pass at least one, or None for the default")
+    x = x.detach()
+    if len(x) == 0:
+        return MinimalPerturbation(x.new_zeros(0), x.clone(), norm)
+    check_values(x, bounds)
+    with attacking(model, "eval"):
+        wrong = misclassified(predict(model, x, y), y)
+        nearest = nothing_found(x).update(x, torch.zeros(len(x)).to(x), wrong)
+        for attack in tried:
+            active = (nearest.r > 0).nonzero().squeeze(1)
+            if len(active) == 0:
+                break
+            candidate = attack(model, x[active], y[active])
+            found = misclassified(predict(model, candidate, y[active]), y[active])
+            rows = active[found]
+            near = _nearest_clear(
+                model, x[rows], y[rows], candidate[found], norm, bounds, lead, halvings
+            )
+            nearer = near.r < nearest.r[rows]
+            nearest.x_adv[rows[nearer]] = near.x_adv[nearer]
+            nearest.r[rows[nearer]] = near.r[nearer]
+        # one batch, as the caller will check it
+        confirmed = wrong | clears(predict(model, nearest.x_adv, y), y, lead)
+    r = torch.where(confirmed, nearest.r, torch.inf)
+    rows = per_example(r.isfinite(), x).bool()
+    return MinimalPerturbation(r, torch.where(rows, nearest.x_adv, x), norm)
+
+
+def _nearest_clear(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    x_adv: Tensor,
+    norm: str,
+    bounds: Bounds,
+    lead: float,
+    halvings: int,
+) -> Nearest:
+    """Search the ray from x through a misclassified x_adv for the nearest point with the lead.
+
+    The better an attack, the nearer its points are to the boundary itself, where no lead is left:
+    those are pushed outwards first, by 5% at most.
+    """
+    nearest = nothing_found(x)
+    fitted = bounds_like(bounds, x)
+    inside, outside = torch.zeros(len(x)).to(x), torch.full((len(x),), torch.inf).to(x)
+
+    def look(at: Tensor) -> Tensor:
+        nonlocal nearest
+        point = clip(x + per_example(at, x) * (x_adv - x), fitted)
+        point = torch.where(per_example(at, x) == 1, x_adv, point)
+        clear = clears(predict(model, point, y), y, lead)
+        nearest = nearest.update(point, lengths(point - x, norm), clear)
+        return clear
+
+    for factor in (1.0, 1.0005, 1.002, 1.01, 1.05):
+        if not bool(outside.isinf().any()):
+            break
+        clear = look(torch.full_like(outside, factor))
+        inside = torch.where(clear | outside.isfinite(), inside, factor)
+        outside = torch.where(clear & outside.isinf(), factor, outside)
+    if bool(outside.isfinite().any()):
+        for _ in range(halvings):
+            at = torch.where(outside.isinf(), 1.0, (inside + outside) / 2)
+            clear = look(at)
+            inside, outside = torch.where(clear, inside, at), torch.where(clear, at, outside)
+    return nearest

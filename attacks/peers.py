@@ -1,0 +1,82 @@
+"""Attacks of other libraries behind our ``Attack`` protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacks.inputs import check_batch, check_values
+from attacks.modes import Model, attacking
+from attacks.threat import Bounds
+
+
+class _AsModule(nn.Module):
+    """torchattacks asks for a module; this one holds no parameters and keeps no mode."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = (model,)  # in a tuple, so that it isn't registered as a submodule
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model[0](x)
+
+
+@dataclass(frozen=True)
+class TorchAttack:
+    """A torchattacks class with its options; a new instance for every call."""
+
+    cls: type
+    options: tuple[tuple[str, Any], ...]
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        y = check_batch(x, y)
+        if x.dim() != 4:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; torchattacks takes images (N, C, H, W) only"
+            )
+        if len(x) == 0:
+            return x.clone()
+        check_values(x, (0.0, 1.0))
+        module = model if isinstance(model, nn.Module) else _AsModule(model)
+        with attacking(module, "eval"), torch.enable_grad():
+            attack = self.cls(module, **dict(self.options))
+            x_adv: Tensor = attack(x.detach(), y)
+        return x_adv.detach()
+
+
+def from_torchattacks(
+    cls: type | str, *, bounds: Bounds = (0.0, 1.0), **options: Any
+) -> TorchAttack:
+    """Turn a torchattacks class, or its name, into an ``Attack``.
+
+    ``from_torchattacks("PGD", eps=0.1, alpha=0.01, steps=10)(model, x, y)``.
+
+    Args:
+        bounds: of the inputs.  torchattacks clamps everything to [0, 1] without a word, so
+            nothing else is accepted.
+        options: arguments of the class after the model.
+
+    Raises:
+        ValueError: other bounds; at the call, inputs outside [0, 1] or not (N, C, H, W).
+        ImportError: torchattacks is not installed.
+    """
+    if bounds is None or tuple(bounds) != (0.0, 1.0):
+        raise ValueError(
+            f"bounds={bounds!r}: torchattacks clamps to [0, 1] and returns points far outside "
+            "eps for anything else; use the attacks of this package"
+        )
+    return TorchAttack(_named(cls) if isinstance(cls, str) else cls, tuple(options.items()))
+
+
+def _named(name: str) -> type:
+    try:
+        import torchattacks
+    except ImportError as error:
+        raise ImportError("torchattacks is missing: python -m pip install torchattacks") from error
+    if not hasattr(torchattacks, name):
+        raise ValueError(f"torchattacks has no attack {name!r}; see torchattacks.__all__")
+    cls: type = getattr(torchattacks, name)
+    return cls

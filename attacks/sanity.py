@@ -1,0 +1,170 @@
+"""Checks of an evaluation itself: signs that a model hides its gradients or an attack is weak.
+
+After Carlini et al. 2019 (arXiv 1902.06705), §3 to §5, and the flags of AutoAttack (Croce & Hein
+2020).  Every check is a ``Finding`` with the figure it rests on; a report prints them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attacks.apgd import APGD
+from attacks.combine import Transfer, robust_accuracy
+from attacks.gradient import FGSM, PGD
+from attacks.inputs import check_batch, loss_and_gradient, misclassified, predict
+from attacks.losses import margin
+from attacks.modes import Model, attacking
+from attacks.query import Square
+from attacks.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, whether it is as it should be, and the figure."""
+
+    name: str
+    passed: bool
+    figure: float
+    message: str
+
+    def __str__(self) -> str:
+        return f"{'ok  ' if self.passed else 'WARN'} {self.name}: {self.message}"
+
+
+def randomised_forward(model: Model, x: Tensor, y: Tensor, *, repeats: int = 5) -> Finding:
+    """Forward passes of one batch must agree; else the gradient must average over the noise."""
+    with attacking(model, "eval"):
+        first = predict(model, x, y)
+        spread = (first.amax(1) - first.amin(1)).clamp_min(torch.finfo(first.dtype).tiny)
+        gap = 0.0
+        for _ in range(repeats - 1):
+            change = (predict(model, x, y) - first).abs().amax(1) / spread
+            gap = max(gap, change.max().item())
+    return Finding(
+        "randomised-forward",
+        gap <= 1e-4,
+        gap,
+        f"the logits of one batch differ by {gap:.2g} of their spread over {repeats} passes",
+    )
+
+
+def probabilities(model: Model, x: Tensor, y: Tensor) -> Finding:
+    """Logits that sum to one and lie in [0, 1] are probabilities: their gradients saturate."""
+    with attacking(model, "eval"):
+        logits = predict(model, x, y)
+    inside = ((logits >= -1e-5) & (logits <= 1 + 1e-5)).all(1)
+    share = (inside & ((logits.sum(1) - 1).abs() <= 1e-4)).double().mean().item()
+    return Finding(
+        "probabilities", share < 1, share, f"{share:.0%} of the outputs are probability vectors"
+    )
+
+
+def zero_gradients(model: Model, x: Tensor, y: Tensor) -> Finding:
+    """Share of examples whose margin has exactly zero gradient at x."""
+    with attacking(model, "eval"):
+        try:
+            _, _, grad = loss_and_gradient(model, x, y, margin)
+        except ValueError:  # no graph at all
+            grad = torch.zeros_like(x)
+    share = (grad.flatten(1) == 0).all(1).double().mean().item()
+    return Finding(
+        "zero-gradients", share == 0, share, f"{share:.1%} of the input gradients are exactly zero"
+    )
+
+
+def labels_fit(model: Model, x: Tensor, y: Tensor) -> Finding:
+    """Clean accuracy far below chance points at labels in another order."""
+    with attacking(model, "eval"):
+        logits = predict(model, x, y)
+    right = (~misclassified(logits, y)).double().mean().item()
+    chance = 1 / logits.shape[1]
+    return Finding(
+        "labels-fit", right >= chance / 2, right, f"clean accuracy {right:.1%}, chance {chance:.1%}"
+    )
+
+
+def unbounded_attack(model: Model, x: Tensor, y: Tensor, threat: ThreatModel) -> Finding:
+    """As ε grows the robust accuracy must fall to zero (the bounds, if any, still hold)."""
+    accuracy, eps = 1.0, threat.eps
+    for _ in range(8):
+        wide = replace(threat, eps=eps)
+        accuracy = robust_accuracy(model, PGD(wide, steps=20, seed=0)(model, x, y), y)
+        if accuracy == 0:
+            break
+        eps = 2 * eps
+    return Finding(
+        "accuracy-reaches-zero",
+        accuracy == 0,
+        accuracy,
+        f"robust accuracy is {accuracy:.1%} at eps = {float(eps):.3g} under PGD-20",
+    )
+
+
+def stronger(
+    name: str, strong: float, weak: float, what: str, *, tolerance: float = 0.002
+) -> Finding:
+    """The first robust accuracy must not exceed the second by more than the tolerance."""
+    gap = strong - weak
+    message = f"{what}: {strong:.1%} against {weak:.1%}"
+    return Finding(name, gap <= tolerance, gap, message)
+
+
+def check_attacks(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    surrogate: Model | None = None,
+    steps: int = 20,
+    queries: int = 500,
+    seed: int = 0,
+) -> tuple[Finding, ...]:
+    """Run every check on one batch and return the findings.
+
+    Args:
+        surrogate: a model trained likewise, for the transfer check; left out without one.
+        steps: of the iterative attacks; queries: of Square.
+    """
+    y = check_batch(x, y)
+    if isinstance(threat.eps, Tensor):
+        raise ValueError("the sanity checks need one eps for all examples; give a float")
+
+    def accuracy(attack: Callable[[Model, Tensor, Tensor], Tensor]) -> float:
+        return robust_accuracy(model, attack(model, x, y), y)
+
+    checks = (labels_fit, randomised_forward, probabilities, zero_gradients)
+    findings = [check(model, x, y) for check in checks]
+    if findings[-1].figure == 1:  # nothing to climb: what follows would only repeat it
+        white = single = longer = accuracy(lambda _, x, y: x)
+    else:
+        findings.append(unbounded_attack(model, x, y, threat))
+        single = accuracy(FGSM(threat))
+        white = accuracy(APGD(threat, steps=steps, seed=seed))
+        longer = accuracy(APGD(threat, steps=4 * steps, seed=seed))
+    black = accuracy(Square(threat, queries=queries, seed=seed))
+    findings += [
+        stronger("iterative-beats-single-step", white, single, f"APGD-{steps} against FGSM"),
+        stronger("white-box-beats-black-box", white, black, f"APGD-{steps} against Square"),
+        stronger(
+            "converged-in-steps",
+            white,
+            longer,
+            f"APGD-{steps} against {4 * steps} steps",
+            tolerance=0.01,
+        ),
+    ]
+    if surrogate is not None:
+        moved = accuracy(Transfer(APGD(threat, steps=steps, seed=seed), surrogate))
+        what = f"APGD-{steps} against transfer from the surrogate"
+        findings.append(stronger("white-box-beats-transfer", white, moved, what))
+    return tuple(findings)
+
+
+def failed(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return the findings that are not as they should be."""
+    return tuple(finding for finding in findings if not finding.passed)

@@ -1,0 +1,28 @@
+"""The same attack in a larger or smaller ball."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from attacks.gradient import Attack
+from attacks.threat import ThreatModel
+
+
+def scaled(attack: Attack, factor: float) -> Attack:
+    """``attack`` with eps and its steps ``factor`` times as large; everything else alike.
+
+    Raises:
+        ValueError: the attack has no ``threat``; its eps cannot be changed.
+    """
+    if factor == 1.0:
+        return attack
+    config: Any = attack  # the protocol says nothing of fields
+    threat = getattr(config, "threat", None)
+    if not isinstance(threat, ThreatModel):
+        raise ValueError(f"{attack!r} has no threat model whose eps could be scaled by {factor:g}")
+    changes: dict[str, Any] = {"threat": replace(threat, eps=threat.eps * factor)}
+    if getattr(config, "step_size", None) is not None:
+        changes["step_size"] = config.step_size * factor
+    scaled_attack: Attack = replace(config, **changes)
+    return scaled_attack

@@ -1,0 +1,86 @@
+import pytest
+import torch
+from torch import nn
+
+from attacks import FGSM, ThreatModel, check_attacks, from_torchattacks, robust_accuracy
+from attacks.sanity import Finding, failed
+
+THREAT = ThreatModel("linf", 0.2)
+
+
+def names(findings):
+    return {finding.name for finding in failed(findings)}
+
+
+def test_a_plain_network_passes(trained):
+    model, x, y = trained
+    findings = check_attacks(model, x, y, THREAT, surrogate=model, queries=100)
+    assert names(findings) == set()
+    assert len(findings) == 9
+    assert all("%" in str(finding) or "passes" in str(finding) for finding in findings)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, model, change):
+        super().__init__()
+        self.model, self.change = model, change
+
+    def forward(self, x):
+        return self.change(self.model, x)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda f, x: f(x + 0.3 * torch.randn_like(x)), "randomised-forward"),
+        (lambda f, x: f(x).softmax(1), "probabilities"),
+        (lambda f, x: f((x * 4).round() / 4), "zero-gradients"),
+        (lambda f, x: f((x * 4).round() / 4), "white-box-beats-black-box"),
+        (lambda f, x: f(x)[:, [1, 2, 0]], "labels-fit"),
+        (lambda f, x: f(x).detach() * 1 + 0 * x[:, :1], "zero-gradients"),
+        (lambda f, x: f(x - x + x.detach()), "zero-gradients"),
+    ],
+)
+def test_hidden_gradients_are_named(trained, change, expected):
+    model, x, y = trained
+    torch.manual_seed(0)
+    findings = check_attacks(Wrapped(model, change), x, y, THREAT, queries=100)
+    assert expected in names(findings)
+    assert all(isinstance(finding.figure, float) for finding in findings)
+
+
+def test_accuracy_that_never_falls_is_named(trained):
+    model, x, y = trained
+
+    def clipped(f, z):  # inputs are forced back near the data: no ε can move them
+        return f(x + (z - x).clamp(-1e-3, 1e-3)) if len(z) == len(x) else f(z)
+
+    findings = check_attacks(Wrapped(model, clipped), x, y, THREAT, queries=20, steps=5)
+    assert "accuracy-reaches-zero" in names(findings)
+
+
+def test_finding_prints_its_figure():
+    text = str(Finding("zero-gradients", False, 0.5, "50.0% of the input gradients are zero"))
+    assert text == "WARN zero-gradients: 50.0% of the input gradients are zero"
+
+
+def test_from_torchattacks_agrees_with_ours_and_refuses_what_it_cannot_do():
+    pytest.importorskip("torchattacks")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)).train()
+    x, y = torch.rand(5, 1, 6, 6), torch.tensor([0, 1, 2, 0, 1])
+    peer = from_torchattacks("FGSM", eps=0.1)
+    ours = FGSM(ThreatModel("linf", 0.1, (0.0, 1.0)))
+    assert torch.allclose(peer(model, x, y), ours(model, x, y), atol=1e-6)
+    assert torch.allclose(peer(model.forward, x, y), ours(model, x, y), atol=1e-6)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert 0 <= robust_accuracy(model, peer(model, x, y), y) <= 1
+    with pytest.raises(ValueError, match="bounds=None"):
+        from_torchattacks("FGSM", bounds=None)
+    with pytest.raises(ValueError, match=r"outside bounds=\(0\.0, 1\.0\)"):
+        peer(model, 3 * x, y)
+    with pytest.raises(ValueError, match=r"shape \(5, 36\)"):
+        peer(model, x.flatten(1), y)
+    with pytest.raises(ValueError, match="no attack 'Nothing'"):
+        from_torchattacks("Nothing")

@@ -1,0 +1,236 @@
+"""The training loop, its objectives and schedules."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks import PGD, ThreatModel
+from robustprune.minmax import (
+    Adversarial,
+    Checkpoint,
+    Natural,
+    OptimizerSpec,
+    StepResult,
+    TrainingDiverged,
+    Validation,
+    train,
+)
+
+THREAT = ThreatModel("linf", 0.2)
+
+
+def data(n: int = 20) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, 4, generator=generator)
+    y = (x[:, 0] > 0).long()
+    return list(zip(x.split(5), y.split(5), strict=True))
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def test_training_minimises_the_objective() -> None:
+    history = train(network(), data(), Natural(), optimizer=OptimizerSpec(lr=0.1), epochs=30)
+    assert history[-1].loss < 0.2 * history[0].loss
+    assert (history[-1].clean, history[-1].robust) == (1.0, None)
+    assert [r.epoch for r in history] == list(range(30))
+    assert history[-1].step == 30 * 4
+
+
+def test_adversarial_training_is_more_robust_than_natural() -> None:
+    """A weak feature (±0.1) is always right, a strong one (±1) nine times of ten. Clean training
+    relies on the first, which eps = 0.2 turns round; training under attack on the second."""
+    y = torch.arange(40) % 2
+    sign = 2.0 * y - 1.0
+    x = torch.stack([0.1 * sign, torch.where(torch.arange(40) % 20 < 2, -sign, sign)], 1)
+    accuracy = {}
+    for objective in (Natural(), Adversarial(PGD(THREAT, steps=3))):
+        torch.manual_seed(0)
+        model = nn.Linear(2, 2)
+        train(
+            model,
+            [(x, y)],
+            objective,
+            optimizer=OptimizerSpec(lr=5.0, weight_decay=0.0),
+            epochs=400,
+        )
+        check = Validation(loader=[(x, y)], attack=PGD(THREAT, steps=20, seed=0))
+        accuracy[type(objective).__name__] = check(model, torch.device("cpu"))
+    assert accuracy["Adversarial"] == (0.9, 0.9)
+    assert accuracy["Natural"][0] == 1.0
+    assert accuracy["Natural"][1] == 0.0
+
+
+def test_only_the_given_parameters_move() -> None:
+    model = network()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train(
+        model,
+        data(),
+        Natural(),
+        optimizer=OptimizerSpec(lr=0.1),
+        epochs=1,
+        parameters=[model[3].weight],  # type: ignore[list-item]
+    )
+    moved = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
+    assert moved == ["3.weight"]
+
+
+def test_modes_are_kept_through_attack_and_looks() -> None:
+    """A submodule that the user froze in eval mode trains on in train mode by `model.train()`
+    alone; the attack and the clean accuracy must not leave anything in eval mode."""
+    model, seen = network(), []
+
+    def spy(model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+        result = Adversarial(PGD(THREAT, steps=2))(model, x, y, epoch)
+        seen.append(all(m.training for m in model.modules()))
+        return result
+
+    train(model, data(), spy, optimizer=OptimizerSpec(lr=0.1), epochs=2)
+    assert seen == [True] * 8
+
+
+def test_warmup_grows_eps_from_zero() -> None:
+    sizes = []
+
+    class Spy:
+        threat = THREAT
+
+    def forward(x: Tensor) -> Tensor:
+        return x[:, :2]
+
+    for epoch in (0.5, 1.0, 2.0, 9.0):
+        objective = Adversarial(PGD(THREAT, steps=1, random_start=False, step_size=0.2), warmup=2.0)
+        x, y = data()[0]
+        seen: list[Tensor] = []
+
+        class Probe(nn.Module):
+            def forward(self, x: Tensor, seen: list[Tensor] = seen) -> Tensor:
+                seen.append(x.detach())
+                return forward(x)
+
+        objective(Probe(), x, y, epoch)
+        sizes.append(float((seen[-1] - x).abs().max()))
+    assert sizes == pytest.approx([0.05, 0.1, 0.2, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("spec", "rates"),
+    [
+        (OptimizerSpec(lr=2.0, schedule="constant"), [2.0, 2.0, 2.0]),
+        (OptimizerSpec(lr=2.0, schedule="cosine"), [2.0, 1.0, 0.0]),
+        (OptimizerSpec(lr=2.0, schedule="step", milestones=(4, 8)), [2.0, 0.2, 0.02]),
+        (OptimizerSpec(lr=2.0, schedule="constant", warmup=10), [0.0, 1.0, 2.0]),
+    ],
+)
+def test_learning_rates(spec: OptimizerSpec, rates: list[float]) -> None:
+    assert [spec.lr_at(epoch, 10) for epoch in (0, 5, 10)] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_half_and_resume_equals_straight(tmp_path: Path, name: str) -> None:
+    class Stop(Exception):
+        pass
+
+    def go(model: nn.Module, **options: object) -> list[float]:
+        torch.manual_seed(1)
+        spec = OptimizerSpec(name=name, lr=0.05, warmup=1)  # type: ignore[arg-type]
+        objective = Adversarial(PGD(THREAT, steps=2))
+        check = Validation(loader=data(10), attack=None, every=2)
+        history = train(
+            model,
+            data(),
+            objective,
+            optimizer=spec,
+            epochs=6,
+            validation=check,
+            **options,  # type: ignore[arg-type]
+        )
+        return [record.loss for record in history]
+
+    def stop(record: object) -> None:
+        if record.epoch == 2:  # type: ignore[attr-defined]
+            raise Stop
+
+    straight, resumed = network(), network()
+    losses = go(straight)
+    place = Checkpoint(tmp_path / "s.safetensors", seconds=0)
+    with pytest.raises(Stop):
+        go(network(), checkpoint=place, on_epoch=stop)
+    assert go(resumed, checkpoint=place) == losses
+    for name_, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name_])
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    place = Checkpoint(tmp_path / "s.safetensors", seconds=0)
+    spec = OptimizerSpec(lr=0.1)
+    train(network(), data(), Natural(), optimizer=spec, epochs=1, checkpoint=place)
+    with pytest.raises(ValueError, match="does not fit this run"):
+        train(nn.Linear(4, 2), data(), Natural(), optimizer=spec, epochs=2, checkpoint=place)
+
+
+def test_a_non_finite_loss_brings_the_last_good_epoch_back() -> None:
+    model = network()
+    calls, good = [], {}
+
+    def explode(model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+        if len(calls) == 4:
+            good.update({n: v.clone() for n, v in model.state_dict().items()})
+        calls.append(1)
+        result = Natural()(model, x, y, epoch)
+        scale = float("nan") if len(calls) > 6 else 1.0
+        return StepResult(result.loss * scale, result.logits, adversarial=False)
+
+    with pytest.raises(TrainingDiverged, match="non-finite in epoch 2"):
+        train(model, data(), explode, optimizer=OptimizerSpec(lr=0.1), epochs=3)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, good[name])
+
+
+class Stream:
+    """A loader without a length."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(data())
+
+
+def test_a_loader_without_a_length_and_the_progress_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    objective = Adversarial(PGD(THREAT, steps=1))
+    spec = OptimizerSpec(lr=0.1)
+    train(network(), Stream(), objective, optimizer=spec, epochs=2, title="mine", quiet=False)
+    shown = capsys.readouterr().err
+    for text in ("mine · epoch 2/2", "loss=", "clean=", "robust="):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("model", "batches", "message"),
+    [
+        (network(), [], "no batches"),
+        (nn.Flatten(), data(), "no parameter requires a gradient"),
+        (
+            nn.Linear(4, 2),
+            [(torch.full((5, 4), torch.nan), torch.zeros(5).long())],
+            "non-finite inputs",
+        ),
+        (nn.Linear(4, 2), [(torch.ones(5, 4), torch.zeros(5))], "labels must be int64"),
+        (nn.Linear(4, 2), [(torch.ones(5, 4), torch.arange(5))], r"labels must lie in 0\.\.1"),
+        (nn.Linear(4, 2), [(torch.ones(5, 4).long(), torch.arange(5))], "must be floating point"),
+        (nn.Linear(4, 2), [(torch.ones(5, 3, 4), torch.zeros(5).long())], r"shape \(N, classes\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(model, batches, Natural(), optimizer=OptimizerSpec(), epochs=1)

@@ -1,0 +1,113 @@
+"""The command line: what a user's mistakes look like."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustprune.cli import find_rst
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "find_rst.py"
+QUICK = [
+    "model.options={widths: [4], kernels: [3]}",
+    "natural.epochs=1",
+    "adversarial.epochs=1",
+    "search.epochs=1",
+    "finetune.modes=[]",
+    "inner.steps=1",
+    "evaluation.steps=2",
+    "evaluation.restarts=1",
+]
+
+
+def fails(capsys: pytest.CaptureFixture[str], out: Path, *arguments: str) -> str:
+    """Run the command, expect exit status 2 and one line; return it."""
+    assert find_rst([*arguments, "--out", str(out), "--quiet"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "rst_ecg20"], "config file rst_ecg20 does not exist"),
+        (["--density", "0"], "greater than 0"),
+        (["--density", "0.5", "1.5"], "search.density.1=1.5 is not valid"),
+        (["--density", "half"], "search.density.0='half' is not valid"),
+        (["--set", "search.epoch=3"], "did you mean 'epochs'?"),
+        (["--set", "model.name=fnc"], "did you mean 'fcn'?"),
+        (["--set", "model.options.width=[4]"], "did you mean 'widths'?"),
+        (["--set", "task.name=ecg20"], "did you mean 'ecg200'?"),
+        (["--set", "search.dense=[first, last]", *QUICK[:1]], "nothing to mask"),
+        (["--device", "nonsense"], "device 'nonsense' cannot be used here"),
+        (["--set", "task.name=ucr:Beef", "--data-dir", "/nonexistent"], "/nonexistent"),
+    ],
+)
+def test_mistakes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    assert message in fails(capsys, tmp_path / "runs", *arguments)
+    assert not (tmp_path / "runs").exists()
+
+
+def npz(path: Path, **changes: np.ndarray) -> str:
+    generator = np.random.default_rng(0)
+    arrays = {
+        "x_train": generator.normal(size=(12, 1, 8)).astype(np.float32),
+        "y_train": np.arange(12) % 2,
+        "x_test": generator.normal(size=(4, 1, 8)).astype(np.float32),
+        "y_test": np.arange(4) % 2,
+    } | changes
+    np.savez(path, **arrays)
+    return f"task={{name: npz, path: {path}, batch_size: 4}}"
+
+
+def test_bad_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    spoilt = np.zeros((4, 1, 8), np.float32)
+    spoilt[2, 0, 3] = np.nan
+    task = npz(tmp_path / "nan.npz", x_test=spoilt)
+    assert "non-finite" in fails(capsys, tmp_path / "runs", "--set", task)
+    task = npz(tmp_path / "label.npz", y_test=np.array([0, 1, 5, 0]))
+    assert "5" in fails(capsys, tmp_path / "runs", "--set", task)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_loss_that_explodes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    task = npz(tmp_path / "huge.npz", x_train=np.full((12, 1, 8), 3e38, np.float32))
+    error = fails(capsys, tmp_path / "runs", "--set", task, *QUICK)
+    assert "non-finite" in error
+    assert not list(tmp_path.rglob("metrics.json"))
+
+
+def test_an_unwritable_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file, not a folder")
+    assert "cannot write the run to" in fails(capsys, tmp_path / "runs", "--set", *QUICK)
+
+
+def test_the_script_runs_and_shows_its_table(tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path), "--density", "0.1", "0.5"]
+    done = subprocess.run(
+        [*command, "--set", *QUICK], env=environment, capture_output=True, text=True, check=True
+    )
+    for text in ("natural dense", "adversarial dense", "RST, 0.1 kept", "RST, 0.5 kept", "report:"):
+        assert text in done.stdout
+    again = subprocess.run(
+        [*command, "--quiet", "--set", *QUICK], env=environment, capture_output=True, text=True
+    )
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        find_rst(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--density 0.05 0.1 0.2 0.5" in shown
+    assert "rst_mnist" in shown
