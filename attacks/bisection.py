@@ -12,6 +12,7 @@ from attacks.geometry import per_example
 from attacks.gradient import FGSM, PGD, check_at_least
 from attacks.inputs import check_batch, misclassified, predict
 from attacks.modes import Model, attacking
+from attacks.nearest import between
 from attacks.query import Square
 
 
@@ -20,11 +21,13 @@ class Bisection:
     """Bisect ε in [0, the attack's own ε], for every example on its own and all at once.
 
     Returns the misclassified point found at the smallest ε, or x itself where the attack fails
-    at its own ε.  Each round runs the attack with one radius an example.
+    at its own ε.  Each round runs the attack with one radius an example; what it finds is drawn
+    towards x along the segment between them, so that the next radius starts from there.
 
     Args:
         attack: its threat's eps is the largest radius tried; leave a step size at None.
-        rounds: attacks run after the first, each halving the interval.
+        rounds: attacks run after the first, each at least halving the interval.
+        halvings: forward passes of the line search after each.
 
     Raises:
         ValueError: a fixed step size, which would not follow the radius.
@@ -33,9 +36,11 @@ class Bisection:
     attack: FGSM | PGD | APGD | Square
     _: KW_ONLY
     rounds: int = 10
+    halvings: int = 7
 
     def __post_init__(self) -> None:
         check_at_least(1, rounds=self.rounds)
+        check_at_least(0, halvings=self.halvings)
         step_size = getattr(self.attack, "step_size", None)
         if step_size is not None:
             raise ValueError(
@@ -60,6 +65,11 @@ class Bisection:
                 attack = replace(self.attack, threat=replace(threat, eps=eps))
                 x_adv = attack(model, x[active], y[active])
                 broken = misclassified(predict(model, x_adv, y[active]), y[active])
+                hit = active[broken]
+                x_adv[broken] = between(
+                    model, x[hit].detach(), x_adv[broken], y[hit],
+                    halvings=self.halvings,
+                )  # fmt: skip
                 rows = per_example(broken, x_adv).bool()
                 best[active] = torch.where(rows, x_adv, best[active])
                 # a point may lie well inside the radius it was found with
