@@ -34,7 +34,7 @@ class DDN:
     point, or x itself where none was found.
 
     Args:
-        steps: gradient evaluations K.
+        steps: evaluations K of the network; the last, of the last point, needs no gradient.
         gamma: γ in (0, 1).
         init_norm: ε₀ in input units, which also scales α (from ε₀ to ε₀/100, cosine); None takes
             each example's first-order distance to the boundary, so that units do not matter.
@@ -56,7 +56,7 @@ class DDN:
     mode: str = "eval"
 
     def __post_init__(self) -> None:
-        check_at_least(1, steps=self.steps)
+        check_at_least(2, steps=self.steps)
         check_mode(self.mode)
         check_bounds(self.bounds)
         if not 0 < self.gamma < 1:
@@ -76,7 +76,7 @@ class DDN:
         generator = generator_for(self.seed, x)
         nearest, x_adv = nothing_found(x), x
         scale = eps = furthest  # set at the first step
-        for k in range(self.steps):
+        for k in range(self.steps - 1):
             logits, value, grad = loss_and_gradient(model, x_adv, y, log_odds)
             check_finite(logits)
             grad = unblocked(grad, x_adv, bounds, allowed)

@@ -36,7 +36,7 @@ class FMN:
 
     Args:
         norm: "linf", "l2" or "l1".
-        steps: gradient evaluations K.
+        steps: evaluations K of the network; the last, of the last point, needs no gradient.
         alpha: α₀ in input units, annealed by a cosine to α₀/100; None takes the 2-norm of each
             example's first-order step to the boundary, so that units do not matter.
         gamma: γ₀, annealed by a cosine to γ₀/50.
@@ -58,7 +58,7 @@ class FMN:
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
-        check_at_least(1, steps=self.steps)
+        check_at_least(2, steps=self.steps)
         check_mode(self.mode)
         check_bounds(self.bounds)
         if not 0 < self.gamma < 1:
@@ -77,7 +77,7 @@ class FMN:
         allowed = None if self.support is None else self.support(x)
         nearest, x_adv = nothing_found(x), x
         eps = scale = furthest  # set at the first step
-        for k in range(self.steps):
+        for k in range(self.steps - 1):
             logits, value, grad = loss_and_gradient(model, x_adv, y, margin)
             check_finite(logits)
             grad = unblocked(grad, x_adv, bounds, allowed)

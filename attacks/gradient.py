@@ -18,7 +18,7 @@ from attacks.inputs import (
     misclassified,
     predict,
 )
-from attacks.losses import named_loss
+from attacks.losses import Loss, named_loss
 from attacks.modes import MODES, Model, attacking
 from attacks.threat import ThreatModel
 
@@ -103,7 +103,8 @@ class PGD:
         steps: K, gradient evaluations per restart.
         step_size: α in input units; None for ``relative_step`` · ε / K.
         restarts: runs from different starts; ``random_start`` must be on for more than one.
-        loss: "ce" (the cross-entropy, climbed as ``losses.log_odds``), "margin" or "dlr".
+        loss: "ce" (the cross-entropy, climbed as ``losses.log_odds``), "margin", "dlr", or a
+            function of logits (N, C) and y (N,) that gives each example's loss.
         early_stop: leave an example as soon as it is misclassified.
         seed: None draws from the device's global generator, an int from a fresh one each call.
         mode: "eval" (restored afterwards), "train" or "keep" for a module's mode meanwhile.
@@ -120,7 +121,7 @@ class PGD:
     restarts: int = 1
     random_start: bool = True
     momentum: float = 0.0
-    loss: str = "ce"
+    loss: str | Loss = "ce"
     early_stop: bool = False
     seed: int | None = None
     mode: str = "eval"

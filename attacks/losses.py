@@ -70,12 +70,14 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 LOSSES: dict[str, Loss] = {"ce": log_odds, "margin": margin, "dlr": dlr}
 
 
-def named_loss(loss: str) -> Loss:
-    """Look a loss up by name.
+def named_loss(loss: str | Loss) -> Loss:
+    """Look a loss up by name; a function of logits (N, C) and y (N,) stands for itself.
 
     Raises:
         ValueError: the name is not a key of ``LOSSES``.
     """
+    if callable(loss):
+        return loss
     if loss not in LOSSES:
         raise ValueError(f"loss={loss!r} is not known; choose one of {', '.join(LOSSES)}")
     return LOSSES[loss]

@@ -4,7 +4,9 @@
 
 Trains a small convolutional network adversarially (once; kept under --cache), then measures every
 contender of a section in interleaved repetitions: A B C, B C A, C A B, ...  A ratio is the median
-over repetitions of time / time of the section's reference in the same repetition.  Peers that are
+over repetitions of time / time of the section's reference in the same repetition.  The ratio of
+processor time beside it is the one to read where other work shares the machine; with one thread it
+is not disturbed by that work.  Peers that are
 not installed are named and left out: ``pip install foolbox adv-lib torchattacks``, and AutoAttack
 from github.com/fra31/auto-attack on PYTHONPATH.
 """
@@ -121,19 +123,20 @@ def floor(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
     return x_adv.detach()
 
 
-def measure(
-    contenders: list[Contender], repetitions: int
-) -> tuple[list[list[float]], list[Tensor]]:
+Times = list[tuple[float, float]]  # (wall, processor) seconds of each repetition
+
+
+def measure(contenders: list[Contender], repetitions: int) -> tuple[list[Times], list[Tensor]]:
     """Seconds per contender and repetition, and what each returned last."""
-    seconds: list[list[float]] = [[] for _ in contenders]
+    seconds: list[Times] = [[] for _ in contenders]
     results: list[Tensor] = [torch.empty(0)] * len(contenders)
     for repetition in range(repetitions):
         for shift in range(len(contenders)):
             k = (repetition + shift) % len(contenders)
             torch.manual_seed(0)
-            begin = time.perf_counter()
+            begin, begin_cpu = time.perf_counter(), time.process_time()
             results[k] = contenders[k].run()
-            seconds[k].append(time.perf_counter() - begin)
+            seconds[k].append((time.perf_counter() - begin, time.process_time() - begin_cpu))
     return seconds, results
 
 
@@ -142,12 +145,16 @@ def table(
 ) -> None:
     """Measure and print one section; the first contender is the reference of the ratios."""
     seconds, results = measure(contenders, repetitions)
-    print(f"\n### {title}\n\n| | time, s | ratio | result |\n| --- | --- | --- | --- |")
+    print(f"\n### {title}\n")
+    print("| | time, s | ratio | processor time ratio | result |\n| --- | --- | --- | --- | --- |")
     for contender, times, result in zip(contenders, seconds, results, strict=True):
-        ratios = [ours / base for ours, base in zip(times, seconds[0], strict=True)]
+        pairs = list(zip(times, seconds[0], strict=True))
+        wall, processor = (
+            statistics.median(ours[kind] / base[kind] for ours, base in pairs) for kind in (0, 1)
+        )
         print(
-            f"| {contender.name} | {statistics.median(times):.2f} "
-            f"| {statistics.median(ratios):.3f} | {describe(result)} |",
+            f"| {contender.name} | {statistics.median(wall for wall, _ in times):.2f} "
+            f"| {wall:.3f} | {processor:.3f} | {describe(result)} |",
             flush=True,
         )
 
@@ -217,10 +224,18 @@ def minimal_section(model: nn.Module, x: Tensor, y: Tensor, repetitions: int) ->
 
 
 def ensemble_section(
-    model: nn.Module, x: Tensor, y: Tensor, name: str, *, queries: int, steps: int
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    name: str,
+    *,
+    norms: list[str],
+    queries: int,
+    steps: int,
 ) -> None:
     autoattack = peer("autoattack")
-    for norm, spelt in (("linf", "Linf"), ("l2", "L2")):
+    for norm in norms:
+        spelt = {"linf": "Linf", "l2": "L2"}[norm]
         eps = EPS[name][norm]
         contenders = []
         if autoattack is not None:
@@ -260,6 +275,10 @@ def main() -> None:
         default=["pgd", "minimal", "ensemble"],
     )  # fmt: skip
     parser.add_argument(
+        "--norms", nargs="+", choices=("linf", "l2"), default=["linf", "l2"],
+        help="of the ensemble section",
+    )  # fmt: skip
+    parser.add_argument(
         "--quick", action="store_true", help="32 examples, short training: does it run at all?"
     )
     options = parser.parse_args()
@@ -282,7 +301,9 @@ def main() -> None:
             minimal_section(model, x, y, options.repetitions)
         if "ensemble" in options.sections:
             queries, steps = (50, 10) if options.quick else (5000, 100)
-            ensemble_section(model, x, y, options.data, queries=queries, steps=steps)
+            ensemble_section(
+                model, x, y, options.data, norms=options.norms, queries=queries, steps=steps
+            )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from torch import nn
 from attacks import PGD, ThreatModel
 from robustprune.minmax import Adversarial, OptimizerSpec, train
 from robustprune.models import ModelInputs, build_model
-from robustprune.search.popup import ScoreTopK
+from robustprune.search.popup import ScoreTopK, random_scores
 from robustprune.sparsity import maskable_layers
 
 CASES = {
@@ -42,12 +42,13 @@ def compare(name: str, *, steps: int, repeats: int, density: float, allocate: st
     torch.manual_seed(0)
     dense = build_model(name, inputs, options=settings)
     sparse = copy.deepcopy(dense).requires_grad_(False)
+    layers = maskable_layers(sparse)
     constraint = ScoreTopK(
-        maskable_layers(sparse),
+        layers,
         density=density,
         pattern="element",
         allocate=allocate,  # type: ignore[arg-type]
-        generator=torch.Generator().manual_seed(0),
+        scores=random_scores(layers, generator=torch.Generator().manual_seed(0)),
     )
     x = torch.rand(steps * batch, *inputs.input_shape)
     y = torch.randint(inputs.num_classes, (len(x),))
@@ -55,11 +56,11 @@ def compare(name: str, *, steps: int, repeats: int, density: float, allocate: st
     objective = Adversarial(PGD(ThreatModel("linf", 0.1), steps=7))
     dense_parameters = list(dense.parameters())
     seconds(dense, batches[:2], dense_parameters, objective)
-    seconds(sparse, batches[:2], constraint.scores(), objective)
+    seconds(sparse, batches[:2], constraint.parameters(), objective)
     ratios, dense_times = [], []
     for _ in range(repeats):
         one = seconds(dense, batches, dense_parameters, objective)
-        two = seconds(sparse, batches, constraint.scores(), objective)
+        two = seconds(sparse, batches, constraint.parameters(), objective)
         ratios.append(two / one)
         dense_times.append(one / steps)
     started = time.perf_counter()

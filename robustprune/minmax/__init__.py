@@ -1,7 +1,16 @@
 """What is learned, and how: outer objectives and one training loop for every method."""
 
 from robustprune.minmax.constraint import Constraint
-from robustprune.minmax.objectives import Adversarial, Natural, Objective, StepResult
+from robustprune.minmax.free import Free, Repeated
+from robustprune.minmax.objectives import (
+    Adversarial,
+    Gaussian,
+    Mart,
+    Natural,
+    Objective,
+    StepResult,
+    Trades,
+)
 from robustprune.minmax.optimizers import OptimizerSpec
 from robustprune.minmax.resume import Checkpoint, EpochRecord
 from robustprune.minmax.train import Batches, TrainingDiverged, Validation, train
@@ -12,10 +21,15 @@ __all__ = [
     "Checkpoint",
     "Constraint",
     "EpochRecord",
+    "Free",
+    "Gaussian",
+    "Mart",
     "Natural",
     "Objective",
     "OptimizerSpec",
+    "Repeated",
     "StepResult",
+    "Trades",
     "TrainingDiverged",
     "Validation",
     "train",

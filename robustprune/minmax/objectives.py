@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks import Attack
+from attacks import PGD, Attack, attacking
 from attacks.scale import scaled
 
 
@@ -31,6 +32,11 @@ class StepResult:
 Objective = Callable[[nn.Module, Tensor, Tensor, float], StepResult]
 
 
+def ramp(epoch: float, warmup: float) -> float:
+    """Growth from 0 to 1 over the first `warmup` epochs."""
+    return min(1.0, epoch / warmup) if warmup > 0 else 1.0
+
+
 @dataclass(frozen=True)
 class Natural:
     """Plain cross-entropy, E ℓ(f(x), y)."""
@@ -46,6 +52,8 @@ class Adversarial:
     Eq. 2.1). The inner maximum is approximated by `attack`, which also decides in which mode
     (train or eval) the model runs meanwhile.
 
+    With `FGSM(threat, random_start=True)` it is FGSM-RS of Wong et al. 2020 (arXiv 2001.03994).
+
     Attributes:
         warmup: epochs in which ε grows linearly from zero. Small networks may never leave the
             constant answer when they meet the whole of a large ε at once.
@@ -55,6 +63,87 @@ class Adversarial:
     warmup: float = 0.0
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
-        factor = min(1.0, epoch / self.warmup) if self.warmup > 0 else 1.0
-        logits = model(scaled(self.attack, factor)(model, x, y))
+        logits = model(scaled(self.attack, ramp(epoch, self.warmup))(model, x, y))
         return StepResult(F.cross_entropy(logits, y), logits, adversarial=True)
+
+
+@dataclass(frozen=True)
+class Trades:
+    """TRADES: E ℓ(f(x), y) + β max_{‖δ‖≤ε} KL(p(x) ‖ p(x+δ)), Zhang et al. 2019
+    (arXiv 1901.08573, Eq. 5).
+
+    The inner maximum climbs the divergence itself, from a point drawn uniformly in the ball (the
+    authors start 0.001 beside x, where its gradient is not yet zero).
+
+    Attributes:
+        attack: its loss is replaced by the divergence; it must keep `random_start`.
+        beta: β, the weight of robustness (1/λ in the paper; 6 in its CIFAR-10 results).
+    """
+
+    attack: PGD
+    beta: float = 6.0
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.attack.random_start:
+            raise ValueError("TRADES needs random_start: at x itself the divergence is flat")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+        with attacking(model, self.attack.mode), torch.no_grad():  # batch norm as in the attack
+            fixed = model(x)
+        attack = replace(self.attack, loss=lambda logits, _: divergence(fixed, logits))
+        x_adv = scaled(attack, ramp(epoch, self.warmup))(model, x, y)
+        clean, attacked = model(x), model(x_adv)
+        robustness = divergence(clean, attacked).mean()
+        return StepResult(F.cross_entropy(clean, y) + self.beta * robustness, attacked, True)
+
+
+@dataclass(frozen=True)
+class Mart:
+    """MART: E BCE(p(x'), y) + λ KL(p(x) ‖ p(x')) (1 − p_y(x)) with x' from `attack` and
+    BCE(p, y) = −log p_y − log(1 − max_{k≠y} p_k), Wang et al. 2020 (ICLR, "Improving adversarial
+    robustness requires revisiting misclassified examples", Eq. 10 and 11).
+
+    Attributes:
+        weight: λ (5 in the paper's CIFAR-10 results).
+    """
+
+    attack: Attack
+    weight: float = 5.0
+    warmup: float = 0.0
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+        x_adv = scaled(self.attack, ramp(epoch, self.warmup))(model, x, y)
+        clean, attacked = model(x), model(x_adv)
+        wrong = attacked.softmax(1).scatter(1, y.unsqueeze(1), 0.0).amax(1)
+        tiny = torch.finfo(wrong.dtype).eps
+        boosted = F.cross_entropy(attacked, y, reduction="none") - (1 - wrong + tiny).log()
+        doubt = 1 - clean.softmax(1).gather(1, y.unsqueeze(1)).squeeze(1)
+        loss = boosted + self.weight * doubt * divergence(clean, attacked)
+        return StepResult(loss.mean(), attacked, adversarial=True)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Cross-entropy under noise, E ℓ(f(x + σ n), y), n ~ N(0, I): what a classifier that will be
+    smoothed has to see (Cohen et al. 2019, arXiv 1902.02918, Sec. 3.3).
+
+    Attributes:
+        sigma: σ in input units. The noise may leave the bounds of the inputs, as in smoothing.
+    """
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise ValueError(f"sigma={self.sigma} must be positive, in input units")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+        logits = model(x + self.sigma * torch.randn_like(x))
+        return StepResult(F.cross_entropy(logits, y), logits, adversarial=False)
+
+
+def divergence(clean: Tensor, attacked: Tensor) -> Tensor:
+    """KL(p ‖ q) of each example from logits, (N, C) and (N, C) -> (N,)."""
+    log_p, log_q = clean.log_softmax(1), attacked.log_softmax(1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)

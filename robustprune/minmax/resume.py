@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class EpochRecord:
     seconds: float
     val_clean: float | None = None
     val_robust: float | None = None
+    figures: dict[str, float] = field(default_factory=dict)  # of the constraint, by name
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Progress:
     epoch: int = 0
     step: int = 0
     best_score: float = -math.inf
+    best_epoch: int = 0
     best: dict[str, Tensor] | None = None
     history: list[EpochRecord] = field(default_factory=list)
 
@@ -57,15 +60,19 @@ def save(
     progress: Progress,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loader: object,
+    parts: Mapping[str, object],
 ) -> None:
-    """Write the state after an epoch, replacing the file at once."""
+    """Write the state after an epoch, replacing the file at once.
+
+    Args:
+        parts: by name, what else has a `state_dict`; one without is passed over.
+    """
     sections: dict[str, dict[str, Tensor]] = {
         "model": dict(model.state_dict()),
         "optimizer": flatten_optimizer(optimizer),
         "best": progress.best or {},
-        "loader": loader.state_dict() if hasattr(loader, "state_dict") else {},
         "generator": {"cpu": torch.get_rng_state()},
+        **{name: _state_of(part) for name, part in parts.items()},
     }
     if torch.cuda.is_available():
         for index, state in enumerate(torch.cuda.get_rng_state_all()):
@@ -75,15 +82,16 @@ def save(
         "epoch": progress.epoch,
         "step": progress.step,
         "best_score": progress.best_score if progress.best else None,
+        "best_epoch": progress.best_epoch,
         "history": [asdict(record) for record in progress.history],
     }
     save_tensors(path, tensors, meta)
 
 
 def resume(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, loader: object
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, parts: Mapping[str, object]
 ) -> Progress:
-    """Put back what `save` wrote, into model, optimizer, loader and torch's generators.
+    """Put back what `save` wrote, into model, optimizer, parts and torch's generators.
 
     Raises:
         ValueError: the file is damaged or of another model.
@@ -96,12 +104,14 @@ def resume(
     try:
         model.load_state_dict(sections["model"])
         restore_optimizer(optimizer, sections.get("optimizer", {}))
-        if hasattr(loader, "load_state_dict"):
-            loader.load_state_dict(sections["loader"])
+        for name, part in parts.items():
+            if hasattr(part, "load_state_dict"):
+                part.load_state_dict(sections.get(name, {}))
         progress = Progress(
             epoch=meta["epoch"],
             step=meta["step"],
             best_score=-math.inf if meta["best_score"] is None else meta["best_score"],
+            best_epoch=meta["best_epoch"],
             best=sections.get("best"),
             history=[EpochRecord(**record) for record in meta["history"]],
         )
@@ -115,3 +125,7 @@ def resume(
             f"{path} does not fit this run ({error}); delete it to start over"
         ) from error
     return progress
+
+
+def _state_of(part: object) -> dict[str, Tensor]:
+    return dict(part.state_dict()) if hasattr(part, "state_dict") else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from attacks import Attack
 from attacks.modes import evaluating
+from robustprune.minmax.average import WeightAverage, snapshot
 from robustprune.minmax.constraint import Constraint
 from robustprune.minmax.objectives import Objective
 from robustprune.minmax.optimizers import OptimizerSpec
@@ -33,12 +35,14 @@ class Validation:
 
     The epoch with the highest accuracy under `attack` wins (clean accuracy where it is None; of
     equal ones the later). Without a Validation the last epoch is the result. Test data have no
-    place here.
+    place here. Robust accuracy on unseen data falls again when training goes on (Rice et al. 2020,
+    arXiv 2002.11569): `patience` ends it after so many epochs without a new best.
     """
 
     loader: Batches
     attack: Attack | None = None
     every: int = 1
+    patience: int | None = None
 
     def __call__(self, model: nn.Module, device: torch.device) -> tuple[float, float | None]:
         clean = robust = n = 0
@@ -65,6 +69,8 @@ def train(
     parameters: Sequence[nn.Parameter] | None = None,
     constraint: Constraint | None = None,
     validation: Validation | None = None,
+    average: float | None = None,
+    amp: bool = False,
     device: torch.device | str = "cpu",
     checkpoint: Checkpoint | None = None,
     title: str = "training",
@@ -81,6 +87,9 @@ def train(
         parameters: what moves; default all parameters that require a gradient.
         constraint: what the search adds to the loop.
         validation: choose the epoch on held-out training data; default the last.
+        average: decay of an exponential moving average of the weights, which is then what is
+            validated and returned; default none.
+        amp: forward passes in bfloat16 where torch finds it safe (autocast).
         checkpoint: resume from its file if that is there, and save to it.
         quiet: no progress bar.
         on_epoch: called with each epoch's record.
@@ -102,8 +111,10 @@ def train(
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     descent = optimizer.build(moving)
     progress = Progress()
+    averaged = None if average is None else WeightAverage(model, average)
+    parts = {"loader": loader, "constraint": constraint, "average": averaged}
     if checkpoint is not None and checkpoint.path.exists():
-        progress = resume(checkpoint.path, model, descent, loader)
+        progress = resume(checkpoint.path, model, descent, parts)
 
     def run_epoch() -> EpochRecord:
         started, steps = time.monotonic(), 0
@@ -118,14 +129,19 @@ def train(
                 group["lr"] = optimizer.lr_at(epoch, epochs)
             descent.zero_grad(set_to_none=True)
             with computed_once(model):
-                result = objective(model, x, y, epoch)
-                result.loss.backward()  # type: ignore[no-untyped-call]
+                with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                    result = objective(model, x, y, epoch)
+                penalty = None if constraint is None else constraint.penalty(model)
+                descended = result.loss if penalty is None else result.loss + penalty
+                descended.backward()  # type: ignore[no-untyped-call]
                 meter.update(result, model, x, y)
             descent.step()
             steps += 1
             progress.step += 1
             if constraint is not None:
                 constraint.after_step(model, progress.step)
+            if averaged is not None:
+                averaged.update(model)
         if steps == 0:
             raise ValueError("the loader has no batches: is the data set smaller than one batch?")
         loss, clean, robust = meter.end_of_epoch()
@@ -148,31 +164,38 @@ def train(
     good, saved_at = snapshot(model), time.monotonic()
     length = len(loader) if hasattr(loader, "__len__") else None  # type: ignore[arg-type]
     with Meter(title, epochs=epochs, length=length, first=progress.epoch, quiet=quiet) as meter:
-        while progress.epoch < epochs:
+        while progress.epoch < epochs and not _out_of_patience(progress, validation):
             record = run_epoch()
             progress.epoch += 1
             last = progress.epoch == epochs
+            if constraint is not None:
+                record = replace(record, figures=constraint.after_epoch(model, progress.epoch))
             if validation is not None and (last or progress.epoch % validation.every == 0):
-                clean, robust = validation(model, device)
-                record = replace(record, val_clean=clean, val_robust=robust)
-                score = clean if robust is None else robust
-                if score >= progress.best_score:
-                    progress.best_score, progress.best = score, snapshot(model)
+                with averaged.swapped_in(model) if averaged else nullcontext():
+                    clean, robust = validation(model, device)
+                    record = replace(record, val_clean=clean, val_robust=robust)
+                    score = clean if robust is None else robust
+                    if score >= progress.best_score:
+                        progress.best_score, progress.best = score, snapshot(model)
+                        progress.best_epoch = progress.epoch
             progress.history.append(record)
             good = snapshot(model)
             if checkpoint is not None and time.monotonic() - saved_at >= checkpoint.seconds:
-                save(checkpoint.path, progress, model, descent, loader)
+                save(checkpoint.path, progress, model, descent, parts)
                 saved_at = time.monotonic()
             if on_epoch is not None:
                 on_epoch(record)
     if progress.best is not None:
         model.load_state_dict(progress.best)
+    elif averaged is not None:
+        model.load_state_dict(averaged.state)
     return progress.history
 
 
-def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the model's state."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+def _out_of_patience(progress: Progress, validation: Validation | None) -> bool:
+    if validation is None or validation.patience is None or progress.best is None:
+        return False
+    return progress.epoch - progress.best_epoch >= validation.patience
 
 
 def _all_finite(parameters: Sequence[nn.Parameter]) -> bool:

@@ -1,19 +1,40 @@
 """Searches: each a plain function on a user's own module and loader."""
 
+from robustprune.search.admm import prune_admm
 from robustprune.search.finetune import FINETUNE_MODES, FinetuneMode, finetune_ticket
 from robustprune.search.initialise import INITS, InitName, initialise, shift_norms
-from robustprune.search.scratch_ticket import Ticket, find_scratch_ticket
+from robustprune.search.lottery import (
+    CONTROLS,
+    ControlName,
+    LotteryTicket,
+    find_lottery_ticket,
+    train_control,
+)
+from robustprune.search.one_shot import prune_one_shot
+from robustprune.search.scores import SCORE_METHODS, ScoreMethod, prune_scores
+from robustprune.search.scratch_ticket import find_scratch_ticket
+from robustprune.search.ticket import Ticket
 from robustprune.search.ticket_switch import RandomTicketSwitch
 
 __all__ = [
+    "CONTROLS",
     "FINETUNE_MODES",
     "INITS",
+    "SCORE_METHODS",
+    "ControlName",
     "FinetuneMode",
     "InitName",
+    "LotteryTicket",
     "RandomTicketSwitch",
+    "ScoreMethod",
     "Ticket",
+    "find_lottery_ticket",
     "find_scratch_ticket",
     "finetune_ticket",
     "initialise",
+    "prune_admm",
+    "prune_one_shot",
+    "prune_scores",
     "shift_norms",
+    "train_control",
 ]

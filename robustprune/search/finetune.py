@@ -19,7 +19,7 @@ from robustprune.minmax import (
     train,
 )
 from robustprune.search.initialise import InitName, initialise
-from robustprune.search.scratch_ticket import Ticket, device_of
+from robustprune.search.ticket import Ticket, device_of
 from robustprune.sparsity import MaskSet, apply_masks, bake, maskable_layers
 
 FinetuneMode = Literal["inherit", "reinit", "full"]

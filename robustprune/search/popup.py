@@ -10,15 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from robustprune.sparsity import (
-    Groups,
-    MaskSet,
-    PatternName,
-    allocation,
-    group_weight,
-    top_k,
-)
-from robustprune.sparsity.allocation import AllocationName
+from robustprune.minmax import Constraint
+from robustprune.sparsity import Allocation, Groups, MaskSet, allot, group_weight
+from robustprune.sparsity.criteria import weights_of
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -43,16 +37,13 @@ class _StraightThrough(torch.autograd.Function):
 class Popup(nn.Module):
     """Parametrization θ ↦ m(s) ⊙ θ; m keeps the `kept` groups with the largest Σ|s|.
 
-    The scores start Kaiming uniform, U(−1/√n, 1/√n) for fan in n (a = √5).
+    Args:
+        score: the first scores, of the weight's shape.
     """
 
-    def __init__(
-        self, weight: Tensor, groups: Groups, kept: int, *, generator: torch.Generator
-    ) -> None:
+    def __init__(self, score: Tensor, groups: Groups, kept: int) -> None:
         super().__init__()
-        bound = 1.0 / math.sqrt(groups.fan_in)
-        drawn = torch.empty(groups.shape).uniform_(-bound, bound, generator=generator)
-        self.score = nn.Parameter(drawn.to(weight.device))
+        self.score = nn.Parameter(score)
         self.groups, self.kept = groups, kept
 
     # `kept` belongs to the state: a checkpoint, or an epoch chosen by validation, brings it back.
@@ -65,7 +56,8 @@ class Popup(nn.Module):
     def mask(self) -> Tensor:
         """Boolean, of the weight's shape."""
         with torch.no_grad():
-            return self.groups.expand(top_k(self.groups.reduce(self.score), self.kept))
+            values = self.groups.reduce(self.score.abs())
+            return self.groups.expand(self.groups.choose(values, self.kept))
 
     def forward(self, weight: Tensor) -> Tensor:
         masked = _StraightThrough.apply(self.score, weight, self.mask())
@@ -73,7 +65,30 @@ class Popup(nn.Module):
         return masked
 
 
-class ScoreTopK:
+def random_scores(
+    layers: Mapping[str, nn.Module], *, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Kaiming uniform, U(−1/√n, 1/√n) for fan in n (a = √5), as scratch tickets start."""
+    scores = {}
+    for name, weight in weights_of(layers).items():
+        bound = 1.0 / math.sqrt(group_weight(layers[name]).fan_in)
+        drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
+        scores[name] = drawn.to(weight.device)
+    return scores
+
+
+def scaled_scores(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """√(6/n) · w / max|w| for fan in n: the largest weights lead at the start (Sehwag et al. 2020,
+    arXiv 2002.10509, Eq. 3)."""
+    return {
+        name: math.sqrt(6.0 / group_weight(layers[name]).fan_in)
+        * weight.detach()
+        / weight.detach().abs().max().clamp_min(torch.finfo(weight.dtype).tiny)
+        for name, weight in weights_of(layers).items()
+    }
+
+
+class ScoreTopK(Constraint):
     """Constraint m = top-k of |score|; puts a `Popup` on each of the layers of a frozen network.
 
     With allocation "global" the number that each layer keeps follows the scores, once per step.
@@ -84,32 +99,30 @@ class ScoreTopK:
         layers: Mapping[str, nn.Module],
         *,
         density: float,
-        pattern: PatternName,
-        allocate: AllocationName,
-        generator: torch.Generator,
+        pattern: str,
+        allocate: Allocation,
+        scores: Mapping[str, Tensor],
     ) -> None:
-        self.density, self.allocate = density, allocation(allocate)
-        self.follows_scores = allocate == "global"
+        self.density, self.allocate = density, allocate
         self.popups: dict[str, Popup] = {}
         for name, layer in layers.items():
-            weight = layer.weight
-            assert isinstance(weight, Tensor)
             groups = group_weight(layer, pattern)
-            self.popups[name] = Popup(weight, groups, groups.number, generator=generator)
+            self.popups[name] = Popup(scores[name].clone(), groups, groups.number)
             parametrize.register_parametrization(layer, "weight", self.popups[name], unsafe=True)
         self._allot()
 
     @torch.no_grad()
     def _allot(self) -> None:
-        values = {name: popup.groups.reduce(popup.score) for name, popup in self.popups.items()}
-        for name, kept in self.allocate(values, self.density).items():
+        groups = {name: popup.groups for name, popup in self.popups.items()}
+        values = {n: popup.groups.reduce(popup.score.abs()) for n, popup in self.popups.items()}
+        for name, kept in allot(values, groups, self.density, self.allocate).items():
             self.popups[name].kept = kept
 
-    def scores(self) -> list[nn.Parameter]:
+    def parameters(self) -> list[nn.Parameter]:
         return [popup.score for popup in self.popups.values()]
 
     def after_step(self, model: nn.Module, step: int) -> None:
-        if self.follows_scores:
+        if self.allocate == "global":
             self._allot()
 
     def masks(self, model: nn.Module) -> MaskSet:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from attacks import Attack
 from robustprune.minmax import (
-    Adversarial,
     Batches,
     Checkpoint,
     EpochRecord,
@@ -21,32 +19,17 @@ from robustprune.minmax import (
     train,
 )
 from robustprune.search.initialise import InitName, initialise, shift_norms
-from robustprune.search.popup import ScoreTopK
+from robustprune.search.popup import ScoreTopK, random_scores
+from robustprune.search.ticket import Ticket, chosen_objective, device_of
 from robustprune.sparsity import (
-    AllocationName,
-    MaskSet,
-    PatternName,
+    Allocation,
     bake,
     check_density,
+    check_pattern,
     maskable_layers,
 )
 
 SEARCH_OPTIMIZER = OptimizerSpec(lr=0.1, momentum=0.9, weight_decay=5e-4)
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """A sub-network and how it was found.
-
-    Attributes:
-        masks: which weights are kept.
-        model: the network with the mask baked in: plain parameters, pruned ones exactly zero.
-        history: one record an epoch.
-    """
-
-    masks: MaskSet
-    model: nn.Module
-    history: list[EpochRecord]
 
 
 def find_scratch_ticket(
@@ -62,8 +45,8 @@ def find_scratch_ticket(
     fan_scaling: bool = False,
     bias_scale: float = 0.0,
     norm_shift: float = 0.0,
-    pattern: PatternName = "element",
-    allocate: AllocationName = "layer",
+    pattern: str = "element",
+    allocate: Allocation = "layer",
     dense: Iterable[str] = (),
     seed: int = 0,
     validation: Validation | None = None,
@@ -94,8 +77,9 @@ def find_scratch_ticket(
         fan_scaling: draw θ for the fan that is left after masking.
         bias_scale: of the random biases, see `initialise`.
         norm_shift: of the random thresholds of batch norms, see `shift_norms`.
-        pattern: what lives or dies together: element, row, kernel or filter.
-        allocate: top-k within each "layer", or over all of them ("global").
+        pattern: what lives or dies together, see `robustprune.sparsity.patterns`.
+        allocate: top-k within each "layer", over all of them ("global"), "erk", or a density for
+            each layer by its parameter name, see `robustprune.sparsity.allot`.
         dense: layers to leave whole: "first", "last" or layer names. They keep their weights as
             drawn, unmasked and untrained.
         seed: of θ and of the first scores. Batch order and random starts of the attack come from
@@ -112,12 +96,8 @@ def find_scratch_ticket(
             not fit the model.
         TrainingDiverged: the loss became non-finite.
     """
-    check_density(density)
-    if (attack is None) == (objective is None):
-        raise ValueError("give either `attack` or `objective`, not both and not neither")
-    if objective is None:
-        assert attack is not None
-        objective = Adversarial(attack)
+    check_pattern(pattern, check_density(density))
+    objective = chosen_objective(attack, objective)
     network = copy.deepcopy(model)
     if device is not None:
         network.to(device)
@@ -134,7 +114,11 @@ def find_scratch_ticket(
         shift_norms(network, norm_shift, generator=generator)
     network.requires_grad_(False)
     constraint = ScoreTopK(
-        layers, density=density, pattern=pattern, allocate=allocate, generator=generator
+        layers,
+        density=density,
+        pattern=pattern,
+        allocate=allocate,
+        scores=random_scores(layers, generator=generator),
     )
     history = train(
         network,
@@ -142,7 +126,7 @@ def find_scratch_ticket(
         objective,
         optimizer=optimizer,
         epochs=epochs,
-        parameters=constraint.scores(),
+        parameters=constraint.parameters(),
         constraint=constraint,
         validation=validation,
         device=device or device_of(network),
@@ -153,8 +137,3 @@ def find_scratch_ticket(
     )
     masks = constraint.masks(network)
     return Ticket(masks, bake(network).requires_grad_(True), history)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters are."""
-    return next(model.parameters()).device

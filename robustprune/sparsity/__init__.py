@@ -1,6 +1,13 @@
 """Which networks are allowed: masks, made by score × allocation × pattern."""
 
-from robustprune.sparsity.allocation import ALLOCATIONS, AllocationName, allocation
+from robustprune.sparsity.allocation import (
+    ALLOCATIONS,
+    Allocation,
+    AllocationName,
+    allot,
+    apportion,
+    keep_best,
+)
 from robustprune.sparsity.apply import (
     MASKABLE,
     Masked,
@@ -14,8 +21,8 @@ from robustprune.sparsity.mask import LayerDensity, MaskSet
 from robustprune.sparsity.patterns import (
     PATTERNS,
     Groups,
-    PatternName,
     check_density,
+    check_pattern,
     count_kept,
     group_weight,
     top_k,
@@ -25,20 +32,23 @@ __all__ = [
     "ALLOCATIONS",
     "MASKABLE",
     "PATTERNS",
+    "Allocation",
     "AllocationName",
     "Groups",
     "LayerDensity",
     "MaskSet",
     "Masked",
-    "PatternName",
-    "allocation",
+    "allot",
     "apply_masks",
+    "apportion",
     "bake",
     "check_density",
+    "check_pattern",
     "computed_once",
     "count_kept",
     "full_masks",
     "group_weight",
+    "keep_best",
     "maskable_layers",
     "top_k",
 ]

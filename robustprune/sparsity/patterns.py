@@ -1,32 +1,40 @@
 """Patterns: which weights live or die together, and the exact top-k over such groups.
 
-A weight is first laid out as (out, in, *kernel), transposed convolutions included. A pattern is
-the number of leading dimensions that index a group; the dimensions after them are the group:
+A weight is first laid out as (G, out/G, in/G, *kernel) for a convolution in G groups (G = 1 for
+most, and for a linear layer), transposed convolutions included. A pattern says which of these
+dimensions index a group of weights; the group runs over the others:
 
-| pattern | group of a convolution     | group of a linear layer |
-| ------- | -------------------------- | ----------------------- |
-| element | one weight                 | one weight              |
-| row     | W[o, i, ..., :]            | W[o, :]                 |
-| kernel  | W[o, i]                    | one weight              |
-| filter  | W[o]                       | W[o, :]                 |
+| pattern | group of a convolution                     | group of a linear layer | kept     |
+| ------- | ------------------------------------------ | ----------------------- | -------- |
+| element | one weight                                 | one weight              | any      |
+| row     | W[o, i, ..., :]                            | W[o, :]                 | any      |
+| kernel  | W[o, i]                                    | one weight              | any      |
+| filter  | W[o]: one output                           | W[o, :]                 | any      |
+| channel | W[:, i]: one input                         | W[:, i]                 | any      |
+| column  | W[:, i, y, x]: one column of the GEMM      | W[:, i]                 | any      |
+| AxB     | a tile of A outputs x B columns (4x4, ...) | a tile                  | any      |
+| N:M     | one weight, N of every M along the inputs  | the same                | N/M only |
 
-Robust scratch tickets compare element, row and kernel (arXiv 2110.14068, Sec. 3.6).
+Robust scratch tickets compare element, row and kernel (arXiv 2110.14068, Sec. 3.6); element,
+column and filter are those of Ye et al. (arXiv 1903.12561, Sec. 3.3); 2:4 is what sparse tensor
+cores take (Mishra et al. 2021, arXiv 2104.08378). Tiles at the edge are smaller, and a last block
+of r < M inputs keeps ⌈N r / M⌉ of them.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-PatternName = Literal["element", "row", "kernel", "filter"]
-PATTERNS: tuple[PatternName, ...] = get_args(PatternName)
-
+PATTERNS = ("element", "row", "kernel", "filter", "channel", "column", "AxB", "N:M")
+_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -54,82 +62,178 @@ def count_kept(density: float, total: int) -> int:
     return math.ceil(Fraction(repr(float(check_density(density)))) * total)
 
 
+def check_pattern(pattern: str, density: float | None = None) -> str:
+    """Return `pattern` if it is one, and if it can keep `density` of the weights.
+
+    Raises:
+        ValueError: an unknown pattern, N:M without 0 < N <= M, or a density other than N/M.
+    """
+    numbers = _numbers(pattern)
+    if pattern not in PATTERNS[:6] and numbers is None:
+        raise ValueError(
+            f"unknown pattern {pattern!r}; choose one of {', '.join(PATTERNS[:6])}, "
+            "a tile such as 4x4, or N:M such as 2:4"
+        )
+    if ":" in pattern and numbers is not None:
+        n, m = numbers
+        if n > m:
+            raise ValueError(f"pattern {pattern!r} keeps {n} of every {m}; N must not exceed M")
+        if density is not None and Fraction(repr(float(density))) != Fraction(n, m):
+            raise ValueError(
+                f"pattern {pattern!r} keeps exactly {n / m:g} of the weights, got density "
+                f"{density:g}; set density to {n / m:g} or take another pattern"
+            )
+    return pattern
+
+
+def _numbers(pattern: str) -> tuple[int, int] | None:
+    """A, B of "AxB"; N, M of "N:M"."""
+    found = re.fullmatch(r"([1-9]\d*)[:x]([1-9]\d*)", pattern)
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
 @dataclass(frozen=True)
 class Groups:
     """How one layer's weight of `shape` falls into groups under a pattern.
 
-    `conv_groups` is the `groups` argument of a transposed convolution, whose weight
-    (in, out/groups, *kernel) has its output channels in the second dimension; 0 for any other
-    layer.
+    `conv_groups` is the `groups` argument of a convolution; the weight of a transposed one is
+    (in, out/groups, *kernel), with its output channels in the second dimension.
     """
 
     shape: tuple[int, ...]
-    pattern: PatternName
-    conv_groups: int = 0
+    pattern: str
+    conv_groups: int = 1
+    transposed: bool = False
 
     @property
     def out_first(self) -> tuple[int, ...]:
-        """The shape laid out as (out, in, *kernel)."""
-        if not self.conv_groups:
+        """The shape laid out as (out, in/G, *kernel)."""
+        if not self.transposed:
             return self.shape
         ins, outs, *kernel = self.shape
         return (outs * self.conv_groups, ins // self.conv_groups, *kernel)
 
     @property
-    def leading(self) -> int:
-        """How many leading dimensions of `out_first` index a group."""
-        ndim = len(self.shape)
-        return {"element": ndim, "row": ndim - 1, "kernel": 2, "filter": 1}[self.pattern]
-
-    @property
-    def number(self) -> int:
-        return math.prod(self.out_first[: self.leading])
+    def laid_out(self) -> tuple[int, ...]:
+        """The shape laid out as (G, out/G, in/G, *kernel)."""
+        out, *rest = self.out_first
+        return (self.conv_groups, out // self.conv_groups, *rest)
 
     @property
     def fan_in(self) -> int:
         """Inputs to one output unit."""
         return math.prod(self.out_first[1:])
 
+    @property
+    def _elementwise(self) -> bool:
+        return self.pattern == "element" or ":" in self.pattern
+
+    @property
+    def _index(self) -> tuple[int, ...]:
+        """The dimensions of `laid_out` that index a group."""
+        every = tuple(range(len(self.laid_out)))
+        named = {
+            "row": every[:-1],
+            "kernel": (0, 1, 2),
+            "filter": (0, 1),
+            "channel": (0, 2),
+            "column": (0, *every[2:]),
+        }
+        return named.get(self.pattern, every)
+
+    @property
+    def _tiles(self) -> tuple[int, int, int, int] | None:
+        """Tile height and width, and how many of them down and across."""
+        numbers = _numbers(self.pattern)
+        if numbers is None or ":" in self.pattern:
+            return None
+        high, wide = numbers
+        return high, wide, -(-self.out_first[0] // high), -(-self.fan_in // wide)
+
+    @property
+    def number(self) -> int:
+        """How many groups there are."""
+        if self._tiles is not None:
+            return self._tiles[2] * self._tiles[3]
+        return math.prod(self.laid_out[d] for d in self._index)
+
+    @property
+    def fixed(self) -> int | None:
+        """How many weights N:M keeps, whatever the density; None for the other patterns."""
+        numbers = _numbers(self.pattern)
+        if numbers is None or ":" not in self.pattern:
+            return None
+        (n, m), ins = numbers, self.out_first[1]
+        whole, rest = divmod(ins, m)
+        return math.prod(self.shape) // ins * (whole * n + -(-n * rest // m))
+
     def reduce(self, score: Tensor) -> Tensor:
-        """Sum |score| over each group: shape (number,)."""
-        magnitude = score.abs()
-        if self.leading == len(self.shape):
-            return magnitude.flatten()
-        return self._lay_out(magnitude).reshape(self.number, -1).sum(1)
+        """Sum the scores of each group: shape (number,)."""
+        if self._elementwise:
+            return score.flatten()
+        laid = self._lay_out(score)
+        if self._tiles is None:
+            others = [d for d in range(laid.ndim) if d not in self._index]
+            return laid.sum(others).flatten() if others else laid.flatten()
+        high, wide, down, across = self._tiles
+        matrix = laid.reshape(self.out_first[0], -1)
+        matrix = F.pad(matrix, (0, across * wide - matrix.shape[1], 0, down * high - len(matrix)))
+        return matrix.view(down, high, across, wide).sum((1, 3)).flatten()
 
     def expand(self, kept: Tensor) -> Tensor:
         """Spread one value per group, shape (number,), over the weight's own shape."""
-        if self.leading == len(self.shape):
+        if self._elementwise:
             return kept.view(self.shape)
-        ones = (1,) * (len(self.shape) - self.leading)
-        wide = kept.view(*self.out_first[: self.leading], *ones).expand(self.out_first)
-        return self._lay_back(wide).contiguous()
+        if self._tiles is None:
+            laid = self.laid_out
+            narrow = [laid[d] if d in self._index else 1 for d in range(len(laid))]
+            return self._lay_back(kept.view(narrow).expand(laid)).contiguous()
+        high, wide, down, across = self._tiles
+        matrix = kept.view(down, across).repeat_interleave(high, 0).repeat_interleave(wide, 1)
+        matrix = matrix[: self.out_first[0], : self.fan_in]
+        return self._lay_back(matrix.reshape(self.laid_out)).contiguous()
+
+    def choose(self, values: Tensor, kept: int) -> Tensor:
+        """Mark the groups to keep, given a value for each, both (number,): the `kept` largest,
+        or the N largest of every M; of equal ones the first by index."""
+        numbers = _numbers(self.pattern)
+        if self.fixed is None or numbers is None:
+            return top_k(values, kept)
+        n, m = numbers
+        laid = self._lay_out(values.view(self.shape)).movedim(2, -1)
+        ins = laid.shape[-1]
+        blocks = F.pad(laid.reshape(-1, ins), (0, -ins % m), value=-torch.inf).view(-1, m)
+        rank = blocks.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        most = torch.full((-(-ins // m),), n, device=values.device)
+        if ins % m:
+            most[-1] = -(-n * (ins % m) // m)
+        chosen = rank < most.repeat(len(blocks) // len(most)).unsqueeze(1)
+        chosen = chosen.view(-1, len(most) * m)[:, :ins].reshape(laid.shape).movedim(-1, 2)
+        return self._lay_back(chosen).flatten()
 
     def _lay_out(self, weight: Tensor) -> Tensor:
-        if not self.conv_groups:
-            return weight
+        if not self.transposed:
+            return weight.reshape(self.laid_out)
         g, (ins, outs, *kernel) = self.conv_groups, self.shape
-        return weight.view(g, ins // g, outs, *kernel).transpose(1, 2).reshape(self.out_first)
+        return weight.reshape(g, ins // g, outs, *kernel).transpose(1, 2)
 
-    def _lay_back(self, weight: Tensor) -> Tensor:
-        if not self.conv_groups:
-            return weight
-        g, (ins, outs, *kernel) = self.conv_groups, self.shape
-        return weight.reshape(g, outs, ins // g, *kernel).transpose(1, 2).reshape(self.shape)
+    def _lay_back(self, laid: Tensor) -> Tensor:
+        if not self.transposed:
+            return laid.reshape(self.shape)
+        return laid.transpose(1, 2).reshape(self.shape)
 
 
-def group_weight(module: nn.Module, pattern: PatternName = "element") -> Groups:
+def group_weight(module: nn.Module, pattern: str = "element") -> Groups:
     """The groups of `module.weight` under `pattern`.
 
     Raises:
         ValueError: unknown pattern.
     """
-    if pattern not in PATTERNS:
-        raise ValueError(f"unknown pattern {pattern!r}; choose one of {', '.join(PATTERNS)}")
+    check_pattern(pattern)
     weight = module.weight
     assert isinstance(weight, Tensor)
-    conv_groups = module.groups if isinstance(module, _TRANSPOSED) else 0
-    return Groups(tuple(weight.shape), pattern, conv_groups)
+    conv_groups = module.groups if isinstance(module, (*_CONV, *_TRANSPOSED)) else 1
+    return Groups(tuple(weight.shape), pattern, conv_groups, isinstance(module, _TRANSPOSED))
 
 
 def top_k(values: Tensor, k: int) -> Tensor:

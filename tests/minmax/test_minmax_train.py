@@ -12,6 +12,7 @@ from attacks import PGD, ThreatModel
 from robustprune.minmax import (
     Adversarial,
     Checkpoint,
+    Constraint,
     Natural,
     OptimizerSpec,
     StepResult,
@@ -19,6 +20,7 @@ from robustprune.minmax import (
     Validation,
     train,
 )
+from robustprune.sparsity import MaskSet
 
 THREAT = ThreatModel("linf", 0.2)
 
@@ -234,3 +236,86 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         train(model, batches, Natural(), optimizer=OptimizerSpec(), epochs=1)
+
+
+def test_the_average_is_what_is_returned() -> None:
+    """d = min(decay, (1 + t)/(10 + t)) of the weights after each step, by hand."""
+    model, weights = nn.Linear(4, 2, bias=False), []
+
+    class Keep(Constraint):
+        def after_step(self, model: nn.Module, step: int) -> None:
+            weights.append(model.weight.detach().clone())
+
+        def masks(self, model: nn.Module) -> MaskSet:
+            raise AssertionError
+
+    expected = model.weight.detach().clone()
+    spec = OptimizerSpec(lr=0.1)
+    train(model, data(), Natural(), optimizer=spec, epochs=3, average=0.3, constraint=Keep())
+    for t, weight in enumerate(weights, start=1):
+        decay = min(0.3, (1 + t) / (10 + t))
+        expected = decay * expected + (1 - decay) * weight
+    assert torch.allclose(model.weight, expected, atol=1e-6)
+    assert not torch.allclose(model.weight, weights[-1], atol=1e-4)
+
+
+def test_an_impossible_average_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"average=1\.0 must lie strictly between 0 and 1"):
+        train(network(), data(), Natural(), optimizer=OptimizerSpec(), epochs=1, average=1.0)
+
+
+def test_half_and_resume_equals_straight_with_an_average(tmp_path: Path) -> None:
+    def go(model: nn.Module, epochs: int, **options: object) -> nn.Module:
+        torch.manual_seed(1)
+        spec = OptimizerSpec(lr=0.05, schedule="constant")
+        settings: dict = {"optimizer": spec, "average": 0.9, **options}
+        train(model, data(), Natural(), epochs=epochs, **settings)
+        return model
+
+    place = Checkpoint(tmp_path / "s.safetensors", seconds=0)
+    straight = go(network(), 4)
+    go(network(), 2, checkpoint=place)
+    resumed = go(network(), 4, checkpoint=place)
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name])
+
+
+def test_patience_stops_after_the_best_epoch() -> None:
+    """Validation accuracy is perfect from some epoch on, so `>=` would move the best along; on a
+    validation set that contradicts the training data it only falls."""
+    contrary = [(x, 1 - y) for x, y in data()]
+    check = Validation(loader=contrary, patience=3)
+    history = train(
+        network(), data(), Natural(), optimizer=OptimizerSpec(lr=0.5), epochs=50, validation=check
+    )
+    best = max(range(len(history)), key=lambda i: (history[i].val_clean or 0.0, i))
+    assert len(history) == best + 1 + 3
+
+
+def test_a_penalty_is_descended_and_figures_are_recorded() -> None:
+    class Shrink(Constraint):
+        def penalty(self, model: nn.Module) -> Tensor:
+            return 100.0 * (model[0].weight ** 2).sum()  # type: ignore[index, operator]
+
+        def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, float]:
+            return {"epoch": float(epoch)}
+
+        def masks(self, model: nn.Module) -> MaskSet:
+            raise AssertionError
+
+    model = network()
+    spec = OptimizerSpec(lr=0.004, momentum=0.0)
+    history = train(model, data(), Natural(), optimizer=spec, epochs=5, constraint=Shrink())
+    assert float(model[0].weight.detach().abs().max()) < 0.05  # type: ignore[union-attr]
+    assert [record.figures for record in history] == [{"epoch": float(e)} for e in range(1, 6)]
+
+
+def test_amp_trains_in_bfloat16() -> None:
+    kinds = set()
+    model = network()
+    model[0].register_forward_hook(lambda _, __, out: kinds.add(out.dtype))
+    objective = Adversarial(PGD(THREAT, steps=2))
+    history = train(model, data(), objective, optimizer=OptimizerSpec(lr=0.1), epochs=20, amp=True)
+    assert torch.bfloat16 in kinds
+    assert history[-1].loss < history[0].loss
+    assert all(p.dtype == torch.float32 for p in model.parameters())

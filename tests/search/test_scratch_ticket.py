@@ -191,7 +191,7 @@ def test_masks_are_computed_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None
         ({"model": nn.Flatten()}, "nothing to mask"),
         ({"attack": None}, "either `attack` or `objective`"),
         ({"init": "zeros"}, "unknown init 'zeros'; choose one of signed_kaiming_constant"),
-        ({"allocate": "erk"}, "unknown allocation 'erk'"),
+        ({"allocate": "most"}, "unknown allocation 'most'"),
         ({"epochs": 0}, "epochs must be at least 1"),
     ],
 )

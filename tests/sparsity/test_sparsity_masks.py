@@ -8,7 +8,6 @@ from torch import nn
 
 from robustprune.sparsity import (
     MaskSet,
-    allocation,
     apply_masks,
     bake,
     computed_once,
@@ -60,18 +59,6 @@ def test_saved_masks_come_back(tmp_path: Path) -> None:
 def test_bad_masks_are_refused(masks: dict[str, torch.Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MaskSet(masks)
-
-
-def test_uniform_keeps_the_same_share_of_each_layer() -> None:
-    values = {"a": torch.rand(10), "b": torch.rand(5)}
-    assert allocation("layer")(values, 0.3) == {"a": 3, "b": 2}
-
-
-def test_global_keeps_the_best_of_all_and_one_of_each() -> None:
-    values = {"a": torch.tensor([9.0, 8.0, 7.0]), "b": torch.tensor([1.0, 2.0, 3.0])}
-    assert allocation("global")(values, 0.5) == {"a": 2, "b": 1}
-    assert allocation("global")(values, 0.01) == {"a": 1, "b": 1}
-    assert allocation("global")(values, 1.0) == {"a": 3, "b": 3}
 
 
 def network() -> nn.Sequential:

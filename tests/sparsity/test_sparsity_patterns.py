@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from torch import nn
 
-from robustprune.sparsity import count_kept, group_weight, top_k
+from robustprune.sparsity import Groups, check_pattern, count_kept, group_weight, top_k
 
 
 @pytest.mark.parametrize(
@@ -59,24 +59,24 @@ def test_top_k_equals_a_stable_sort(array: np.ndarray, data: st.DataObject) -> N
     assert torch.equal(top_k(values, k), expected)
 
 
+NAMES = ("element", "row", "kernel", "filter", "channel", "column")
+# the module, and how many groups it has under each of NAMES
+_COUNTED = {
+    "linear": (nn.Linear(3, 4), (12, 4, 12, 4, 3, 3)),
+    "conv1d": (nn.Conv1d(3, 4, 5), (60, 12, 12, 4, 3, 15)),
+    "conv2d": (nn.Conv2d(3, 4, 5), (300, 60, 12, 4, 3, 75)),
+    "conv3d": (nn.Conv3d(1, 2, 3), (54, 18, 2, 2, 1, 27)),
+    "grouped": (nn.Conv2d(4, 6, 3, groups=2), (108, 36, 12, 6, 4, 36)),
+    "transposed": (nn.ConvTranspose2d(4, 6, 3, groups=2), (108, 36, 12, 6, 4, 36)),
+}
 LAYERS = {
-    "linear": (nn.Linear(3, 4), {"element": 12, "row": 4, "kernel": 12, "filter": 4}),
-    "conv1d": (nn.Conv1d(3, 4, 5), {"element": 60, "row": 12, "kernel": 12, "filter": 4}),
-    "conv2d": (nn.Conv2d(3, 4, 5), {"element": 300, "row": 60, "kernel": 12, "filter": 4}),
-    "conv3d": (nn.Conv3d(1, 2, 3), {"element": 54, "row": 18, "kernel": 2, "filter": 2}),
-    "grouped": (
-        nn.Conv2d(4, 6, 3, groups=2),
-        {"element": 108, "row": 36, "kernel": 12, "filter": 6},
-    ),
-    "transposed": (
-        nn.ConvTranspose2d(4, 6, 3, groups=2),
-        {"element": 108, "row": 36, "kernel": 12, "filter": 6},
-    ),
+    name: (module, dict(zip(NAMES, counts, strict=True)))
+    for name, (module, counts) in _COUNTED.items()
 }
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("pattern", ["element", "row", "kernel", "filter"])
+@pytest.mark.parametrize("pattern", NAMES)
 def test_groups_are_counted_and_spread(layer: str, pattern: str) -> None:
     module, numbers = LAYERS[layer]
     groups = group_weight(module, pattern)  # type: ignore[arg-type]
@@ -114,6 +114,69 @@ def test_fan_in_counts_the_inputs_of_one_output() -> None:
     assert group_weight(nn.ConvTranspose1d(4, 6, 5)).fan_in == 20
 
 
-def test_unknown_pattern_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown pattern 'block'; choose one of element, row"):
-        group_weight(nn.Linear(2, 2), "block")  # type: ignore[arg-type]
+@pytest.mark.parametrize("layer", ["conv2d", "grouped", "transposed"])
+def test_a_channel_is_one_input(layer: str) -> None:
+    """Without group i no output depends on input channel i, and the others are as before."""
+    torch.manual_seed(0)
+    module = LAYERS[layer][0]
+    groups = group_weight(module, "channel")
+    x = torch.randn(2, groups.number, 7, 7)
+    original = module.weight.detach().clone()
+    for channel in range(groups.number):
+        kept = torch.ones(groups.number)
+        kept[channel] = 0.0
+        without = x.clone()
+        without[:, channel] = 0.0
+        with torch.no_grad():
+            expected = module(without)
+            module.weight.copy_(original * groups.expand(kept))
+            got = module(x)
+            module.weight.copy_(original)
+        assert torch.allclose(got, expected, atol=1e-6)
+
+
+def test_tiles_by_hand() -> None:
+    groups = group_weight(nn.Linear(5, 3), "2x2")
+    assert groups.number == 2 * 3
+    spread = groups.expand(torch.arange(6))
+    assert spread.tolist() == [[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]
+    assert groups.reduce(torch.ones(3, 5)).tolist() == [4, 4, 2, 2, 2, 1]
+
+
+def test_two_of_four_by_hand() -> None:
+    groups = group_weight(nn.Linear(6, 2), "2:4")
+    score = torch.tensor([[1.0, 4.0, 3.0, 2.0, 7.0, 8.0], [5.0, 5.0, 5.0, 5.0, 0.0, 0.0]])
+    chosen = groups.expand(groups.choose(groups.reduce(score), 0))
+    # the last block has two inputs and keeps one of them; of equal scores the first stay
+    assert chosen.int().tolist() == [[0, 1, 1, 0, 0, 1], [1, 1, 0, 0, 1, 0]]
+    assert groups.fixed == int(chosen.sum()) == 6
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_n_of_m_runs_along_the_inputs(layer: str) -> None:
+    module, _ = LAYERS[layer]
+    groups = group_weight(module, "1:2")
+    torch.manual_seed(0)
+    values = torch.rand(module.weight.numel())
+    chosen = groups.expand(groups.choose(values, 0))
+    laid = Groups(groups.shape, "element", groups.conv_groups, groups.transposed)._lay_out(chosen)
+    ins = laid.shape[2]
+    pairs = [laid.select(2, i).int() + laid.select(2, i + 1).int() for i in range(0, ins - 1, 2)]
+    assert all(bool((pair == 1).all()) for pair in pairs)
+    if ins % 2:
+        assert bool(laid.select(2, ins - 1).all())
+    assert int(chosen.sum()) == groups.fixed
+
+
+@pytest.mark.parametrize(
+    ("pattern", "density", "message"),
+    [
+        ("block", None, "unknown pattern 'block'; choose one of element, row"),
+        ("0:4", None, "unknown pattern '0:4'"),
+        ("5:4", None, "keeps 5 of every 4; N must not exceed M"),
+        ("2:4", 0.25, "keeps exactly 0.5 of the weights, got density 0.25; set density to 0.5"),
+    ],
+)
+def test_impossible_patterns_are_refused(pattern: str, density: float | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_pattern(pattern, density)

@@ -1,0 +1,235 @@
+"""Pruning by ADMM while the network trains, under attack if the objective says so."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from attacks import Attack
+from robustprune.minmax import (
+    Batches,
+    Checkpoint,
+    Constraint,
+    EpochRecord,
+    Objective,
+    OptimizerSpec,
+    train,
+)
+from robustprune.search.ticket import Ticket, chosen_objective, device_of
+from robustprune.sparsity import (
+    Allocation,
+    MaskSet,
+    apply_masks,
+    bake,
+    check_density,
+    check_pattern,
+    keep_best,
+    maskable_layers,
+)
+from robustprune.sparsity.criteria import weights_of
+
+ADMM_OPTIMIZER = OptimizerSpec(lr=0.01, momentum=0.9, weight_decay=1e-4)
+
+#: W + U by parameter name, and ρ -> the masks of Z
+Support = Callable[[Mapping[str, Tensor], float], MaskSet]
+
+
+class Admm(Constraint):
+    """min L(W) + g(Z) s.t. W = Z, in scaled form with the dual U (Boyd et al. 2011, Sec. 3.1.1):
+
+        W ← descent on L(W) + Σ ρ/2 ‖W − Z + U‖²          (P1, the training loop)
+        Z ← prox_{g/ρ}(W + U)                              (P2, every `every` epochs)
+        U ← U + W − Z
+
+    With g the indicator of a sparsity set (Ye et al. 2019, arXiv 1903.12561, Eq. 6 to 9) P2 is the
+    Euclidean projection: the groups with the largest Σ (W + U)² stay. With g = λ‖Z‖₁ it is
+    soft-thresholding by λ/ρ. When ρ grows, U shrinks by as much: ρU is the dual (ibid. Sec. 3.4.1).
+
+    Each update records the residuals ‖W − Z‖/‖W‖ ("primal") and ρ‖Z − Z_before‖/‖W‖ ("dual").
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        support: Support,
+        *,
+        l1: float | None,
+        rho: float,
+        rho_growth: float,
+        rho_max: float,
+        every: int,
+    ) -> None:
+        self.weights, self.support, self.l1 = weights_of(layers), support, l1
+        self.rho, self.rho_growth, self.rho_max, self.every = rho, rho_growth, rho_max, every
+        self.u = {name: torch.zeros_like(w) for name, w in self._detached().items()}
+        self.z = self._prox(self._detached())
+
+    def _detached(self) -> dict[str, Tensor]:
+        return {name: weight.detach() for name, weight in self.weights.items()}
+
+    def _prox(self, v: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if self.l1 is not None:
+            return soft_threshold(v, self.l1 / self.rho)
+        masks = self.support(v, self.rho)
+        return {name: value * masks[name].to(value.device) for name, value in v.items()}
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        parts = [
+            ((weight - self.z[name] + self.u[name]) ** 2).sum()
+            for name, weight in self.weights.items()
+        ]
+        return self.rho / 2 * torch.stack(parts).sum()
+
+    @torch.no_grad()
+    def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, float]:
+        if epoch % self.every:
+            return {}
+        w, before, rho = self._detached(), self.z, self.rho
+        self.z = self._prox({name: w[name] + self.u[name] for name in w})
+        self.u = {name: self.u[name] + w[name] - self.z[name] for name in w}
+        length = _norm(w)
+        figures = {
+            "primal": _norm({name: w[name] - self.z[name] for name in w}) / length,
+            "dual": rho * _norm({name: self.z[name] - before[name] for name in w}) / length,
+            "rho": rho,
+        }
+        self.rho = min(rho * self.rho_growth, max(self.rho_max, rho))
+        self.u = {name: u * (rho / self.rho) for name, u in self.u.items()}
+        return figures
+
+    def masks(self, model: nn.Module) -> MaskSet:
+        """The support of Z, were it updated now."""
+        w = self._detached()
+        return self.support({name: w[name] + self.u[name] for name in w}, self.rho)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {f"z.{name}": z for name, z in self.z.items()}
+        state |= {f"u.{name}": u for name, u in self.u.items()}
+        return {**state, "rho": torch.tensor(self.rho, dtype=torch.float64)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.rho = float(state["rho"])
+        for name, weight in self.weights.items():
+            self.z[name] = state[f"z.{name}"].to(weight)
+            self.u[name] = state[f"u.{name}"].to(weight)
+
+
+def prune_admm(
+    model: nn.Module,
+    loader: Batches,
+    *,
+    density: float | None = None,
+    l1: float | None = None,
+    attack: Attack | None = None,
+    objective: Objective | None = None,
+    epochs: int = 200,
+    optimizer: OptimizerSpec = ADMM_OPTIMIZER,
+    rho: float = 1e-3,
+    rho_growth: float = 1.3,
+    rho_max: float = 1.0,
+    every: int = 20,
+    pattern: str = "element",
+    allocate: Allocation = "layer",
+    dense: Iterable[str] = (),
+    device: torch.device | str | None = None,
+    checkpoint: Checkpoint | None = None,
+    title: str | None = None,
+    quiet: bool = False,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> Ticket:
+    """Drive a (pretrained) network's weights towards a sparsity set while it goes on training:
+
+        min_W E max_{‖δ‖≤ε} ℓ(f(x+δ; W), y)   s.t. W ∈ S      (`density`)
+        min_W E max_{‖δ‖≤ε} ℓ(f(x+δ; W), y) + λ‖W‖₁            (`l1` = λ)
+
+    (Ye et al. 2019, arXiv 1903.12561, alg. 1; see `Admm`). The result is cut to the mask; retrain
+    it under the mask with `finetune_ticket(..., mode="inherit")`.
+
+    Args:
+        model: copied, never changed; start from one trained under the same objective.
+        loader: yields (x, y) batches.
+        density: kept fraction of the groups, in (0, 1]; exactly one of `density` and `l1`.
+        l1: λ > 0; the support of the last Z, at least one weight a layer, is the mask.
+        attack: the inner maximisation; exactly one of `attack` and `objective` is needed.
+        rho: ρ of the first epoch; multiplied by `rho_growth` at each update up to `rho_max`.
+        every: epochs between two updates of Z and U.
+        pattern: see `robustprune.sparsity.patterns`; of `l1` always element.
+        allocate: see `robustprune.sparsity.allot`.
+        dense: layers to leave whole: "first", "last" or layer names.
+        checkpoint: resume from its file if that is there, and save to it.
+
+    Returns:
+        Ticket(masks, model, history); the records carry the residuals, see `Admm`.
+
+    Raises:
+        ValueError: an option out of range, nothing to mask, a batch that does not fit the model.
+        TrainingDiverged: the loss became non-finite.
+    """
+    if (density is None) == (l1 is None):
+        raise ValueError("give either `density` or `l1`, not both and not neither")
+    if l1 is not None and not l1 > 0:
+        raise ValueError(f"l1={l1} must be positive")
+    if density is not None:
+        check_pattern(pattern, check_density(density))
+    for name, value in {"rho": rho, "rho_max": rho_max, "rho_growth": rho_growth}.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value} must be positive")
+    if every < 1:
+        raise ValueError(f"every={every} must be at least 1, in epochs")
+    network = copy.deepcopy(model).requires_grad_(True)
+    if device is not None:
+        network.to(device)
+    layers = maskable_layers(network, dense=dense)
+
+    def support(v: Mapping[str, Tensor], rho: float) -> MaskSet:
+        if l1 is not None:
+            return nonzero(soft_threshold(v, l1 / rho), v)
+        assert density is not None
+        squares = {name: value**2 for name, value in v.items()}
+        return keep_best(squares, layers, density=density, pattern=pattern, allocate=allocate)
+
+    constraint = Admm(
+        layers, support, l1=l1, rho=rho, rho_growth=rho_growth, rho_max=rho_max, every=every
+    )
+    history = train(
+        network,
+        loader,
+        chosen_objective(attack, objective),
+        optimizer=optimizer,
+        epochs=epochs,
+        constraint=constraint,
+        device=device or device_of(network),
+        checkpoint=checkpoint,
+        title=title or "ADMM",
+        quiet=quiet,
+        on_epoch=on_epoch,
+    )
+    masks = constraint.masks(network)
+    apply_masks(network, masks)
+    return Ticket(masks, bake(network), history)
+
+
+def soft_threshold(v: Mapping[str, Tensor], threshold: float) -> dict[str, Tensor]:
+    """sign(v) max(|v| − t, 0): the proximal map of t‖·‖₁ (Boyd et al. 2011, Sec. 4.4.3)."""
+    return {
+        name: value.sign() * (value.abs() - threshold).clamp_min(0) for name, value in v.items()
+    }
+
+
+def nonzero(z: Mapping[str, Tensor], v: Mapping[str, Tensor]) -> MaskSet:
+    """Where z is not zero; the largest |v| of a layer that is zero throughout."""
+    masks = {}
+    for name, value in z.items():
+        mask = value != 0
+        if not bool(mask.any()):
+            mask.view(-1)[v[name].abs().argmax()] = True
+        masks[name] = mask
+    return MaskSet(masks)
+
+
+def _norm(tensors: Mapping[str, Tensor]) -> float:
+    """‖·‖₂ over all of them."""
+    return float(torch.stack([(t.double() ** 2).sum() for t in tensors.values()]).sum().sqrt())

@@ -1,0 +1,119 @@
+"""One-shot pruning: score every weight once, keep the best."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from attacks import Attack, evaluating
+from robustprune.minmax import Batches, Natural, Objective
+from robustprune.search.ticket import Ticket, chosen_objective, device_of
+from robustprune.sparsity import (
+    Allocation,
+    apply_masks,
+    bake,
+    check_density,
+    check_pattern,
+    criteria,
+    keep_best,
+    maskable_layers,
+)
+from robustprune.sparsity.criteria import CRITERIA, CriterionName
+
+
+def prune_one_shot(
+    model: nn.Module,
+    loader: Batches | None = None,
+    *,
+    density: float,
+    criterion: CriterionName = "magnitude",
+    attack: Attack | None = None,
+    objective: Objective | None = None,
+    batches: int = 4,
+    pattern: str = "element",
+    allocate: Allocation = "layer",
+    dense: Iterable[str] = (),
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Ticket:
+    """Keep the weights that a criterion rates highest; nothing is trained.
+
+    | criterion | score                               | needs data |
+    | --------- | ----------------------------------- | ---------- |
+    | magnitude | |w|                                 | no         |
+    | random    | noise, the control                  | no         |
+    | snip      | |w ∂L/∂w|                           | yes        |
+    | grasp     | w (H ∂L/∂w)                         | yes        |
+    | obd       | ½ h w², h the Hessian's diagonal    | yes        |
+    | obd_ggn   | ½ h w², h Gauss-Newton's diagonal   | yes        |
+
+    See `robustprune.sparsity.criteria` for the papers. Fine-tune the result with
+    `finetune_ticket(..., mode="inherit")`.
+
+    Args:
+        model: copied, never changed: trained for magnitude and OBD; SNIP and GraSP were made for
+            freshly initialised networks.
+        loader: yields (x, y) batches; only for criteria that need data.
+        density: kept fraction of the groups, in (0, 1].
+        attack, objective: L is the loss of this objective, under attack where it attacks; default
+            the plain cross-entropy.
+        batches: how many batches of the loader the criterion sees.
+        pattern, allocate, dense: as in `find_scratch_ticket`.
+        seed: of random scores and random signs.
+
+    Raises:
+        ValueError: an option out of range, nothing to mask, or no loader where one is needed.
+    """
+    check_pattern(pattern, check_density(density))
+    if criterion not in CRITERIA:
+        raise ValueError(f"unknown criterion {criterion!r}; choose one of {', '.join(CRITERIA)}")
+    if batches < 1:
+        raise ValueError(f"batches={batches} must be at least 1")
+    network = copy.deepcopy(model).requires_grad_(True)
+    if device is not None:
+        network.to(device)
+    layers = maskable_layers(network, dense=dense)
+    generator = torch.Generator().manual_seed(seed)
+    if criterion == "magnitude":
+        scores = criteria.magnitude(layers)
+    elif criterion == "random":
+        scores = criteria.random(layers, generator=generator)
+    else:
+        if loader is None:
+            raise ValueError(f"criterion {criterion!r} needs data; give a loader")
+        where = device_of(network)
+        seen = [(x.to(where), y.to(where)) for x, y in itertools.islice(iter(loader), batches)]
+        plain = attack is None and objective is None
+        chosen = Natural() if plain else chosen_objective(attack, objective)
+        with evaluating(network):  # statistics of batch norm stay as they are
+            scores = _from_data(criterion, network, layers, seen, chosen, generator)
+    masks = keep_best(scores, layers, density=density, pattern=pattern, allocate=allocate)
+    apply_masks(network, masks)
+    return Ticket(masks, bake(network), [])
+
+
+def _from_data(
+    criterion: CriterionName,
+    network: nn.Module,
+    layers: dict[str, nn.Module],
+    seen: list[tuple[Tensor, Tensor]],
+    objective: Objective,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return objective(model, x, y, torch.inf).loss
+
+    def logits(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return objective(model, x, y, torch.inf).logits
+
+    if criterion == "snip":
+        return criteria.snip(network, layers, seen, loss)
+    if criterion == "grasp":
+        return criteria.grasp(network, layers, seen, loss)
+    if criterion == "obd":
+        return criteria.obd(network, layers, seen, loss, generator=generator)
+    return criteria.obd_ggn(network, layers, seen, logits, generator=generator)

@@ -1,0 +1,225 @@
+"""Pruning by learned scores: HYDRA, and HARP, which learns each layer's rate with them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from attacks import Attack
+from robustprune.minmax import (
+    Batches,
+    Checkpoint,
+    Constraint,
+    EpochRecord,
+    Objective,
+    OptimizerSpec,
+    Validation,
+    train,
+)
+from robustprune.search.popup import Popup, ScoreTopK, scaled_scores
+from robustprune.search.ticket import Ticket, chosen_objective, device_of
+from robustprune.sparsity import (
+    Allocation,
+    Groups,
+    MaskSet,
+    allot,
+    apportion,
+    bake,
+    check_density,
+    check_pattern,
+    count_kept,
+    group_weight,
+    maskable_layers,
+)
+
+ScoreMethod = Literal["hydra", "harp"]
+SCORE_METHODS: tuple[ScoreMethod, ...] = get_args(ScoreMethod)
+SCORE_OPTIMIZER = OptimizerSpec(lr=0.1, momentum=0.9, weight_decay=1e-4)
+
+
+class _StraightThroughRate(torch.autograd.Function):
+    """(s, r, θ, m) ↦ m ⊙ θ with gradients as if m were |s|, and its mean the rate r:
+    ∂L/∂s = ∂L/∂W ⊙ θ ⊙ sign(s) and ∂L/∂r = Σ ∂L/∂W ⊙ θ."""
+
+    @staticmethod
+    def forward(ctx: Any, score: Tensor, rate: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(score, weight)
+        return weight * mask
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        score, weight = ctx.saved_tensors
+        grad = grads[0] * weight
+        return grad * score.sign(), grad.sum(), None, None
+
+
+class RatedPopup(Popup):
+    """A `Popup` that keeps the learned fraction r = σ(k)(1 − least) + least of its groups."""
+
+    def __init__(self, score: Tensor, groups: Groups, rate: float, least: float) -> None:
+        super().__init__(score, groups, groups.number)
+        self.least = least
+        # the rate starts a little inside (least, 1), where σ still has a slope
+        share = min(max((rate - least) / (1 - least), 0.01), 0.99)
+        self.rate_score = nn.Parameter(torch.tensor(math.log(share / (1 - share))).to(score))
+        self.fixed = False
+
+    def rate(self) -> Tensor:
+        return torch.sigmoid(self.rate_score) * (1 - self.least) + self.least
+
+    def forward(self, weight: Tensor) -> Tensor:
+        rate = self.rate()
+        if not self.fixed:
+            self.kept = max(1, round(float(rate.detach()) * self.groups.number))
+        masked = _StraightThroughRate.apply(self.score, rate, weight, self.mask())
+        assert isinstance(masked, Tensor)
+        return masked
+
+
+class LearnedRates(Constraint):
+    """HARP: scores and rates move together; a penalty holds the kept total at the target.
+
+        L + γ max(Σ_l r_l n_l / (density · Σ_l n_l) − 1, 0),   γ = 0.01 · epoch, from 1
+
+    (Zhao et al. 2023, "Holistic adversarially robust pruning", ICLR, Eq. 5 to 7). No layer keeps
+    less than `least` times the density. At the end the rates are scaled so that exactly
+    ⌈density · n⌉ groups are kept in all.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        *,
+        density: float,
+        pattern: str,
+        allocate: Allocation,
+        scores: Mapping[str, Tensor],
+        least: float = 0.1,
+        gamma: float = 0.01,
+    ) -> None:
+        self.density, self.gamma, self.epoch = density, gamma, 1
+        groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
+        values = {name: groups[name].reduce(scores[name].abs()) for name in layers}
+        counts = allot(values, groups, density, allocate)
+        self.popups: dict[str, RatedPopup] = {}
+        for name, layer in layers.items():
+            rate = counts[name] / groups[name].number
+            popup = RatedPopup(scores[name].clone(), groups[name], rate, least * density)
+            self.popups[name] = popup
+            parametrize.register_parametrization(layer, "weight", popup, unsafe=True)
+
+    def parameters(self) -> list[nn.Parameter]:
+        popups = self.popups.values()
+        return [*(popup.score for popup in popups), *(popup.rate_score for popup in popups)]
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        numbers = [popup.groups.number for popup in self.popups.values()]
+        rates = torch.stack([popup.rate() for popup in self.popups.values()])
+        kept = (rates * torch.tensor(numbers).to(rates)).sum() / sum(numbers)
+        return self.gamma * self.epoch * (kept / self.density - 1).clamp_min(0)
+
+    def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, float]:
+        self.epoch = epoch + 1
+        kept = sum(popup.kept for popup in self.popups.values())
+        total = sum(popup.groups.number for popup in self.popups.values())
+        return {"kept / target": kept / total / self.density}
+
+    def masks(self, model: nn.Module) -> MaskSet:
+        popups = self.popups.items()
+        numbers = {name: popup.groups.number for name, popup in popups}
+        shares = {name: float(popup.rate().detach()) * numbers[name] for name, popup in popups}
+        counts = apportion(shares, numbers, count_kept(self.density, sum(numbers.values())))
+        for name, popup in popups:
+            popup.kept, popup.fixed = counts[name], True
+        return MaskSet({name: popup.mask() for name, popup in popups})
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"epoch": torch.tensor(self.epoch)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.epoch = int(state["epoch"])
+
+
+def prune_scores(
+    model: nn.Module,
+    loader: Batches,
+    *,
+    density: float,
+    method: ScoreMethod = "hydra",
+    attack: Attack | None = None,
+    objective: Objective | None = None,
+    epochs: int = 20,
+    optimizer: OptimizerSpec = SCORE_OPTIMIZER,
+    pattern: str = "element",
+    allocate: Allocation = "layer",
+    dense: Iterable[str] = (),
+    validation: Validation | None = None,
+    device: torch.device | str | None = None,
+    checkpoint: Checkpoint | None = None,
+    title: str | None = None,
+    quiet: bool = False,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> Ticket:
+    """Learn which weights of a pretrained network to keep, under the robust loss itself:
+
+        min_m E max_{‖δ‖≤ε} ℓ(f(x+δ; m ⊙ θ), y)   s.t. ‖m‖₀ ≤ k,   θ frozen
+
+    "hydra" (Sehwag et al. 2020, arXiv 2002.10509, Sec. 3) fixes what each layer keeps and starts
+    the scores at the scaled weights; "harp" learns it, see `LearnedRates`. Fine-tune the result
+    with `finetune_ticket(..., mode="inherit")`.
+
+    Args:
+        model: copied, never changed; start from one trained under the same objective.
+        loader: yields (x, y) batches.
+        density: kept fraction of the groups, in (0, 1].
+        attack: the inner maximisation; exactly one of `attack` and `objective` is needed.
+        pattern: see `robustprune.sparsity.patterns`; "harp" takes no N:M, whose rate is fixed.
+        allocate: what each layer keeps ("hydra") or starts with ("harp").
+        dense: layers to leave whole: "first", "last" or layer names.
+        validation: choose the epoch on held-out training data ("hydra"); default the last. Before
+            its end "harp" keeps more than the target, so that there an early epoch would win.
+        checkpoint: resume from its file if that is there, and save to it.
+
+    Raises:
+        ValueError: an option out of range, nothing to mask, a batch that does not fit the model.
+        TrainingDiverged: the loss became non-finite.
+    """
+    check_pattern(pattern, check_density(density))
+    if method not in SCORE_METHODS:
+        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(SCORE_METHODS)}")
+    if method == "harp" and ":" in pattern:
+        raise ValueError(f"harp learns each layer's rate, and pattern {pattern!r} fixes it")
+    if method == "harp" and validation is not None:
+        raise ValueError("harp takes its last epoch; leave `validation` to the fine-tuning")
+    objective = chosen_objective(attack, objective)
+    network = copy.deepcopy(model).requires_grad_(False)
+    if device is not None:
+        network.to(device)
+    layers = maskable_layers(network, dense=dense)
+    make = {"hydra": ScoreTopK, "harp": LearnedRates}[method]
+    constraint = make(
+        layers, density=density, pattern=pattern, allocate=allocate, scores=scaled_scores(layers)
+    )
+    history = train(
+        network,
+        loader,
+        objective,
+        optimizer=optimizer,
+        epochs=epochs,
+        parameters=constraint.parameters(),
+        constraint=constraint,
+        validation=validation,
+        device=device or device_of(network),
+        checkpoint=checkpoint,
+        title=title or f"{method} {density:.0%}",
+        quiet=quiet,
+        on_epoch=on_epoch,
+    )
+    masks = constraint.masks(network)
+    return Ticket(masks, bake(network).requires_grad_(True), history)

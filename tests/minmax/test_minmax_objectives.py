@@ -1,0 +1,188 @@
+"""Outer objectives, against the formulas of their papers written out."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attacks import PGD, ThreatModel
+from robustprune.minmax import (
+    Free,
+    Gaussian,
+    Mart,
+    OptimizerSpec,
+    Repeated,
+    Trades,
+    train,
+)
+from robustprune.minmax.objectives import divergence
+
+THREAT = ThreatModel("linf", 0.3)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def batch(n: int = 12) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, 4, generator=generator), torch.arange(n) % 3
+
+
+def test_divergence_by_definition() -> None:
+    p, q = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.25, 0.5, 0.25]])
+    assert float(divergence(p.log(), q.log() + 3)) == pytest.approx(0.25 * 0.6931472)
+    assert float(divergence(p.log(), p.log())) == pytest.approx(0.0, abs=1e-7)
+
+
+def test_trades_is_clean_loss_plus_weighted_divergence() -> None:
+    model, (x, y) = network(), batch()
+    attack = PGD(THREAT, steps=5, seed=0)
+    result = Trades(attack, beta=2.0)(model, x, y, 1.0)
+    clean = model(x)
+    p, q = clean.softmax(1), result.logits.softmax(1)
+    expected = F.cross_entropy(clean, y) + 2.0 * (p * (p / q).log()).sum(1).mean()
+    assert float(result.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert result.adversarial
+
+
+def test_trades_attacks_the_divergence_itself() -> None:
+    """Its inner maximum is at least as far from p(x) as the points a cross-entropy attack finds,
+    and both are inside the ball."""
+    model, (x, y) = network(), batch(200)
+    seen: list[Tensor] = []
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.detach())
+            return model(x)
+
+    Trades(PGD(THREAT, steps=20, seed=0))(Spy(), x, y, 1.0)
+    own = seen[-1]
+    assert float((own - x).abs().max()) <= 0.3
+    other = PGD(THREAT, steps=20, seed=0)(model, x, y)
+    clean = model(x).detach()
+    with torch.no_grad():
+        far, near = (float(divergence(clean, model(z)).mean()) for z in (own, other))
+    assert far > near
+
+
+def test_trades_needs_a_random_start() -> None:
+    with pytest.raises(ValueError, match="needs random_start"):
+        Trades(PGD(THREAT, random_start=False))
+
+
+def test_mart_by_its_equations() -> None:
+    model, (x, y) = network(), batch()
+    attack = PGD(THREAT, steps=3, seed=0)
+    result = Mart(attack, weight=5.0)(model, x, y, 1.0)
+    p, q = model(x).softmax(1), model(attack(model, x, y)).softmax(1)
+    terms = []
+    for i, label in enumerate(y.tolist()):
+        wrong = max(float(q[i, k].detach()) for k in range(3) if k != label)
+        boosted = -q[i, label].log() - torch.tensor(1 - wrong).log()
+        terms.append(boosted + 5 * (1 - p[i, label]) * (p[i] * (p[i] / q[i]).log()).sum())
+    expected = torch.stack(terms).mean().detach()
+    assert float(result.loss.detach()) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_gaussian_noise_has_its_size() -> None:
+    seen: list[Tensor] = []
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            return x[:, :3]
+
+    x = torch.zeros(4000, 4)
+    torch.manual_seed(0)
+    result = Gaussian(0.5)(Spy(), x, torch.zeros(4000, dtype=torch.int64), 1.0)
+    assert float(seen[0].std()) == pytest.approx(0.5, rel=0.02)
+    assert not result.adversarial
+    with pytest.raises(ValueError, match="sigma=0 must be positive"):
+        Gaussian(0)
+
+
+def test_free_follows_the_gradient_of_the_outer_pass() -> None:
+    """On a linear model with one weight moving by nothing (lr 0) δ is −ε sign(w_y) from the second
+    replay on, and it is carried to the next batch."""
+    model = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
+    seen: list[Tensor] = []
+
+    class Spy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.detach().clone())
+            out: Tensor = self.inner(x)
+            return out
+
+    x, y = torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)
+    loader = Repeated([(x, y), (x + 1, y)], 3)
+    assert len(loader) == 6
+    objective, spy, deltas = Free(ThreatModel("linf", 0.5)), Spy(), []
+    for step, (xs, ys) in enumerate(loader):
+        result = objective(spy, xs, ys, step / 6)
+        deltas.append(seen[-1] - xs)
+        result.loss.backward()  # type: ignore[no-untyped-call]
+    worst = torch.tensor([-0.5, 0.5]).expand(3, 2)
+    assert torch.equal(deltas[0], torch.zeros(3, 2))
+    for delta in deltas[1:]:
+        assert torch.allclose(delta, worst, atol=1e-6)
+    objective(spy, x, y, 1.0)  # a new epoch starts at zero
+    assert torch.equal(seen[-1], x)
+
+
+def test_free_costs_one_forward_pass_a_step() -> None:
+    calls = []
+    model = network()
+    model.register_forward_hook(lambda *_: calls.append(1))
+    x, y = batch()
+    objective = Free(THREAT)
+    for _ in range(3):
+        objective(model, x, y, 0.0).loss.backward()  # type: ignore[no-untyped-call]
+    assert len(calls) == 3
+    objective(model, x, y, 0.0)
+    with pytest.raises(RuntimeError, match="needs a backward pass between two calls"):
+        objective(model, x, y, 0.0)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Trades(PGD(THREAT, steps=2)),
+        Mart(PGD(THREAT, steps=2)),
+        Gaussian(0.2),
+        Free(THREAT),
+    ],
+)
+def test_training_with_each_objective_lowers_it(objective: object) -> None:
+    torch.manual_seed(0)
+    loader = Repeated([batch(30)], 2)
+    spec = OptimizerSpec(lr=0.2, schedule="constant")
+    history = train(network(), loader, objective, optimizer=spec, epochs=25)  # type: ignore[arg-type]
+    assert history[-1].loss < 0.92 * history[0].loss
+
+
+def test_repeated_keeps_the_place_of_its_loader() -> None:
+    class Loader(list):  # type: ignore[type-arg]
+        place = 0
+
+        def state_dict(self) -> dict[str, Tensor]:
+            return {"place": torch.tensor(self.place)}
+
+        def load_state_dict(self, state: dict[str, Tensor]) -> None:
+            self.place = int(state["place"])
+
+    inner = Loader([batch()])
+    Repeated(inner, 2).load_state_dict({"place": torch.tensor(5)})
+    assert inner.place == 5
+    assert Repeated(inner, 2).state_dict() == {"place": torch.tensor(5)}
+    assert Repeated([batch()], 2).state_dict() == {}
+    with pytest.raises(ValueError, match="times=0 must be at least 1"):
+        Repeated(inner, 0)
