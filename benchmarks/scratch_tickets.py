@@ -16,10 +16,10 @@ import json
 from pathlib import Path
 
 from robustprune.measure import mean_sd
-from robustprune.minmax import Natural
-from robustprune.pipeline.fit import fit_dense, fit_ticket
+from robustprune.pipeline.fit import fit_dense
 from robustprune.pipeline.measure import measure_model
 from robustprune.pipeline.prepare import prepare
+from robustprune.pipeline.searches import scratch_ticket
 from robustprune.run.config import Config, load_config
 from robustprune.run.packaged import config_path
 from robustprune.run.runtime import choose_device
@@ -41,14 +41,15 @@ def one_seed(config: Config, options: argparse.Namespace) -> list[dict]:
         dense = prepare(config.model_copy(update={"model": section}), **common)
     entries = []
     if "natural" in options.models:
-        entries.append(measure_model(dense, fit_dense(dense, "natural", Natural(), config.natural)))
+        natural = fit_dense(dense, "natural", config.natural, robust=False)
+        entries.append(measure_model(dense, natural))
     if "adversarial" in options.models:
-        fitted = fit_dense(dense, "adversarial", dense.adversarial(), config.adversarial)
+        fitted = fit_dense(dense, "adversarial", config.adversarial, robust=True)
         entries.append(measure_model(dense, fitted))
     if "rst" in options.models:
         for density in config.search.density:
-            fitted = fit_ticket(run, density, f"rst-{density:g}", None)
-            entries.append(measure_model(run, fitted))
+            ticket = scratch_ticket(run, density, f"rst-{density:g}", sources=None)
+            entries.append(measure_model(run, ticket))
     return entries
 
 

@@ -7,41 +7,118 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from robustprune.report import terminal_table
-from robustprune.run.config import Config, load_config
+from robustprune.run.config import METHODS, Config, load_config
 from robustprune.run.packaged import config_names, config_path
 
-EXAMPLES = """\
-examples:
-  find_rst.py                                        ECG200, keeping 50% of a random network
-  find_rst.py --density 0.05 0.1 0.2 0.5             four tickets, with R2S and a plot over density
-  find_rst.py --config rst_mnist --data-dir ~/data   another packaged config
-  find_rst.py --config my.yaml --seed 3 --set search.epochs=50 model.options.widths=[32,64,32]
 
-The same command takes up an interrupted run where it stopped. Exit status: 0 done, 2 bad input or
-a training that diverged, 130 interrupted.
-"""
+@dataclass(frozen=True)
+class Script:
+    """What tells one script from another: its name, its default config, what its help says."""
+
+    name: str
+    config: str
+    about: str
+    examples: tuple[tuple[str, str], ...]
 
 
-def find_rst(arguments: Sequence[str] | None = None) -> int:
-    """scripts/find_rst.py: find robust scratch tickets and report on them."""
+FIND_RST = Script(
+    "find_rst.py",
+    "rst_ecg200",
+    "Find a robust scratch ticket: the sparse mask under which a randomly initialised network, "
+    "whose weights are never trained, is accurate and robust (Fu et al., NeurIPS 2021).",
+    (
+        ("", "ECG200, keeping 50% of a random network"),
+        ("--density 0.05 0.1 0.2 0.5", "four tickets, with R2S and a plot over density"),
+        ("--config rst_mnist --data-dir ~/data", "another packaged config"),
+        ("--config my.yaml --seed 3 --set search.epochs=50", "your own config, one field changed"),
+    ),
+)
+PRUNE_ADMM = Script(
+    "prune_admm.py",
+    "admm_ecg200",
+    "Prune an adversarially trained network by ADMM while it goes on training under attack, then "
+    "retrain what is left (Ye et al., ICCV 2019).",
+    (
+        ("", "ECG200, keeping 10% of the weights"),
+        ("--density 0.5 --set search.pattern=2:4", "two of every four inputs"),
+        ("--set search.pattern=filter", "whole filters, which makes the network smaller"),
+        ("--method admm_l1 --set admm.l1=1e-4", "the l1 form: a weight λ instead of a density"),
+    ),
+)
+PRUNE_SCORES = Script(
+    "prune_scores.py",
+    "scores_ecg200",
+    "Learn which weights of an adversarially trained network to keep, under the robust loss: HYDRA "
+    "(Sehwag et al., NeurIPS 2020) and HARP, which learns each layer's share (Zhao et al., ICLR "
+    "2023); then fine-tune them.",
+    (
+        ("", "ECG200, HYDRA and HARP keeping 10%"),
+        ("--method hydra --density 0.01 0.05 0.1", "three densities, a plot over density"),
+        ("--set objective.name=trades", "TRADES in place of adversarial training"),
+    ),
+)
+FIND_LOTTERY = Script(
+    "find_lottery_ticket.py",
+    "lottery_ecg200",
+    "Find a lottery ticket: train, prune the smallest weights, rewind, train again (Frankle & "
+    "Carbin, ICLR 2019), under attack; with random and re-initialised controls.",
+    (
+        ("", "ECG200, keeping 20% in five rounds"),
+        ("--set lottery.rounds=1", "one-shot"),
+        ("--set lottery.rewind=40", "rewind to step 40 instead of the initial weights"),
+    ),
+)
+PRUNE_ONE_SHOT = Script(
+    "prune_one_shot.py",
+    "one_shot_ecg200",
+    "Score every weight once, by magnitude, noise, SNIP, GraSP or the diagonal of the Hessian "
+    "(OBD), under attack; keep the best and fine-tune them.",
+    (
+        ("", "ECG200, all criteria at 10%"),
+        ("--method snip grasp --set one_shot.weights=random", "pruning at initialisation"),
+    ),
+)
+COMPARE_METHODS = Script(
+    "compare_methods.py",
+    "methods_ecg200",
+    "Every method on the same data, network, objective and density, in one table.",
+    (
+        ("", "ECG200, ten methods at 10%"),
+        ("--method admm hydra magnitude --density 0.05", "three of them"),
+    ),
+)
+
+
+def run_script(script: Script, arguments: Sequence[str] | None = None) -> int:
+    """What `scripts/<name>` does; returns the exit status."""
+    wide = max(len(options) for options, _ in script.examples)
+    examples = "\n".join(
+        f"  {script.name} {options:<{wide}}  {what}" for options, what in script.examples
+    )
     parser = argparse.ArgumentParser(
-        prog="find_rst.py",
-        description="Find a robust scratch ticket: the sparse mask under which a randomly "
-        "initialised network, whose weights are never trained, is accurate and robust "
-        "(Fu et al., NeurIPS 2021).",
-        epilog=EXAMPLES,
+        prog=script.name,
+        description=script.about,
+        epilog=f"examples:\n{examples}\n\nThe same command takes up an interrupted run where it "
+        "stopped. Exit status: 0 done, 2 bad input\nor a training that diverged, 130 interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--config",
-        default="rst_ecg200",
+        default=script.config,
         metavar="FILE|NAME",
         help=f"YAML file, or one of {', '.join(config_names())} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--method",
+        nargs="+",
+        metavar="M",
+        help=f"any of {', '.join(METHODS)} (default: what the config says)",
     )
     parser.add_argument(
         "--density",
@@ -70,17 +147,19 @@ def find_rst(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars, no table")
     options = parser.parse_args(arguments)
-    return _guarded(lambda: _find_rst(options))
+    return _guarded(lambda: _run_script(options))
 
 
-def _find_rst(options: argparse.Namespace) -> int:
+def _run_script(options: argparse.Namespace) -> int:
     overrides = list(options.overrides)
+    if options.method:
+        overrides.append(f"search.methods=[{', '.join(options.method)}]")
     if options.density:
         overrides.append(f"search.density=[{', '.join(options.density)}]")
     if options.seed is not None:
         overrides.append(f"seed={options.seed}")
     config = load_config(config_path(options.config), overrides)
-    return run_scratch_tickets(
+    return run_pipeline(
         config,
         out=options.out,
         data_dir=options.data_dir,
@@ -89,18 +168,18 @@ def _find_rst(options: argparse.Namespace) -> int:
     )
 
 
-def run_scratch_tickets(
+def run_pipeline(
     config: Config, *, out: Path, data_dir: Path | None, device: str, quiet: bool
 ) -> int:
     """Run the pipeline and show its table."""
     # Torch takes seconds to import: `--help` and a mistyped config answer before it does.
-    from robustprune.pipeline import find_scratch_tickets, prepare
+    from robustprune.pipeline import find_sparse_networks, prepare
     from robustprune.run.runtime import choose_device
 
     run = prepare(config, out=out, data_dir=data_dir, device=choose_device(device), quiet=quiet)
     if not quiet:
         print(f"{config.name}, seed {config.seed}: {run.folder.path}", file=sys.stderr)
-    metrics = find_scratch_tickets(run)
+    metrics = find_sparse_networks(run)
     if not quiet:
         Console().print(terminal_table(metrics))
         print(f"report: {run.folder.path / 'report.html'}")

@@ -3,7 +3,7 @@
 
 import sys
 
-from robustprune.cli import find_rst
+from robustprune.cli import FIND_RST, run_script
 
 if __name__ == "__main__":
-    sys.exit(find_rst())
+    sys.exit(run_script(FIND_RST))

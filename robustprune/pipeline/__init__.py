@@ -1,4 +1,4 @@
-"""The one straight line of a run: data, dense baselines, tickets, fine-tuning, measures, report.
+"""The one straight line of a run: data, dense baselines, searches, fine-tuning, measures, report.
 
 Each stage reads and writes files of the run directory and is skipped when its own are there.
 """
@@ -7,45 +7,67 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustprune.minmax import Natural
-from robustprune.pipeline.fit import Fitted, fit_dense, fit_finetuned, fit_ticket
+from robustprune.pipeline.fit import Fitted, fit_dense, fit_finetuned
 from robustprune.pipeline.measure import findings, measure_model, measure_switch, write_per_example
 from robustprune.pipeline.prepare import Run, prepare
+from robustprune.pipeline.searches import Sources, search
 from robustprune.report import write_report
 
-__all__ = ["Run", "find_scratch_tickets", "prepare"]
+__all__ = ["Run", "find_sparse_networks", "prepare"]
 
 
-def find_scratch_tickets(run: Run) -> dict[str, Any]:
-    """Dense baselines, a ticket per density, fine-tuning, measures, report.
+def find_sparse_networks(run: Run) -> dict[str, Any]:
+    """Dense baselines, each method's search at each density, fine-tuning, measures, report.
 
     Returns:
         the content of metrics.json.
     """
     config = run.config
-    natural = fit_dense(run, "natural", Natural(), config.natural)
-    adversarial = fit_dense(run, "adversarial", run.adversarial(), config.adversarial)
-    source = {"random": None, "natural": natural, "adversarial": adversarial}[config.search.weights]
-    prefix = "rst" if source is None else "rtt"
-    tickets: list[Fitted] = []
-    models = [natural, adversarial]
-    for density in config.search.density:
-        name = prefix if len(config.search.density) == 1 else f"{prefix}-{density:g}"
-        tickets.append(fit_ticket(run, density, name, source))
-        models.append(tickets[-1])
-        models += [fit_finetuned(run, tickets[-1], mode) for mode in config.finetune.modes]
+    sources = Sources(
+        natural=fit_dense(run, "natural", config.natural, robust=False),
+        adversarial=fit_dense(run, "adversarial", config.adversarial, robust=True),
+    )
+    models = [sources.natural, sources.adversarial]
+    scratch: list[Fitted] = []  # what a random ticket switch draws from
+    for method in config.search.methods:
+        densities = config.search.density[:1] if method == "admm_l1" else config.search.density
+        for density in densities:
+            found = search(run, method, density, _name(run, method, density), sources)
+            scratch += [found.ticket] if method == "rst" else []
+            models += [found.ticket, *found.controls]
+            if not found.trained:
+                models += [fit_finetuned(run, found.ticket, m) for m in config.finetune.modes]
 
     entries = [measure_model(run, fitted) for fitted in models]
-    switched = config.evaluation.switch and len(tickets) > 1
-    switch = measure_switch(run, tickets) if switched else None
+    switched = config.evaluation.switch and len(scratch) > 1
+    switch = measure_switch(run, scratch) if switched else None
     write_per_example(run, entries)
-    checks = findings(run, tickets[0], entries)
-    metrics = _metrics(run, entries, switch, checks, headline=tickets[0].name)
+    headline = _headline(run, models)
+    checks = findings(run, headline, entries)
+    metrics = _metrics(run, entries, switch, checks, headline=headline.name)
     run.folder.write_json("metrics.json", metrics)
-    run.folder.publish(tickets[0].name)
+    run.folder.publish(headline.name)
     write_report(run.folder.path)
     run.folder.log("report")
     return metrics
+
+
+def _name(run: Run, method: str, density: float) -> str:
+    section = run.config.search
+    if method == "rst" and section.weights != "random":
+        method = "rtt"
+    return method if len(section.density) == 1 else f"{method}-{density:g}"
+
+
+def _headline(run: Run, models: list[Fitted]) -> Fitted:
+    """What the first method found at the first density; fine-tuned by the first mode where its
+    search leaves that to do (a scratch ticket is meant to be used as found)."""
+    section, modes = run.config.search, run.config.finetune.modes
+    name = _name(run, section.methods[0], section.density[0])
+    by_name = {fitted.name: fitted for fitted in models}
+    if section.methods[0] == "rst" or not modes:
+        return by_name[name]
+    return by_name.get(f"{name}-{modes[0]}", by_name[name])
 
 
 def _metrics(

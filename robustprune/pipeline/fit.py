@@ -1,4 +1,4 @@
-"""Training stages: dense baselines, tickets, fine-tuned tickets; each kept in its own folder."""
+"""Training stages that every method shares: dense baselines and fine-tuned tickets."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from robustprune.minmax import Checkpoint, Natural, Objective, OptimizerSpec, train
+from robustprune.minmax import Checkpoint, Natural, OptimizerSpec, train
 from robustprune.pipeline.prepare import Run
 from robustprune.run.config import TrainingSection
 from robustprune.run.runtime import seed_everything
-from robustprune.search import FinetuneMode, Ticket, find_scratch_ticket, finetune_ticket
+from robustprune.search import FinetuneMode, Ticket, finetune_ticket
 from robustprune.sparsity import MaskSet, full_masks
 
 
@@ -39,8 +39,11 @@ def fit(run: Run, name: str, title: str, make: Callable[[Checkpoint], Ticket]) -
         ticket = make(Checkpoint(run.folder.checkpoint(name)))
         masks = None if ticket.masks.density == 1.0 else ticket.masks  # ones say nothing
         run.folder.save_model(name, ticket.model.state_dict(), masks, ticket.history)
-        last = ticket.history[-1]
-        run.folder.log("done", model=name, loss=last.loss, clean=last.clean, robust=last.robust)
+        figures = {}
+        if ticket.history:
+            last = ticket.history[-1]
+            figures = {"loss": last.loss, "clean": last.clean, "robust": last.robust}
+        run.folder.log("done", model=name, **figures)
     # Always from the file, so that what is measured is what is kept.
     state, stored = run.folder.load_model(name)
     model = run.fresh_model()
@@ -48,19 +51,21 @@ def fit(run: Run, name: str, title: str, make: Callable[[Checkpoint], Ticket]) -
     return Fitted(name, title, model, MaskSet(stored) if stored else full_masks(model))
 
 
-def fit_dense(run: Run, name: str, objective: Objective, section: TrainingSection) -> Fitted:
-    """A dense baseline."""
-    attacked = not isinstance(objective, Natural)
+def fit_dense(run: Run, name: str, section: TrainingSection, *, robust: bool) -> Fitted:
+    """A dense baseline: `robust` trains on the run's robust objective, else on clean examples."""
 
     def make(checkpoint: Checkpoint) -> Ticket:
         model = run.fresh_model()
+        objective, loader = run.robust() if robust else (Natural(), run.loader())
         history = train(
             model,
-            run.loader(),
+            loader,
             objective,
             optimizer=optimizer_of(section),
             epochs=section.epochs,
-            validation=run.validation(attacked=attacked),
+            validation=run.validation(attacked=robust),
+            average=run.config.loop.average,
+            amp=run.config.loop.amp,
             device=run.device,
             checkpoint=checkpoint,
             title=name,
@@ -71,51 +76,24 @@ def fit_dense(run: Run, name: str, objective: Objective, section: TrainingSectio
     return fit(run, name, f"{name} dense", make)
 
 
-def fit_ticket(run: Run, density: float, name: str, source: Fitted | None) -> Fitted:
-    """A scratch ticket; with `source`, a trained ticket drawn from that model's weights."""
-    section = run.config.search
-
-    def make(checkpoint: Checkpoint) -> Ticket:
-        return find_scratch_ticket(
-            run.fresh_model() if source is None else source.model,
-            run.loader(),
-            density=density,
-            objective=run.adversarial(),
-            epochs=section.epochs,
-            optimizer=optimizer_of(section),
-            init=section.init if source is None else None,
-            fan_scaling=section.fan_scaling,
-            bias_scale=section.bias_scale,
-            norm_shift=section.norm_shift,
-            pattern=section.pattern,
-            allocate=section.allocate,
-            dense=section.dense,
-            seed=run.config.seed,
-            validation=run.validation(attacked=True),
-            checkpoint=checkpoint,
-            title=name,
-            quiet=run.quiet,
-        )
-
-    kind = "RST" if source is None else f"RTT from {source.name}"
-    return fit(run, name, f"{kind}, {density:.3g} kept", make)
-
-
 def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
     """A ticket whose kept weights are trained."""
     section, name = run.config.finetune, f"{ticket.name}-{mode}"
 
     def make(checkpoint: Checkpoint) -> Ticket:
+        objective, loader = run.robust()
         return finetune_ticket(
             Ticket(ticket.masks, ticket.model, []),
-            run.loader(),
-            run.adversarial(),
+            loader,
+            objective,
             mode=mode,
             epochs=section.epochs,
             optimizer=optimizer_of(section),
             init=section.init,
             seed=run.config.seed + 1,
             validation=run.validation(attacked=True),
+            average=run.config.loop.average,
+            amp=run.config.loop.amp,
             checkpoint=checkpoint,
             title=name,
             quiet=run.quiet,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +10,21 @@ import torch
 from torch import nn
 
 from attacks import FGSM, PGD, ThreatModel
-from robustprune.minmax import Adversarial, Validation
+from robustprune.minmax import (
+    Adversarial,
+    Free,
+    Gaussian,
+    Mart,
+    Objective,
+    Repeated,
+    Trades,
+    Validation,
+)
 from robustprune.models import build_model
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir, open_run
 from robustprune.run.runtime import environment
-from robustprune.sparsity import maskable_layers
+from robustprune.sparsity import check_pattern, maskable_layers
 from robustprune.tasks import BatchLoader, Split, Task, holdout, load_task
 
 
@@ -55,9 +65,21 @@ class Run:
             mode=inner.mode,
         )
 
-    def adversarial(self) -> Adversarial:
-        """The outer objective of everything that is trained under attack."""
-        return Adversarial(self.inner_attack(), self.config.inner.warmup)
+    def robust(self) -> tuple[Objective, BatchLoader | Repeated]:
+        """The outer objective of everything that is trained robustly, and its batches."""
+        section, warmup, loader = self.config.objective, self.config.inner.warmup, self.loader()
+        attack = self.inner_attack()
+        if section.name == "trades":
+            assert isinstance(attack, PGD), "`prepare` refuses trades without pgd"
+            return Trades(attack, section.beta, warmup), loader
+        if section.name == "mart":
+            return Mart(attack, section.beta, warmup), loader
+        if section.name == "gaussian":
+            return Gaussian(section.sigma), loader
+        if section.name == "free":
+            free = Free(self.threat, step_size=self.config.inner.step_size)
+            return free, Repeated(loader, section.replays)
+        return Adversarial(attack, warmup), loader
 
     def evaluation_attacks(self) -> dict[str, FGSM | PGD]:
         """The attacks of the table; seeded, so that every model meets the same random starts."""
@@ -77,7 +99,11 @@ class Run:
             return None
         batch_size = self.config.evaluation.batch_size
         loader = BatchLoader(self.held_out, batch_size, shuffle=False, seed=0, device=self.device)
-        return Validation(loader=loader, attack=self.inner_attack() if attacked else None)
+        return Validation(
+            loader=loader,
+            attack=self.inner_attack() if attacked else None,
+            patience=self.config.loop.patience,
+        )
 
     def fresh_model(self) -> nn.Module:
         """The network with the run's initial weights: the same for every stage."""
@@ -110,6 +136,27 @@ def prepare(
         training, held_out = holdout(task.train, config.task.validation, config.seed)
     threat = ThreatModel(config.threat.norm, config.threat.eps, task.bounds)
     model = build_model(config.model.name, task, options=config.model.options)
-    maskable_layers(model, dense=config.search.dense)
+    layers = maskable_layers(model, dense=config.search.dense)
+    _check_search(config, layers)
     folder = open_run(config, out, environment(device))
     return Run(config, task, training, held_out, threat, device, folder, quiet)
+
+
+def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
+    """What only fits together with the rest of the config, before anything is written."""
+    search = config.search
+    for density in search.density:
+        check_pattern(search.pattern, density)
+    if isinstance(search.allocate, dict) and set(search.allocate) != set(layers):
+        raise ValueError(
+            "search.allocate must give a density for every masked layer and no other: "
+            f"{', '.join(layers)}"
+        )
+    if "admm_l1" in search.methods and config.admm.l1 is None:
+        raise ValueError("method admm_l1 needs admm.l1, the weight λ of the l1 norm; try 1e-4")
+    if "harp" in search.methods and ":" in search.pattern:
+        raise ValueError(f"harp learns each layer's rate, and pattern {search.pattern} fixes it")
+    if config.objective.name == "trades" and config.inner.attack != "pgd":
+        raise ValueError(f"objective trades needs inner.attack pgd, got {config.inner.attack}")
+    if config.loop.patience is not None and config.task.validation == 0:
+        raise ValueError("loop.patience needs a validation split; set task.validation to 0.1, say")

@@ -206,7 +206,11 @@ def _epoch(field: Field) -> EpochRecord:
         name: value.fraction() if (value := field.find(name)) else None
         for name in ("clean", "robust", "val_clean", "val_robust")
     }
-    return EpochRecord(epoch=field["epoch"].count(), loss=field["loss"].number(), **measured)
+    own = field.find("figures")
+    figures = {name: value.number() for name, value in own.entries()} if own else {}
+    return EpochRecord(
+        epoch=field["epoch"].count(), loss=field["loss"].number(), figures=figures, **measured
+    )
 
 
 def _choice(field: Field, allowed: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
@@ -66,6 +67,33 @@ def training_curves(run: RunRecord) -> list[Plot]:
         for density, models in groups(run.metrics.models)
         for key, label, read in panels
         if any(read(epoch) is not None for m in models for epoch in run.histories[m.name])
+    ]
+
+
+def search_figures(run: RunRecord) -> list[Plot]:
+    """What the searches record of themselves, by epoch: residuals of ADMM, rates of HARP."""
+    names = dict.fromkeys(
+        name
+        for model in run.metrics.models
+        for epoch in run.histories[model.name]
+        for name in epoch.figures
+    )
+
+    def recorded(models: Sequence[ModelRecord], name: str) -> list[ModelRecord]:
+        return [m for m in models if any(name in e.figures for e in run.histories[m.name])]
+
+    return [
+        _training_plot(
+            run,
+            recorded(models, name),
+            density=density,
+            key=re.sub(r"\W+", "-", name),
+            label=name,
+            read=lambda epoch, name=name: epoch.figures.get(name),  # type: ignore[misc]
+        )
+        for density, models in groups(run.metrics.models)
+        for name in names
+        if recorded(models, name)
     ]
 
 

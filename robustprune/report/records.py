@@ -138,6 +138,7 @@ class EpochRecord:
     robust: float | None
     val_clean: float | None
     val_robust: float | None
+    figures: Mapping[str, float]  # what the search itself records, by name
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from robustprune.report.plots import (
     accuracy_vs_eps,
     density_tradeoff,
     layer_density,
+    search_figures,
     training_curves,
 )
 from robustprune.report.records import WORST, MetricsRecord, RunRecord, SwitchRecord
@@ -126,6 +127,15 @@ def _illustrations(run: RunRecord) -> list[Illustration]:
             " they show how the training went, not how the network does on the test set.",
             3,
             tuple(training_curves(run)),
+        ),
+        Illustration(
+            "How the search went",
+            "What the searches record of themselves. Of ADMM, at each update: the primal residual"
+            " ‖W − Z‖/‖W‖, how far the weights still are from the sparsity set, and the dual"
+            " residual, how much that set's nearest point still moves; both must fall. Of HARP:"
+            " the share kept as a multiple of the target.",
+            3,
+            tuple(search_figures(run)),
         ),
     ]
     return [candidate for candidate in candidates if candidate.plots]

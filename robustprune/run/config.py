@@ -84,9 +84,52 @@ class TrainingSection(_Section):
     optimizer: OptimizerSection = OptimizerSection()
 
 
+Weights = Literal["random", "natural", "adversarial"]
+Trained = Literal["natural", "adversarial"]
+Method = Literal[
+    "rst",
+    "admm",
+    "admm_l1",
+    "hydra",
+    "harp",
+    "lottery",
+    "magnitude",
+    "random",
+    "snip",
+    "grasp",
+    "obd",
+    "obd_ggn",
+]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+class ObjectiveSection(_Section):
+    """The outer objective of everything that is trained robustly."""
+
+    name: Literal["adversarial", "trades", "mart", "free", "gaussian"] = "adversarial"
+    beta: Positive = 6.0  # weight of the robust term of trades; mart's λ is mostly 5
+    sigma: Positive = 0.25  # of gaussian, in input units
+    replays: Count = 4  # of free: each batch comes so often in a row
+
+
+class LoopSection(_Section):
+    """What every training has in common."""
+
+    average: Annotated[Number, Field(gt=0, lt=1)] | None = None  # decay of a weight average
+    patience: Count | None = None  # epochs without a better validation before a training ends
+    amp: bool = False  # bfloat16 where torch finds it safe
+
+
 class SearchSection(TrainingSection):
+    """Which networks are allowed, for all methods; with the training and options of rst."""
+
+    methods: tuple[Method, ...] = Field(default=("rst",), min_length=1)
     density: tuple[Density, ...] = Field(default=(0.5,), min_length=1)  # kept fractions
-    weights: Literal["random", "natural", "adversarial"] = "random"  # RST, or RTT from trained ones
+    pattern: str = "element"  # element, row, kernel, filter, channel, column, 4x4, 2:4, ...
+    # layer, global, erk, or a density for each layer by its parameter name
+    allocate: Literal["layer", "global", "erk"] | dict[str, Density] = "layer"
+    dense: tuple[str, ...] = ()  # layers left whole: first, last or names
+    weights: Weights = "random"  # of rst: random, or trained ones (RTT)
     init: Literal[
         "signed_kaiming_constant",
         "kaiming_normal",
@@ -97,9 +140,38 @@ class SearchSection(TrainingSection):
     fan_scaling: bool = False
     bias_scale: NonNegative = 0.0  # random biases, U(-b, b) with b = bias_scale·√(2/fan in)
     norm_shift: NonNegative = 0.0  # random shifts of batch norms, U(-norm_shift, 0)
-    pattern: Literal["element", "row", "kernel", "filter"] = "element"
-    allocate: Literal["layer", "global"] = "layer"
-    dense: tuple[str, ...] = ()  # layers left whole: first, last or names
+
+
+class AdmmSection(TrainingSection):
+    """Methods admm and admm_l1."""
+
+    weights: Trained = "adversarial"  # the dense baseline to start from
+    l1: Positive | None = None  # λ of admm_l1
+    rho: Positive = 1e-3
+    rho_growth: Positive = 1.3  # at each update, up to rho_max
+    rho_max: Positive = 1.0
+    every: Count = 20  # epochs between two updates of Z and U
+
+
+class ScoresSection(TrainingSection):
+    """Methods hydra and harp."""
+
+    weights: Trained = "adversarial"
+
+
+class LotterySection(TrainingSection):
+    """Method lottery: every round, and the ticket's last training, has these epochs."""
+
+    rounds: Count | None = None  # 1 is one-shot; default 20% of the survivors a round
+    rewind: Annotated[int, Field(ge=0)] = 0  # optimizer steps of the first training
+    controls: tuple[Literal["random", "reinit"], ...] = ("random", "reinit")
+
+
+class OneShotSection(_Section):
+    """Methods magnitude, random, snip, grasp, obd and obd_ggn."""
+
+    weights: Weights = "adversarial"
+    batches: Count = 4  # that the data-driven criteria see
 
 
 class FinetuneSection(TrainingSection):
@@ -128,7 +200,13 @@ class Config(_Section):
     inner: InnerSection = InnerSection()
     natural: TrainingSection = TrainingSection()  # dense baseline on clean examples
     adversarial: TrainingSection = TrainingSection()  # dense baseline under attack
+    objective: ObjectiveSection = ObjectiveSection()
+    loop: LoopSection = LoopSection()
     search: SearchSection = SearchSection()
+    admm: AdmmSection = AdmmSection()
+    scores: ScoresSection = ScoresSection()
+    lottery: LotterySection = LotterySection()
+    one_shot: OneShotSection = OneShotSection()
     finetune: FinetuneSection = FinetuneSection()
     evaluation: EvaluationSection = EvaluationSection()
 

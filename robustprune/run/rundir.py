@@ -76,7 +76,8 @@ class RunDir:
             save_tensors(folder / "masks.safetensors", masks)
         lines = "".join(json.dumps(asdict(record)) + "\n" for record in history)
         write_atomically(folder / "history.jsonl", lines)
-        (folder / "state.safetensors").unlink(missing_ok=True)
+        for unfinished in folder.glob("state*.safetensors"):
+            unfinished.unlink()
         os.replace(folder, self.path / "models" / name)
 
     def load_model(self, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:

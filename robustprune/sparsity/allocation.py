@@ -8,7 +8,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from robustprune.run.suggest import did_you_mean
 from robustprune.sparsity.mask import MaskSet
 from robustprune.sparsity.patterns import (
     Groups,
@@ -144,8 +143,8 @@ def _given(values: Mapping[str, Tensor], densities: Mapping[str, float]) -> dict
     for name in densities:
         if name not in values:
             raise ValueError(
-                f"a density is given for {name!r}, which is no masked layer"
-                f"{did_you_mean(name, values)}; the layers are {', '.join(values)}"
+                f"a density is given for {name!r}, which is no masked layer; "
+                f"the layers are {', '.join(values)}"
             )
     for name in values:
         if name not in densities:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustprune.cli import find_rst
+from robustprune.cli import FIND_RST, run_script
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "find_rst.py"
 QUICK = [
@@ -25,7 +25,7 @@ QUICK = [
 
 def fails(capsys: pytest.CaptureFixture[str], out: Path, *arguments: str) -> str:
     """Run the command, expect exit status 2 and one line; return it."""
-    assert find_rst([*arguments, "--out", str(out), "--quiet"]) == 2
+    assert run_script(FIND_RST, [*arguments, "--out", str(out), "--quiet"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ")
@@ -106,7 +106,7 @@ def test_the_script_runs_and_shows_its_table(tmp_path: Path) -> None:
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        find_rst(["--help"])
+        run_script(FIND_RST, ["--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     assert "--density 0.05 0.1 0.2 0.5" in shown

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustprune.pipeline import find_scratch_tickets, prepare
+from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.run.config import Config, parse_config
 from robustprune.run.rundir import RunDir
 from robustprune.sparsity import MaskSet
@@ -15,7 +15,7 @@ from robustprune.tasks import load_task
 
 
 def run(config: Config, out: Path) -> dict:
-    return find_scratch_tickets(prepare(config, out=out, quiet=True))
+    return find_sparse_networks(prepare(config, out=out, quiet=True))
 
 
 def folder_of(config: Config, out: Path) -> Path:
@@ -83,7 +83,7 @@ def test_a_finished_run_is_not_repeated(
         raise AssertionError("trained or measured again")
 
     monkeypatch.setattr("robustprune.pipeline.fit.train", forbidden)
-    monkeypatch.setattr("robustprune.pipeline.fit.find_scratch_ticket", forbidden)
+    monkeypatch.setattr("robustprune.pipeline.searches.find_scratch_ticket", forbidden)
     monkeypatch.setattr("robustprune.pipeline.measure.evaluate", forbidden)
     assert run(small, tmp_path) == first
 

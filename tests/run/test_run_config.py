@@ -21,14 +21,11 @@ INPUTS = {
 
 
 def test_the_promised_configs_are_there() -> None:
-    assert config_names() == [
-        "rst_cifar10_resnet18",
-        "rst_cifar10_wrn34_10",
-        "rst_ecg200",
-        "rst_fashion_mnist",
-        "rst_mnist",
-        "rst_sony",
-    ]
+    cifar = ("admm", "lottery", "scores", "rst")
+    promised = {f"{method}_cifar10_resnet18" for method in cifar} | {"rst_cifar10_wrn34_10"}
+    promised |= {f"{method}_mnist" for method in cifar} | {"rst_fashion_mnist", "rst_sony"}
+    promised |= {f"{method}_ecg200" for method in (*cifar, "one_shot", "methods")}
+    assert set(config_names()) == promised
 
 
 @pytest.mark.parametrize("name", config_names())

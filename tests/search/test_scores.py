@@ -118,7 +118,9 @@ def test_the_penalty_acts_only_above_the_target() -> None:
     with torch.no_grad():
         rates.popups["weight"].rate_score.fill_(-100.0)
     assert float(rates.penalty(layer).detach()) == 0.0
-    assert float(rates.popups["weight"].rate().detach()) == pytest.approx(0.05)  # a tenth of the density
+    assert float(rates.popups["weight"].rate().detach()) == pytest.approx(
+        0.05
+    )  # a tenth of the density
 
 
 @pytest.mark.parametrize("method", ["hydra", "harp"])

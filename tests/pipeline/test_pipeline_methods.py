@@ -1,0 +1,126 @@
+"""Every method through the one pipeline, at a size that takes a second."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustprune.pipeline import find_sparse_networks, prepare
+from robustprune.run.config import METHODS, Config, parse_config
+from robustprune.run.rundir import RunDir
+from robustprune.sparsity import count_kept
+
+TRAINED = {"lottery"}
+
+
+def small_with(small: Config, **sections: dict) -> Config:
+    tree = small.model_dump()
+    for section, fields in sections.items():
+        tree[section] = {**tree[section], **fields}
+    return parse_config(tree)
+
+
+def run(config: Config, out: Path) -> tuple[dict, Path]:
+    prepared = prepare(config, out=out, quiet=True)
+    return find_sparse_networks(prepared), prepared.folder.path
+
+
+ONE_EPOCH = {
+    "admm": {"epochs": 2, "every": 1, "l1": 1e-3},
+    "scores": {"epochs": 1},
+    "lottery": {"epochs": 1, "rounds": 2},
+    "evaluation": {"steps": 1, "restarts": 1, "curve": False},
+}
+
+
+def test_all_methods_stand_in_one_table(small: Config, tmp_path: Path) -> None:
+    search = {"methods": METHODS, "density": (0.3,)}
+    config = small_with(small, search=search, **ONE_EPOCH)
+    metrics, folder = run(config, tmp_path)
+    names = [model["name"] for model in metrics["models"]]
+    for method in METHODS:
+        assert method in names
+        assert (f"{method}-inherit" in names) == (method not in TRAINED)
+    assert {"lottery-random", "lottery-reinit"} <= set(names)
+    assert metrics["headline"] == "rst"
+    by_name = {model["name"]: model for model in metrics["models"]}
+    total = by_name["natural"]["total"]
+    for name in ("admm", "hydra", "harp", "magnitude", "snip", "lottery-random"):
+        assert abs(by_name[name]["kept"] - 0.3 * total) <= 3  # a ceiling in each of three layers
+    assert by_name["harp"]["kept"] == by_name["harp-inherit"]["kept"] == count_kept(0.3, total)
+    history = (folder / "models" / "admm" / "history.jsonl").read_text().splitlines()
+    assert {"primal", "dual", "rho"} == set(json.loads(history[-1])["figures"])
+    report = (folder / "report.html").read_text()
+    assert "How the search went" in report
+    assert "ADMM, 0.3 kept, fine-tuned (inherit)" in report
+    assert run(config, tmp_path)[0] == metrics  # nothing is repeated, nothing changes
+
+
+@pytest.mark.parametrize("method", ["admm", "hydra", "lottery", "magnitude"])
+def test_the_headline_is_what_is_left_to_use(small: Config, tmp_path: Path, method: str) -> None:
+    config = small_with(small, search={"methods": (method,), "density": (0.3,)}, **ONE_EPOCH)
+    metrics, _ = run(config, tmp_path)
+    assert metrics["headline"] == (method if method in TRAINED else f"{method}-inherit")
+
+
+@pytest.mark.parametrize("calls", [3, 4, 5])
+def test_an_interrupted_lottery_goes_on_alike(
+    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    search = {"methods": ("lottery",), "density": (0.3,)}
+    config = small_with(small, search=search, **ONE_EPOCH)
+    straight, _ = run(config, tmp_path / "straight")
+    save, seen = RunDir.save_model, []
+
+    def die(self: RunDir, *arguments: object) -> None:
+        if len(seen) == calls:
+            raise KeyboardInterrupt
+        seen.append(1)
+        save(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(RunDir, "save_model", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "broken")
+    monkeypatch.setattr(RunDir, "save_model", save)
+    assert run(config, tmp_path / "broken")[0] == straight
+
+
+@pytest.mark.parametrize("objective", ["trades", "mart", "free", "gaussian"])
+def test_each_objective_goes_with_each_search(
+    small: Config, tmp_path: Path, objective: str
+) -> None:
+    methods = {"methods": ("rst", "admm", "hydra", "lottery", "snip"), "density": (0.3,)}
+    loop = {"average": 0.9, "patience": 1}
+    config = small_with(
+        small,
+        objective={"name": objective},
+        loop=loop,
+        search=methods,
+        task={"validation": 0.2},
+        **ONE_EPOCH,
+    )
+    metrics, folder = run(config, tmp_path)
+    assert len(metrics["models"]) == 2 + 5 + 4 + 2
+    state, _ = RunDir(folder).load_model("admm-inherit")
+    assert all(bool(torch.isfinite(value).all()) for value in state.values())
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"search": {"methods": ("admm_l1",)}}, "method admm_l1 needs admm.l1"),
+        ({"search": {"pattern": "2:4", "density": (0.25,)}}, "keeps exactly 0.5"),
+        ({"search": {"pattern": "filters"}}, "unknown pattern 'filters'"),
+        ({"search": {"methods": ("harp",), "pattern": "2:4"}}, "harp learns each layer's rate"),
+        ({"search": {"allocate": {"conv": 0.5}}}, "a density for every masked layer"),
+        ({"objective": {"name": "trades"}, "inner": {"attack": "fgsm"}}, "needs inner.attack pgd"),
+        ({"loop": {"patience": 3}}, "patience needs a validation split"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_before_anything_is_written(
+    small: Config, tmp_path: Path, sections: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        prepare(small_with(small, **sections), out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
