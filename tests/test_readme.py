@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README + METHODS, flags=re.DOTALL)
 
 
 def test_the_library_call_is_short() -> None:
@@ -21,8 +23,7 @@ def test_the_examples_run(code: str, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_commands_name_files_that_are_there() -> None:
-    root = Path(__file__).parents[1]
-    for script in set(re.findall(r"python ((?:scripts|benchmarks)/\w+\.py)", README)):
-        assert (root / script).exists()
+    for script in set(re.findall(r"python ((?:scripts|benchmarks)/\w+\.py)", README + METHODS)):
+        assert (ROOT / script).exists()
     for name in set(re.findall(r"--config (\w+)", README)):
-        assert (root / "configs" / f"{name}.yaml").exists()
+        assert (ROOT / "configs" / f"{name}.yaml").exists()
