@@ -142,9 +142,10 @@ class Sigmoidal(Elementwise):
 def _under_tanh(lo: Tensor, hi: Tensor, touch: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Slope and shift of a line below tanh on [lo, hi], and the point where its tangent touches.
 
-    Where the chord lies below the curve it is the line.  Elsewhere it is the tangent at ``touch``,
-    by default the midpoint on the convex side and the tangent through (hi, tanh hi) where the
-    interval crosses 0 (arXiv 1811.00866, Table 1).
+    Where the chord lies below the curve it is the line.  Elsewhere it is the tangent at ``touch``
+    (arXiv 1811.00866, Table 1), which may lie no further right than where a tangent passes through
+    (hi, tanh hi).  The default is the midpoint, or as near as that allows: the area below a line
+    is (hi − lo) times its height at the midpoint.
     """
     with torch.no_grad():
         gap = torch.where(hi > lo, hi - lo, 1.0)
@@ -152,7 +153,7 @@ def _under_tanh(lo: Tensor, hi: Tensor, touch: Tensor | None) -> tuple[Tensor, T
         chord_below = _slope(lo) >= chord
         latest = torch.where(hi <= 0, hi, _tangent_through(lo, hi))
     if touch is None:
-        touch = torch.where(hi <= 0, (lo + hi) / 2, latest)
+        touch = (lo + hi) / 2
     touch = torch.minimum(torch.maximum(touch, lo), latest)
     slope = torch.where(chord_below, chord, _slope(touch)).clamp(0, 1)
     with torch.no_grad():

@@ -19,7 +19,7 @@ from robustprune.bounds.alpha import optimised
 from robustprune.bounds.graph import BoundGraph, trace
 from robustprune.bounds.input_set import InputSet, input_set
 from robustprune.bounds.interval import sweep
-from robustprune.bounds.linear import least, least_by_intervals, tightened, tightened_first
+from robustprune.bounds.linear import least, least_by_intervals, tightened, tightened_all
 from robustprune.bounds.program import Program
 from robustprune.bounds.rounding import plain_arithmetic
 from robustprune.bounds.specification import by_class, margins_over_others
@@ -224,9 +224,7 @@ def _lower_bounds(
     program: Program, inputs: InputSet, A: Tensor, method: BoundMethod, steps: int
 ) -> Tensor:
     """Lower bounds of ⟨A_ns, logits⟩, (N, S): the best of ``method`` and all before it."""
-    # intervals are exact for the first affine layer in L∞ alone
-    first = None if inputs.norm == "linf" else tightened_first
-    known = sweep(program, inputs, rounding=True, tighten=first)
+    known = sweep(program, inputs, rounding=True, exact=tightened_all)
     if not all(bool(end.isfinite().all()) for end in known.intervals[program.output]):
         raise ValueError(
             "the bounds overflow: weights are infinite or NaN, or the network is far too deep for "
@@ -238,7 +236,7 @@ def _lower_bounds(
     best = torch.fmax(best, least(known, A, program.output))
     if method == "crown-ibp":
         return best
-    known = sweep(program, inputs, rounding=True, tighten=tightened)
+    known = sweep(program, inputs, rounding=True, exact=tightened_all, tighten=tightened)
     best = torch.fmax(best, least_by_intervals(known, A))
     best = torch.fmax(best, least(known, A, program.output))
     return best if method == "crown" else optimised(known, A, best, steps=steps)

@@ -16,7 +16,7 @@ from robustprune.bounds.activations import Elementwise, Lines
 from robustprune.bounds.algebra import Interval
 from robustprune.bounds.input_set import InputSet
 from robustprune.bounds.pooling import MaxPool
-from robustprune.bounds.program import Node, Program
+from robustprune.bounds.program import Program
 
 
 @dataclass
@@ -60,31 +60,44 @@ Tighten = Callable[[Sweep, int, Tensor], Interval]
 
 
 def sweep(
-    program: Program, inputs: InputSet, *, rounding: bool, tighten: Tighten | None = None
+    program: Program,
+    inputs: InputSet,
+    *,
+    rounding: bool,
+    exact: Callable[[Sweep, int], Interval],
+    tighten: Tighten | None = None,
 ) -> Sweep:
     """Bound every node from the input to the logits.
 
     Args:
-        tighten: better bounds for the inputs of nonlinearities than intervals give.
+        exact: bounds of a node that depends on the input affinely.  Used in L2 and L1, where
+            intervals only know the box around the ball, which is far larger; in L∞ they are
+            exact behind a first affine layer by themselves.
+        tighten: better bounds for the inputs of nonlinearities than intervals give; each is asked
+            for once.
     """
     known = Sweep(program, inputs, rounding, [inputs.box], [None])
+    ends = () if inputs.norm == "linf" else program.ends_of_affine_part()
     done = set()
     for position, node in enumerate(program.nodes[1:], start=1):
         assert node.op is not None
         if tighten is not None and node.nonlinear and node.inputs[0] not in done:
-            done.add(node.inputs[0])
-            _tighten(known, node, tighten)
+            assert isinstance(node.op, Elementwise | MaxPool)
+            source = node.inputs[0]
+            wanted = node.op.unsettled(known.intervals[source])
+            _meet(known, source, tighten(known, source, wanted))
+            done.add(source)
         boxes = [known.intervals[i] for i in node.inputs]
         known.intervals.append(node.op.interval(*boxes, gamma=known.gamma(position)))
         known.sizes.append(node.op.size(*(box.size for box in boxes)) if rounding else None)
+        if position in ends:
+            _meet(known, position, exact(known, position))
     return known
 
 
-def _tighten(known: Sweep, node: Node, tighten: Tighten) -> None:
-    assert isinstance(node.op, Elementwise | MaxPool)
-    source = node.inputs[0]
-    old = known.intervals[source]
-    new = tighten(known, source, node.op.unsettled(old))
+def _meet(known: Sweep, position: int, new: Interval) -> None:
+    """Keep the better of old and new bounds."""
+    old = known.intervals[position]
     # fmax and fmin pass over NaN, which overflow in a linear bound may leave
     lo, hi = torch.fmax(old.lo, new.lo), torch.fmin(old.hi, new.hi)
-    known.intervals[source] = Interval(lo, hi if known.rounding else torch.maximum(lo, hi))
+    known.intervals[position] = Interval(lo, hi if known.rounding else torch.maximum(lo, hi))

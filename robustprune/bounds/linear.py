@@ -111,15 +111,7 @@ def tightened(known: Sweep, position: int, wanted: Tensor) -> Interval:
     return Interval(lo.reshape(box.lo.shape), hi.reshape(box.hi.shape))
 
 
-def tightened_first(known: Sweep, position: int, wanted: Tensor) -> Interval:
-    """``tightened`` for nodes that depend on the input affinely, where it is exact.
-
-    Intervals know the box around an L2 or L1 ball, which is far larger.
-    """
-    nodes, pending = known.program.nodes, [position]
-    while pending:
-        node = nodes[pending.pop()]
-        if node.nonlinear:
-            return known.intervals[position]
-        pending.extend(node.inputs)
-    return tightened(known, position, torch.ones_like(wanted))
+def tightened_all(known: Sweep, position: int) -> Interval:
+    """``tightened`` for every entry: exact where the node depends on the input affinely."""
+    box = known.intervals[position]
+    return tightened(known, position, torch.ones_like(box.lo, dtype=torch.bool))

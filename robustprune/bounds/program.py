@@ -83,6 +83,16 @@ class Program:
         terms = math.prod(node.shape) + len(self.nodes)
         return gamma(terms + sum(math.prod(self.nodes[i].shape) for i in node.inputs))
 
+    def ends_of_affine_part(self) -> set[int]:
+        """Nodes that depend on the input affinely and lead to one that does not, or to nowhere."""
+        affine, left = {0}, set()
+        for position, node in enumerate(self.nodes[1:], start=1):
+            if not node.nonlinear and affine.issuperset(node.inputs):
+                affine.add(position)
+            else:
+                left.update(affine.intersection(node.inputs))
+        return (left | ({self.output} & affine)) - {0}
+
     def widest(self, position: int) -> int:
         """Entries of the largest node up to this one."""
         return max(math.prod(node.shape) for node in self.nodes[: position + 1])

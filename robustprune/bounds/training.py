@@ -9,7 +9,7 @@ from attacks.inputs import check_batch
 from robustprune.bounds.graph import BoundGraph, trace
 from robustprune.bounds.input_set import input_set
 from robustprune.bounds.interval import Sweep, sweep
-from robustprune.bounds.linear import least, least_by_intervals, tightened_first
+from robustprune.bounds.linear import least, least_by_intervals, tightened_all
 from robustprune.bounds.specification import by_class, margins_over_others
 
 
@@ -66,6 +66,4 @@ def _around(
     program = graph.program(x if batch_norm else x[:2], batch_statistics=True)
     A = margins_over_others(y, program)
     inputs = input_set(x, threat, x.dtype, rounding=False)
-    # intervals are exact for the first affine layer in L∞ alone
-    tighten = None if threat.norm == "linf" else tightened_first
-    return sweep(program, inputs, rounding=False, tighten=tighten), A
+    return sweep(program, inputs, rounding=False, exact=tightened_all), A
