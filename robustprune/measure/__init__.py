@@ -1,6 +1,7 @@
-"""How robust a network is, measured: accuracy under attack, upper bounds on robustness."""
+"""What is measured: accuracy under attack (upper bounds on robustness), and cost."""
 
 from robustprune.measure.accuracy import Outcome, accuracy_curve, evaluate
+from robustprune.measure.cost import Cost, compare_cost
 from robustprune.measure.statistics import (
     Proportion,
     Spread,
@@ -11,11 +12,13 @@ from robustprune.measure.statistics import (
 from robustprune.measure.switch import SwitchOutcome, evaluate_switch
 
 __all__ = [
+    "Cost",
     "Outcome",
     "Proportion",
     "Spread",
     "SwitchOutcome",
     "accuracy_curve",
+    "compare_cost",
     "evaluate",
     "evaluate_switch",
     "expected_proportion",

@@ -1,0 +1,25 @@
+"""Networks with masks made really smaller, saved without their code, and exported."""
+
+from robustprune.deploy.csr import CSRLinear
+from robustprune.deploy.export import export_onnx, export_program
+from robustprune.deploy.network import Network
+from robustprune.deploy.record import record
+from robustprune.deploy.saving import load_slim, save_slim
+from robustprune.deploy.silence import silence
+from robustprune.deploy.slim import slim
+from robustprune.deploy.sparse import fastest, sparsify, to_csr
+
+__all__ = [
+    "CSRLinear",
+    "Network",
+    "export_onnx",
+    "export_program",
+    "fastest",
+    "load_slim",
+    "record",
+    "save_slim",
+    "silence",
+    "slim",
+    "sparsify",
+    "to_csr",
+]

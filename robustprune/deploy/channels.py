@@ -1,0 +1,333 @@
+"""Which channels of which tensors are tied together, and which are constant, whatever the input.
+
+Each tensor between two layers has channels along one axis. Channels that can only be removed
+together share a fate: a batch norm's output channel i and its input channel i, both summands and
+the sum of a residual connection, the H·W features that flattening makes of one channel. A channel
+is constant if it has one value at all positions, for all inputs: the output of a filter without
+weights is its bias, after batch norm another constant, after ReLU max(0, that).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from robustprune.deploy.network import Network, Ref, Step, resolve
+from robustprune.deploy.vocabulary import (
+    ACTIVATIONS,
+    ADAPTIVE_POOLS,
+    ARITHMETIC,
+    AVG_POOLS,
+    CONVOLUTIONS,
+    ELEMENTWISE,
+    FUNCTIONS,
+    MAX_POOLS,
+    NORMS,
+    POOLS,
+    TRANSPOSED,
+    ZERO_PADS,
+)
+
+Kind = Literal["affine", "norm", "each", "pair", "join", "flatten", "opaque"]
+
+
+class Fates:
+    """Union-find: numbers, some of which have been declared equal."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+
+    def new(self, count: int) -> NDArray[np.int64]:
+        start = len(self._parent)
+        self._parent.extend(range(start, start + count))
+        return np.arange(start, start + count)
+
+    def find(self, fates: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.array([self._root(int(fate)) for fate in fates], dtype=np.int64)
+
+    def unite(self, ones: NDArray[np.int64], others: NDArray[np.int64]) -> None:
+        for one, other in zip(ones, others, strict=True):
+            self._parent[self._root(int(one))] = self._root(int(other))
+
+    def __len__(self) -> int:
+        return len(self._parent)
+
+    def _root(self, fate: int) -> int:
+        while self._parent[fate] != fate:
+            self._parent[fate] = self._parent[self._parent[fate]]
+            fate = self._parent[fate]
+        return fate
+
+
+@dataclass(frozen=True)
+class Signal:
+    """The C channels of one tensor.
+
+    Attributes:
+        axis: the dimension that holds them.
+        fates: (C,) numbers; channels with equal ones stay or go together.
+        constant: (C,) bool, whether the channel is constant.
+        value: (C,) float64, its constant; without meaning elsewhere.
+    """
+
+    axis: int
+    fates: NDArray[np.int64]
+    constant: Tensor
+    value: Tensor
+
+    def nonzero(self) -> Tensor:
+        """(C,) bool: constant, and not zero."""
+        return self.constant & (self.value != 0)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A step, with what goes in and comes out. A `None` signal is a tensor all of whose channels
+    stay and none of which is constant, such as the network's input."""
+
+    step: Step
+    kind: Kind
+    sources: dict[str, Signal | None]
+    out: Signal | None
+
+
+@dataclass(frozen=True)
+class Flows:
+    """All steps in order; `pinned` are the tensors that some step needs whole."""
+
+    flows: list[Flow]
+    fates: Fates
+    pinned: set[str]
+
+
+def weight_matrix(layer: nn.Module) -> Tensor:
+    """A linear or convolution weight as (out, in, positions of the kernel), float64, on the CPU."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    weight = weight.detach().to("cpu", torch.float64)
+    if isinstance(layer, TRANSPOSED):
+        weight = weight.transpose(0, 1)
+    return weight.reshape(*weight.shape[:2], -1)
+
+
+def leaks(layer: nn.Module) -> bool:
+    """Whether the layer turns a constant input channel into one that depends on the position:
+    where zeros are padded, fewer positions of the kernel see the constant."""
+    if isinstance(layer, TRANSPOSED):
+        return True
+    if not isinstance(layer, CONVOLUTIONS) or layer.padding_mode != "zeros":
+        return False
+    padding = layer.padding
+    return padding == "same" if isinstance(padding, str) else any(p > 0 for p in padding)
+
+
+def follow(network: Network, example: Tensor) -> Flows:
+    """Follow the channels through `network` in eval mode.
+
+    Args:
+        example: a batch (N, ...) for the network; only shapes are taken from it.
+    """
+    with torch.no_grad():
+        shapes = {name: tuple(v.shape) for name, v in network.all_values(example).items()}
+    result = Flows([], Fates(), set())
+    signals: dict[str, Signal | None] = {}
+    calls: dict[str, int] = {}
+    for step in network.steps:
+        if step.kind == "module":
+            calls[step.target] = calls.get(step.target, 0) + 1
+    for step in network.steps:
+        layer = network.layer(step)
+        sources = {name: signals[name] for name in step.refs}
+        shared = calls.get(step.target, 0) > 1
+        kind, out = _follow_step(step, layer, sources, shapes, result.fates, shared=shared)
+        if kind == "opaque":
+            result.pinned.update(sources)
+        signals[step.name] = out
+        result.flows.append(Flow(step, kind, sources, out))
+    return result
+
+
+def _follow_step(
+    step: Step,
+    layer: nn.Module | None,
+    sources: Mapping[str, Signal | None],
+    shapes: Mapping[str, tuple[int, ...]],
+    fates: Fates,
+    *,
+    shared: bool,
+) -> tuple[Kind, Signal | None]:
+    """What one step is, and the signal that comes out of it."""
+    if isinstance(layer, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)):
+        (name,) = step.refs
+        axis = len(shapes[name]) - 1 if isinstance(layer, nn.Linear) else 1
+        source = sources[name]
+        aligned = source is None or source.axis == axis
+        if not shared and aligned and getattr(layer, "groups", 1) == 1:
+            return "affine", _affine(layer, source, axis, fates)
+        return "opaque", None
+    if step.kind in ("input", "tensor"):
+        return "each", None
+    function = step.target if step.kind == "function" else ""
+    signal = next(iter(sources.values()))
+    if any(source is None for source in sources.values()) or signal is None:
+        return ("each", None) if len(step.refs) == 1 and step.kind != "output" else ("opaque", None)
+    if isinstance(layer, NORMS):
+        if signal.axis == 1 and layer.running_mean is not None and not shared:
+            return "norm", _norm(layer, signal)
+    elif (_elementwise(step, layer) or _number_arithmetic(step)) and len(step.refs) == 1:
+        run = layer if layer is not None else FUNCTIONS[step.target]
+        value = run(
+            *(resolve(arg, {step.refs[0]: signal.value}) for arg in step.args), **step.kwargs
+        )
+        return "each", _with_constants(signal, signal.constant, value)
+    elif _is_pool(step, layer) and signal.axis == 1:
+        constant = (
+            signal.constant
+            if _keeps_constants(step, layer)
+            else (signal.constant & (signal.value == 0))
+        )
+        return "each", _with_constants(signal, constant, signal.value)
+    elif function == "mean" and _averages_after(step, signal.axis, len(shapes[step.refs[0]])):
+        return "each", signal
+    elif function in ARITHMETIC and len(step.refs) == 2:
+        return _pair(step, sources, shapes, fates)
+    elif function == "cat":
+        return _join(step, sources)
+    elif isinstance(layer, nn.Flatten) or function == "flatten":
+        return _flatten(step, layer, signal, shapes[step.refs[0]])
+    return "opaque", None
+
+
+def _with_constants(signal: Signal, constant: Tensor, value: Tensor) -> Signal:
+    return Signal(signal.axis, signal.fates, constant & value.isfinite(), value)
+
+
+def _affine(layer: nn.Module, source: Signal | None, axis: int, fates: Fates) -> Signal:
+    weight = weight_matrix(layer)
+    outs, ins, _ = weight.shape
+    read = (weight != 0).any(2)
+    if source is None:
+        settled, value = torch.zeros(ins, dtype=torch.bool), torch.zeros(ins, dtype=torch.float64)
+    else:
+        settled = source.constant & ~(source.nonzero() & leaks(layer))
+        value = source.value.where(settled, 0.0)
+    bias = layer.bias
+    offset = torch.zeros(outs, dtype=torch.float64)
+    if isinstance(bias, Tensor):
+        offset = bias.detach().to("cpu", torch.float64)
+    constant = ~(read & ~settled).any(1)
+    total = offset + weight.sum(2).where(settled, 0.0) @ value
+    return Signal(axis, fates.new(outs), constant & total.isfinite(), total)
+
+
+def _norm(layer: nn.Module, signal: Signal) -> Signal:
+    def as_double(tensor: Tensor | None, default: float) -> Tensor:
+        if tensor is None:
+            return torch.full_like(signal.value, default)
+        return tensor.detach().to("cpu", torch.float64)
+
+    assert isinstance(layer, NORMS)
+    scale, shift = as_double(layer.weight, 1.0), as_double(layer.bias, 0.0)
+    mean, var = as_double(layer.running_mean, 0.0), as_double(layer.running_var, 1.0)
+    centred = (signal.value - mean).where(signal.constant, 0.0)
+    value = centred / (var + layer.eps).sqrt() * scale + shift
+    return _with_constants(signal, signal.constant | (scale == 0), value)
+
+
+def _elementwise(step: Step, layer: nn.Module | None) -> bool:
+    return type(layer) in ACTIVATIONS or (step.kind == "function" and step.target in ELEMENTWISE)
+
+
+def _number_arithmetic(step: Step) -> bool:
+    plain = all(isinstance(arg, (Ref, int, float)) for arg in step.args) and not step.kwargs
+    return step.kind == "function" and step.target in ARITHMETIC and plain
+
+
+def _is_pool(step: Step, layer: nn.Module | None) -> bool:
+    layers = (*MAX_POOLS, *AVG_POOLS, *ADAPTIVE_POOLS, *ZERO_PADS)
+    return isinstance(layer, layers) or (step.kind == "function" and step.target in POOLS)
+
+
+def _keeps_constants(step: Step, layer: nn.Module | None) -> bool:
+    """Whether pooling a constant gives the constant at every position; zero always stays zero."""
+    if layer is not None:
+        if isinstance(layer, AVG_POOLS):
+            padding = layer.padding
+            return not any(padding if isinstance(padding, (tuple, list)) else (padding,))
+        return not isinstance(layer, ZERO_PADS)
+    if step.target.startswith("avg"):
+        return len(step.args) <= 3 and set(step.kwargs) <= {"kernel_size", "stride"}
+    return True
+
+
+def _averages_after(step: Step, axis: int, ndim: int) -> bool:
+    """Whether torch.mean runs over dimensions after the channels only."""
+    dims = step.kwargs.get("dim", step.args[1] if len(step.args) > 1 else None)
+    if dims is None:
+        return False
+    return all(d % ndim > axis for d in (dims if isinstance(dims, (list, tuple)) else [dims]))
+
+
+def _pair(
+    step: Step,
+    sources: Mapping[str, Signal | None],
+    shapes: Mapping[str, tuple[int, ...]],
+    fates: Fates,
+) -> tuple[Kind, Signal | None]:
+    """Arithmetic of two tensors, channel by channel, broadcasting over positions at most."""
+    one, other = (sources[name] for name in step.refs)
+    assert one is not None
+    assert other is not None
+    first, second = (shapes[name] for name in step.refs)
+    same = len(first) == len(second) and one.axis == other.axis
+    if not same or first[one.axis] != second[one.axis] or step.kwargs:
+        return "opaque", None
+    fates.unite(one.fates, other.fates)
+    value = FUNCTIONS[step.target](one.value, other.value)
+    constant = one.constant & other.constant
+    if step.target == "mul":
+        zero = (one.constant & (one.value == 0)) | (other.constant & (other.value == 0))
+        constant, value = constant | zero, value.where(~zero, 0.0)
+    return "pair", Signal(one.axis, one.fates, constant & value.isfinite(), value)
+
+
+def _join(step: Step, sources: Mapping[str, Signal | None]) -> tuple[Kind, Signal | None]:
+    parts = [part for name in step.refs if (part := sources[name]) is not None]
+    dim = step.kwargs.get("dim", step.args[1] if len(step.args) > 1 else 0)
+    if any(part.axis != dim for part in parts):
+        return "opaque", None
+    return "join", Signal(
+        dim,
+        np.concatenate([part.fates for part in parts]),
+        torch.cat([part.constant for part in parts]),
+        torch.cat([part.value for part in parts]),
+    )
+
+
+def _flatten(
+    step: Step, layer: nn.Module | None, signal: Signal, shape: tuple[int, ...]
+) -> tuple[Kind, Signal | None]:
+    if isinstance(layer, nn.Flatten):
+        start, end = layer.start_dim, layer.end_dim
+    else:
+        given = [*step.args[1:], *([None] * 2)]
+        start = step.kwargs.get("start_dim", given[0] if given[0] is not None else 0)
+        end = step.kwargs.get("end_dim", given[1] if given[1] is not None else -1)
+    start, end = start % len(shape), end % len(shape)
+    if start > signal.axis:
+        return "each", signal
+    if start < signal.axis:
+        return "opaque", None
+    repeats = int(np.prod(shape[start + 1 : end + 1]))
+    return "flatten", Signal(
+        signal.axis,
+        np.repeat(signal.fates, repeats),
+        signal.constant.repeat_interleave(repeats),
+        signal.value.repeat_interleave(repeats),
+    )

@@ -1,0 +1,86 @@
+"""A linear layer whose weight is stored and multiplied in compressed rows (CSR)."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+
+class CSRLinear(nn.Module):
+    """y = W x + b with W in compressed sparse rows: only its non-zeros are stored and multiplied.
+
+    The indices are int32 and the sparse matrix stands on the left, (W xᵀ)ᵀ: of the layouts that
+    torch offers this is the quick one on a CPU. Gradients flow to the input, so that attacks
+    work; the weight is made to be used, not trained.
+
+    Args:
+        in_features, out_features: as of `nn.Linear`.
+        nonzeros: stored weights; zero of them is allowed.
+        bias: whether there is one.
+
+    Shapes: (..., in_features) -> (..., out_features).
+    """
+
+    crow: Tensor
+    col: Tensor
+
+    def __init__(
+        self, in_features: int, out_features: int, nonzeros: int, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.nonzeros = nonzeros
+        self.register_buffer("crow", torch.zeros(out_features + 1, dtype=torch.int32))
+        self.register_buffer("col", torch.zeros(nonzeros, dtype=torch.int32))
+        self.values = nn.Parameter(torch.zeros(nonzeros), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(out_features), requires_grad=False) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, self.in_features).T
+        product = self.matrix() @ rows
+        if self.bias is not None:
+            product = product + self.bias[:, None]
+        return product.T.reshape(*x.shape[:-1], self.out_features)
+
+    def matrix(self, *, check: bool = False) -> Tensor:
+        """W as a torch CSR tensor; `check` looks at the indices, at a price."""
+        return torch.sparse_csr_tensor(
+            self.crow,
+            self.col,
+            self.values,
+            (self.out_features, self.in_features),
+            check_invariants=check,
+        )
+
+    def check(self) -> None:
+        """Look at the indices: wrong ones would read foreign memory in the product.
+
+        Raises:
+            ValueError: row pointers or column indices that are no CSR matrix.
+        """
+        with warnings.catch_warnings():
+            # torch says so of the first CSR tensor of a process: nothing a caller can act on.
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            try:
+                self.matrix(check=True)
+            except RuntimeError as error:
+                raise ValueError(f"the indices are no CSR matrix: {error}") from error
+
+    def dense(self) -> nn.Linear:
+        """The same layer as `nn.Linear`."""
+        layer = nn.Linear(
+            self.in_features, self.out_features, bias=self.bias is not None, device="meta"
+        )
+        layer.weight = nn.Parameter(self.matrix().to_dense())
+        if self.bias is not None:
+            layer.bias = nn.Parameter(self.bias.detach().clone())
+        return layer.train(self.training)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"nonzeros={self.nonzeros}, bias={self.bias is not None}"
+        )

@@ -1,0 +1,74 @@
+"""Masks for whole filters, carried on to the bias and the batch norm behind them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustprune.deploy.channels import follow
+from robustprune.deploy.copies import baked
+from robustprune.deploy.network import Network
+from robustprune.deploy.record import record
+from robustprune.deploy.vocabulary import NORMS
+from robustprune.sparsity import MASKABLE, MaskSet, group_weight
+
+
+@torch.no_grad()
+def silence(model: nn.Module, masks: MaskSet, example: Tensor) -> MaskSet:
+    """`masks`, and masks of the bias and of batch norm's scale and shift for each pruned filter.
+
+    A filter without weights still outputs its bias, and batch norm's shift behind it. Behind a
+    zero-padding convolution such a constant can't be removed exactly. With these masks on while
+    training, a pruned filter outputs exactly zero up to the next layer, and `slim` removes it.
+    Batch norm behind a residual sum is masked where all summands are zero.
+
+    The additional masks are for parameters that a density usually doesn't count: report the
+    density of `masks`, and train with the result.
+
+    Args:
+        example: a batch (N, ...) on the model's device; only shapes are taken from it.
+
+    Raises:
+        ValueError: masks that don't fit the model; a network that `record` refuses.
+    """
+    baked(model, masks)  # refuses masks that don't fit
+    network = record(model)
+    extra: dict[str, Tensor] = {}
+    _make_structural(network, masks)
+    for name, mask in masks.items():
+        path = name.removesuffix(".weight")
+        layer = network.get_submodule(path) if name.endswith(".weight") else None
+        if isinstance(layer, MASKABLE) and isinstance(layer.bias, Tensor):
+            alive = group_weight(layer, "filter").reduce(mask.float()) > 0
+            _prune(layer.bias, alive, f"{path}.bias", extra)
+    # A silent batch norm can make a sum silent that an earlier pass found otherwise.
+    while True:
+        found = len(extra), sum(int(mask.sum()) for mask in extra.values())
+        for flow in follow(network, example).flows:
+            layer = network.layer(flow.step)
+            (source,) = flow.sources.values() if len(flow.sources) == 1 else (None,)
+            if isinstance(layer, NORMS) and flow.kind == "norm" and source and layer.affine:
+                alive = ~(source.constant & (source.value == 0))
+                _prune(layer.weight, alive, f"{flow.step.target}.weight", extra)
+                _prune(layer.bias, alive, f"{flow.step.target}.bias", extra)
+        if found == (len(extra), sum(int(mask.sum()) for mask in extra.values())):
+            break
+    return masks & MaskSet(extra) if extra else masks
+
+
+def _make_structural(network: Network, masks: MaskSet) -> None:
+    """Set every parameter to one and the pruned ones to zero, so that zero means pruned."""
+    for name, parameter in network.named_parameters():
+        parameter.fill_(1.0)
+        if name in masks:
+            parameter.mul_(masks[name].to(parameter.device, parameter.dtype))
+    for layer in network.modules():
+        if isinstance(layer, NORMS):
+            layer.reset_running_stats()
+
+
+def _prune(parameter: Tensor, alive: Tensor, name: str, extra: dict[str, Tensor]) -> None:
+    """Zero the entries that aren't alive, and note their mask if there are any."""
+    if not bool(alive.all()):
+        parameter.mul_(alive.to(parameter.device, parameter.dtype))
+        extra[name] = alive & extra.get(name, torch.ones_like(alive))

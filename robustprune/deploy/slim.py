@@ -1,0 +1,122 @@
+"""Networks that are really smaller: pruned filters, neurons and channels are taken out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from robustprune.deploy.channels import Signal, follow, leaks, weight_matrix
+from robustprune.deploy.copies import baked
+from robustprune.deploy.network import Network
+from robustprune.deploy.reading import kept_channels
+from robustprune.deploy.record import record
+from robustprune.deploy.vocabulary import NORMS, TRANSPOSED
+from robustprune.sparsity import MaskSet
+
+
+@torch.no_grad()
+def slim(model: nn.Module, masks: MaskSet | None, example: Tensor) -> Network:
+    """A dense, smaller network with the same outputs as `model` under `masks`, in eval mode.
+
+    Removed are output channels, filters and neurons that are constant or that nothing reads, and
+    with them the input channels and columns of the layers behind, through batch norm, pooling,
+    flattening, concatenation and residual sums. A constant other than zero goes into the bias of
+    the layer that reads it; where that layer pads zeros, its effect depends on the position, and
+    the channel stays. A residual sum loses a channel only if all summands can. Layers that are
+    called twice and grouped convolutions stay whole. A layer never loses its last channel.
+
+    Args:
+        masks: what `model` prunes; None if its weights are zero already.
+        example: a batch (N, ...) on the model's device: gives the shapes, and is what the result
+            is checked on.
+
+    Raises:
+        ValueError: masks that don't fit; a network that `record` refuses; outputs on `example`
+            that differ by more than rounding does (or are not finite).
+    """
+    model = baked(model, masks)
+    network = record(model)
+    flows = follow(network, example)
+    kept = kept_channels(network, flows)
+    for flow in flows.flows:
+        layer = network.layer(flow.step)
+        if layer is None or flow.out is None:
+            continue
+        outs = _index(kept[flow.step.name])
+        if flow.kind == "affine":
+            (name,) = flow.step.refs
+            source, ins = flow.sources[name], kept[name]
+            _move_constants_to_bias(layer, source, ins)
+            _cut_affine(layer, outs, None if ins is None else _index(ins))
+        elif flow.kind == "norm":
+            _cut_norm(layer, outs)
+    _check(model(example), network(example))
+    return network
+
+
+def _index(kept: NDArray[np.bool_] | None) -> Tensor:
+    assert kept is not None
+    return torch.from_numpy(np.flatnonzero(kept))
+
+
+def _move_constants_to_bias(
+    layer: nn.Module, source: Signal | None, kept: NDArray[np.bool_] | None
+) -> None:
+    """Add what the removed constant inputs contribute to each output: Σ_i c_i Σ_k W[o, i, k]."""
+    if source is None or kept is None or leaks(layer):
+        return
+    gone = source.nonzero() & ~torch.from_numpy(kept)
+    if not bool(gone.any()):
+        return
+    constant = weight_matrix(layer).sum(2)[:, gone] @ source.value[gone]
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    if isinstance(layer.bias, Tensor):
+        constant = constant + layer.bias.detach().to("cpu", torch.float64)
+    layer.bias = nn.Parameter(constant.to(weight.device, weight.dtype), weight.requires_grad)
+
+
+def _cut_affine(layer: nn.Module, outs: Tensor, ins: Tensor | None) -> None:
+    """Leave the output channels `outs` and the input channels `ins` of a layer, in place."""
+    out_dim, in_dim = (1, 0) if isinstance(layer, TRANSPOSED) else (0, 1)
+    weight = layer.weight
+    assert isinstance(weight, nn.Parameter)
+    shorter = weight.index_select(out_dim, outs.to(weight.device))
+    if ins is not None:
+        shorter = shorter.index_select(in_dim, ins.to(weight.device))
+    layer.weight = nn.Parameter(shorter.contiguous(), weight.requires_grad)
+    if isinstance(layer.bias, nn.Parameter):
+        _select(layer, "bias", outs)
+    names = ("in_features", "out_features")
+    if not isinstance(layer, nn.Linear):
+        names = ("in_channels", "out_channels")
+    setattr(layer, names[0], shorter.shape[in_dim])
+    setattr(layer, names[1], shorter.shape[out_dim])
+
+
+def _cut_norm(layer: nn.Module, outs: Tensor) -> None:
+    assert isinstance(layer, NORMS)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if getattr(layer, name) is not None:
+            _select(layer, name, outs)
+    layer.num_features = len(outs)
+
+
+def _select(layer: nn.Module, name: str, index: Tensor) -> None:
+    """Shorten a vector of the layer, parameter or buffer, to the entries at `index`."""
+    old = getattr(layer, name)
+    new = old.detach().index_select(0, index.to(old.device))
+    setattr(layer, name, nn.Parameter(new, old.requires_grad) if name in layer._parameters else new)
+
+
+def _check(expected: Tensor, got: Tensor) -> None:
+    """Refuse a result that is another function: rounding moves logits by far less than this."""
+    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+    gap = float((expected - got).abs().max()) if expected.numel() else 0.0
+    if not gap <= 1e-4 * scale:
+        raise ValueError(
+            f"the slim network's outputs differ by {gap:.3g} on the example: its outputs aren't "
+            "finite, or its forward branches on the input in a way that tracing doesn't see"
+        )

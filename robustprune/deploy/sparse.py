@@ -1,0 +1,162 @@
+"""Unstructured zeros put to use: linear layers in compressed rows, where that is faster."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustprune.deploy.copies import baked
+from robustprune.deploy.csr import CSRLinear
+from robustprune.sparsity import MaskSet
+
+
+@torch.no_grad()
+def to_csr(layer: nn.Linear, mask: Tensor | None = None) -> CSRLinear:
+    """The same layer with its non-zero weights, or those that `mask` keeps, in CSR.
+
+    Raises:
+        ValueError: a mask of another shape than the weight.
+    """
+    weight = layer.weight.detach()
+    if mask is not None:
+        if mask.shape != weight.shape:
+            raise ValueError(
+                f"the mask has shape {tuple(mask.shape)}, the weight {tuple(weight.shape)}"
+            )
+        weight = weight * mask.to(weight.device, weight.dtype)
+    # By hand: torch's own conversion stores the indices as int64, which is slower to multiply by.
+    rows, columns = weight.nonzero(as_tuple=True)
+    counts = torch.bincount(rows, minlength=len(weight))
+    sparse = CSRLinear(layer.in_features, layer.out_features, len(rows), layer.bias is not None)
+    sparse.to(weight.device, weight.dtype)
+    sparse.crow[1:] = counts.cumsum(0).int()
+    sparse.col.copy_(columns.int())
+    sparse.values.copy_(weight[rows, columns])
+    if sparse.bias is not None:
+        sparse.bias.copy_(layer.bias)
+    sparse.check()
+    return sparse.train(layer.training)
+
+
+def fastest(
+    layer: nn.Linear,
+    mask: Tensor | None,
+    example: Tensor,
+    *,
+    repeats: int = 30,
+    gain: float = 1.1,
+) -> nn.Linear | CSRLinear:
+    """`layer` under `mask` in whichever form is faster on this machine: dense, or CSR.
+
+    Both are timed in turns on `example` in inference mode, on the threads that torch uses now,
+    and the medians are compared. The winner depends on batch size, threads and machine: choose
+    them as they will be.
+
+    Args:
+        mask: bool (out, in), or None for the zeros that the weight has.
+        example: (..., in), on the layer's device, a batch as large as in use.
+        repeats: timed calls of each, after three to warm up.
+        gain: CSR is taken if dense time / CSR time is at least this; above one, because a
+            near-tie isn't worth another format.
+
+    Returns:
+        A new layer.
+
+    Raises:
+        ValueError: a mask that doesn't fit; fewer than one repeat.
+    """
+    sparse = to_csr(layer, mask)
+    dense = copy.deepcopy(layer)
+    if mask is not None:
+        with torch.no_grad():
+            dense.weight.mul_(mask.to(dense.weight.device, dense.weight.dtype))
+    dense_times, sparse_times = time_in_turns([dense, sparse], example, repeats=repeats)
+    ratio = statistics.median(dense_times) / statistics.median(sparse_times)
+    return sparse if ratio >= gain else dense
+
+
+def sparsify(
+    model: nn.Module,
+    masks: MaskSet | None,
+    example: Tensor,
+    *,
+    repeats: int = 30,
+    gain: float = 1.1,
+) -> nn.Module:
+    """A copy of `model` under `masks`, each linear layer in its `fastest` form, in eval mode.
+
+    Convolutions stay dense: masks give them no speed (docs/deploy.md has measurements).
+
+    Args:
+        masks: what `model` prunes; None if its weights are zero already, as after `slim`.
+        example: a batch (N, ...) on the model's device, as large as in use: each layer is timed
+            on what it receives from it.
+        repeats, gain: as of `fastest`.
+
+    Raises:
+        ValueError: masks that don't fit the model; fewer than one repeat.
+    """
+    model = baked(model, masks)
+    for name, received in _received(model, example).items():
+        layer = model.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        parent = model.get_submodule(name.rpartition(".")[0])
+        chosen = fastest(layer, None, received, repeats=repeats, gain=gain)
+        setattr(parent, name.rpartition(".")[2], chosen)
+    return model
+
+
+def time_in_turns(
+    models: Sequence[Callable[[Tensor], Any]], x: Tensor, *, repeats: int, warmup: int = 3
+) -> list[list[float]]:
+    """Seconds of `repeats` calls of each model on x, the models in turns, in inference mode.
+
+    In turns, so that whatever else the machine does slows all of them alike.
+
+    Raises:
+        ValueError: fewer than one repeat.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats {repeats} must be at least 1")
+    times: list[list[float]] = [[] for _ in models]
+    with torch.inference_mode():
+        for turn in range(warmup + repeats):
+            for model, seconds in zip(models, times, strict=True):
+                _wait(x.device)
+                started = time.perf_counter()
+                model(x)
+                _wait(x.device)
+                if turn >= warmup:
+                    seconds.append(time.perf_counter() - started)
+    return times
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _received(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
+    """What each plain linear layer receives (at its last call) when `model` sees `example`."""
+    received: dict[str, Tensor] = {}
+    handles = []
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear:
+
+            def note(_: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
+                received[name] = args[0].detach()
+
+            handles.append(module.register_forward_pre_hook(note))
+    try:
+        with torch.no_grad():
+            model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return received

@@ -1,0 +1,130 @@
+"""The closed list of layers and functions of which a deployed network may consist.
+
+A saved network names its parts by the keys of these tables and by nothing else, so that loading
+a file can build these and run these, whatever is written in it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from robustprune.deploy.csr import CSRLinear
+
+_CONV = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "bias",
+    "padding_mode",
+)
+_TRANSPOSED = (*_CONV, "output_padding")
+_NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
+_MAX_POOL = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+_AVG_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+AVG_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+ADAPTIVE_POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+ZERO_PADS = (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)
+
+#: element by element, the same for each channel
+ACTIVATIONS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Identity: (),
+    nn.Dropout: ("p",),
+    nn.Dropout1d: ("p",),
+    nn.Dropout2d: ("p",),
+    nn.ReLU: (),
+    nn.ReLU6: (),
+    nn.LeakyReLU: ("negative_slope",),
+    nn.ELU: ("alpha",),
+    nn.GELU: ("approximate",),
+    nn.SiLU: (),
+    nn.Tanh: (),
+    nn.Sigmoid: (),
+    nn.Softplus: ("beta", "threshold"),
+    nn.Hardtanh: ("min_val", "max_val"),
+}
+
+#: layer type -> constructor arguments, which are also the names of its attributes
+MODULES: dict[type[nn.Module], tuple[str, ...]] = {
+    **ACTIVATIONS,
+    nn.Linear: ("in_features", "out_features", "bias"),
+    CSRLinear: ("in_features", "out_features", "nonzeros", "bias"),
+    nn.Flatten: ("start_dim", "end_dim"),
+    **dict.fromkeys(CONVOLUTIONS, _CONV),
+    **dict.fromkeys(TRANSPOSED, _TRANSPOSED),
+    **dict.fromkeys(NORMS, _NORM),
+    **dict.fromkeys(MAX_POOLS, _MAX_POOL),
+    **dict.fromkeys(AVG_POOLS, _AVG_POOL),
+    **dict.fromkeys(ADAPTIVE_POOLS, ("output_size",)),
+    **dict.fromkeys(ZERO_PADS, ("padding",)),
+}
+MODULE_NAMES = {kind.__name__: kind for kind in MODULES}
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "cat": torch.cat,
+    "flatten": torch.flatten,
+    "mean": torch.mean,
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "max_pool1d": F.max_pool1d,
+    "max_pool2d": F.max_pool2d,
+    "avg_pool1d": F.avg_pool1d,
+    "avg_pool2d": F.avg_pool2d,
+    "adaptive_avg_pool1d": F.adaptive_avg_pool1d,
+    "adaptive_avg_pool2d": F.adaptive_avg_pool2d,
+}
+ARITHMETIC = ("add", "sub", "mul", "div")
+ELEMENTWISE = ("relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid")
+POOLS = tuple(name for name in FUNCTIONS if "pool" in name)
+
+#: other ways to write the same functions in a forward method
+ALIASES: dict[Any, str] = {
+    **{function: name for name, function in FUNCTIONS.items()},
+    operator.iadd: "add",
+    operator.isub: "sub",
+    operator.imul: "mul",
+    operator.itruediv: "div",
+    torch.add: "add",
+    torch.sub: "sub",
+    torch.mul: "mul",
+    torch.div: "div",
+    torch.relu: "relu",
+    torch.concat: "cat",
+    F.tanh: "tanh",
+    F.sigmoid: "sigmoid",
+}
+METHODS: dict[str, str] = {
+    **{name: name for name in (*ARITHMETIC, "flatten", "mean", "relu", "tanh", "sigmoid")},
+    **{f"{name}_": name for name in (*ARITHMETIC, "relu", "tanh", "sigmoid")},
+}
+IN_PLACE = frozenset((operator.iadd, operator.isub, operator.imul, operator.itruediv))
+
+
+def arguments_of(module: nn.Module) -> dict[str, Any]:
+    """The constructor arguments that make a layer like `module`, weights apart."""
+    values = {name: getattr(module, name) for name in MODULES[type(module)]}
+    if "bias" in values:
+        values["bias"] = values["bias"] is not None
+    return values

@@ -1,0 +1,82 @@
+"""CSR layers: equal outputs and gradients; the choice follows the measured ratio."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from robustprune.deploy import CSRLinear, fastest, sparsify, to_csr
+from robustprune.models import MLP
+from robustprune.sparsity import MaskSet, full_masks
+
+
+def random_masks(model: nn.Module, density: float) -> MaskSet:
+    return MaskSet({k: torch.rand(m.shape) < density for k, m in full_masks(model).items()})
+
+
+def test_a_csr_layer_holds_what_a_reader_writes_down() -> None:
+    layer = nn.Linear(3, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.0, 5.0, 0.0], [1.0, 2.0, 3.0]]))
+    sparse = to_csr(layer, torch.tensor([[1, 1, 1], [1, 0, 1]]).bool())
+    assert sparse.crow.tolist() == [0, 1, 3]
+    assert sparse.col.tolist() == [1, 0, 2]
+    assert sparse.values.tolist() == [5.0, 1.0, 3.0]
+    assert (sparse.crow.dtype, sparse.col.dtype) == (torch.int32, torch.int32)
+    assert sparse.dense().weight.tolist() == [[0.0, 5.0, 0.0], [1.0, 0.0, 3.0]]
+    assert torch.equal(sparse.dense().bias, layer.bias)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.floats(0, 1), st.booleans(), st.integers(0, 2**20))
+def test_csr_equals_dense(ins: int, outs: int, density: float, bias: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    layer, mask = nn.Linear(ins, outs, bias=bias), torch.rand(outs, ins) < density
+    sparse = to_csr(layer, mask)
+    with torch.no_grad():
+        layer.weight *= mask
+    for shape in ((4, ins), (2, 3, ins)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(sparse(x), layer(x), atol=1e-5, rtol=1e-5)
+    assert torch.equal(sparse.dense().weight, layer.weight)
+
+
+def test_gradients_reach_the_input() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(6, 4), torch.randn(3, 6, requires_grad=True)
+    (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
+    (got,) = torch.autograd.grad(to_csr(layer)(x).square().sum(), x)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_gain_decides() -> None:
+    torch.manual_seed(0)
+    layer, mask, x = nn.Linear(6, 4), torch.rand(4, 6) < 0.5, torch.randn(3, 6)
+    sparse = fastest(layer, mask, x, repeats=1, gain=0.0)
+    dense = fastest(layer, mask, x, repeats=1, gain=float("inf"))
+    assert isinstance(sparse, CSRLinear)
+    assert type(dense) is nn.Linear
+    assert torch.equal(dense.weight, layer.weight * mask)
+    assert dense.weight is not layer.weight
+    torch.testing.assert_close(sparse(x), dense(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_sparsified_network_gives_equal_outputs() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.Flatten(), MLP((24,), 3, hidden=(8, 8))).eval()
+    masks, x = random_masks(model, 0.3), torch.randn(5, 1, 8)
+    dense = sparsify(model, masks, x, repeats=1, gain=float("inf"))
+    sparse = sparsify(model, masks, x, repeats=1, gain=0.0)
+    assert sum(isinstance(layer, CSRLinear) for layer in sparse.modules()) == 3
+    assert not any(isinstance(layer, CSRLinear) for layer in dense.modules())
+    assert isinstance(sparse.get_submodule("0"), nn.Conv1d)
+    torch.testing.assert_close(sparse(x), dense(x), atol=1e-5, rtol=1e-5)
+    assert not any(isinstance(layer, CSRLinear) for layer in model.modules())
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    layer = nn.Linear(3, 2)
+    with pytest.raises(ValueError, match=r"the mask has shape \(3, 2\), the weight \(2, 3\)"):
+        to_csr(layer, torch.ones(3, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match="repeats 0 must be at least 1"):
+        fastest(layer, None, torch.ones(1, 3), repeats=0)

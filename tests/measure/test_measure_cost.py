@@ -1,0 +1,115 @@
+"""Costs of tiny networks, counted by hand."""
+
+import json
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from robustprune.deploy import slim, to_csr
+from robustprune.measure import compare_cost
+from robustprune.measure.cost import count_macs, state_bytes, used_weights
+from robustprune.sparsity import MaskSet, apply_masks, bake
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs"),
+    [
+        (nn.Linear(3, 4), (5, 3), 12),
+        (nn.Linear(3, 4), (5, 7, 3), 7 * 12),
+        (nn.Conv1d(2, 3, 3), (5, 2, 10), 8 * 3 * 2 * 3),
+        (nn.Conv2d(2, 3, 3, padding=1), (5, 2, 4, 4), 16 * 3 * 2 * 9),
+        (nn.Conv2d(2, 4, 3, stride=2, groups=2), (5, 2, 5, 5), 4 * 4 * 1 * 9),
+        (nn.ConvTranspose2d(2, 3, 2, stride=2), (5, 2, 4, 4), 16 * 2 * 3 * 4),
+        (nn.Sequential(nn.ReLU(), nn.BatchNorm1d(3)), (5, 3), 0),
+    ],
+    ids=lambda value: str(value),
+)
+def test_macs_of_one_example(layer: nn.Module, shape: tuple[int, ...], macs: int) -> None:
+    assert count_macs(layer, torch.ones(shape)) == (macs, macs)
+
+
+def test_a_layer_called_twice_counts_twice() -> None:
+    layer = nn.Linear(3, 3)
+    assert count_macs(nn.Sequential(layer, layer), torch.ones(2, 3)) == (18, 18)
+
+
+def network() -> tuple[nn.Sequential, MaskSet]:
+    """4 hidden units, of which the masks leave 2, with 3 of their 6 weights each."""
+    torch.manual_seed(0)
+    first = torch.tensor([[1, 0, 1, 0, 1, 0], [0, 1, 0, 1, 0, 1], [0] * 6, [0] * 6])
+    return (
+        nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)).eval(),
+        MaskSet({"0.weight": first.bool()}),
+    )
+
+
+def test_a_mask_saves_nothing_but_counts_of_zeros() -> None:
+    model, masks = network()
+    x = torch.randn(3, 6)
+    small = slim(model, masks, x)
+    masked = network()[0]
+    apply_masks(masked, masks)
+    flat = bake(network()[0])
+    with torch.no_grad():
+        flat.get_parameter("0.weight").mul_(masks["0.weight"])
+    costs = {
+        cost.name: cost
+        for cost in compare_cost(
+            {"dense": model, "masked": masked, "baked": flat, "slim": small}, x, repeats=3
+        )
+    }
+    counts = {
+        name: (cost.parameters, cost.nonzeros, cost.macs, cost.effective_macs)
+        for name, cost in costs.items()
+    }
+    assert counts["dense"] == (38, 38, 32, 32)
+    assert counts["masked"] == counts["baked"] == (38, 38 - 18, 32, 32 - 18)
+    # biases of two hidden units went into the logits' bias: 6·2 + 2 + 2·2 + 2 weights are left
+    assert counts["slim"] == (20, 14, 16, 10)
+    assert costs["masked"].file_bytes > costs["dense"].file_bytes > costs["slim"].file_bytes
+    for cost in costs.values():
+        low, high = cost.latency_quartiles
+        assert 0 < low <= cost.latency <= high
+        assert (cost.batch_size, cost.device) == (3, "cpu")
+        assert cost.threads == torch.get_num_threads()
+    with pytest.raises(FrozenInstanceError):
+        costs["dense"].macs = 0  # type: ignore[misc]
+
+
+def test_csr_layers_cost_their_stored_weights() -> None:
+    model, masks = network()
+    sparse = nn.Sequential(to_csr(model[0], masks["0.weight"]), *model[1:])
+    (cost,) = compare_cost({"sparse": sparse}, torch.randn(3, 6), repeats=1)
+    assert (cost.parameters, cost.nonzeros) == (6 + 4 + 10, 6 + 4 + 10)
+    assert (cost.macs, cost.effective_macs) == (6 + 8, 6 + 8)
+    assert cost.latency_quartiles == (cost.latency, cost.latency)
+
+
+def test_shared_weights_count_once() -> None:
+    one, other = nn.Linear(3, 3), nn.Linear(3, 3)
+    other.weight = one.weight
+    assert sum(weight.numel() for weight in used_weights(nn.Sequential(one, other))) == 9 + 6
+
+
+def test_bytes_are_those_of_the_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model, _ = network()
+    save_file(model.state_dict(), tmp_path / "state")
+    assert state_bytes(model) == (tmp_path / "state").stat().st_size
+    assert json.loads((tmp_path / "state").read_bytes()[8:].partition(b"}}")[0] + b"}}")
+
+
+def test_modes_of_the_models_come_back() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)).train()
+    model[1].eval()
+    compare_cost({"a": model}, torch.ones(2, 3), repeats=1)
+    assert [m.training for m in model.modules()] == [True, True, False]
+
+
+def test_nothing_to_compare_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one model, and an example"):
+        compare_cost({}, torch.ones(2, 3))
+    with pytest.raises(ValueError, match="repeats 0 must be at least 1"):
+        compare_cost({"a": nn.Linear(3, 2)}, torch.ones(2, 3), repeats=0)
