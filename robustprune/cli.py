@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from robustprune.report import terminal_table
-from robustprune.run.config import METHODS, Config, load_config
+from robustprune.run.config import METHODS, OBJECTIVES, Config, load_config
 from robustprune.run.packaged import config_names, config_path
 
 
@@ -36,6 +36,7 @@ FIND_RST = Script(
         ("", "ECG200, keeping 50% of a random network"),
         ("--density 0.05 0.1 0.2 0.5", "four tickets, with R2S and a plot over density"),
         ("--config rst_mnist --data-dir ~/data", "another packaged config"),
+        ("--objective crown-ibp --set inner.warmup=100", "a certified scratch ticket"),
         ("--config my.yaml --seed 3 --set search.epochs=50", "your own config, one field changed"),
     ),
 )
@@ -126,6 +127,11 @@ def run_script(script: Script, arguments: Sequence[str] | None = None) -> int:
         metavar="D",
         help="kept fractions in (0, 1]; several give several tickets",
     )
+    parser.add_argument(
+        "--objective",
+        metavar="O",
+        help=f"what is descended: {', '.join(OBJECTIVES)} (default: what the config says)",
+    )
     parser.add_argument("--seed", help="seed of weights, batches and attacks")
     parser.add_argument(
         "--set",
@@ -156,6 +162,8 @@ def _run_script(options: argparse.Namespace) -> int:
         overrides.append(f"search.methods=[{', '.join(options.method)}]")
     if options.density:
         overrides.append(f"search.density=[{', '.join(options.density)}]")
+    if options.objective:
+        overrides.append(f"objective.name={options.objective}")
     if options.seed is not None:
         overrides.append(f"seed={options.seed}")
     config = load_config(config_path(options.config), overrides)

@@ -1,5 +1,6 @@
 """What is learned, and how: outer objectives and one training loop for every method."""
 
+from robustprune.minmax.certified import Certified, CertifiedMethod
 from robustprune.minmax.constraint import Constraint
 from robustprune.minmax.free import Free, Repeated
 from robustprune.minmax.objectives import (
@@ -18,6 +19,8 @@ from robustprune.minmax.train import Batches, TrainingDiverged, Validation, trai
 __all__ = [
     "Adversarial",
     "Batches",
+    "Certified",
+    "CertifiedMethod",
     "Checkpoint",
     "Constraint",
     "EpochRecord",

@@ -12,6 +12,7 @@ from torch import nn
 from attacks import FGSM, PGD, ThreatModel
 from robustprune.minmax import (
     Adversarial,
+    Certified,
     Free,
     Gaussian,
     Mart,
@@ -76,6 +77,10 @@ class Run:
             return Mart(attack, section.beta, warmup), loader
         if section.name == "gaussian":
             return Gaussian(section.sigma), loader
+        if section.name == "ibp" or section.name == "crown-ibp":
+            return Certified(
+                self.threat, method=section.name, warmup=warmup, kappa=section.kappa
+            ), loader
         if section.name == "free":
             free = Free(self.threat, step_size=self.config.inner.step_size)
             return free, Repeated(loader, section.replays)
@@ -158,5 +163,10 @@ def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
         raise ValueError(f"harp learns each layer's rate, and pattern {search.pattern} fixes it")
     if config.objective.name == "trades" and config.inner.attack != "pgd":
         raise ValueError(f"objective trades needs inner.attack pgd, got {config.inner.attack}")
+    if config.objective.name in ("ibp", "crown-ibp") and config.inner.warmup == 0:
+        raise ValueError(
+            f"objective {config.objective.name} needs inner.warmup, the epochs in which eps grows; "
+            "try half the epochs of the search"
+        )
     if config.loop.patience is not None and config.task.validation == 0:
         raise ValueError("loop.patience needs a validation split; set task.validation to 0.1, say")

@@ -103,13 +103,18 @@ Method = Literal[
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
+ObjectiveName = Literal["adversarial", "trades", "mart", "free", "gaussian", "ibp", "crown-ibp"]
+OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
+
+
 class ObjectiveSection(_Section):
     """The outer objective of everything that is trained robustly."""
 
-    name: Literal["adversarial", "trades", "mart", "free", "gaussian"] = "adversarial"
+    name: ObjectiveName = "adversarial"
     beta: Positive = 6.0  # weight of the robust term of trades; mart's λ is mostly 5
     sigma: Positive = 0.25  # of gaussian, in input units
     replays: Count = 4  # of free: each batch comes so often in a row
+    kappa: Annotated[Number, Field(ge=0, le=1)] = 0.5  # clean share of ibp and crown-ibp at the end
 
 
 class LoopSection(_Section):
