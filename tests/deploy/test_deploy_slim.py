@@ -385,6 +385,26 @@ def test_silence_is_not_fooled_by_weights_that_happen_to_be_zero() -> None:
     assert float(model[1].weight.detach().sum()) == 2.0
 
 
+def test_silence_tells_a_difference_of_constants_from_nothing() -> None:
+    class Difference(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Conv1d(1, 2, 3), nn.Conv1d(1, 2, 3)
+            self.unused = nn.Conv1d(1, 2, 3)
+            self.norm = nn.BatchNorm1d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(torch.tanh(self.left(x) + 1.0) - torch.tanh(self.right(x) + 1.0))
+
+    model = Difference()
+    masks = without(model, left=[0], right=[0, 1], unused=[0])
+    found = silence(model, masks, torch.randn(2, 1, 8))
+    assert found["norm.weight"].tolist() == [False, True]  # tanh(1) - tanh(1)
+    assert found["left.bias"].tolist() == [False, True]
+    assert found["right.bias"].tolist() == [False, False]
+    assert "unused.bias" not in found
+
+
 def test_a_silenced_filter_stays_silent_through_training() -> None:
     model = with_statistics(FCN(1, 2, widths=(4, 4), kernels=(3, 3)))
     x, y = torch.randn(8, 1, 12), torch.tensor([0, 1] * 4)
