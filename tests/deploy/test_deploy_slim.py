@@ -269,6 +269,23 @@ def test_concatenated_channels_are_found_in_the_layer_behind() -> None:
     assert shape(small, "out.weight") == (3, 12)
 
 
+def test_a_product_with_zero_frees_both_factors() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.value = nn.Conv1d(1, 3, 3, bias=False)
+            self.gate = nn.Conv1d(1, 3, 3)
+            self.out = nn.Conv1d(3, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.value(x) * torch.sigmoid(self.gate(x)))
+
+    model = Gated()
+    small = assert_same(model, without(model, value=[0], gate=[1]), torch.randn(4, 1, 9))
+    assert shape(small, "value.weight") == shape(small, "gate.weight") == (2, 1, 3)
+    assert shape(small, "out.weight") == (2, 2, 3)
+
+
 def test_a_layer_called_twice_and_a_grouped_one_stay_whole() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
