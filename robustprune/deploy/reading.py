@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustprune.deploy.channels import Flow, Flows, Signal, leaks, weight_matrix
 from robustprune.deploy.network import Network
+from robustprune.deploy.signals import Flow, Flows, Signal, leaks, weight_matrix
 
 Kept = dict[str, NDArray[np.bool_] | None]
 

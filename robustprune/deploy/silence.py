@@ -35,9 +35,10 @@ def silence(model: nn.Module, masks: MaskSet, example: Tensor) -> MaskSet:
     network = record(model)
     extra: dict[str, Tensor] = {}
     _make_structural(network, masks)
+    layers = dict(network.named_modules())
     for name, mask in masks.items():
-        path = name.removesuffix(".weight")
-        layer = network.get_submodule(path) if name.endswith(".weight") else None
+        path, _, leaf = name.rpartition(".")
+        layer = layers.get(path) if leaf == "weight" else None
         if isinstance(layer, MASKABLE) and isinstance(layer.bias, Tensor):
             alive = group_weight(layer, "filter").reduce(mask.float()) > 0
             _prune(layer.bias, alive, f"{path}.bias", extra)
@@ -57,9 +58,11 @@ def silence(model: nn.Module, masks: MaskSet, example: Tensor) -> MaskSet:
 
 
 def _make_structural(network: Network, masks: MaskSet) -> None:
-    """Set every parameter to one and the pruned ones to zero, so that zero means pruned."""
+    """Make every parameter positive and the pruned ones zero, so that zero means pruned."""
+    generator = torch.Generator().manual_seed(0)
     for name, parameter in network.named_parameters():
-        parameter.fill_(1.0)
+        # all different: equal constants could cancel in a difference of two branches
+        parameter.copy_(1.0 + torch.rand(parameter.shape, generator=generator))
         if name in masks:
             parameter.mul_(masks[name].to(parameter.device, parameter.dtype))
     for layer in network.modules():

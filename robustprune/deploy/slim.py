@@ -7,11 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robustprune.deploy.channels import Signal, follow, leaks, weight_matrix
+from robustprune.deploy.channels import follow
 from robustprune.deploy.copies import baked
 from robustprune.deploy.network import Network
 from robustprune.deploy.reading import kept_channels
 from robustprune.deploy.record import record
+from robustprune.deploy.signals import Signal, leaks, weight_matrix
 from robustprune.deploy.vocabulary import NORMS, TRANSPOSED
 from robustprune.sparsity import MaskSet
 

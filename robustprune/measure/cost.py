@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 
 from attacks.modes import evaluating
 from robustprune.deploy.csr import CSRLinear
-from robustprune.deploy.sparse import time_in_turns
+from robustprune.deploy.timing import time_in_turns
 from robustprune.sparsity import MASKABLE
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -269,6 +269,23 @@ def test_concatenated_channels_are_found_in_the_layer_behind() -> None:
     assert shape(small, "out.weight") == (3, 12)
 
 
+def test_a_product_with_zero_frees_both_factors() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.value = nn.Conv1d(1, 3, 3, bias=False)
+            self.gate = nn.Conv1d(1, 3, 3)
+            self.out = nn.Conv1d(3, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.value(x) * torch.sigmoid(self.gate(x)))
+
+    model = Gated()
+    small = assert_same(model, without(model, value=[0], gate=[1]), torch.randn(4, 1, 9))
+    assert shape(small, "value.weight") == shape(small, "gate.weight") == (2, 1, 3)
+    assert shape(small, "out.weight") == (2, 2, 3)
+
+
 def test_a_layer_called_twice_and_a_grouped_one_stay_whole() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -383,6 +400,26 @@ def test_silence_is_not_fooled_by_weights_that_happen_to_be_zero() -> None:
     masks = without(model, _0=[0])
     assert silence(model, masks, torch.randn(2, 1, 8))["1.weight"].tolist() == [False, True]
     assert float(model[1].weight.detach().sum()) == 2.0
+
+
+def test_silence_tells_a_difference_of_constants_from_nothing() -> None:
+    class Difference(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Conv1d(1, 2, 3), nn.Conv1d(1, 2, 3)
+            self.unused = nn.Conv1d(1, 2, 3)
+            self.norm = nn.BatchNorm1d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(torch.tanh(self.left(x) + 1.0) - torch.tanh(self.right(x) + 1.0))
+
+    model = Difference()
+    masks = without(model, left=[0], right=[0, 1], unused=[0])
+    found = silence(model, masks, torch.randn(2, 1, 8))
+    assert found["norm.weight"].tolist() == [False, True]  # tanh(1) - tanh(1)
+    assert found["left.bias"].tolist() == [False, True]
+    assert found["right.bias"].tolist() == [False, False]
+    assert "unused.bias" not in found
 
 
 def test_a_silenced_filter_stays_silent_through_training() -> None:

@@ -1,7 +1,7 @@
 """Costs of tiny networks, counted by hand."""
 
-import json
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,11 +94,10 @@ def test_shared_weights_count_once() -> None:
     assert sum(weight.numel() for weight in used_weights(nn.Sequential(one, other))) == 9 + 6
 
 
-def test_bytes_are_those_of_the_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_bytes_are_those_of_the_file(tmp_path: Path) -> None:
     model, _ = network()
     save_file(model.state_dict(), tmp_path / "state")
     assert state_bytes(model) == (tmp_path / "state").stat().st_size
-    assert json.loads((tmp_path / "state").read_bytes()[8:].partition(b"}}")[0] + b"}}")
 
 
 def test_modes_of_the_models_come_back() -> None:

@@ -1,0 +1,40 @@
+"""Measured time of several networks, side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def time_in_turns(
+    models: Sequence[Callable[[Tensor], Any]], x: Tensor, *, repeats: int, warmup: int = 3
+) -> list[list[float]]:
+    """Seconds of `repeats` calls of each model on x, the models in turns, in inference mode.
+
+    In turns, so that whatever else the machine does slows all of them alike.
+
+    Raises:
+        ValueError: fewer than one repeat.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats {repeats} must be at least 1")
+    times: list[list[float]] = [[] for _ in models]
+    with torch.inference_mode():
+        for turn in range(warmup + repeats):
+            for model, seconds in zip(models, times, strict=True):
+                _wait(x.device)
+                started = time.perf_counter()
+                model(x)
+                _wait(x.device)
+                if turn >= warmup:
+                    seconds.append(time.perf_counter() - started)
+    return times
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
