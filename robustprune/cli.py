@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from robustprune.report import terminal_table
+from robustprune.report import terminal_table, write_report
 from robustprune.run.config import METHODS, OBJECTIVES, Config, load_config
 from robustprune.run.packaged import config_names, config_path
 
@@ -115,6 +115,13 @@ def run_script(script: Script, arguments: Sequence[str] | None = None) -> int:
         metavar="FILE|NAME",
         help=f"YAML file, or one of {', '.join(config_names())} (default: %(default)s)",
     )
+    _add_run_options(parser)
+    options = parser.parse_args(arguments)
+    return _guarded(lambda: _run_script(options))
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    """What every command that runs a config takes."""
     parser.add_argument(
         "--method",
         nargs="+",
@@ -152,8 +159,6 @@ def run_script(script: Script, arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars, no table")
-    options = parser.parse_args(arguments)
-    return _guarded(lambda: _run_script(options))
 
 
 def _run_script(options: argparse.Namespace) -> int:
@@ -191,6 +196,33 @@ def run_pipeline(
     if not quiet:
         Console().print(terminal_table(metrics))
         print(f"report: {run.folder.path / 'report.html'}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`robustprune`: run a config, or write the report of a finished run anew."""
+    parser = argparse.ArgumentParser(
+        prog="robustprune",
+        description="Find, train, measure and certify sparse networks that stay correct under "
+        "adversarial perturbation.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run a config, or take up an interrupted run")
+    run.add_argument(
+        "config", metavar="FILE|NAME", help=f"YAML file, or one of {', '.join(config_names())}"
+    )
+    _add_run_options(run)
+    report = commands.add_parser("report", help="write report.html and report.md of a run anew")
+    report.add_argument("run", type=Path, help="run directory, such as runs/NAME-DIGEST/seed0")
+    options = parser.parse_args(arguments)
+    if options.command == "run":
+        return _guarded(lambda: _run_script(options))
+    return _guarded(lambda: _report(options.run))
+
+
+def _report(folder: Path) -> int:
+    for path in write_report(folder):
+        print(path)
     return 0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from robustprune.pipeline.cost import measure_cost
 from robustprune.pipeline.fit import Fitted, fit_dense, fit_finetuned
 from robustprune.pipeline.measure import findings, measure_model, measure_switch, write_per_example
 from robustprune.pipeline.prepare import Run, prepare
@@ -47,6 +48,7 @@ def find_sparse_networks(run: Run) -> dict[str, Any]:
     metrics = _metrics(run, entries, switch, checks, headline=headline.name)
     run.folder.write_json("metrics.json", metrics)
     run.folder.publish(headline.name)
+    measure_cost(run, sources.adversarial, headline)
     write_report(run.folder.path)
     run.folder.log("report")
     return metrics

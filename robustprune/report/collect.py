@@ -10,6 +10,8 @@ from robustprune.report.fields import Field, parse_json, read_text
 from robustprune.report.records import (
     WORST,
     AttackRecord,
+    CostRecord,
+    CostsRecord,
     CurvePoint,
     EpochRecord,
     FindingRecord,
@@ -29,7 +31,8 @@ SWITCH_ATTACKS = ("adaptive", "eot", WORST, "independent")
 
 
 def collect(run_dir: Path) -> RunRecord:
-    """Read config.yaml, env.json, metrics.json, per_example.csv and each model's history.jsonl.
+    """Read config.yaml, env.json, metrics.json, per_example.csv, each model's history.jsonl and,
+    where it is there, cost.json.
 
     Raises:
         ValueError: a file is missing, unreadable or not as described; the message names it.
@@ -40,6 +43,7 @@ def collect(run_dir: Path) -> RunRecord:
     env = parse_json(read_text(env_path), source=str(env_path))
     return RunRecord(
         metrics=metrics,
+        costs=_costs(run_dir / "cost.json"),
         labels=_labels(run_dir / "per_example.csv", metrics.headline),
         histories={
             model.name: _history(run_dir / "models" / model.name / "history.jsonl")
@@ -168,6 +172,28 @@ def _switch(field: Field) -> SwitchRecord:
         clean=field["clean"].proportion(),
         attacked={name: field[name].proportion() for name in SWITCH_ATTACKS},
         headline=headline,
+    )
+
+
+def _costs(path: Path) -> CostsRecord | None:
+    if not path.exists():
+        return None
+    field = parse_json(read_text(path), source=str(path))
+    rows = tuple(_cost(row) for row in field["rows"].items())
+    return CostsRecord(field["headline"].text(), field["note"].text(), rows)
+
+
+def _cost(field: Field) -> CostRecord:
+    low, high = (quartile.number() for quartile in field["latency_quartiles"].items())
+    whole = ("parameters", "nonzeros", "macs", "effective_macs", "file_bytes")
+    return CostRecord(
+        name=field["name"].text(),
+        latency=field["latency"].number(),
+        latency_quartiles=(low, high),
+        batch_size=field["batch_size"].count(),
+        threads=field["threads"].count(),
+        device=field["device"].text(),
+        **{name: field[name].count() for name in whole},
     )
 
 

@@ -142,10 +142,37 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
+class CostRecord:
+    """One form of a network and what it costs; see `robustprune.measure.Cost`."""
+
+    name: str
+    parameters: int
+    nonzeros: int
+    macs: int
+    effective_macs: int
+    file_bytes: int
+    latency: float
+    latency_quartiles: tuple[float, float]
+    batch_size: int
+    threads: int
+    device: str
+
+
+@dataclass(frozen=True)
+class CostsRecord:
+    """The headline network in its forms, beside the dense one; the note says what is missing."""
+
+    headline: str
+    note: str
+    rows: tuple[CostRecord, ...]
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """Everything the report is made from."""
 
     metrics: MetricsRecord
+    costs: CostsRecord | None
     labels: tuple[int, ...]
     histories: Mapping[str, tuple[EpochRecord, ...]]
     config: str

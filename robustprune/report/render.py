@@ -14,6 +14,7 @@ from markupsafe import Markup
 from robustprune.measure.statistics import INTERVAL_METHOD
 from robustprune.report import summary, wording
 from robustprune.report.collect import collect
+from robustprune.report.cost_table import cost_table
 from robustprune.report.plots import (
     accuracy_vs_eps,
     density_tradeoff,
@@ -84,6 +85,7 @@ def _context(run: RunRecord, illustrations: list[Illustration]) -> dict[str, obj
         "checks_failed": bool(summary.failed_checks(metrics)),
         "figures": summary.figures(metrics),
         "table": main_table(metrics),
+        "costs": cost_table(run.costs),
         "switch_densities": _switch_densities(metrics.switch),
         "switch_rows": _switch_rows(metrics.switch),
         "illustrations": illustrations,
@@ -92,7 +94,7 @@ def _context(run: RunRecord, illustrations: list[Illustration]) -> dict[str, obj
         "commonest": wording.percent(run.commonest_share),
         "config": run.config,
         "environment": run.environment,
-        "command": f"python scripts/find_rst.py --config config.yaml --seed {metrics.seed}",
+        "command": f"robustprune run config.yaml --seed {metrics.seed}",
         "inline": inline,
         "page_colours": page_colours(),
         "say": wording,

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustprune.cli import FIND_RST, run_script
+from robustprune import cli
+from robustprune.cli import FIND_RST, Script, main, run_script
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "find_rst.py"
 QUICK = [
@@ -111,3 +112,42 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "--density 0.05 0.1 0.2 0.5" in shown
     assert "rst_mnist" in shown
+
+
+SCRIPTS = [value for value in vars(cli).values() if isinstance(value, Script)]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_every_script_is_there_and_teaches(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (SCRIPT.parent / script.name).exists()
+    with pytest.raises(SystemExit) as stopped:
+        run_script(script, ["--help"])
+    assert stopped.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for options, what in script.examples:
+        assert f"{script.name} {options}".strip() in shown
+        assert what in shown
+    assert script.config in shown
+
+
+def test_methods_and_objectives_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    error = fails(capsys, tmp_path / "runs", "--method", "hydro")
+    assert "search.methods.0='hydro' is not valid" in error
+    error = fails(capsys, tmp_path / "runs", "--objective", "ibp")
+    assert "needs inner.warmup" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_run_and_report_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run", "rst_ecg200", "--out", str(tmp_path), "--quiet", "--set", *QUICK]
+    assert main(command) == 0
+    (report,) = tmp_path.rglob("report.html")
+    before = report.read_text()
+    report.unlink()
+    assert main(["report", str(report.parent)]) == 0
+    assert report.read_text() == before
+    assert "report.html" in capsys.readouterr().out
+    assert main(["report", str(tmp_path)]) == 2
+    assert "metrics.json" in capsys.readouterr().err

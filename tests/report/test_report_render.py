@@ -124,7 +124,7 @@ def test_both_reports_say_what_must_not_be_left_out(written: tuple[Path, Path]) 
             "A mask by itself does not make a network smaller or faster",
             "PGD(eps=0.1, steps=20, restarts=5)",
             "Clopper–Pearson, two-sided, 95%",
-            "python scripts/find_rst.py --config config.yaml --seed 3",
+            "robustprune run config.yaml --seed 3",
             "90 training, 10 validation, 100 test; 2 classes; input 1 × 96",
             "figures made up for a test",
             "name: invented_run",
@@ -283,3 +283,35 @@ def test_failed_write_leaves_the_old_report(
         write_report(run_dir)
     assert html.read_bytes() == old
     assert not list(run_dir.rglob("*.partial"))
+
+
+def test_size_and_speed_stand_in_both_reports(run_dir: Path) -> None:
+    row = {
+        "name": "dense",
+        "parameters": 1234,
+        "nonzeros": 1234,
+        "macs": 99000,
+        "effective_macs": 99000,
+        "file_bytes": 5000,
+        "latency": 0.002,
+        "latency_quartiles": [0.0019, 0.0021],
+        "batch_size": 64,
+        "threads": 2,
+        "device": "cpu",
+    }
+    small = {**row, "name": "slim", "parameters": 321, "latency": 0.001}
+    costs = {"headline": "invented | ticket", "note": "", "rows": [row, small]}
+    html, markdown = (path.read_text(encoding="utf-8") for path in write_report(run_dir))
+    assert "Size and speed" not in html + markdown  # a run without costs has no such table
+    (run_dir / "cost.json").write_text(json.dumps(costs), encoding="utf-8")
+    html, markdown = (path.read_text(encoding="utf-8") for path in write_report(run_dir))
+    assert "| slim | 321 | 1,234 |" in markdown
+    assert "| 1.00 ms [1.90, 2.10] | 0.50 |" in markdown
+    assert "batches of 64, 2 threads, cpu" in markdown
+    assert '<th scope="row">slim</th><td>321<small>1,234</small></td>' in html
+    for text in (html, markdown):
+        assert "saves neither memory nor time" in text
+    del row["macs"]
+    (run_dir / "cost.json").write_text(json.dumps(costs), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"cost\.json, rows\[0\]: has no field 'macs'"):
+        write_report(run_dir)

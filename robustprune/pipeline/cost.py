@@ -1,0 +1,50 @@
+"""The cost stage: what the headline network costs dense, masked, slim and sparse."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from robustprune.deploy import save_slim, slim, sparsify
+from robustprune.measure import compare_cost
+from robustprune.pipeline.fit import Fitted
+from robustprune.pipeline.measure import test_examples
+from robustprune.pipeline.prepare import Run
+from robustprune.sparsity import apply_masks
+
+#: examples in a timed batch
+BATCH = 64
+
+
+def measure_cost(run: Run, dense: Fitted, headline: Fitted) -> None:
+    """Write cost.json, and the smallest equal network as slim.safetensors.
+
+    Timings differ from run to run, so they stand apart from metrics.json, which does not.
+    """
+    if (run.folder.path / "cost.json").exists():
+        return
+    example = test_examples(run)[0][:BATCH]
+    masked = copy.deepcopy(headline.model)
+    apply_masks(masked, headline.masks)
+    forms: dict[str, nn.Module] = {
+        "dense": dense.model,
+        "masks applied on the fly": masked,
+        "masks baked in": headline.model,
+    }
+    note = ""
+    try:
+        small = slim(headline.model, None, example)
+    except ValueError as error:  # an operation that cannot be taken apart, named in the message
+        note = f"No slim form: {error}."
+    else:
+        forms["slim"] = small
+        sparse = sparsify(small, None, example)
+        forms["slim, CSR where measured faster"] = sparse
+        save_slim(run.folder.path / "slim.safetensors", sparse)
+    rows = [asdict(cost) for cost in compare_cost(forms, example)]
+    content: dict[str, Any] = {"headline": headline.title, "note": note, "rows": rows}
+    run.folder.write_json("cost.json", content)
+    run.folder.log("cost", forms=list(forms))
