@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
@@ -23,9 +23,6 @@ SCHEMA = 1
 
 Norm = Literal["linf", "l2", "l1"]
 Guarantee = Literal["base", "smoothed"]
-DeterministicMethod = Literal["ibp", "crown-ibp", "crown", "alpha-crown"]
-DETERMINISTIC_METHODS: tuple[DeterministicMethod, ...] = get_args(DeterministicMethod)
-SMOOTHING = "smoothing"
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,9 @@ class Certificate:
         prediction: the classifier's answer at x; None where the smoothed one abstains.
         norm: of the distance.
         radius: input units; 0, which says nothing, where prediction is not label.
-        method: one of DETERMINISTIC_METHODS, or "smoothing".
-        settings: of the method: eps_max and rounds of the search for the radius, or sigma, n0, n,
-            alpha and seed of smoothing.
+        method: one of `bounds.METHODS`, or "smoothing".
+        settings: of the method: eps_max, rounds and steps of `bounds.certified_radius`, or sigma,
+            n0, n, alpha and seed of smoothing.
         confidence: 1 for a proof; 1 − alpha for smoothing: the statement is wrong with
             probability at most alpha.
         hits: smoothing: samples of n that fell into the selected class; None for a proof.
@@ -74,7 +71,7 @@ class Manifest:
         weights, masks, config: `file_digest` of model.safetensors, masks.safetensors (None where
             the model is dense) and config.yaml.
         data: `tensor_digest` of the n examples and of their labels.
-        norm, eps, bounds: the run's threat model. Proofs are in this norm, within these bounds.
+        norm, eps, bounds: the run's threat model. Proofs are for inputs within these bounds.
         seed: of the run.
         total_failure: probability that at least one statement of the file is wrong: at most the
             sum of 1 − confidence (Bonferroni).

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from robustprune.bounds import METHODS
 from robustprune.certify import (
     Certificate,
     Manifest,
@@ -54,7 +55,7 @@ PROOF = Certificate(
     norm="linf",
     radius=0.0625,
     method="crown",
-    settings={"eps_max": 1.0, "rounds": 12},
+    settings={"eps_max": 1.0, "rounds": 12, "steps": 20},
     confidence=1.0,
     hits=None,
     attack_radius=0.125,
@@ -123,6 +124,8 @@ def test_the_schema_is_a_schema_and_knows_every_field():
         described = schema["$defs"][kind]
         assert set(described["properties"]) == set(described["required"]) == set(LINES[line])
         assert described["additionalProperties"] is False
+    methods = schema["$defs"]["certificate"]["properties"]["method"]["enum"]
+    assert methods == [*METHODS, "smoothing"]
     for line in LINES.values():
         Draft202012Validator(schema).validate(json.loads(json.dumps(line)))
 
@@ -179,7 +182,11 @@ def test_no_field_may_miss_change_its_type_or_be_unknown(name):
         ("proof", {"prediction": None}, "line 2, prediction: None is not of type 'integer'"),
         ("proof", {"hits": 3}, "line 2, hits: 3 is not of type 'null'"),
         ("proof", {"method": "smoothing"}, "line 2, method: "),
-        ("proof", {"settings": {"eps_max": 1.0, "rounds": 10**9}}, "settings.rounds: "),
+        (
+            "proof",
+            {"settings": {"eps_max": 1.0, "rounds": 10**9, "steps": 20}},
+            "settings.rounds: ",
+        ),
         ("smoothed", {"radius": 0.1}, "line 3, radius: 0 was expected"),
         ("smoothed", {"norm": "linf"}, "line 3, norm: 'l2' was expected"),
         ("smoothed", {"confidence": 1.0}, "line 3, confidence: 1.0 is greater than or equal"),
