@@ -1,0 +1,30 @@
+"""Deterministic lower bounds on margins and radii: the mirror image of ``attacks``.
+
+``margin_bounds``, ``certified``, ``certified_radius`` and ``output_bounds`` certify, in float64
+with rounding paid for; ``interval_margins`` and ``crown_ibp_margins`` are differentiable, for
+training.  ``trace`` a model once where it is bounded often.
+"""
+
+from robustprune.bounds.certify import (
+    METHODS,
+    BoundMethod,
+    certified,
+    certified_radius,
+    margin_bounds,
+    output_bounds,
+)
+from robustprune.bounds.graph import BoundGraph, trace
+from robustprune.bounds.training import crown_ibp_margins, interval_margins
+
+__all__ = [
+    "METHODS",
+    "BoundGraph",
+    "BoundMethod",
+    "certified",
+    "certified_radius",
+    "crown_ibp_margins",
+    "interval_margins",
+    "margin_bounds",
+    "output_bounds",
+    "trace",
+]

@@ -1,0 +1,183 @@
+"""Elementwise nonlinearities between two lines: ReLU, leaky ReLU, tanh, sigmoid.
+
+On [l, u] a nonlinearity f is enclosed by  s z + t ≤ f(z) ≤ s' z + t'.  Whatever slope is chosen,
+the shift is then computed from the extremes of f(z) − s z over [l, u], so lines are sound for any
+slope, optimised and rounded ones included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustprune.bounds.algebra import Interval, dot
+from robustprune.bounds.rounding import EPS, FUNCTION_ERROR
+
+HALVINGS = 30
+
+
+class Lines(NamedTuple):
+    """Slopes in [0, 1] and shifts of both lines, (N, 1 or S, …); a shift of None is 0.
+
+    ``choice`` is what α-CROWN may vary: the lower slope of a ReLU, or the points at which the two
+    tangents of tanh or sigmoid touch, along a last dimension of 2.
+    """
+
+    lower_slope: Tensor
+    lower_shift: Tensor | None
+    upper_slope: Tensor
+    upper_shift: Tensor
+    choice: Tensor
+
+
+class Elementwise:
+    """What all elementwise nonlinearities share; they are monotone with slopes in [0, 1]."""
+
+    #: bound of |f(z)| − |z|, for the size of shifts (see ``rounding``)
+    bounded_by: float = 0.0
+    function_error: float = EPS
+
+    def clean(self, z: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def relax(self, box: Interval, choice: Tensor | None = None) -> Lines:
+        raise NotImplementedError
+
+    def unsettled(self, box: Interval) -> Tensor:
+        raise NotImplementedError
+
+    def interval(self, *inputs: Interval, gamma: float) -> Interval:
+        lo, hi = self.clean(inputs[0].lo), self.clean(inputs[0].hi)
+        if gamma:
+            lo = lo - self.function_error * lo.abs()
+            hi = hi + self.function_error * hi.abs()
+        return Interval(lo, hi)
+
+    def size(self, *inputs: Tensor) -> Tensor:
+        # |slope ⊙ z| ≤ m, |shift| ≤ |f(z)| + |slope ⊙ z|
+        return 2 * inputs[0] + self.bounded_by
+
+    def backward(self, A: Tensor, lines: Lines) -> tuple[list[Tensor], Tensor | None]:
+        """Positive coefficients take the lower line, negative ones the upper line.
+
+        arXiv 1811.00866, Theorem 3.2.
+        """
+        positive, negative = A.clamp(min=0), A.clamp(max=0)
+        moved = positive * lines.lower_slope + negative * lines.upper_slope
+        const = _inner(negative, lines.upper_shift)
+        if lines.lower_shift is not None:
+            const = const + _inner(positive, lines.lower_shift)
+        return [moved], const
+
+
+def _inner(A: Tensor, vector: Tensor) -> Tensor:
+    if vector.shape[1] == 1:
+        return dot(A, vector[:, 0])
+    return (A * vector).flatten(2).sum(2)
+
+
+@dataclass(frozen=True)
+class Rectifier(Elementwise):
+    """max(z, a z) with 0 ≤ a ≤ 1: ReLU for a = 0."""
+
+    slope: float = 0.0
+
+    def clean(self, z: Tensor) -> Tensor:
+        return torch.where(z > 0, z, self.slope * z) if self.slope else z.clamp(min=0)
+
+    def unsettled(self, box: Interval) -> Tensor:
+        """Where tighter bounds would give tighter lines: l < 0 < u."""
+        return (box.lo < 0) & (box.hi > 0)
+
+    def relax(self, box: Interval, choice: Tensor | None = None) -> Lines:
+        """Above the chord; below α z with α = 1 where u > −l, else a, or ``choice``.
+
+        arXiv 1811.00866, §3.3 (adaptive bounds).
+        """
+        lo, hi = box.lo.unsqueeze(1), box.hi.unsqueeze(1)
+        crossing = (lo < 0) & (hi > 0)
+        settled = torch.where(lo >= 0, 1.0, self.slope).to(lo)
+        gap = torch.where(crossing, hi - lo, 1.0)
+        upper = torch.where(crossing, (hi - self.slope * lo) / gap, settled)
+        # convex: f(z) − s z is largest at an end
+        shift = torch.maximum(self.slope * lo - upper * lo, hi - upper * hi)
+        shift = torch.where(crossing, shift.clamp(min=0) + 4 * EPS * box.size.unsqueeze(1), 0.0)
+        lower = torch.where(hi > -lo, 1.0, self.slope).to(lo) if choice is None else choice
+        lower = torch.where(crossing, lower.clamp(self.slope, 1), settled)
+        return Lines(lower, None, upper, shift, lower)
+
+
+@dataclass(frozen=True)
+class Sigmoidal(Elementwise):
+    """tanh(z), or the sigmoid ½ + ½ tanh(z/2)."""
+
+    sigmoid: bool = False
+    bounded_by = 1.0
+    function_error = 2 * FUNCTION_ERROR
+
+    def clean(self, z: Tensor) -> Tensor:
+        return z.sigmoid() if self.sigmoid else z.tanh()
+
+    def unsettled(self, box: Interval) -> Tensor:
+        return box.hi > box.lo
+
+    def relax(self, box: Interval, choice: Tensor | None = None) -> Lines:
+        half = 0.5 if self.sigmoid else 1.0
+        lo, hi = half * box.lo.unsqueeze(1), half * box.hi.unsqueeze(1)
+        below, above = (None, None) if choice is None else choice.unbind(-1)
+        slope, shift, below = _under_tanh(lo, hi, below)
+        # tanh is odd: the line above is the line below −tanh(−z), turned around
+        up_slope, up_shift, above = _under_tanh(-hi, -lo, above)
+        up_shift = -up_shift
+        if self.sigmoid:
+            slope, up_slope = slope / 4, up_slope / 4
+            shift = (0.5 + shift / 2) - FUNCTION_ERROR
+            up_shift = (0.5 + up_shift / 2) + FUNCTION_ERROR
+        return Lines(slope, shift, up_slope, up_shift, torch.stack((below, above), -1))
+
+
+def _under_tanh(lo: Tensor, hi: Tensor, touch: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Slope and shift of a line below tanh on [lo, hi], and the point where its tangent touches.
+
+    Where the chord lies below the curve it is the line.  Elsewhere it is the tangent at ``touch``
+    (arXiv 1811.00866, Table 1), which may lie no further right than where a tangent passes through
+    (hi, tanh hi).  The default is the midpoint, or as near as that allows: the area below a line
+    is (hi − lo) times its height at the midpoint.
+    """
+    with torch.no_grad():
+        gap = torch.where(hi > lo, hi - lo, 1.0)
+        chord = torch.where(hi > lo, (hi.tanh() - lo.tanh()) / gap, _slope(lo))
+        chord_below = _slope(lo) >= chord
+        latest = torch.where(hi <= 0, hi, _tangent_through(lo, hi))
+    if touch is None:
+        touch = (lo + hi) / 2
+    touch = torch.minimum(torch.maximum(touch, lo), latest)
+    slope = torch.where(chord_below, chord, _slope(touch)).clamp(0, 1)
+    with torch.no_grad():
+        # tanh z − s z has its inner minimum where tanh' = s on the convex side
+        inner = -torch.atanh((1 - slope).sqrt())
+        inner = torch.minimum(torch.maximum(inner, lo.expand_as(inner)), hi)
+    gaps = [z.tanh() - slope * z for z in (lo, hi, inner)]
+    size = 1 + torch.maximum(lo.abs(), hi.abs())
+    shift = torch.minimum(torch.minimum(gaps[0], gaps[1]), gaps[2]) - 2 * FUNCTION_ERROR * size
+    return slope, shift, touch
+
+
+def _slope(z: Tensor) -> Tensor:
+    return 1 - z.tanh().square()
+
+
+def _tangent_through(lo: Tensor, hi: Tensor) -> Tensor:
+    """The d ≤ 0 at which the tangent of tanh passes through (hi, tanh hi), hi ≥ 0; not below lo.
+
+    Bisection of tanh'(d)(hi − d) − (tanh hi − tanh d), which rises with d.
+    """
+    below, above = lo.clamp(max=0), torch.zeros_like(lo)
+    for _ in range(HALVINGS):
+        middle = (below + above) / 2
+        high = _slope(middle) * (hi - middle) >= hi.tanh() - middle.tanh()
+        below, above = torch.where(high, below, middle), torch.where(high, middle, above)
+    return above

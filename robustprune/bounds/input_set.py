@@ -1,0 +1,76 @@
+"""The set of inputs that a threat model allows, as bounds see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacks import ThreatModel
+from attacks.geometry import per_example
+from attacks.threat import bounds_like
+from robustprune.bounds.algebra import Interval, dot, least_over_box
+from robustprune.bounds.rounding import EPS, outward
+
+
+@dataclass(frozen=True)
+class InputSet:
+    """{x' : ‖x' − x‖_p ≤ ε} ∩ bounds, with its box hull.
+
+    Attributes:
+        x: (N, …), the centres; box: the smallest box around each set.
+        radius: ε, broadcasting against x; norm: "linf", "l2" or "l1".
+        cut: whether the bounds may cut the ball, so that the box says something of its own.
+        free: where x may change, broadcasting against x; None for everywhere.
+    """
+
+    x: Tensor
+    box: Interval
+    radius: Tensor
+    norm: str
+    cut: bool
+    free: Tensor | None
+
+    def least(self, A: Tensor, gamma: float) -> Tensor:
+        """A lower bound of min ⟨A_ns, x'⟩ over the set, (N, S).
+
+        L∞: exact, over the box.  L2, L1: ⟨a, x⟩ − ε‖a‖_dual, exact without bounds; with bounds
+        the better of that and of the minimum over the box.
+        """
+        if self.norm == "linf":
+            return least_over_box(A, self.box, gamma)
+        moving = A if self.free is None else A * self.free.unsqueeze(1)
+        flat = moving.flatten(2)
+        dual = flat.abs().amax(2) if self.norm == "l1" else torch.linalg.vector_norm(flat, dim=2)
+        reach = dual * self.radius.flatten()[:, None]
+        least = dot(A, self.x) - reach
+        if gamma:
+            least = least - gamma * (dot(A.abs(), self.x.abs()) + reach)
+        return torch.maximum(least, least_over_box(A, self.box, gamma)) if self.cut else least
+
+
+def input_set(x: Tensor, threat: ThreatModel, dtype: torch.dtype, *, rounding: bool) -> InputSet:
+    """The set around x in ``dtype``; with ``rounding`` the box is rounded outward.
+
+    Bounds are widened to what they are in x's own dtype, for an attack clamps to that: 0.1 is
+    0.10000000149 in float32.
+    """
+    centre = x.to(dtype)
+    radius = per_example(threat.eps, centre)
+    lo, hi = centre - radius, centre + radius
+    if rounding:
+        lo, hi = outward(lo, hi)
+    bounds, own = bounds_like(threat.bounds, centre), bounds_like(threat.bounds, x)
+    if bounds is not None and own is not None:
+        low, high = (torch.as_tensor(b, dtype=dtype, device=x.device) for b in bounds)
+        own_low, own_high = (torch.as_tensor(b, device=x.device).to(x.dtype).to(dtype) for b in own)
+        lo = torch.maximum(lo, torch.minimum(low, own_low))
+        hi = torch.minimum(hi, torch.maximum(high, own_high))
+    free = None if threat.support is None else threat.support(x).expand_as(x)
+    if free is not None:
+        lo, hi = torch.where(free, lo, centre), torch.where(free, hi, centre)
+    radius = radius.expand(len(x), *radius.shape[1:])
+    if rounding:
+        radius = radius * (1 + EPS)
+    return InputSet(centre, Interval(lo, hi), radius, threat.norm, bounds is not None, free)

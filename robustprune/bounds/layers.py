@@ -1,0 +1,160 @@
+"""Layers with weights, nonlinearities and pooling as operations of a ``Program``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustprune.bounds import affine
+from robustprune.bounds.activations import Rectifier, Sigmoidal
+from robustprune.bounds.pooling import MaxPool, windows
+from robustprune.bounds.program import Program, Value
+from robustprune.bounds.tensors import Unsupported, each, pad, pooled
+
+
+def linear(p: Program, input: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
+    weight = p.cast(weight)
+    shape = (*input.sample.shape[1:-1], len(weight))
+    return p.add(affine.linear(weight, p.cast(bias), shape), input)
+
+
+def matmul(p: Program, input: Value, other: Tensor) -> Value:
+    if not (isinstance(input, Value) and isinstance(other, Tensor) and other.dim() == 2):
+        raise Unsupported("a matrix product needs the input on the left, a constant matrix right")
+    return linear(p, input, other.T)
+
+
+def conv(
+    p: Program,
+    input: Value,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Value:
+    weight, dims = p.cast(weight), weight.dim() - 2
+    steps, spread = each(stride, dims), each(dilation, dims)
+    if padding == "same":
+        around = [d * (k - 1) for d, k in zip(spread, weight.shape[2:], strict=True)]
+        amounts = [n for total in reversed(around) for n in (total // 2, total - total // 2)]
+        input, padding = pad(p, input, amounts), 0
+    sides = each(0 if padding == "valid" else padding, dims)
+    function = F.conv1d if dims == 1 else F.conv2d
+    bare = function(input.sample[:1], weight, None, steps, sides, spread, groups)
+    return p.add(
+        affine.convolution(
+            weight,
+            p.cast(bias),
+            tuple(input.sample.shape[1:]),
+            tuple(bare.shape[1:]),
+            stride=steps,
+            padding=sides,
+            dilation=spread,
+            groups=groups,
+        ),
+        input,
+    )
+
+
+def conv_layer(p: Program, layer: Any, input: Value) -> Value:
+    padding = layer.padding
+    if layer.padding_mode != "zeros":
+        amounts = list(layer._reversed_padding_repeated_twice)
+        input, padding = pad(p, input, amounts, layer.padding_mode), 0
+    return conv(
+        p, input, layer.weight, layer.bias, layer.stride, padding, layer.dilation, layer.groups
+    )
+
+
+def batch_norm(p: Program, layer: Any, input: Value) -> Value:
+    """(z − μ)/√(σ² + ε) · w + b with constants μ, σ²: of the sample in train mode, else running."""
+    if p.batch_statistics and layer.training:
+        over = [dim for dim in range(input.sample.dim()) if dim != 1]
+        mean = input.sample.mean(over)
+        var = input.sample.var(over, correction=0)
+    elif layer.running_mean is None:
+        raise Unsupported(
+            "a batch norm without running statistics makes examples depend on each "
+            "other; use track_running_stats=True"
+        )
+    else:
+        mean, var = p.cast(layer.running_mean), p.cast(layer.running_var)
+    factor = (var + layer.eps).rsqrt()
+    if layer.affine:
+        factor = factor * p.cast(layer.weight)
+    offset, bias = -mean * factor, p.cast(layer.bias)
+    size = offset.abs() if bias is None else offset.abs() + bias.abs()
+    shift = offset if bias is None else offset + bias
+    ones = (1,) * (input.sample.dim() - 2)
+    shape = tuple(input.sample.shape[1:])
+    factor, shift, size = (t.reshape(-1, *ones) for t in (factor, shift, size))
+    return p.add(affine.scale(factor, shift, shape, shift_size=size), input)
+
+
+def relu(p: Program, input: Value, inplace: bool = False) -> Value:
+    return p.add(Rectifier(), input)
+
+
+def leaky_relu(
+    p: Program, input: Value, negative_slope: float = 0.01, inplace: bool = False
+) -> Value:
+    if not 0 <= negative_slope <= 1:
+        raise Unsupported(f"a leaky ReLU of slope {negative_slope}; it must lie in [0, 1]")
+    return p.add(Rectifier(float(negative_slope)), input)
+
+
+def tanh(p: Program, input: Value) -> Value:
+    return p.add(Sigmoidal(), input)
+
+
+def sigmoid(p: Program, input: Value) -> Value:
+    return p.add(Sigmoidal(sigmoid=True), input)
+
+
+def max_pool(
+    p: Program,
+    input: Value,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Value:
+    if return_indices:
+        raise Unsupported("return_indices=True")
+    before = tuple(input.sample.shape[1:])
+    dims = len(before) - 1
+    kernel = each(kernel_size, dims)
+    steps = kernel if stride is None or stride == [] else each(stride, dims)
+    sides, spread = each(padding, dims), each(dilation, dims)
+    function = F.max_pool1d if dims == 1 else F.max_pool2d
+    out = function(input.sample[:1], kernel, steps, sides, spread, ceil_mode)
+    index, real = windows(
+        before[1:],
+        tuple(out.shape[2:]),
+        kernel=kernel,
+        stride=steps,
+        padding=sides,
+        dilation=spread,
+        device=input.sample.device,
+    )
+    return p.add(MaxPool(index, real, before, tuple(out.shape[1:])), input)
+
+
+def avg_pool_layer(p: Program, m: Any, input: Value) -> Value:
+    options = [m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad]
+    if isinstance(m, nn.AvgPool2d):
+        options.append(m.divisor_override)
+    return pooled("avg_pool2d" if isinstance(m, nn.AvgPool2d) else "avg_pool1d")(p, input, *options)
+
+
+def max_pool_layer(p: Program, m: Any, input: Value) -> Value:
+    return max_pool(
+        p, input, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices
+    )

@@ -1,0 +1,117 @@
+"""CROWN: linear bounds carried back from the logits, or from any neuron, to the input.
+
+Zhang et al. 2018, arXiv 1811.00866.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustprune.bounds.affine import Affine, Concat, Sum
+from robustprune.bounds.algebra import Interval, dot, least_over_box
+from robustprune.bounds.interval import Sweep
+from robustprune.bounds.rounding import EPS
+
+#: entries of the largest coefficient tensor that one step back may hold; a few exist at a time
+CHUNK = 2**24
+
+
+def least(
+    known: Sweep,
+    A: Tensor,
+    start: int,
+    *,
+    stop: int = 0,
+    choices: Mapping[int, Tensor] | None = None,
+) -> Tensor:
+    """A lower bound of ⟨A_ns, z_start⟩ over the input set, (N, S).
+
+    Steps back from node to node, replacing z_k by what bounds it in terms of its inputs, until
+    only the input is left (arXiv 1811.00866, Eq. 13), or the node ``stop``, which every path from
+    ``start`` must pass.
+
+    Args:
+        A: (N or 1, S, *shape of the node start).
+        choices: by node, what to draw other lines with (see ``activations.Lines``).
+    """
+    nodes = known.program.nodes
+    waiting, total = {start: A}, A.new_zeros(())
+    for position in range(start, stop, -1):
+        if position not in waiting:
+            continue
+        A, node = waiting.pop(position), nodes[position]
+        op, size = node.op, known.sizes[position]
+        assert op is not None
+        const: Tensor | None
+        if isinstance(op, Affine | Sum | Concat):
+            parts, const = op.backward(A)
+        else:
+            choice = None if choices is None else choices.get(position)
+            drawn: Any = (
+                known.relaxation(position) if choice is None else known.redrawn(position, choice)
+            )
+            parts, const = op.backward(A, drawn)
+        if const is not None:
+            total = total + const
+        if size is not None:
+            total = total - known.gamma(position) * dot(A.abs(), size)
+        for source, part in zip(node.inputs, parts, strict=True):
+            if source in waiting:
+                part = waiting[source] + part
+                if known.rounding:
+                    total = total - EPS * dot(part.abs(), known.intervals[source].size)
+            waiting[source] = part
+    A = waiting[stop]
+    gamma = known.gamma(stop)
+    if stop == 0:
+        return total + known.inputs.least(A, gamma)
+    return total + least_over_box(A, known.intervals[stop], gamma)
+
+
+def least_by_intervals(known: Sweep, A: Tensor) -> Tensor:
+    """The same from intervals alone, (N, S): back through the affine layers at the end only.
+
+    Folding them into A bounds differences of logits directly (arXiv 1810.12715, §3).
+    """
+    nodes, stop = known.program.nodes, known.program.output
+    while isinstance(nodes[stop].op, Affine):
+        stop = nodes[stop].inputs[0]
+    return least(known, A, known.program.output, stop=stop)
+
+
+def tightened(known: Sweep, position: int, wanted: Tensor) -> Interval:
+    """CROWN bounds of the wanted entries of a node; the others keep their interval.
+
+    Args:
+        wanted: (N, *shape), bool.
+    """
+    box = known.intervals[position]
+    flat = wanted.flatten(1)
+    most = int(flat.sum(1).max()) if flat.numel() else 0
+    if most == 0:
+        return box
+    if most == flat.shape[1]:  # one list for all examples
+        order = torch.arange(most, device=flat.device).unsqueeze(0)
+    else:  # every example lists its own entries, padded by others, whose bounds are as valid
+        order = flat.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+    lo, hi = box.lo.flatten(1).clone(), box.hi.flatten(1).clone()
+    step = max(1, CHUNK // (2 * len(flat) * known.program.widest(position)))
+    for begin in range(0, most, step):
+        index = order[:, begin : begin + step]
+        one = torch.zeros(*index.shape, flat.shape[1], dtype=lo.dtype, device=lo.device)
+        one.scatter_(2, index.unsqueeze(2), 1.0)
+        A = torch.cat((one, -one), dim=1).reshape(len(one), -1, *wanted.shape[1:])
+        below, above = least(known, A, position).chunk(2, dim=1)
+        rows = index.expand(below.shape)
+        lo, hi = lo.scatter(1, rows, below), hi.scatter(1, rows, -above)
+    return Interval(lo.reshape(box.lo.shape), hi.reshape(box.hi.shape))
+
+
+def tightened_all(known: Sweep, position: int) -> Interval:
+    """``tightened`` for every entry: exact where the node depends on the input affinely."""
+    box = known.intervals[position]
+    return tightened(known, position, torch.ones_like(box.lo, dtype=torch.bool))

@@ -1,0 +1,127 @@
+"""Max pooling between two planes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustprune.bounds.affine import Shape
+from robustprune.bounds.algebra import Interval, dot
+from robustprune.bounds.rounding import EPS
+
+
+class Planes(NamedTuple):
+    """z_lower ≤ max ≤ upper_slope · z_upper + upper_shift, one entry of each window on each side.
+
+    Indices point into the flattened places of one channel; all are (N, C, windows).
+    """
+
+    lower_index: Tensor
+    upper_index: Tensor
+    upper_slope: Tensor
+    upper_shift: Tensor
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Maximum over windows of the places of each channel.
+
+    Attributes:
+        index: (taps, windows), places in the flattened input; real: whether each is one, and not
+            padding.
+        in_shape, out_shape: of one example, channels first.
+    """
+
+    index: Tensor
+    real: Tensor
+    in_shape: Shape
+    out_shape: Shape
+
+    def _windows(self, z: Tensor) -> Tensor:
+        """(N, C, …) -> (N, C, taps, windows), −∞ on padding."""
+        return torch.where(self.real, z.flatten(2)[:, :, self.index], -torch.inf)
+
+    def clean(self, z: Tensor) -> Tensor:
+        return self._windows(z).amax(2).reshape(len(z), *self.out_shape)
+
+    def interval(self, *inputs: Interval, gamma: float) -> Interval:
+        return Interval(self.clean(inputs[0].lo), self.clean(inputs[0].hi))
+
+    def size(self, *inputs: Tensor) -> Tensor:
+        return 3 * self.clean(inputs[0])  # |slope z| + |shift| ≤ m + 2 m
+
+    def unsettled(self, box: Interval) -> Tensor:
+        """Entries of windows with more than one candidate for the maximum."""
+        lo, hi = self._windows(box.lo), self._windows(box.hi)
+        candidate = hi > lo.amax(2, keepdim=True)
+        open_ = candidate & (candidate.sum(2, keepdim=True) > 1) & self.real
+        flat = box.lo.flatten(2)
+        places = self.index.expand_as(open_).flatten(2)
+        found = torch.zeros_like(flat).scatter_add(2, places, open_.to(flat).flatten(2))
+        return (found > 0).reshape(box.lo.shape)
+
+    def relax(self, box: Interval) -> Planes:
+        """Below: the entry with the greatest lower bound.
+
+        Above: with j the entry of the greatest upper bound u_j and u' the next one's,
+        max z ≤ max(z_j, u'), and that lies under its chord on [l_j, u_j].
+        """
+        lo, hi = self._windows(box.lo), self._windows(box.hi)
+        best = hi.topk(min(2, hi.shape[2]), dim=2)
+        first, at = best.values[:, :, 0], best.indices[:, :, 0]
+        other = best.values[:, :, 1] if hi.shape[2] > 1 else torch.full_like(first, -torch.inf)
+        low = lo.gather(2, at.unsqueeze(2)).squeeze(2)
+        start = torch.maximum(low, other)  # the chord's value at l_j
+        gap = torch.where(first > low, first - low, 1.0)
+        slope = torch.where(first > low, (first - start) / gap, 0.0).clamp(0, 1)
+        shift = torch.maximum(start - slope * low, first - slope * first)
+        # alone above all others: max = z_j without any rounding
+        alone = low >= other
+        slope, shift = torch.where(alone, 1.0, slope), torch.where(alone, 0.0, shift)
+        shift = torch.where(alone, shift, shift + 8 * EPS * torch.maximum(first.abs(), low.abs()))
+        windows = torch.arange(self.index.shape[1], device=self.index.device)
+        return Planes(self.index[lo.argmax(2), windows], self.index[at, windows], slope, shift)
+
+    def backward(self, A: Tensor, planes: Planes) -> tuple[list[Tensor], Tensor]:
+        flat = A.flatten(3)
+        positive, negative = flat.clamp(min=0), flat.clamp(max=0)
+        count = len(planes.upper_slope)
+        moved = A.new_zeros(count, A.shape[1], self.in_shape[0], math.prod(self.in_shape[1:]))
+        shape = (count, *flat.shape[1:])
+        for index, part in (
+            (planes.lower_index, positive.expand(shape)),
+            (planes.upper_index, negative * planes.upper_slope.unsqueeze(1)),
+        ):
+            moved = moved.scatter_add(3, index.unsqueeze(1).expand(shape), part)
+        const = dot(negative, planes.upper_shift)
+        return [moved.reshape(count, A.shape[1], *self.in_shape)], const
+
+
+def windows(
+    in_places: Shape,
+    out_places: Shape,
+    *,
+    kernel: Shape,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Which places each window covers: index and real, both (taps, windows), in 1-D or 2-D."""
+    index = torch.zeros(1, 1, dtype=torch.long, device=device)
+    real = torch.ones(1, 1, dtype=torch.bool, device=device)
+    for size, after, k, s, p, d in zip(
+        in_places, out_places, kernel, stride, padding, dilation, strict=True
+    ):
+        taps = torch.arange(k, device=device)[:, None] * d
+        place = torch.arange(after, device=device) * s - p + taps  # (k, after)
+        inside = (place >= 0) & (place < size)
+        place = place.clamp(0, size - 1)
+        shape = (len(index) * k, index.shape[1] * after)
+        index = (index[:, None, :, None] * size + place[None, :, None, :]).reshape(shape)
+        real = (real[:, None, :, None] & inside[None, :, None, :]).reshape(shape)
+    return index, real

@@ -1,0 +1,98 @@
+"""The operations between input and logits as a list, ready to be bounded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustprune.bounds.activations import Elementwise
+from robustprune.bounds.affine import Affine, Concat, Shape, Sum
+from robustprune.bounds.pooling import MaxPool
+from robustprune.bounds.rounding import gamma
+
+Op = Affine | Sum | Concat | Elementwise | MaxPool
+
+
+class Node(NamedTuple):
+    """One operation; ``inputs`` are positions in the program, ``shape`` that of one example."""
+
+    op: Op | None  # None: the input of the network
+    inputs: tuple[int, ...]
+    shape: Shape
+
+    @property
+    def nonlinear(self) -> bool:
+        return isinstance(self.op, Elementwise | MaxPool)
+
+
+class Value(NamedTuple):
+    """A value that depends on the input: its node, and what it is for the sample batch."""
+
+    node: int
+    sample: Tensor
+
+
+@dataclass
+class Program:
+    """Nodes in an order in which each comes after its inputs; node 0 is the input.
+
+    Attributes:
+        dtype: of all weights and bounds.
+        batch_statistics: whether batch norms in train mode use the sample's statistics.
+        output, logits: the node of the logits, and what they are for the sample.
+    """
+
+    sample: Tensor
+    batch_statistics: bool = False
+    nodes: list[Node] = field(default_factory=list)
+    output: int = 0
+    logits: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.nodes.append(Node(None, (), tuple(self.sample.shape[1:])))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.sample.dtype
+
+    @property
+    def input(self) -> Value:
+        return Value(0, self.sample)
+
+    def add(self, op: Op, *inputs: Value) -> Value:
+        """Append an operation on these values."""
+        out = op.clean(*(value.sample for value in inputs))
+        shape = tuple(out.shape[1:])
+        self.nodes.append(Node(op, tuple(value.node for value in inputs), shape))
+        return Value(len(self.nodes) - 1, out)
+
+    def cast(self, tensor: Tensor | None) -> Any:
+        """A weight in the program's dtype; None stays None."""
+        if tensor is None:
+            return None
+        # gradients of slopes alone must not build a graph to the weights
+        return (tensor if torch.is_grad_enabled() else tensor.detach()).to(self.dtype)
+
+    def gamma(self, position: int) -> float:
+        """γ for the sums that this node computes (see ``rounding``)."""
+        node = self.nodes[position]
+        terms = math.prod(node.shape) + len(self.nodes)
+        return gamma(terms + sum(math.prod(self.nodes[i].shape) for i in node.inputs))
+
+    def ends_of_affine_part(self) -> set[int]:
+        """Nodes that depend on the input affinely and lead to one that does not, or to nowhere."""
+        affine, left = {0}, set()
+        for position, node in enumerate(self.nodes[1:], start=1):
+            if not node.nonlinear and affine.issuperset(node.inputs):
+                affine.add(position)
+            else:
+                left.update(affine.intersection(node.inputs))
+        return (left | ({self.output} & affine)) - {0}
+
+    def widest(self, position: int) -> int:
+        """Entries of the largest node up to this one."""
+        return max(math.prod(node.shape) for node in self.nodes[: position + 1])

@@ -1,0 +1,172 @@
+"""Functions on whole tensors as operations of a ``Program``: arithmetic, means, shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustprune.bounds import affine
+from robustprune.bounds.affine import Concat, Sum
+from robustprune.bounds.program import Program, Value
+
+
+class Unsupported(ValueError):
+    """A use of a known operation that has no bounds; the message says which and what to do."""
+
+
+def scaled(p: Program, input: Value, factor: Any, shift: Any) -> Value:
+    """factor ⊙ z + shift for constants that broadcast against one example; None stands for 1, 0."""
+    like = input.sample
+    factor = like.new_ones(()) if factor is None else constant_like(p, factor, like)
+    shift = None if shift is None else constant_like(p, shift, like)
+    return p.add(affine.scale(factor, shift, tuple(like.shape[1:])), input)
+
+
+def add(p: Program, input: Any, other: Any, *, alpha: int = 1) -> Value:
+    return _plus(p, input, other, alpha, 1)
+
+
+def sub(p: Program, input: Any, other: Any, *, alpha: int = 1) -> Value:
+    return _plus(p, input, other, alpha, -1)
+
+
+def _plus(p: Program, input: Any, other: Any, alpha: int, sign: int) -> Value:
+    if alpha != 1:
+        raise Unsupported(f"alpha={alpha}; multiply first")
+    if isinstance(input, Value) and isinstance(other, Value):
+        if input.sample.shape != other.sample.shape:
+            raise Unsupported(
+                f"shapes {tuple(input.sample.shape[1:])} and {tuple(other.sample.shape[1:])} "
+                "differ; bring both to one shape"
+            )
+        return p.add(Sum((1, sign)), input, other)
+    if isinstance(input, Value):
+        return scaled(p, input, None, other if sign > 0 else -1 * other)
+    return scaled(p, other, sign, input)
+
+
+def mul(p: Program, input: Any, other: Any) -> Value:
+    if isinstance(input, Value) and isinstance(other, Value):
+        raise Unsupported("a product of two values that both depend on the input")
+    value, factor = (input, other) if isinstance(input, Value) else (other, input)
+    return scaled(p, value, factor, None)
+
+
+def div(p: Program, input: Any, other: Any) -> Value:
+    if isinstance(other, Value):
+        raise Unsupported("a division by a value that depends on the input")
+    return scaled(p, input, 1 / torch.as_tensor(other, dtype=p.dtype), None)
+
+
+def neg(p: Program, input: Value) -> Value:
+    return scaled(p, input, -1, None)
+
+
+def cat(p: Program, tensors: Sequence[Value], dim: int = 0) -> Value:
+    if not all(isinstance(value, Value) for value in tensors):
+        raise Unsupported("a concatenation with a constant")
+    dim = dims_of(dim, tensors[0].sample)[0]
+    lengths = tuple(value.sample.shape[dim] for value in tensors)
+    return p.add(Concat(dim, lengths), *tensors)
+
+
+def averaged(p: Program, input: Value, function: Callable[[Tensor], Tensor]) -> Value:
+    return p.add(affine.average(function, tuple(input.sample.shape[1:])), input)
+
+
+def pooled(name: str) -> Callable[..., Value]:
+    """The average pooling function of that name."""
+
+    def pool(p: Program, input: Value, *args: Any, **kwargs: Any) -> Value:
+        return averaged(p, input, lambda z: getattr(F, name)(z, *args, **kwargs))
+
+    return pool
+
+
+def sizes(p: Program, input: Value, dim: int | None = None) -> Any:
+    """A shape, as the sample has it; reshapes check that the batch dimension is left alone."""
+    return input.sample.shape if dim is None else input.sample.shape[dim]
+
+
+def attribute(p: Program, input: Value, name: str) -> Any:
+    if name not in ("shape", "ndim"):
+        raise Unsupported(f"the attribute '{name}' of a value that depends on the input")
+    return getattr(input.sample, name)
+
+
+def mean(p: Program, input: Value, dim: Any = None, keepdim: bool = False) -> Value:
+    dims = dims_of(dim, input.sample)
+    return averaged(p, input, lambda z: z.mean(dims, keepdim=keepdim))
+
+
+def total(p: Program, input: Value, dim: Any = None, keepdim: bool = False) -> Value:
+    dims = dims_of(dim, input.sample)
+    return averaged(p, input, lambda z: z.sum(dims, keepdim=keepdim))
+
+
+def pad(
+    p: Program, input: Value, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Value:
+    if value:
+        raise Unsupported(f"padding with {value}; only with zeros, or reflected and the like")
+    if len(pad) > 2 * (input.sample.dim() - 1):
+        raise Unsupported(f"padding {tuple(pad)} reaches the batch dimension")
+    return averaged(p, input, lambda z: F.pad(z, list(pad), mode))
+
+
+def reshaped(name: str) -> Callable[..., Value]:
+    """The tensor method of that name, which keeps entries in order and example i in row i."""
+
+    def reshape(p: Program, input: Value, *args: Any, **kwargs: Any) -> Value:
+        before = tuple(input.sample.shape[1:])
+        out = getattr(input.sample, name)(*args, **kwargs)
+        if out.dim() < 1 or len(out) != len(input.sample):
+            raise Unsupported(
+                f"a change from shape (N, {', '.join(map(str, before))}) that mixes examples; "
+                "keep the batch dimension as it is"
+            )
+        return p.add(affine.rearrange(before, tuple(out.shape[1:])), input)
+
+    return reshape
+
+
+def identity(p: Program, input: Value, *args: Any, **kwargs: Any) -> Value:
+    return input
+
+
+def dropout(program: Program, input: Value, p: float = 0.5, training: bool = True) -> Value:
+    if training:
+        raise Unsupported("dropout that stays on in eval mode; pass training=self.training")
+    return input
+
+
+def each(value: Any, dims: int) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * dims
+    return values * dims if len(values) == 1 else values
+
+
+def dims_of(dim: Any, like: Tensor) -> tuple[int, ...]:
+    dims = () if dim is None else tuple(dim) if isinstance(dim, Sequence) else (dim,)
+    found = tuple(d % like.dim() for d in dims)
+    if not found or 0 in found:
+        raise Unsupported(f"dim={dim} takes in the batch dimension; name the others")
+    return found
+
+
+def constant_like(p: Program, value: Any, like: Tensor) -> Tensor:
+    """A constant that broadcasts against one example without widening it."""
+    tensor = torch.as_tensor(value, device=like.device).to(p.dtype)
+    if tensor.dim() == like.dim() and len(tensor) == 1:
+        tensor = tensor[0]
+    shape = tuple(like.shape[1:])
+    sizes = zip(reversed(tensor.shape), reversed(shape), strict=False)
+    if tensor.dim() > len(shape) or any(own not in (1, wanted) for own, wanted in sizes):
+        raise Unsupported(
+            f"a constant of shape {tuple(tensor.shape)} beside examples of shape {shape}; it must "
+            "broadcast against one example"
+        )
+    return tensor

@@ -1,0 +1,69 @@
+"""Differentiable bounds for certified training: no rounding slack, the model's own precision."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from attacks import ThreatModel
+from attacks.inputs import check_batch
+from robustprune.bounds.graph import BoundGraph, trace
+from robustprune.bounds.input_set import input_set
+from robustprune.bounds.interval import Sweep, sweep
+from robustprune.bounds.linear import least, least_by_intervals, tightened_all
+from robustprune.bounds.specification import by_class, margins_over_others
+
+
+def interval_margins(
+    model: nn.Module | BoundGraph, x: Tensor, y: Tensor, threat: ThreatModel
+) -> Tensor:
+    """IBP lower bounds of z_y − z_j over the threat set (Gowal et al. 2018, arXiv 1810.12715).
+
+    ``F.cross_entropy(-margins, y)`` is the worst-case loss of its Eq. 11.
+
+    Batch norm: a layer in train mode normalises by mean and variance of the *clean* batch, with
+    their gradients, as certified training with batch norm does (Shi et al. 2021, arXiv
+    2103.17268); a layer in eval mode by its running statistics.  These are not updated here: that
+    is done by the clean forward pass of the same step.  Dropout is left out.
+
+    Weights are read through their modules, so masks and scores behind a parametrization get their
+    gradients.
+
+    Args:
+        model: pass ``trace(model)`` to trace once, not in every step.
+        x: (N, …), in the dtype of the weights; y: (N,).
+
+    Returns:
+        (N, C), differentiable in the parameters, 0 at j = y.
+
+    Raises:
+        ValueError: an operation without bounds, labels or shapes that do not fit.
+    """
+    known, A = _around(model, x, y, threat)
+    return by_class(least_by_intervals(known, A), y, own=0.0)
+
+
+def crown_ibp_margins(
+    model: nn.Module | BoundGraph, x: Tensor, y: Tensor, threat: ThreatModel
+) -> Tensor:
+    """CROWN-IBP lower bounds of z_y − z_j (Zhang et al. 2020, arXiv 1906.06316, §3.2).
+
+    Intervals for the inputs of the nonlinearities, one linear bound for the margins.  Otherwise as
+    ``interval_margins``.
+    """
+    known, A = _around(model, x, y, threat)
+    return by_class(least(known, A, known.program.output), y, own=0.0)
+
+
+def _around(
+    model: nn.Module | BoundGraph, x: Tensor, y: Tensor, threat: ThreatModel
+) -> tuple[Sweep, Tensor]:
+    y = check_batch(x, y)
+    graph = trace(model)
+    batch_norm = any(
+        isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.training
+        for module in graph.model.modules()
+    )
+    program = graph.program(x if batch_norm else x[:2], batch_statistics=True)
+    A = margins_over_others(y, program)
+    inputs = input_set(x, threat, x.dtype, rounding=False)
+    return sweep(program, inputs, rounding=False, exact=tightened_all), A
