@@ -1,4 +1,5 @@
-"""The one straight line of a run: data, dense baselines, tickets, fine-tuning, measures, report.
+"""The one straight line of a run: data, dense baselines, tickets, fine-tuning, measures,
+certificates, report.
 
 Each stage reads and writes files of the run directory and is skipped when its own are there.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from robustprune.minmax import Natural
+from robustprune.pipeline.certify import certify_headline
 from robustprune.pipeline.fit import Fitted, fit_dense, fit_finetuned, fit_ticket
 from robustprune.pipeline.measure import findings, measure_model, measure_switch, write_per_example
 from robustprune.pipeline.prepare import Run, prepare
@@ -17,7 +19,7 @@ __all__ = ["Run", "find_scratch_tickets", "prepare"]
 
 
 def find_scratch_tickets(run: Run) -> dict[str, Any]:
-    """Dense baselines, a ticket per density, fine-tuning, measures, report.
+    """Dense baselines, a ticket per density, fine-tuning, measures, certificates, report.
 
     Returns:
         the content of metrics.json.
@@ -43,6 +45,7 @@ def find_scratch_tickets(run: Run) -> dict[str, Any]:
     metrics = _metrics(run, entries, switch, checks, headline=tickets[0].name)
     run.folder.write_json("metrics.json", metrics)
     run.folder.publish(tickets[0].name)
+    certify_headline(run, tickets[0])
     write_report(run.folder.path)
     run.folder.log("report")
     return metrics
