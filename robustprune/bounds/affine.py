@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from robustprune.bounds.algebra import Interval, dot
 
 Shape = tuple[int, ...]
 Map = Callable[[Tensor], Tensor]
+#: first and last place, the last not included, along each dimension after the channels
+Region = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class Affine:
         adjoint: A ↦ A W, (M, *out) -> (M, *in).
         bias, bias_size: b and a bound of |b| before any cancellation inside it, (1, *out).
         exact: True where W only moves entries around, so that nothing is rounded.
+        mixing: False where each output depends on one input at most.
+        crop: the same for outputs in a region alone, and the region of inputs that it then takes,
+            which may reach beyond the input; None where W is not local.  Only ``backward`` of it
+            is of use.
     """
 
     linear: Map
@@ -32,6 +38,8 @@ class Affine:
     bias: Tensor | None = None
     bias_size: Tensor | None = None
     exact: bool = False
+    mixing: bool = True
+    crop: Callable[[Region], tuple[Affine, Region]] | None = None
 
     def clean(self, z: Tensor) -> Tensor:
         out = self.linear(z)
@@ -89,13 +97,12 @@ class Sum:
 
 @dataclass(frozen=True)
 class Concat:
-    """Concatenation along ``dim`` (counted with the batch as 0)."""
+    """Concatenation of features or channels, ``lengths`` of each input."""
 
-    dim: int
     lengths: tuple[int, ...]
 
     def clean(self, *zs: Tensor) -> Tensor:
-        return torch.cat(zs, self.dim)
+        return torch.cat(zs, 1)
 
     def interval(self, *inputs: Interval, gamma: float) -> Interval:
         return Interval(self.clean(*(i.lo for i in inputs)), self.clean(*(i.hi for i in inputs)))
@@ -104,7 +111,7 @@ class Concat:
         return None
 
     def backward(self, A: Tensor) -> tuple[list[Tensor], None]:
-        return list(torch.split_with_sizes(A, self.lengths, self.dim + 1)), None
+        return list(torch.split_with_sizes(A, self.lengths, 2)), None
 
 
 def linear(weight: Tensor, bias: Tensor | None, out_shape: Shape) -> Affine:
@@ -113,41 +120,7 @@ def linear(weight: Tensor, bias: Tensor | None, out_shape: Shape) -> Affine:
         lambda z: F.linear(z, weight),
         lambda z: F.linear(z, weight.abs()),
         lambda A: A @ weight,
-        *_bias(bias, out_shape),
-    )
-
-
-def convolution(
-    weight: Tensor,
-    bias: Tensor | None,
-    in_shape: Shape,
-    out_shape: Shape,
-    *,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-) -> Affine:
-    """1-D or 2-D convolution with zeros as padding."""
-    one = weight.dim() == 3
-    forward = F.conv1d if one else F.conv2d
-    backward = F.conv_transpose1d if one else F.conv_transpose2d
-    # what the stride leaves over at the far end never meets the kernel
-    left_over = tuple(
-        size - ((after - 1) * s - 2 * p + d * (kernel - 1) + 1)
-        for size, after, s, p, d, kernel in zip(
-            in_shape[1:], out_shape[1:], stride, padding, dilation, weight.shape[2:], strict=True
-        )
-    )
-
-    def convolve(z: Tensor, kernel: Tensor) -> Tensor:
-        return forward(z, kernel, None, stride, padding, dilation, groups)
-
-    return Affine(
-        lambda z: convolve(z, weight),
-        lambda z: convolve(z, weight.abs()),
-        lambda A: backward(A, weight, None, stride, padding, left_over, groups, dilation),
-        *_bias(None if bias is None else bias.reshape(-1, *(1,) * len(stride)), out_shape),
+        *whole_bias(bias, out_shape),
     )
 
 
@@ -155,16 +128,25 @@ def scale(
     factor: Tensor, shift: Tensor | None, shape: Shape, *, shift_size: Tensor | None = None
 ) -> Affine:
     """factor ⊙ z + shift, both broadcasting against one example."""
-    return Affine(
+    wide = factor.expand(shape)
+
+    def crop(region: Region) -> tuple[Affine, Region]:
+        own = wide[inside(region)[1:]]
+        return replace(cropped_bias(op, region), adjoint=lambda A: A * own), region
+
+    op = Affine(
         lambda z: z * factor,
         lambda z: z * factor.abs(),
         lambda A: A * factor,
-        *_bias(shift, shape, size=shift_size),
+        *whole_bias(shift, shape, size=shift_size),
+        mixing=False,
+        crop=crop,
     )
+    return op
 
 
 def average(function: Map, in_shape: Shape) -> Affine:
-    """A linear map with coefficients ≥ 0 and no parameters: means, sums, padding.
+    """A linear map with coefficients ≥ 0 and no parameters: means, sums, reflected padding.
 
     The adjoint is autograd's gradient of the map, which does not depend on where it is taken.
     """
@@ -179,16 +161,40 @@ def average(function: Map, in_shape: Shape) -> Affine:
     return Affine(linear=function, absolute=function, adjoint=adjoint)
 
 
+def zero_pad(before: Sequence[int], after: Sequence[int]) -> Affine:
+    """Zeros around the places of every channel, or fewer places where a number is negative."""
+    amounts = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
+
+    def forward(z: Tensor) -> Tensor:
+        return F.pad(z, amounts)
+
+    def crop(region: Region) -> tuple[Affine, Region]:
+        moved = tuple((lo - b, hi - b) for (lo, hi), b in zip(region, before, strict=True))
+        return replace(op, adjoint=lambda A: A), moved
+
+    op = Affine(
+        forward,
+        forward,
+        lambda A: F.pad(A, [-n for n in amounts]),
+        exact=True,
+        mixing=False,
+        crop=crop,
+    )
+    return op
+
+
 def rearrange(in_shape: Shape, out_shape: Shape) -> Affine:
     """Another shape for the same entries in the same order."""
 
     def forward(z: Tensor) -> Tensor:
         return z.reshape(len(z), *out_shape)
 
-    return Affine(forward, forward, lambda A: A.reshape(len(A), *in_shape), exact=True)
+    return Affine(
+        forward, forward, lambda A: A.reshape(len(A), *in_shape), exact=True, mixing=False
+    )
 
 
-def _bias(
+def whole_bias(
     bias: Tensor | None, shape: Sequence[int], *, size: Tensor | None = None
 ) -> tuple[Tensor | None, Tensor | None]:
     """The last two fields of ``Affine``, for one example."""
@@ -196,3 +202,26 @@ def _bias(
         return None, None
     size = bias.abs() if size is None else size
     return bias.expand(1, *shape), size.expand(1, *shape)
+
+
+def inside(region: Region) -> tuple[slice, ...]:
+    """The index of a region, for tensors (N, C, *places)."""
+    return (slice(None), slice(None), *(slice(lo, hi) for lo, hi in region))
+
+
+def cropped_bias(op: Affine, region: Region) -> Affine:
+    """The operation with its bias in a region alone."""
+    if op.bias is None or op.bias_size is None:
+        return op
+    at = inside(region)
+    return replace(op, bias=op.bias[at], bias_size=op.bias_size[at])
+
+
+def moved(A: Tensor, own: Region, other: Region) -> Tensor:
+    """Coefficients (…, *places) known in one region, cut and filled with 0 to fit another."""
+    if own == other:
+        return A
+    if any(a_hi <= lo or hi <= a_lo for (a_lo, a_hi), (lo, hi) in zip(own, other, strict=True)):
+        return A.new_zeros(*A.shape[: -len(own)], *(hi - lo for lo, hi in other))
+    ends = [(a[0] - b[0], b[1] - a[1]) for a, b in zip(own, other, strict=True)]
+    return F.pad(A, [n for end in reversed(ends) for n in end])

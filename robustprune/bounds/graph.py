@@ -45,7 +45,7 @@ class BoundGraph:
             ValueError: an operation without bounds, by name and place, or logits that are not
                 (M, C) with C ≥ 2.
         """
-        program = Program(sample, batch_statistics)
+        program = Program.start(sample, batch_statistics=batch_statistics)
         env: dict[fx.Node, Any] = {}
         for node in self.graph.nodes:
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: env[n])

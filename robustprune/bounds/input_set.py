@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,6 +48,15 @@ class InputSet:
         if gamma:
             least = least - gamma * (dot(A.abs(), self.x.abs()) + reach)
         return torch.maximum(least, least_over_box(A, self.box, gamma)) if self.cut else least
+
+    def cropped(self, inside: tuple[slice, ...]) -> InputSet:
+        """The same for some places of the inputs, where all others have coefficients 0."""
+        return replace(
+            self,
+            x=self.x[inside],
+            box=Interval(self.box.lo[inside], self.box.hi[inside]),
+            free=None if self.free is None else self.free[inside],
+        )
 
 
 def input_set(x: Tensor, threat: ThreatModel, dtype: torch.dtype, *, rounding: bool) -> InputSet:

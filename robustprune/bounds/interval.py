@@ -28,6 +28,7 @@ class Sweep:
         sizes: of each node, for the rounding error of a step back through it (see ``rounding``);
             None where such a step is exact.  Only with ``rounding``.
         rounding: whether all bounds pay for rounding errors.
+        relaxed: lines or planes of nonlinear nodes, as far as they were asked for.
     """
 
     program: Program
@@ -35,18 +36,18 @@ class Sweep:
     rounding: bool
     intervals: list[Interval] = field(default_factory=list)
     sizes: list[Tensor | None] = field(default_factory=list)
-    _relaxed: dict[int, Any] = field(default_factory=dict)
+    relaxed: dict[int, Any] = field(default_factory=dict)
 
     def gamma(self, position: int) -> float:
         return self.program.gamma(position) if self.rounding else 0.0
 
     def relaxation(self, position: int) -> Any:
         """Lines or planes of a nonlinear node, drawn once over the interval of its input."""
-        if position not in self._relaxed:
+        if position not in self.relaxed:
             node = self.program.nodes[position]
             assert isinstance(node.op, Elementwise | MaxPool)
-            self._relaxed[position] = node.op.relax(self.intervals[node.inputs[0]])
-        return self._relaxed[position]
+            self.relaxed[position] = node.op.relax(self.intervals[node.inputs[0]])
+        return self.relaxed[position]
 
     def redrawn(self, position: int, choice: Tensor) -> Lines:
         """Other lines for an elementwise node."""
@@ -77,8 +78,8 @@ def sweep(
             for once.
     """
     known = Sweep(program, inputs, rounding, [inputs.box], [None])
-    ends = () if inputs.norm == "linf" else program.ends_of_affine_part()
-    done = set()
+    ends = set() if inputs.norm == "linf" else program.ends_of_affine_part()
+    done = set(ends) or program.exact_by_intervals()
     for position, node in enumerate(program.nodes[1:], start=1):
         assert node.op is not None
         if tighten is not None and node.nonlinear and node.inputs[0] not in done:

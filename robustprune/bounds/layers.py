@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from robustprune.bounds import affine
 from robustprune.bounds.activations import Rectifier, Sigmoidal
-from robustprune.bounds.pooling import MaxPool, windows
+from robustprune.bounds.convolution import convolution
+from robustprune.bounds.pooling import MaxPool, Windows
 from robustprune.bounds.program import Program, Value
 from robustprune.bounds.tensors import Unsupported, each, pad, pooled
 
@@ -47,7 +48,7 @@ def conv(
     function = F.conv1d if dims == 1 else F.conv2d
     bare = function(input.sample[:1], weight, None, steps, sides, spread, groups)
     return p.add(
-        affine.convolution(
+        convolution(
             weight,
             p.cast(bias),
             tuple(input.sample.shape[1:]),
@@ -135,16 +136,8 @@ def max_pool(
     sides, spread = each(padding, dims), each(dilation, dims)
     function = F.max_pool1d if dims == 1 else F.max_pool2d
     out = function(input.sample[:1], kernel, steps, sides, spread, ceil_mode)
-    index, real = windows(
-        before[1:],
-        tuple(out.shape[2:]),
-        kernel=kernel,
-        stride=steps,
-        padding=sides,
-        dilation=spread,
-        device=input.sample.device,
-    )
-    return p.add(MaxPool(index, real, before, tuple(out.shape[1:])), input)
+    windows = Windows(kernel, steps, sides, spread)
+    return p.add(MaxPool(windows, before, tuple(out.shape[1:]), input.sample.device), input)
 
 
 def avg_pool_layer(p: Program, m: Any, input: Value) -> Value:

@@ -5,19 +5,26 @@ Zhang et al. 2018, arXiv 1811.00866.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustprune.bounds.affine import Affine, Concat, Sum
+from robustprune.bounds.activations import Elementwise
+from robustprune.bounds.affine import Affine, inside, moved
 from robustprune.bounds.algebra import Interval, dot, least_over_box
+from robustprune.bounds.crop import cropped
 from robustprune.bounds.interval import Sweep
+from robustprune.bounds.pooling import MaxPool
 from robustprune.bounds.rounding import EPS
 
 #: entries of the largest coefficient tensor that one step back may hold; a few exist at a time
 CHUNK = 2**24
+#: neurons that are bounded at once, at least, where a feature map has as many
+ROWS = 256
 
 
 def least(
@@ -46,19 +53,20 @@ def least(
         A, node = waiting.pop(position), nodes[position]
         op, size = node.op, known.sizes[position]
         assert op is not None
-        const: Tensor | None
-        if isinstance(op, Affine | Sum | Concat):
-            parts, const = op.backward(A)
-        else:
+        if isinstance(op, Elementwise | MaxPool):
             choice = None if choices is None else choices.get(position)
             drawn: Any = (
                 known.relaxation(position) if choice is None else known.redrawn(position, choice)
             )
             parts, const = op.backward(A, drawn)
+        else:
+            parts, const = op.backward(A)
         if const is not None:
             total = total + const
         if size is not None:
             total = total - known.gamma(position) * dot(A.abs(), size)
+        if node.moves is not None:
+            parts = [moved(part, *move) for part, move in zip(parts, node.moves, strict=True)]
         for source, part in zip(node.inputs, parts, strict=True):
             if source in waiting:
                 part = waiting[source] + part
@@ -86,19 +94,38 @@ def least_by_intervals(known: Sweep, A: Tensor) -> Tensor:
 def tightened(known: Sweep, position: int, wanted: Tensor) -> Interval:
     """CROWN bounds of the wanted entries of a node; the others keep their interval.
 
+    Feature maps are bounded a few places at a time, in the part of the network that these see.
+
     Args:
         wanted: (N, *shape), bool.
     """
+    box = known.intervals[position]
+    places = wanted.shape[2:]
+    if not places:
+        return _tightened(known, position, wanted)
+    lo, hi = box.lo.clone(), box.hi.clone()
+    rows = wanted.shape[1] * (1 if bool(wanted.all()) else len(wanted))
+    side = max(1, math.ceil((ROWS / max(rows, 1)) ** (1 / len(places))))
+    steps = ([(at, min(at + side, n)) for at in range(0, n, side)] for n in places)
+    for region in product(*steps):
+        at = inside(region)
+        if bool(wanted[at].any()):
+            part = _tightened(cropped(known, position, region), position, wanted[at])
+            lo[at], hi[at] = part
+    return Interval(lo, hi)
+
+
+def _tightened(known: Sweep, position: int, wanted: Tensor) -> Interval:
     box = known.intervals[position]
     flat = wanted.flatten(1)
     most = int(flat.sum(1).max()) if flat.numel() else 0
     if most == 0:
         return box
-    if most == flat.shape[1]:  # one list for all examples
+    if bool(flat.all()):  # one list for all examples
         order = torch.arange(most, device=flat.device).unsqueeze(0)
     else:  # every example lists its own entries, padded by others, whose bounds are as valid
         order = flat.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
-    lo, hi = box.lo.flatten(1).clone(), box.hi.flatten(1).clone()
+    lo, hi = box.lo.flatten(1), box.hi.flatten(1)
     step = max(1, CHUNK // (2 * len(flat) * known.program.widest(position)))
     for begin in range(0, most, step):
         index = order[:, begin : begin + step]

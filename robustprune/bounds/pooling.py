@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustprune.bounds.affine import Shape
+from robustprune.bounds.affine import Region, Shape
 from robustprune.bounds.algebra import Interval, dot
 from robustprune.bounds.rounding import EPS
 
@@ -26,20 +25,43 @@ class Planes(NamedTuple):
     upper_shift: Tensor
 
 
-@dataclass(frozen=True)
+class Windows(NamedTuple):
+    """Size, step, padding before the first and spread of the windows, along each dimension."""
+
+    kernel: Shape
+    stride: Shape
+    padding: Shape
+    dilation: Shape
+
+
 class MaxPool:
     """Maximum over windows of the places of each channel.
 
     Attributes:
+        in_shape, out_shape: of one example, channels first.
         index: (taps, windows), places in the flattened input; real: whether each is one, and not
             padding.
-        in_shape, out_shape: of one example, channels first.
     """
 
-    index: Tensor
-    real: Tensor
-    in_shape: Shape
-    out_shape: Shape
+    def __init__(
+        self, windows: Windows, in_shape: Shape, out_shape: Shape, device: torch.device
+    ) -> None:
+        self.windows, self.in_shape, self.out_shape = windows, in_shape, out_shape
+        self.index, self.real = _places(windows, in_shape[1:], out_shape[1:], device)
+
+    def cropped(self, region: Region) -> tuple[MaxPool, Region]:
+        """The windows in a region alone, and the region of inputs that they cover."""
+        field, padding = [], []
+        for (lo, hi), size, k, s, p, d in zip(
+            region, self.in_shape[1:], *self.windows, strict=True
+        ):
+            first, last = lo * s - p, (hi - 1) * s - p + d * (k - 1) + 1
+            field.append((max(first, 0), min(last, size)))
+            padding.append(max(-first, 0))
+        in_shape = (self.in_shape[0], *(hi - lo for lo, hi in field))
+        out_shape = (self.out_shape[0], *(hi - lo for lo, hi in region))
+        windows = self.windows._replace(padding=tuple(padding))
+        return MaxPool(windows, in_shape, out_shape, self.index.device), tuple(field)
 
     def _windows(self, z: Tensor) -> Tensor:
         """(N, C, …) -> (N, C, taps, windows), −∞ on padding."""
@@ -101,22 +123,13 @@ class MaxPool:
         return [moved.reshape(count, A.shape[1], *self.in_shape)], const
 
 
-def windows(
-    in_places: Shape,
-    out_places: Shape,
-    *,
-    kernel: Shape,
-    stride: Shape,
-    padding: Shape,
-    dilation: Shape,
-    device: torch.device,
+def _places(
+    windows: Windows, in_places: Shape, out_places: Shape, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Which places each window covers: index and real, both (taps, windows), in 1-D or 2-D."""
     index = torch.zeros(1, 1, dtype=torch.long, device=device)
     real = torch.ones(1, 1, dtype=torch.bool, device=device)
-    for size, after, k, s, p, d in zip(
-        in_places, out_places, kernel, stride, padding, dilation, strict=True
-    ):
+    for size, after, k, s, p, d in zip(in_places, out_places, *windows, strict=True):
         taps = torch.arange(k, device=device)[:, None] * d
         place = torch.arange(after, device=device) * s - p + taps  # (k, after)
         inside = (place >= 0) & (place < size)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustprune.bounds.activations import Elementwise
-from robustprune.bounds.affine import Affine, Concat, Shape, Sum
+from robustprune.bounds.affine import Affine, Concat, Region, Shape, Sum
 from robustprune.bounds.pooling import MaxPool
 from robustprune.bounds.rounding import gamma
 
@@ -18,11 +18,20 @@ Op = Affine | Sum | Concat | Elementwise | MaxPool
 
 
 class Node(NamedTuple):
-    """One operation; ``inputs`` are positions in the program, ``shape`` that of one example."""
+    """One operation of a program.
 
-    op: Op | None  # None: the input of the network
+    Attributes:
+        op: None for the input of the network.
+        inputs: positions in the program.
+        shape: of one example.
+        moves: for each input, the region that coefficients come back for and the region that the
+            input is known in; only in a crop.
+    """
+
+    op: Op | None
     inputs: tuple[int, ...]
     shape: Shape
+    moves: tuple[tuple[Region, Region], ...] | None = None
 
     @property
     def nonlinear(self) -> bool:
@@ -52,8 +61,10 @@ class Program:
     output: int = 0
     logits: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        self.nodes.append(Node(None, (), tuple(self.sample.shape[1:])))
+    @classmethod
+    def start(cls, sample: Tensor, *, batch_statistics: bool = False) -> Program:
+        """Nothing but the input."""
+        return cls(sample, batch_statistics, [Node(None, (), tuple(sample.shape[1:]))])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -92,6 +103,14 @@ class Program:
             else:
                 left.update(affine.intersection(node.inputs))
         return (left | ({self.output} & affine)) - {0}
+
+    def exact_by_intervals(self) -> set[int]:
+        """Nodes whose intervals are exact over a box: behind one layer that mixes, at most."""
+        mixed = {0: 0}
+        for position, node in enumerate(self.nodes[1:], start=1):
+            if isinstance(node.op, Affine) and node.inputs[0] in mixed:
+                mixed[position] = mixed[node.inputs[0]] + node.op.mixing
+        return {position for position, times in mixed.items() if times <= 1}
 
     def widest(self, position: int) -> int:
         """Entries of the largest node up to this one."""

@@ -69,9 +69,9 @@ def neg(p: Program, input: Value) -> Value:
 def cat(p: Program, tensors: Sequence[Value], dim: int = 0) -> Value:
     if not all(isinstance(value, Value) for value in tensors):
         raise Unsupported("a concatenation with a constant")
-    dim = dims_of(dim, tensors[0].sample)[0]
-    lengths = tuple(value.sample.shape[dim] for value in tensors)
-    return p.add(Concat(dim, lengths), *tensors)
+    if dim % tensors[0].sample.dim() != 1:
+        raise Unsupported(f"a concatenation along dim={dim}; only channels, dim=1, can be joined")
+    return p.add(Concat(tuple(value.sample.shape[1] for value in tensors)), *tensors)
 
 
 def averaged(p: Program, input: Value, function: Callable[[Tensor], Tensor]) -> Value:
@@ -113,9 +113,14 @@ def pad(
 ) -> Value:
     if value:
         raise Unsupported(f"padding with {value}; only with zeros, or reflected and the like")
-    if len(pad) > 2 * (input.sample.dim() - 1):
-        raise Unsupported(f"padding {tuple(pad)} reaches the batch dimension")
-    return averaged(p, input, lambda z: F.pad(z, list(pad), mode))
+    amounts, dims = list(pad), input.sample.dim() - 2
+    if len(amounts) > 2 * dims:
+        raise Unsupported(f"padding {tuple(pad)} reaches the channels or the batch")
+    if mode != "constant":
+        return averaged(p, input, lambda z: F.pad(z, amounts, mode))
+    amounts += [0] * (2 * dims - len(amounts))
+    before, after = amounts[-2::-2], amounts[-1::-2]
+    return p.add(affine.zero_pad(before, after), input)
 
 
 def reshaped(name: str) -> Callable[..., Value]:
@@ -129,7 +134,8 @@ def reshaped(name: str) -> Callable[..., Value]:
                 f"a change from shape (N, {', '.join(map(str, before))}) that mixes examples; "
                 "keep the batch dimension as it is"
             )
-        return p.add(affine.rearrange(before, tuple(out.shape[1:])), input)
+        after = tuple(out.shape[1:])
+        return input if after == before else p.add(affine.rearrange(before, after), input)
 
     return reshape
 

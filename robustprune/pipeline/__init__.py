@@ -1,4 +1,5 @@
-"""The one straight line of a run: data, dense baselines, searches, fine-tuning, measures, report.
+"""The one straight line of a run: data, dense baselines, searches, fine-tuning, measures,
+certificates, report.
 
 Each stage reads and writes files of the run directory and is skipped when its own are there.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from robustprune.pipeline.certify import certify_headline
 from robustprune.pipeline.cost import measure_cost
 from robustprune.pipeline.fit import Fitted, fit_dense, fit_finetuned
 from robustprune.pipeline.measure import findings, measure_model, measure_switch, write_per_example
@@ -18,7 +20,8 @@ __all__ = ["Run", "find_sparse_networks", "prepare"]
 
 
 def find_sparse_networks(run: Run) -> dict[str, Any]:
-    """Dense baselines, each method's search at each density, fine-tuning, measures, report.
+    """Dense baselines, each method's search at each density, fine-tuning, measures,
+    certificates, report.
 
     Returns:
         the content of metrics.json.
@@ -49,6 +52,7 @@ def find_sparse_networks(run: Run) -> dict[str, Any]:
     run.folder.write_json("metrics.json", metrics)
     run.folder.publish(headline.name)
     measure_cost(run, sources.adversarial, headline)
+    certify_headline(run, headline)
     write_report(run.folder.path)
     run.folder.log("report")
     return metrics

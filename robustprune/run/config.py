@@ -196,6 +196,18 @@ class EvaluationSection(_Section):
     switch: bool = True  # random ticket switch (R2S) over the densities, when there are several
 
 
+class CertifySection(_Section):
+    """Certificates of the headline model on the first test examples: lower bounds on r*."""
+
+    # Deterministic bounds of the network, in the threat model's norm and bounds.
+    method: Literal["none", "ibp", "crown-ibp", "crown", "alpha-crown"] = "none"
+    examples: Count = 50
+    sigma: Positive | None = None  # smoothing: sd of the noise, input units; none without it
+    n0: Count = 100  # noise samples that select the class
+    n: Count = 10_000  # noise samples that certify it
+    alpha: Annotated[Number, Field(gt=0, lt=1)] = 0.001  # failure probability of each statement
+
+
 class Config(_Section):
     name: str = Field(default="rst_ecg200", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     seed: Annotated[int, Field(ge=0)] = 0
@@ -214,6 +226,7 @@ class Config(_Section):
     one_shot: OneShotSection = OneShotSection()
     finetune: FinetuneSection = FinetuneSection()
     evaluation: EvaluationSection = EvaluationSection()
+    certify: CertifySection = CertifySection()
 
     def digest(self) -> str:
         """Eight hex digits of everything but the seed: runs that differ only in it lie together."""

@@ -1,0 +1,94 @@
+"""The part of a network that a few places of one feature map depend on.
+
+A bound of a neuron of a convolutional layer has coefficients 0 outside the neuron's field of view,
+so nothing else need be computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from robustprune.bounds.activations import Elementwise
+from robustprune.bounds.affine import Affine, Region, Shape, cropped_bias, inside, moved
+from robustprune.bounds.algebra import Interval
+from robustprune.bounds.interval import Sweep
+from robustprune.bounds.pooling import MaxPool
+from robustprune.bounds.program import Node, Op
+
+
+def cropped(known: Sweep, position: int, region: Region) -> Sweep:
+    """What is known of ``region`` of the node ``position``, and of all places it depends on.
+
+    Nodes keep their positions; those that the region does not depend on are empty.
+    """
+    nodes = known.program.nodes
+    seen = {position: region}
+    ops: dict[int, tuple[Op, list[Region]]] = {}
+    for k in range(position, 0, -1):
+        if k not in seen:
+            continue
+        shapes = [nodes[i].shape for i in nodes[k].inputs]
+        # consumers come later in the program, so the region is final
+        ops[k] = _cropped_op(nodes[k], seen[k], shapes)
+        for i, field, shape in zip(nodes[k].inputs, ops[k][1], shapes, strict=True):
+            valid = _valid(field, shape)
+            seen[i] = _hull(seen[i], valid) if i in seen else valid
+    part = replace(
+        known,
+        program=replace(known.program, nodes=[Node(None, (), (0,))] * len(nodes)),
+        inputs=known.inputs.cropped(inside(seen[0])),
+        intervals=list(known.intervals),
+        sizes=list(known.sizes),
+        relaxed={},
+    )
+    for k, own in seen.items():
+        shape = (nodes[k].shape[0], *(hi - lo for lo, hi in own))
+        part.intervals[k] = _cut(known.intervals[k], own)
+        size = known.sizes[k]
+        part.sizes[k] = None if size is None else size[inside(own)]
+        op, fields = ops.get(k, (None, []))
+        moves = tuple((f, seen[i]) for f, i in zip(fields, nodes[k].inputs, strict=True))
+        part.program.nodes[k] = Node(op, nodes[k].inputs, shape, moves)
+        if isinstance(op, Elementwise | MaxPool):
+            part.relaxed[k] = op.relax(_cut(known.intervals[nodes[k].inputs[0]], fields[0]))
+    return part
+
+
+def _cropped_op(node: Node, region: Region, shapes: list[Shape]) -> tuple[Op, list[Region]]:
+    """The operation for a region of its outputs, and the regions of its inputs that it takes."""
+    op, whole = node.op, _whole(node.shape)
+    assert op is not None
+    if region == whole:
+        return op, [_whole(shape) for shape in shapes]
+    if isinstance(op, MaxPool):
+        pool, field = op.cropped(region)
+        return pool, [field]
+    if isinstance(op, Affine) and op.crop is not None:
+        layer, field = op.crop(region)
+        return layer, [field]
+    if not isinstance(op, Affine):
+        return op, [region] * len(shapes)
+    whole_op = op.adjoint
+    layer = replace(cropped_bias(op, region), adjoint=lambda A: whole_op(moved(A, region, whole)))
+    return layer, [_whole(shape) for shape in shapes]
+
+
+def _whole(shape: Shape) -> Region:
+    return tuple((0, size) for size in shape[1:])
+
+
+def _valid(field: Region, shape: Shape) -> Region:
+    """The places of a field of view that are no padding; at least one."""
+    clipped = []
+    for (lo, hi), size in zip(field, shape[1:], strict=True):
+        first = min(max(lo, 0), size - 1)
+        clipped.append((first, max(min(hi, size), first + 1)))
+    return tuple(clipped)
+
+
+def _hull(one: Region, other: Region) -> Region:
+    return tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
+
+
+def _cut(box: Interval, region: Region) -> Interval:
+    return Interval(box.lo[inside(region)], box.hi[inside(region)])

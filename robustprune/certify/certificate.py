@@ -1,0 +1,187 @@
+"""What is claimed of each example, and the file that carries it: certificates.jsonl.
+
+The first line is the manifest, every other one a certificate. `schema.json` describes both.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from robustprune.run.checkpoint import write_atomically
+
+FILE = "certificates.jsonl"
+SCHEMA = 1
+
+Norm = Literal["linf", "l2", "l1"]
+Guarantee = Literal["base", "smoothed"]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """One statement: every x' nearer to x than `radius` is answered with `label`.
+
+    Attributes:
+        index: position in the test split.
+        input: `tensor_digest` of x.
+        label: the true class.
+        prediction: the classifier's answer at x; None where the smoothed one abstains.
+        norm: of the distance.
+        radius: input units; 0, which says nothing, where prediction is not label.
+        method: one of `bounds.METHODS`, or "smoothing".
+        settings: of the method: eps_max, rounds and steps of `bounds.certified_radius`, or sigma,
+            n0, n, alpha and seed of smoothing.
+        confidence: 1 for a proof; 1 − alpha for smoothing: the statement is wrong with
+            probability at most alpha.
+        hits: smoothing: samples of n that fell into the selected class; None for a proof.
+        attack_radius: distance of the nearest adversarial example that attacks found, an upper
+            bound on r* of the same classifier; None where none was found or looked for.
+        guarantee: of whom the statement is: the "base" network or the "smoothed" classifier.
+    """
+
+    index: int
+    input: str
+    label: int
+    prediction: int | None
+    norm: Norm
+    radius: float
+    method: str
+    settings: Mapping[str, float]
+    confidence: float
+    hits: int | None
+    attack_radius: float | None
+    guarantee: Guarantee
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the certificates of a file were made from.
+
+    Attributes:
+        task: name of the task, whose test split the examples are the first `n` of.
+        model: name of the run's headline model.
+        weights, masks, config: `file_digest` of model.safetensors, masks.safetensors (None where
+            the model is dense) and config.yaml.
+        data: `tensor_digest` of the n examples and of their labels.
+        norm, eps, bounds: the run's threat model. Proofs are for inputs within these bounds.
+        seed: of the run.
+        total_failure: probability that at least one statement of the file is wrong: at most the
+            sum of 1 − confidence (Bonferroni).
+        versions: of robustprune, python, torch, numpy, scipy.
+        limits: what is not claimed, in plain sentences.
+    """
+
+    task: str
+    model: str
+    weights: str
+    masks: str | None
+    config: str
+    data: str
+    norm: Norm
+    eps: float
+    bounds: tuple[float, float] | None
+    seed: int
+    n: int
+    total_failure: float
+    versions: Mapping[str, str]
+    limits: tuple[str, ...]
+
+
+def total_failure(certificates: Sequence[Certificate]) -> float:
+    """min(1, Σ (1 − confidence)): the union bound, which holds however they depend."""
+    return min(1.0, sum(1.0 - certificate.confidence for certificate in certificates))
+
+
+def write_certificates(path: Path, manifest: Manifest, certificates: Sequence[Certificate]) -> None:
+    """Write the manifest and the certificates, whole or not at all.
+
+    Raises:
+        ValueError: a value that the schema does not allow; nothing is written then.
+    """
+    lines = [{"kind": "manifest", "schema": SCHEMA, **asdict(manifest)}]
+    lines += [{"kind": "certificate", **asdict(certificate)} for certificate in certificates]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    parse_certificates(text, source=str(path))
+    write_atomically(path, text)
+
+
+def read_certificates(path: Path) -> tuple[Manifest, tuple[Certificate, ...]]:
+    """Read what `write_certificates` wrote, refusing whatever is not as the schema says.
+
+    Raises:
+        ValueError: the file is missing or not as described; file, line and field are named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error.reason}") from error
+    return parse_certificates(text, source=str(path))
+
+
+def parse_certificates(text: str, *, source: str) -> tuple[Manifest, tuple[Certificate, ...]]:
+    """`read_certificates` of a text; `source` is what errors call it."""
+    lines = text.split("\n")
+    if lines.pop() or not lines:
+        raise ValueError(f"{source} must hold whole lines, at least one; it is cut off or empty")
+    first, *others = (
+        _line(line, "certificate" if number > 1 else "manifest", f"{source}, line {number}")
+        for number, line in enumerate(lines, start=1)
+    )
+    del first["schema"]
+    bounds = first.pop("bounds")
+    if bounds is not None and not bounds[0] < bounds[1]:
+        raise ValueError(f"{source}, line 1, bounds: must be [low, high], got {bounds}")
+    manifest = Manifest(
+        **{**first, "limits": tuple(first["limits"])}, bounds=tuple(bounds) if bounds else None
+    )
+    seen: dict[tuple[int, str], int] = {}
+    for number, line in enumerate(others, start=2):
+        key = (line["index"], line["method"])
+        if key in seen:
+            raise ValueError(
+                f"{source}, line {number}: example {key[0]} has a certificate by {key[1]} on line "
+                f"{seen[key]} already"
+            )
+        seen[key] = number
+    return manifest, tuple(Certificate(**line) for line in others)
+
+
+@functools.cache
+def _validator(kind: str) -> Draft202012Validator:
+    schema = json.loads(resources.files(__package__).joinpath("schema.json").read_text("utf-8"))
+    return Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": schema["$defs"]})
+
+
+def _line(text: str, kind: str, source: str) -> dict[str, Any]:
+    """A line as a dictionary of the dataclass's fields."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not a JSON number")
+
+    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        fields = dict(pairs)
+        if len(fields) < len(pairs):  # readers would differ in which one they take
+            raise ValueError(f"a field is given twice among {', '.join(k for k, _ in pairs)}")
+        return fields
+
+    try:
+        value = json.loads(text, parse_constant=refuse, object_pairs_hook=without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source} is not valid JSON: {error}") from error
+    fault = best_match(_validator(kind).iter_errors(value))
+    if fault is not None:
+        where = f"{source}, {fault.json_path[2:]}" if fault.absolute_path else source
+        raise ValueError(f"{where}: {fault.message}")
+    assert isinstance(value, dict), "the schema says so"
+    del value["kind"]
+    return value

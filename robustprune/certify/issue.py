@@ -1,0 +1,168 @@
+"""Certificates of a batch of examples: proofs about a network, or by smoothing it."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from attacks import MinimalPerturbation, ThreatModel, evaluating
+from attacks.inputs import predict as logits_of
+from robustprune.bounds import BoundMethod, certified_radius
+from robustprune.certify.certificate import Certificate, Norm
+from robustprune.certify.digests import tensor_digest
+from robustprune.certify.sandwich import check_sandwich
+from robustprune.certify.smoothing import ABSTAIN, certify
+
+#: proofs are looked for up to this many times the threat model's eps
+REACH = 100.0
+
+
+def proofs(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    nearest: MinimalPerturbation,
+    *,
+    method: BoundMethod = "crown",
+    rounds: int = 12,
+    steps: int = 20,
+    batch_size: int | None = None,
+) -> list[Certificate]:
+    """One certificate an example by deterministic bounds, checked against attacks.
+
+    Args:
+        x: (N, ...) and y: (N,), the first N test examples.
+        threat: its norm and bounds are those of the proof; eps, a float, sets the scale.
+        nearest: adversarial examples of the same batch in the same norm and bounds.
+        method, rounds, steps: of `bounds.certified_radius`, up to 100 · eps.
+
+    Raises:
+        SandwichViolation: a radius beyond an adversarial example.
+        ValueError: as `bounds.certified_radius`.
+    """
+    settings = {"eps_max": REACH * float(threat.eps), "rounds": rounds, "steps": steps}
+    radius = certified_radius(
+        model,
+        x,
+        y,
+        norm=threat.norm,
+        bounds=threat.bounds,
+        method=method,
+        eps_max=settings["eps_max"],
+        rounds=rounds,
+        steps=steps,
+        batch_size=batch_size,
+    )
+    check_sandwich(radius, nearest.r)
+    answers = answers_of(model, x, y, batch_size=batch_size)
+    return [
+        Certificate(
+            index=i,
+            input=tensor_digest(x[i]),
+            label=int(y[i]),
+            prediction=int(answers[i]),
+            norm=cast(Norm, threat.norm),
+            radius=float(radius[i]),
+            method=method,
+            settings=settings,
+            confidence=1.0,
+            hits=None,
+            attack_radius=float(nearest.r[i]) if bool(nearest.r[i].isfinite()) else None,
+            guarantee="base",
+        )
+        for i in range(len(x))
+    ]
+
+
+def smoothed_certificates(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    sigma: float,
+    n0: int,
+    n: int,
+    alpha: float,
+    seed: int,
+    batch_size: int,
+    title: str = "smoothing",
+    quiet: bool = True,
+) -> list[Certificate]:
+    """One certificate an example of the classifier smoothed with N(0, σ²I), in L2.
+
+    Args:
+        x: (N, ...) and y: (N,), the first N test examples.
+        others: as `smoothing.certify`.
+
+    Raises:
+        ValueError: as `smoothing.certify`.
+    """
+    result = certify(
+        model,
+        x,
+        sigma=sigma,
+        n0=n0,
+        n=n,
+        alpha=alpha,
+        seed=seed,
+        batch_size=batch_size,
+        title=title,
+        quiet=quiet,
+    )
+    right = result.prediction == y.cpu()
+    return [
+        Certificate(
+            index=i,
+            input=tensor_digest(x[i]),
+            label=int(y[i]),
+            prediction=None if result.prediction[i] == ABSTAIN else int(result.prediction[i]),
+            norm="l2",
+            radius=float(result.radius[i]) if bool(right[i]) else 0.0,
+            method="smoothing",
+            settings={"sigma": sigma, "n0": n0, "n": n, "alpha": alpha, "seed": seed},
+            confidence=1.0 - alpha,
+            hits=int(result.hits[i]),
+            attack_radius=None,
+            guarantee="smoothed",
+        )
+        for i in range(len(x))
+    ]
+
+
+def answers_of(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None) -> Tensor:
+    """The network's class for every x, (N,) int64 on the CPU."""
+    rows = torch.split(torch.arange(len(x), device=x.device), batch_size or max(len(x), 1))
+    with evaluating(model):
+        return torch.cat([logits_of(model, x[part], y[part]).argmax(1).cpu() for part in rows])
+
+
+def limits(guarantees: set[str]) -> tuple[str, ...]:
+    """What certificates of these guarantees do not claim, in plain sentences."""
+    common = (
+        "Every statement is about one listed test example; none is about inputs not listed.",
+        "Only changes of the input shorter than the radius, in the norm of the certificate and in "
+        "the units of the input, are covered; other changes, however small they look, are not.",
+        "A radius of 0 claims nothing.",
+        "attack_radius is how near attacks came, not a proof: null means that they found nothing.",
+    )
+    base = (
+        "A certificate of the base network is about the real-valued function of the stored "
+        "weights, within the stated input bounds; inference in float32 may differ where two "
+        "classes are next to equal.",
+    )
+    smoothed = (
+        "A certificate of the smoothed classifier says nothing of the network itself: it holds "
+        "only where answers are taken by majority over the stated Gaussian noise.",
+        "Each smoothed statement is wrong with probability at most 1 - confidence over the noise "
+        "it was drawn with; total_failure bounds the probability that any of the file is.",
+        "Smoothing takes the noise as exactly Gaussian and sums as exact; floating point is "
+        "neither.",
+    )
+    return (
+        *common,
+        *(base if "base" in guarantees else ()),
+        *(smoothed if "smoothed" in guarantees else ()),
+    )

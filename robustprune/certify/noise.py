@@ -1,0 +1,112 @@
+"""A network's answers on noisy copies of each example, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from attacks import Model, evaluating
+from attacks.inputs import check_finite
+
+#: (positions of some examples, samples of each) -> how often each class won: (rows, C) int64
+Counter = Callable[[Tensor, int], Tensor]
+
+#: numbers drawn at a time; part of what fixes the noise, so the batch size must not change it
+_PIECE = 2**20
+
+
+@contextmanager
+def counting(
+    model: Model,
+    x: Tensor,
+    *,
+    sigma: float,
+    seed: int,
+    batch_size: int,
+    most: int,
+    title: str,
+    quiet: bool,
+) -> Iterator[Counter]:
+    """Yield a function that counts the model's answers on x + σ·N(0, I), example by example.
+
+    Example i has a random stream of its own, seeded by (seed, i): it meets the same noise
+    whatever the batch size and whatever is drawn for the others, and every call goes on in the
+    stream with numbers not used before. A batch holds pairs (example, noise), so that the device
+    is busy whether the examples or the samples are many. The module is in eval mode inside.
+
+    Args:
+        x: (N, ...) floating point.
+        most: samples an example that may be asked for in all: the length of the progress bar.
+
+    Raises:
+        ValueError: from the function: the model does not return (N, C) logits with C ≥ 2, or
+            returns NaN.
+    """
+    seeds = (np.random.SeedSequence([seed, i]).generate_state(1)[0] for i in range(len(x)))
+    streams = [torch.Generator(x.device).manual_seed(int(one)) for one in seeds]
+    bar = tqdm(total=len(x) * most, desc=title, unit="sample", leave=False, disable=quiet)
+
+    def count(rows: Tensor, samples: int) -> Tensor:
+        if len(rows) == 0:
+            return torch.zeros(0, 2, dtype=torch.int64)
+        counts: Tensor | None = None
+        noisy = _noisy(x, rows.tolist(), streams, sigma, samples)
+        for owner, batch in _batches(noisy, batch_size):
+            answer, classes = _answers(model, batch)
+            if counts is None:
+                counts = torch.zeros(len(rows), classes, dtype=torch.int64, device=x.device)
+            index = torch.tensor(owner, device=x.device)
+            counts.index_put_((index, answer), torch.ones_like(index), accumulate=True)
+            bar.update(len(batch))
+        assert counts is not None, "at least one sample is asked for"
+        return counts.cpu()
+
+    with evaluating(model), torch.no_grad(), bar:
+        yield count
+
+
+def _answers(model: Model, x: Tensor) -> tuple[Tensor, int]:
+    """The class of every row, and how many classes there are."""
+    logits = model(x)
+    if logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < 2:
+        raise ValueError(
+            f"the model returned shape {tuple(logits.shape)} for {len(x)} examples; smoothing "
+            "needs logits of shape (N, C) with C ≥ 2"
+        )
+    check_finite(logits)
+    return logits.argmax(1), logits.shape[1]
+
+
+def _noisy(
+    x: Tensor, rows: Sequence[int], streams: Sequence[torch.Generator], sigma: float, samples: int
+) -> Iterator[tuple[int, Tensor]]:
+    """(position in `rows`, some noisy copies of that example), example after example."""
+    most = max(1, _PIECE // x[0].numel())
+    for position, row in enumerate(rows):
+        for start in range(0, samples, most):
+            shape = (min(most, samples - start), *x.shape[1:])
+            noise = torch.randn(shape, generator=streams[row], device=x.device, dtype=x.dtype)
+            yield position, x[row] + sigma * noise
+
+
+def _batches(
+    parts: Iterator[tuple[int, Tensor]], batch_size: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """The same copies in the same order, `batch_size` at a time, with the position of each."""
+    owner: list[int] = []
+    held: list[Tensor] = []
+    for position, noisy in parts:
+        while len(noisy):
+            taken, noisy = noisy[: batch_size - len(owner)], noisy[batch_size - len(owner) :]
+            held.append(taken)
+            owner += [position] * len(taken)
+            if len(owner) == batch_size:
+                yield owner, torch.cat(held)
+                owner, held = [], []
+    if owner:
+        yield owner, torch.cat(held)

@@ -1,0 +1,255 @@
+"""Claims checked by doing the work again: bounds, fresh noise, fresh attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from scipy.stats import hypergeom
+from torch import Tensor, nn
+
+from attacks import PGD, ThreatModel, attacking
+from attacks.inputs import predict as logits_of
+from attacks.nearest import clears
+from attacks.threat import Bounds
+from robustprune.bounds import BoundMethod, certified, certified_radius
+from robustprune.certify.certificate import Certificate
+from robustprune.certify.findings import Finding, about_examples
+from robustprune.certify.noise import counting
+from robustprune.certify.sandwich import SandwichViolation, check_sandwich
+from robustprune.certify.smoothing import ABSTAIN, clopper_pearson_lower, predict, smoothed_radius
+
+#: relative difference at which a recomputed radius counts as another one
+TOLERANCE = 1e-3
+#: probability that an honest file fails a check that draws noise
+FALSE_ALARM = 1e-3
+#: fresh noise samples an example
+FRESH = 10_000
+#: of the attacks
+STEPS, RESTARTS = 40, 5
+#: lead, relative to the spread of the logits, below which an answer is not called wrong: proofs
+#: are about real numbers, and inference in float32 may tip a tie
+LEAD = 1e-5
+#: noise samples that the attack on a smoothed classifier averages over
+ATTACK_DRAWS = 16
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Certificates of one method and settings, with what they are about.
+
+    Attributes:
+        certificates: N of them; x: (N, ...) and y: (N,), their examples, on the model's device.
+        bounds: of valid inputs; proofs hold within them, smoothing everywhere.
+        seed: of fresh noise and attacks.
+        batch_size: inputs in one pass.
+    """
+
+    certificates: tuple[Certificate, ...]
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    bounds: Bounds
+    seed: int
+    batch_size: int
+    quiet: bool
+
+    @property
+    def method(self) -> str:
+        return self.certificates[0].method
+
+    @property
+    def radius(self) -> Tensor:
+        """(N,) float64."""
+        radii = [c.radius for c in self.certificates]
+        return torch.tensor(radii, dtype=torch.float64, device=self.x.device)
+
+    @property
+    def balls(self) -> Tensor:
+        """Rows that claim something."""
+        return (self.radius > 0).nonzero().flatten()
+
+    def setting(self, name: str) -> Any:
+        return self.certificates[0].settings[name]
+
+    def finding(self, name: str, rows: Tensor, fine: str, complaint: str) -> Finding:
+        """A finding that names the examples of the bad `rows`."""
+        wrong = [self.certificates[i].index for i in rows.tolist()]
+        return about_examples(f"{self.method}: {name}", wrong, fine, complaint)
+
+
+def proven_again(claims: Claims) -> Finding:
+    """Bound the margins at each stated radius: the claim itself."""
+    some = claims.balls
+    proven = certified(
+        claims.model,
+        claims.x[some],
+        claims.y[some],
+        ThreatModel(claims.certificates[0].norm, claims.radius[some], claims.bounds),
+        method=cast(BoundMethod, claims.method),
+        steps=int(claims.setting("steps")),
+        batch_size=claims.batch_size,
+    )
+    return claims.finding(
+        "margins are positive at the stated radius",
+        some[~proven],
+        f"proven again for all {len(some)} radii above 0",
+        "not certified at the radius that is claimed",
+    )
+
+
+def same_radius(claims: Claims) -> Finding:
+    """Search the radius again with the stated settings: neither more nor less is claimed."""
+    again = certified_radius(
+        claims.model,
+        claims.x,
+        claims.y,
+        norm=claims.certificates[0].norm,
+        bounds=claims.bounds,
+        method=cast(BoundMethod, claims.method),
+        eps_max=float(claims.setting("eps_max")),
+        rounds=int(claims.setting("rounds")),
+        steps=int(claims.setting("steps")),
+        batch_size=claims.batch_size,
+    )
+    allowed = TOLERANCE * torch.maximum(again, claims.radius)
+    return claims.finding(
+        "the same radius comes out",
+        ((again - claims.radius).abs() > allowed).nonzero().flatten(),
+        f"{len(again)} radii, to {TOLERANCE:g} of their size",
+        f"another radius comes out (by more than {TOLERANCE:g} of its size)",
+    )
+
+
+def below_attacks(claims: Claims) -> Finding:
+    """The stated radius must not exceed the stated distance of an adversarial example."""
+    reached = [
+        torch.inf if c.attack_radius is None else c.attack_radius for c in claims.certificates
+    ]
+    upper, name = torch.tensor(reached, dtype=torch.float64), f"{claims.method}: radius and attack"
+    try:
+        check_sandwich(claims.radius, upper)
+    except SandwichViolation as violation:
+        rows = (claims.radius.cpu() > upper).nonzero().flatten().tolist()
+        wrong = [claims.certificates[i].index for i in rows]
+        return about_examples(name, wrong, "", str(violation).partition(":")[0])
+    return Finding(name, True, f"certified ≤ attacked for all {len(upper)} examples")
+
+
+def attacked_inside(claims: Claims) -> Finding:
+    """Fresh PGD, on cross-entropy and on the margin, inside every certified ball."""
+    model, broken = claims.model, torch.zeros(len(claims.x), dtype=torch.bool)
+    for part in torch.split(claims.balls, claims.batch_size):
+        x, y = claims.x[part], claims.y[part]
+        threat = ThreatModel(claims.certificates[0].norm, claims.radius[part], claims.bounds)
+        for loss in ("ce", "margin"):
+            attack = PGD(threat, steps=STEPS, restarts=RESTARTS, loss=loss, seed=claims.seed)
+            x_adv = attack(model, x, y)
+            with attacking(model):
+                broken[part.cpu()] |= clears(logits_of(model, x_adv, y), y, LEAD).cpu()
+    return claims.finding(
+        "a fresh attack finds nothing inside",
+        broken.nonzero().flatten(),
+        f"PGD, {STEPS} steps, {RESTARTS} restarts, 2 losses, seed {claims.seed}, in "
+        f"{len(claims.balls)} balls",
+        f"an adversarial example lies inside the certified ball (seed {claims.seed})",
+    )
+
+
+def follows_from_hits(claims: Claims) -> Finding:
+    """Radius, confidence and abstention must be those that the stated hits give."""
+    n, alpha = int(claims.setting("n")), float(claims.setting("alpha"))
+    sigma, wrong = float(claims.setting("sigma")), []
+    for row, c in enumerate(claims.certificates):
+        assert c.hits is not None, "the schema says so"
+        p_lower = clopper_pearson_lower(np.array([min(c.hits, n)]), n, alpha)
+        radius = float(smoothed_radius(p_lower, sigma)[0]) if c.prediction == c.label else 0.0
+        if (
+            c.hits > n
+            or (c.prediction is None) != bool(p_lower[0] <= 0.5)
+            or abs(c.confidence - (1 - alpha)) > 1e-12
+            or abs(c.radius - radius) > 1e-6 * radius  # last digits differ between versions
+        ):
+            wrong.append(row)
+    return claims.finding(
+        "radius follows from the hits",
+        torch.tensor(wrong),
+        f"{len(claims.certificates)} radii computed again",
+        "the hits do not give this radius, confidence or abstention",
+    )
+
+
+def hits_again(claims: Claims) -> Finding:
+    """Compare the stated hits with those of fresh noise.
+
+    If k hits of n and k' of n' have the same probability p_A, then k' given k + k' is
+    hypergeometric whatever p_A is (Fisher's exact test). A claim is refuted where as few fresh
+    hits have probability at most FALSE_ALARM / K, with K claims: an honest file passes with
+    probability at least 1 − FALSE_ALARM, and what it says is not used beyond its hits.
+    """
+    some, n = claims.balls.cpu(), int(claims.setting("n"))
+    noise = counting(
+        claims.model,
+        claims.x,
+        sigma=float(claims.setting("sigma")),
+        seed=claims.seed,
+        batch_size=claims.batch_size,
+        most=FRESH,
+        title="fresh noise",
+        quiet=claims.quiet,
+    )
+    with noise as count:
+        fresh = count(some, FRESH).gather(1, claims.y.cpu()[some, None]).squeeze(1).numpy()
+    hits = np.array([min(claims.certificates[i].hits or 0, n) for i in some.tolist()], dtype=int)
+    p_values = hypergeom.cdf(fresh, n + FRESH, hits + fresh, FRESH)
+    refuted = torch.from_numpy(p_values <= FALSE_ALARM / max(len(some), 1))
+    return claims.finding(
+        "fresh noise agrees with the hits",
+        some[refuted],
+        f"{len(some)} claims, {FRESH} samples each, seed {claims.seed}, "
+        f"smallest p-value {p_values.min(initial=1.0):.2g}; false alarms ≤ {FALSE_ALARM:g}",
+        f"far fewer hits with seed {claims.seed} (an honest file: probability ≤ {FALSE_ALARM:g})",
+    )
+
+
+def smoothed_attacked_inside(claims: Claims) -> Finding:
+    """Fresh PGD on probabilities averaged over noise, judged by PREDICT."""
+    model, some, sigma = claims.model, claims.balls, float(claims.setting("sigma"))
+    generator = torch.Generator(claims.x.device).manual_seed(claims.seed)
+    shape, broken = (ATTACK_DRAWS, *claims.x.shape[1:]), torch.zeros(len(claims.x)).bool()
+    noise = torch.randn(shape, generator=generator, device=claims.x.device, dtype=claims.x.dtype)
+    noise *= sigma
+
+    def averaged(x: Tensor) -> Tensor:
+        """log Σ_draws softmax(f(x + noise)): logits of the average, up to a constant."""
+        logits = model((x[:, None] + noise).flatten(0, 1)).unflatten(0, (len(x), ATTACK_DRAWS))
+        return torch.logsumexp(logits.log_softmax(2), dim=1)
+
+    for part in torch.split(some, max(1, claims.batch_size // ATTACK_DRAWS)):
+        attack = PGD(ThreatModel("l2", claims.radius[part]), steps=STEPS, seed=claims.seed)
+        with attacking(model):
+            x_adv = attack(averaged, claims.x[part], claims.y[part])
+        answer = predict(
+            model,
+            x_adv,
+            sigma=sigma,
+            alpha=FALSE_ALARM / max(len(some), 1),
+            batch_size=claims.batch_size,
+            seed=claims.seed,
+        )
+        broken[part.cpu()] = (answer != ABSTAIN) & (answer != claims.y[part].cpu())
+    return claims.finding(
+        "a fresh attack finds nothing inside",
+        broken.nonzero().flatten(),
+        f"PGD on the mean over {ATTACK_DRAWS} noises, {STEPS} steps, seed {claims.seed}, in "
+        f"{len(some)} balls; false alarms ≤ {FALSE_ALARM:g}",
+        f"another answer inside the certified ball (seed {claims.seed})",
+    )
+
+
+Check = Callable[[Claims], Finding]
+PROOF_CHECKS: tuple[Check, ...] = (proven_again, same_radius, below_attacks, attacked_inside)
+SMOOTHING_CHECKS: tuple[Check, ...] = (follows_from_hits, hits_again, smoothed_attacked_inside)

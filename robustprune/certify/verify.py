@@ -1,0 +1,166 @@
+"""Check a file of certificates against the weights and the data, trusting nothing it says."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+
+from robustprune.certify.certificate import Certificate, Manifest, total_failure
+from robustprune.certify.digests import tensor_digest
+from robustprune.certify.findings import Finding, about_examples
+from robustprune.certify.issue import answers_of
+from robustprune.certify.recheck import PROOF_CHECKS, SMOOTHING_CHECKS, Check, Claims
+from robustprune.sparsity import MaskSet
+
+#: fields of a manifest that belong to the day of writing and can't be compared with the present
+_HISTORIC = ("versions", "limits")
+
+
+def verify_certificates(
+    stated: Manifest,
+    certificates: Sequence[Certificate],
+    *,
+    expected: Manifest,
+    model: nn.Module,
+    masks: MaskSet | None,
+    x: Tensor,
+    y: Tensor,
+    seed: int | None = None,
+    batch_size: int = 500,
+    quiet: bool = True,
+) -> list[Finding]:
+    """Check every claim of a file by doing its work again.
+
+    Args:
+        stated, certificates: what the file says.
+        expected: the manifest as it comes out of the run's files and data now.
+        model: with the stored weights, on x's device; masks: the stored ones, None if dense.
+        x: (N, ...) and y: (N,), the test examples that are to be certified.
+        seed: of fresh noise and attacks; None draws one that whoever wrote the file can't foresee.
+        batch_size: inputs in one pass.
+
+    Returns:
+        a finding for everything that was checked, good or bad.
+    """
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    findings = manifest_findings(stated, expected)
+    findings.append(_failure_is_stated(stated, certificates))
+    findings.append(pruned_are_zero(model, masks))
+    findings += example_findings(certificates, x, y)
+    for group in _groups([c for c in certificates if c.index < len(x)]):
+        rows = torch.tensor([c.index for c in group], device=x.device)
+        claims = Claims(
+            group, model, x[rows], y[rows], expected.bounds, seed, batch_size, quiet=quiet
+        )
+        proof = group[0].guarantee == "base"
+        checks = (_answers, *PROOF_CHECKS) if proof else SMOOTHING_CHECKS
+        findings += [_attempted(check, claims) for check in checks]
+    return findings
+
+
+def manifest_findings(stated: Manifest, expected: Manifest) -> list[Finding]:
+    """Whether each field of the manifest is what it should be; digests are among them."""
+    findings = []
+    for field in fields(Manifest):
+        if field.name in (*_HISTORIC, "total_failure"):
+            continue
+        said, found = getattr(stated, field.name), getattr(expected, field.name)
+        detail = f"{found}" if said == found else f"the file says {said}, found {found}"
+        findings.append(Finding(f"manifest, {field.name}", said == found, detail))
+    return findings
+
+
+def pruned_are_zero(model: nn.Module, masks: MaskSet | None) -> Finding:
+    """Whether every weight that the masks remove is exactly zero."""
+    name = "pruned weights are zero"
+    if masks is None:
+        return Finding(name, True, "the model has no masks")
+    parameters = dict(model.named_parameters())
+    for key, mask in masks.items():
+        if key not in parameters or parameters[key].shape != mask.shape:
+            return Finding(name, False, f"mask {key!r} fits no parameter of the model")
+        left = int((parameters[key].detach().cpu()[~mask] != 0).sum())
+        if left:
+            return Finding(name, False, f"{left} removed weights of {key!r} are not zero")
+    return Finding(name, True, f"all {masks.total - masks.kept} of them")
+
+
+def example_findings(certificates: Sequence[Certificate], x: Tensor, y: Tensor) -> list[Finding]:
+    """Whether each method covers the examples, and speaks of their labels and inputs."""
+    known = [c for c in certificates if c.index < len(x)]
+    methods = sorted({c.method for c in certificates})
+    covered = {(c.index, c.method) for c in known}
+    missing = [i for i in range(len(x)) for m in methods if (i, m) not in covered]
+    coverage = about_examples(
+        "examples",
+        [*missing, *(c.index for c in certificates if c.index >= len(x))],
+        f"the first {len(x)} of the test split, by {', '.join(methods)}",
+        "without a certificate, or not among the examples to certify",
+    )
+    if not certificates:
+        coverage = Finding("examples", False, "the file holds no certificates")
+    inputs = [tensor_digest(example) for example in x]
+    return [
+        coverage,
+        about_examples(
+            "labels",
+            (c.index for c in known if c.label != int(y[c.index])),
+            "those of the data",
+            "the data say another label",
+        ),
+        about_examples(
+            "inputs",
+            (c.index for c in known if c.input != inputs[c.index]),
+            "digests are those of the data",
+            "the digest is of another input",
+        ),
+        about_examples(
+            "radius only where the answer is right",
+            (c.index for c in certificates if c.radius > 0 and c.prediction != c.label),
+            "as it should be",
+            "a radius above 0 without a right answer",
+        ),
+    ]
+
+
+def _failure_is_stated(stated: Manifest, certificates: Sequence[Certificate]) -> Finding:
+    bound = total_failure(certificates)
+    right = abs(stated.total_failure - bound) <= 1e-9
+    detail = f"at most {bound:.3g}" if right else f"stated {stated.total_failure}, it is {bound}"
+    return Finding("probability that any statement is wrong", right, detail)
+
+
+def _answers(claims: Claims) -> Finding:
+    """Whether the network gives the stated answers."""
+    answers = answers_of(claims.model, claims.x, claims.y, batch_size=claims.batch_size).tolist()
+    pairs = enumerate(zip(answers, claims.certificates, strict=True))
+    wrong = [row for row, (answer, c) in pairs if answer != c.prediction]
+    return claims.finding(
+        "the network's answers",
+        torch.tensor(wrong),
+        f"all {len(answers)} as stated",
+        "the network answers otherwise",
+    )
+
+
+def _groups(certificates: Sequence[Certificate]) -> list[tuple[Certificate, ...]]:
+    """Certificates of one method, norm and settings, together."""
+    groups: dict[object, list[Certificate]] = {}
+    for c in certificates:
+        key = (c.method, c.norm, tuple(sorted(c.settings.items())))
+        groups.setdefault(key, []).append(c)
+    return [tuple(group) for group in groups.values()]
+
+
+def _attempted(check: Check, claims: Claims) -> Finding:
+    """A check that can't be made, because weights are not finite for instance, has failed."""
+    try:
+        return check(claims)
+    except (ValueError, RuntimeError) as error:
+        name = check.__name__.strip("_").replace("_", " ")
+        first = str(error).partition("\n")[0]
+        return Finding(f"{claims.method}: {name}", False, f"could not be checked: {first}")

@@ -1,0 +1,137 @@
+"""The certifying stage: lower bounds on r* of the headline model, in certificates.jsonl."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy
+import torch
+from torch import Tensor, nn
+
+import robustprune
+from attacks import ThreatModel, minimal_perturbation
+from attacks.minimal import MinimalPerturbation
+from robustprune.certify import (
+    Certificate,
+    Manifest,
+    file_digest,
+    limits,
+    proofs,
+    smoothed_certificates,
+    tensor_digest,
+    total_failure,
+    write_certificates,
+)
+from robustprune.certify.certificate import FILE
+from robustprune.pipeline.fit import Fitted
+from robustprune.pipeline.prepare import Run
+from robustprune.run.config import Config
+from robustprune.run.rundir import RunDir
+from robustprune.tasks import Task
+
+
+def certify_headline(run: Run, headline: Fitted) -> Path | None:
+    """Certify the published model on the first test examples, if the config asks for it.
+
+    Deterministic bounds go together with the distances that attacks reached, and are checked
+    against them; smoothing speaks of another classifier and has none.
+
+    Returns:
+        the file, or None where the config asks for no certificates.
+
+    Raises:
+        SandwichViolation: a certified radius beyond an adversarial example: nothing is written.
+        ValueError: the network has an operation that bounds don't know.
+    """
+    section, path = run.config.certify, run.folder.path / FILE
+    if section.method == "none" and section.sigma is None:
+        return None
+    if path.exists():
+        return path
+    x, y = certified_examples(run.config, run.task)
+    x, y = x.to(run.device), y.to(run.device)
+    batch_size = run.config.evaluation.batch_size
+    certificates: list[Certificate] = []
+    if section.method != "none":
+        certificates += proofs(
+            headline.model,
+            x,
+            y,
+            run.threat,
+            nearest_adversarial(headline.model, x, y, run.threat, batch_size=batch_size),
+            method=section.method,
+            batch_size=batch_size,
+        )
+    if section.sigma is not None:
+        certificates += smoothed_certificates(
+            headline.model,
+            x,
+            y,
+            sigma=section.sigma,
+            n0=section.n0,
+            n=section.n,
+            alpha=section.alpha,
+            seed=run.config.seed,
+            batch_size=batch_size,
+            title=f"smoothing {headline.name}",
+            quiet=run.quiet,
+        )
+    manifest = manifest_of(run.config, run.task, run.folder, headline.name, certificates)
+    write_certificates(path, manifest, certificates)
+    run.folder.log("certified", model=headline.name, examples=len(x))
+    return path
+
+
+def certified_examples(config: Config, task: Task) -> tuple[Tensor, Tensor]:
+    """The first test examples, as many as the config wants certified."""
+    count = config.certify.examples
+    return task.test.x[:count], task.test.y[:count]
+
+
+def manifest_of(
+    config: Config,
+    task: Task,
+    folder: RunDir,
+    headline: str,
+    certificates: Sequence[Certificate],
+) -> Manifest:
+    """The manifest of these certificates, from the run's files as they are now."""
+    x, y = certified_examples(config, task)
+    masks = folder.path / "masks.safetensors"
+    return Manifest(
+        task=task.name,
+        model=headline,
+        weights=file_digest(folder.path / "model.safetensors"),
+        masks=file_digest(masks) if masks.exists() else None,
+        config=file_digest(folder.path / "config.yaml"),
+        data=tensor_digest(x, y),
+        norm=config.threat.norm,
+        eps=config.threat.eps,
+        bounds=task.bounds,
+        seed=config.seed,
+        n=len(x),
+        total_failure=total_failure(certificates),
+        versions={
+            "robustprune": robustprune.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+        },
+        limits=limits({certificate.guarantee for certificate in certificates}),
+    )
+
+
+def nearest_adversarial(
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, batch_size: int
+) -> MinimalPerturbation:
+    """`attacks.minimal_perturbation` a batch at a time."""
+    parts = [
+        minimal_perturbation(model, xs, ys, norm=threat.norm, bounds=threat.bounds)
+        for xs, ys in zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
+    ]
+    r = torch.cat([part.r for part in parts])
+    return MinimalPerturbation(r, torch.cat([part.x_adv for part in parts]), threat.norm)
