@@ -128,8 +128,15 @@ def prepare(
         ValueError, OSError: bad config, data or folder; the message is complete in one line.
     """
     device = torch.device(device)
+    section = config.task
     task = load_task(
-        config.task.name, data_dir=data_dir, path=config.task.path, bounds=config.task.bounds
+        section.name,
+        data_dir=data_dir,
+        path=section.path,
+        bounds=section.bounds,
+        length=section.length,
+        missing=section.missing,
+        label=section.label,
     )
     training, held_out = task.train, None
     if config.task.validation > 0:
