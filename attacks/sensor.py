@@ -32,7 +32,8 @@ def in_band(signal: Tensor, low: int, high: int) -> Tensor:
     spectrum = torch.fft.rfft(precise)
     kept = torch.zeros_like(spectrum)
     kept[..., low : high + 1] = spectrum[..., low : high + 1]
-    return torch.fft.irfft(kept, n=steps).to(signal.dtype)
+    filtered: Tensor = torch.fft.irfft(kept, n=steps)
+    return filtered.to(signal.dtype)
 
 
 def band_dimension(steps: int, low: int, high: int) -> int:
