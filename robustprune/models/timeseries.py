@@ -83,7 +83,7 @@ class ResidualBlock(nn.Module):
         return out
 
 
-class ResNet(nn.Module):
+class ResNet(nn.Sequential):
     """Residual network for series of Wang et al., IJCNN 2017, arXiv 1611.06455.
 
     A `ResidualBlock` for each width, the mean over time, and a linear layer.
@@ -110,19 +110,13 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         _check_widths(widths)
-        inputs = (in_channels, *widths[:-1])
-        self.blocks = nn.Sequential(
-            *(
-                ResidualBlock(before, after, affine_norm=affine_norm)
-                for before, after in zip(inputs, widths, strict=True)
-            )
-        )
+        before = in_channels
+        self.blocks = nn.Sequential()
+        for after in widths:
+            self.blocks.append(ResidualBlock(before, after, affine_norm=affine_norm))
+            before = after
         self.pool = GlobalAveragePool()
-        self.classifier = nn.Linear(widths[-1], num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.pool(self.blocks(x)))
-        return logits
+        self.classifier = nn.Linear(before, num_classes)
 
 
 class TinyCNN(nn.Sequential):

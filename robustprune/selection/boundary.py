@@ -29,7 +29,7 @@ def steps_to_break(
     step_size: float | None = None,
     mode: str = "eval",
 ) -> Tensor:
-    """κ: how many steps of PGD from x it takes until an example is misclassified (alg. 2).
+    """κ: how many steps of PGD from x it takes until an example is misclassified.
 
     0 is misclassified without an attack, and `steps` one that stands until then or longer. The
     attack starts at x itself, so that the count is no matter of chance.
@@ -64,7 +64,7 @@ def steps_to_break(
 
 
 def boundary_weights(kappa: Tensor, *, steps: int, lam: float = -1.0) -> Tensor:
-    """ω = (1 + tanh(λ + 5 (1 − 2κ/K))) / 2 (eq. 6): near 1 close to the boundary, 0 far from it.
+    """ω = (1 + tanh(λ + 5 (1 − 2κ/K))) / 2: near 1 close to the boundary, near 0 far from it.
 
     Args:
         kappa: (N,) of `steps_to_break`.

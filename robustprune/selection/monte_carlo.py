@@ -35,7 +35,7 @@ def monte_carlo_shapley(
     utility: Utility, count: int, *, permutations: int, tolerance: float = 0.0, seed: int = 0
 ) -> ShapleyEstimate:
     """Estimate φ_i = E_π[v(S_π^i ∪ {i}) − v(S_π^i)], S_π^i what comes before i in the order π
-    (eq. 3, alg. 1).
+    (alg. 1).
 
     Without truncation the estimate is unbiased and its sum is v(all) − v(∅) exactly. With it, the
     rest of an order counts as zero once |v(all) − v(S)| < tolerance, which saves trainings.

@@ -33,7 +33,7 @@ def tracin(
     layers: Layers = "last",
     batch_size: int = 256,
 ) -> Tensor:
-    """TracInCP (eq. 3), on average over the validation examples:
+    """TracInCP, on average over the validation examples:
 
         s_i = Σ_t η_t ∇ℓ(w_t, z_i) · 1/M Σ_j ∇ℓ(w_t, z'_j)
 
