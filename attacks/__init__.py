@@ -23,6 +23,7 @@ from attacks.peers import TorchAttack, from_torchattacks
 from attacks.presets import preset
 from attacks.query import Square
 from attacks.sanity import Finding, check_attacks
+from attacks.sensor import BandLimited
 from attacks.threat import ThreatModel
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "AdvDrop",
     "Attack",
     "AutoAttack",
+    "BandLimited",
     "Bisection",
     "DeepFool",
     "Evaluation",

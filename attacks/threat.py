@@ -163,7 +163,7 @@ class ThreatModel:
                 delta = x_adv - x
                 near = geometry.project_l1_box(delta, radius, lo.clamp_max(0), hi.clamp_min(0))
                 x_adv = torch.where(near == delta, x_adv, x + near)
-            x_adv = _into_ball(x, x_adv, self.norm, radius, exact=exact)
+            x_adv = into_ball(x, x_adv, self.norm, radius, exact=exact)
             if bounds is None:
                 return x_adv
             inside = clip(x_adv, bounds)  # moves every entry towards x, hence stays in the ball
@@ -207,7 +207,7 @@ class ThreatModel:
         return lengths(x_adv - x, self.norm)
 
 
-def _into_ball(x: Tensor, x_adv: Tensor, norm: str, radius: Tensor, *, exact: bool) -> Tensor:
+def into_ball(x: Tensor, x_adv: Tensor, norm: str, radius: Tensor, *, exact: bool) -> Tensor:
     """Project on an L2 or L1 ball around x; points already inside come back bit for bit."""
     delta = x_adv - x
     outside = per_example(lengths(delta, norm), x) > radius

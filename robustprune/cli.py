@@ -200,7 +200,7 @@ def run_pipeline(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`robustprune`: run a config, or write the report of a finished run anew."""
+    """`robustprune`: run a config, write a report anew, verify certificates."""
     parser = argparse.ArgumentParser(
         prog="robustprune",
         description="Find, train, measure and certify sparse networks that stay correct under "
@@ -214,10 +214,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_run_options(run)
     report = commands.add_parser("report", help="write report.html and report.md of a run anew")
     report.add_argument("run", type=Path, help="run directory, such as runs/NAME-DIGEST/seed0")
+    verify = commands.add_parser(
+        "verify",
+        help="check a run's certificates with no trust in who made them",
+        description="Check certificates.jsonl of a run: digests, schema, every bound computed "
+        "again, smoothing drawn again, a fresh attack inside each certified ball. Exit status: "
+        "0 all of it holds, 1 something does not, 2 bad input.",
+    )
+    verify.add_argument("run", type=Path, help="run directory, such as runs/NAME-DIGEST/seed0")
+    verify.add_argument("--data-dir", type=Path, help="where the task's data are")
+    verify.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    verify.add_argument("--seed", type=int, help="of fresh noise and attacks (default: drawn)")
     options = parser.parse_args(arguments)
     if options.command == "run":
         return _guarded(lambda: _run_script(options))
+    if options.command == "verify":
+        return _guarded(lambda: _verify(options))
     return _guarded(lambda: _report(options.run))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from robustprune.certify import report_lines
+    from robustprune.pipeline.verify import verify_run
+
+    if not options.run.is_dir():
+        raise FileNotFoundError(f"there is no run directory {options.run}")
+    findings = verify_run(
+        options.run, data_dir=options.data_dir, device=options.device, seed=options.seed
+    )
+    print("\n".join(report_lines(findings)))
+    return 0 if all(finding.ok for finding in findings) else 1
 
 
 def _report(folder: Path) -> int:

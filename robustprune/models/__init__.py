@@ -3,20 +3,26 @@
 from robustprune.models.blocks import GlobalAveragePool
 from robustprune.models.build import Inputs, ModelInputs, build_model, model_names
 from robustprune.models.images import MLP, LeNet
+from robustprune.models.inception import InceptionModule, InceptionNet
 from robustprune.models.normalize import Normalize
 from robustprune.models.residual import PreActBlock, PreActNet, preact_resnet18, wide_resnet
-from robustprune.models.timeseries import FCN
+from robustprune.models.timeseries import FCN, ResidualBlock, ResNet, TinyCNN
 
 __all__ = [
     "FCN",
     "MLP",
     "GlobalAveragePool",
+    "InceptionModule",
+    "InceptionNet",
     "Inputs",
     "LeNet",
     "ModelInputs",
     "Normalize",
     "PreActBlock",
     "PreActNet",
+    "ResNet",
+    "ResidualBlock",
+    "TinyCNN",
     "build_model",
     "model_names",
     "preact_resnet18",

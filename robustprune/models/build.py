@@ -8,10 +8,11 @@ from typing import Any, Protocol
 from torch import nn
 
 from robustprune.models.images import MLP, LeNet
+from robustprune.models.inception import InceptionNet
 from robustprune.models.normalize import Normalize
 from robustprune.models.options import checked_options
 from robustprune.models.residual import preact_resnet18, wide_resnet
-from robustprune.models.timeseries import FCN
+from robustprune.models.timeseries import FCN, ResNet, TinyCNN
 from robustprune.run.suggest import did_you_mean
 
 
@@ -56,9 +57,12 @@ class _Entry:
 
 _MODELS = {
     "fcn": _Entry(FCN, "(channels, length)", 2),
+    "inception": _Entry(InceptionNet, "(channels, length)", 2),
     "lenet": _Entry(LeNet, "(channels, height, width)", 3, whole_shape=True),
     "mlp": _Entry(MLP, "any", None, whole_shape=True),
     "preact_resnet18": _Entry(preact_resnet18, "(channels, height, width)", 3),
+    "resnet1d": _Entry(ResNet, "(channels, length)", 2),
+    "tiny_cnn": _Entry(TinyCNN, "(channels, length)", 2),
     "wide_resnet": _Entry(wide_resnet, "(channels, height, width)", 3),
 }
 

@@ -1,4 +1,6 @@
-"""Networks for series (N, C, L)."""
+"""Convolutional networks for series (N, C, L): FCN, ResNet, and a tiny one for sensors."""
+
+from collections import OrderedDict
 
 from torch import Tensor, nn
 
@@ -55,15 +57,143 @@ class FCN(nn.Module):
         return logits
 
 
-def _block(in_channels: int, out_channels: int, kernel: int, affine_norm: bool) -> nn.Sequential:
-    block = nn.Sequential()
-    if kernel % 2 == 0:
-        # An even kernel needs one more zero on the right; as in the reference implementation.
-        block.add_module("pad", nn.ZeroPad1d(((kernel - 1) // 2, kernel // 2)))
-    padding = kernel // 2 if kernel % 2 else 0
-    block.add_module(
-        "conv", nn.Conv1d(in_channels, out_channels, kernel, padding=padding, bias=False)
-    )
-    block.add_module("norm", nn.BatchNorm1d(out_channels, affine=affine_norm))
-    block.add_module("relu", nn.ReLU())
-    return block
+class ResidualBlock(nn.Module):
+    """relu(F(x) + shortcut(x)) with F of three convolutions, of kernels 8, 5 and 3, batch norm
+    after each and ReLU after the first two; the shortcut is batch norm, after a 1x1 convolution
+    where the channels change.
+
+    Shapes: (N, in_channels, L) -> (N, out_channels, L).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, affine_norm: bool) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _block(in_channels, out_channels, 8, affine_norm),
+            _block(out_channels, out_channels, 5, affine_norm),
+            _block(out_channels, out_channels, 3, affine_norm, relu=False),
+        )
+        if in_channels == out_channels:
+            self.shortcut = nn.Sequential(nn.BatchNorm1d(out_channels, affine=affine_norm))
+        else:
+            self.shortcut = _block(in_channels, out_channels, 1, affine_norm, relu=False)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.relu(self.layers(x) + self.shortcut(x))
+        return out
+
+
+class ResNet(nn.Sequential):
+    """Residual network for series of Wang et al., IJCNN 2017, arXiv 1611.06455.
+
+    A `ResidualBlock` for each width, the mean over time, and a linear layer.
+
+    Args:
+        in_channels: C.
+        num_classes: logits per series.
+        widths: output channels of the blocks.
+        affine_norm: whether batch norm learns scale and shift (False for scratch tickets).
+
+    Shapes: (N, C, L) -> (N, num_classes), for any L.
+
+    Raises:
+        ValueError: no widths, or one below 1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        widths: tuple[int, ...] = (64, 128, 128),
+        affine_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        _check_widths(widths)
+        before = in_channels
+        self.blocks = nn.Sequential()
+        for after in widths:
+            self.blocks.append(ResidualBlock(before, after, affine_norm=affine_norm))
+            before = after
+        self.pool = GlobalAveragePool()
+        self.classifier = nn.Linear(before, num_classes)
+
+
+class TinyCNN(nn.Sequential):
+    """A small network for microcontrollers: 6,050 parameters for one channel and two classes.
+
+    A convolution with stride 2, batch norm and ReLU for each width, the mean over time, and a
+    linear layer: batch norm folds into the convolutions, and all that is left has an int8 kernel.
+
+    Args:
+        in_channels: C.
+        num_classes: logits per series.
+        widths: output channels of the blocks, each of which halves the length.
+        kernel: length of the kernels, odd.
+        affine_norm: whether batch norm learns scale and shift (False for scratch tickets).
+
+    Shapes: (N, C, L) -> (N, num_classes), for any L.
+
+    Raises:
+        ValueError: no widths, one below 1, or an even kernel.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        widths: tuple[int, ...] = (16, 24, 32),
+        kernel: int = 5,
+        affine_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        _check_widths(widths)
+        if kernel < 1 or kernel % 2 == 0:
+            raise ValueError(f"kernel {kernel} must be odd and at least 1")
+        before = in_channels
+        self.blocks = nn.Sequential()
+        for after in widths:
+            self.blocks.append(_block(before, after, kernel, affine_norm, stride=2))
+            before = after
+        self.pool = GlobalAveragePool()
+        self.classifier = nn.Linear(before, num_classes)
+
+
+def same_conv(
+    in_channels: int, out_channels: int, kernel: int, *, stride: int = 1
+) -> list[tuple[str, nn.Module]]:
+    """A named convolution without bias that keeps the length (divided by the stride)."""
+    if kernel % 2:
+        padding = kernel // 2
+        conv = nn.Conv1d(
+            in_channels, out_channels, kernel, stride=stride, padding=padding, bias=False
+        )
+        return [("conv", conv)]
+    # An even kernel needs one more zero on the right; as in the reference implementation.
+    pad = nn.ZeroPad1d(((kernel - 1) // 2, kernel // 2))
+    return [
+        ("pad", pad),
+        ("conv", nn.Conv1d(in_channels, out_channels, kernel, stride=stride, bias=False)),
+    ]
+
+
+def _check_widths(widths: tuple[int, ...]) -> None:
+    if not widths or min(widths) < 1:
+        raise ValueError(f"widths {widths} must be at least 1, and at least one of them")
+
+
+def _block(
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    affine_norm: bool,
+    *,
+    stride: int = 1,
+    relu: bool = True,
+) -> nn.Sequential:
+    layers = same_conv(in_channels, out_channels, kernel, stride=stride)
+    layers.append(("norm", nn.BatchNorm1d(out_channels, affine=affine_norm)))
+    if relu:
+        layers.append(("relu", nn.ReLU()))
+    return nn.Sequential(OrderedDict(layers))

@@ -133,9 +133,7 @@ def prepare(
         ValueError, OSError: bad config, data or folder; the message is complete in one line.
     """
     device = torch.device(device)
-    task = load_task(
-        config.task.name, data_dir=data_dir, path=config.task.path, bounds=config.task.bounds
-    )
+    task = task_of(config, data_dir)
     training, held_out = task.train, None
     if config.task.validation > 0:
         training, held_out = holdout(task.train, config.task.validation, config.seed)
@@ -145,6 +143,24 @@ def prepare(
     _check_search(config, layers)
     folder = open_run(config, out, environment(device))
     return Run(config, task, training, held_out, threat, device, folder, quiet)
+
+
+def task_of(config: Config, data_dir: Path | None) -> Task:
+    """The data that the config names.
+
+    Raises:
+        ValueError, FileNotFoundError: as `tasks.load_task`.
+    """
+    section = config.task
+    return load_task(
+        section.name,
+        data_dir=data_dir,
+        path=section.path,
+        bounds=section.bounds,
+        length=section.length,
+        missing=section.missing,
+        label=section.label,
+    )
 
 
 def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:

@@ -12,11 +12,12 @@ from robustprune.certify import Finding, read_certificates, verify_certificates
 from robustprune.certify.certificate import FILE
 from robustprune.models import build_model
 from robustprune.pipeline.certify import certified_examples, manifest_of
+from robustprune.pipeline.prepare import task_of
 from robustprune.run.checkpoint import load_tensors
 from robustprune.run.config import Config, load_config
 from robustprune.run.rundir import RunDir
 from robustprune.sparsity import MaskSet
-from robustprune.tasks import Task, load_task
+from robustprune.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,7 @@ def _rebuild(folder: RunDir, data_dir: Path | None, device: torch.device) -> _Re
         ValueError, OSError, RuntimeError: a file is missing, damaged, or does not fit the others.
     """
     config = load_config(folder.path / "config.yaml")
-    task = load_task(
-        config.task.name, data_dir=data_dir, path=config.task.path, bounds=config.task.bounds
-    )
+    task = task_of(config, data_dir)
     model = build_model(config.model.name, task, options=config.model.options)
     model.load_state_dict(load_tensors(folder.path / "model.safetensors")[0])
     masks = folder.path / "masks.safetensors"

@@ -41,8 +41,12 @@ class _Section(BaseModel):
 
 class TaskSection(_Section):
     name: str = "ecg200"  # a name from `robustprune.tasks.task_names()`, or ucr:<Name>
-    path: Path | None = None  # the .npz file of task "npz"
+    path: Path | None = None  # of tasks "npz" (the file), "csv" and "series" (TRAIN or folder)
     bounds: tuple[Number, Number] | None = None  # valid input range of task "npz"
+    # Series of unequal length and missing values, of tasks ucr:<Name>, "csv" and "series"
+    length: Literal["refuse", "pad", "truncate"] = "refuse"
+    missing: Literal["refuse", "interpolate", "zero"] = "refuse"
+    label: Literal["first", "last"] = "first"  # column of task "csv"
     batch_size: Count = 25
     augment: bool = True  # the task's own augmentation, where it has one
     # Part of the training data held out to choose the epoch; 0 takes the last epoch.

@@ -5,17 +5,20 @@ from pathlib import Path
 from robustprune.run.suggest import did_you_mean
 from robustprune.tasks.arrays import npz_task
 from robustprune.tasks.images import cifar10, fashion_mnist, mnist
+from robustprune.tasks.series_files import csv_task, series_task
 from robustprune.tasks.task import Task
 from robustprune.tasks.timeseries import packaged_ucr, ucr_from_folder
+from robustprune.tasks.uneven import Length, Missing
 
 _PACKAGED = {"ecg200": "ECG200", "sony_aibo_1": "SonyAIBORobotSurface1"}
 _IMAGES = {"cifar10": cifar10, "fashion_mnist": fashion_mnist, "mnist": mnist}
 _UCR = "ucr:<Name>"
+_OWN = ("csv", "npz", "series")  # from the path that the user gives
 
 
 def task_names() -> list[str]:
-    """The names that `load_task` knows; 'ucr:<Name>' stands for any set of the UCR archive."""
-    return sorted([*_PACKAGED, *_IMAGES, "npz", _UCR])
+    """The names that `load_task` knows; 'ucr:<Name>' is any set of the UCR and UEA archives."""
+    return sorted([*_PACKAGED, *_IMAGES, *_OWN, _UCR])
 
 
 def load_task(
@@ -24,17 +27,25 @@ def load_task(
     data_dir: Path | None = None,
     path: Path | None = None,
     bounds: tuple[float, float] | None = None,
+    length: Length = "refuse",
+    missing: Missing = "refuse",
+    label: str = "first",
     download: bool = True,
 ) -> Task:
     """Load a data set into memory, checked.
 
     Args:
         name: ecg200 and sony_aibo_1 (packaged, need no files), mnist, fashion_mnist, cifar10,
-            ucr:<Name> for a set of the UCR archive, or npz for an own file.
+            ucr:<Name> for a set of the UCR or UEA archive, or an own file or pair of files: npz,
+            csv, or series (.tsv, .ts, .arff).
         data_dir: folder of the data sets (see `images` and `timeseries` for the layout); default
             the environment variable ROBUSTPRUNE_DATA, else ~/.cache/robustprune.
-        path: the .npz file; only for npz (see `arrays` for its keys and layout).
+        path: the file or folder; only for npz (see `arrays` for its keys and layout), csv and
+            series (see `series_files`).
         bounds: the range of valid inputs; only for npz.
+        length, missing: what to do about series of unequal length and missing values (see
+            `uneven`); only for csv, series and ucr:<Name>.
+        label: the column of the labels, first or last; only for csv.
         download: fetch missing image sets through torchvision.
 
     Raises:
@@ -42,22 +53,36 @@ def load_task(
             malformed data.
         FileNotFoundError: a missing folder or file, or a download that failed.
     """
-    if name == "npz":
-        if path is None:
-            raise ValueError("task 'npz' needs path, the .npz file to load; give path=...")
-        return npz_task(Path(path), bounds=bounds)
-    for argument, value in (("path", path), ("bounds", bounds)):
-        if value is not None:
+    ucr = name.startswith("ucr:")
+    if not ucr and name not in (*_PACKAGED, *_IMAGES, *_OWN):
+        raise ValueError(
+            f"unknown task '{name}'{did_you_mean(name, task_names())}; "
+            f"use one of {', '.join(task_names())}"
+        )
+    if name in _OWN and path is None:
+        raise ValueError(f"task '{name}' needs path, what to load; give path=...")
+    uneven = ucr or name in ("csv", "series")
+    for argument, value, default, taken, use in (
+        ("path", path, None, name in _OWN, ", ".join(_OWN)),
+        ("bounds", bounds, None, name == "npz", "npz"),
+        ("length", length, "refuse", uneven, "csv, series or ucr:<Name>"),
+        ("missing", missing, "refuse", uneven, "csv, series or ucr:<Name>"),
+        ("label", label, "first", name == "csv", "csv"),
+    ):
+        if value != default and not taken:
             raise ValueError(
-                f"task '{name}' takes no {argument}, got {value}; leave it out, or use task 'npz'"
+                f"task '{name}' takes no {argument}, got {value}; leave it out, or use task {use}"
             )
+    if ucr:
+        set_name = name.removeprefix("ucr:")
+        return ucr_from_folder(set_name, data_dir=data_dir, length=length, missing=missing)
     if name in _PACKAGED:
         return packaged_ucr(name, _PACKAGED[name])
     if name in _IMAGES:
         return _IMAGES[name](data_dir=data_dir, download=download)
-    if name.startswith("ucr:"):
-        return ucr_from_folder(name.removeprefix("ucr:"), data_dir=data_dir)
-    raise ValueError(
-        f"unknown task '{name}'{did_you_mean(name, task_names())}; "
-        f"use one of {', '.join(task_names())}"
-    )
+    own = Path(str(path)).expanduser()
+    if name == "csv":
+        return csv_task(own, label=label, length=length, missing=missing)
+    if name == "series":
+        return series_task(own, length=length, missing=missing)
+    return npz_task(own, bounds=bounds)

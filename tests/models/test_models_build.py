@@ -95,7 +95,16 @@ def test_lenet_without_norm_has_biases_everywhere() -> None:
 
 
 def test_every_model_is_listed() -> None:
-    assert model_names() == ["fcn", "lenet", "mlp", "preact_resnet18", "wide_resnet"]
+    assert model_names() == [
+        "fcn",
+        "inception",
+        "lenet",
+        "mlp",
+        "preact_resnet18",
+        "resnet1d",
+        "tiny_cnn",
+        "wide_resnet",
+    ]
 
 
 def test_a_task_builds_its_model() -> None:
@@ -139,7 +148,7 @@ def test_normalize_refuses_useless_statistics() -> None:
     ("name", "inputs", "options", "match"),
     [
         ("lenett", DIGITS, {}, r"unknown model 'lenett' \(did you mean 'lenet'\?\); use one of"),
-        ("zzz", DIGITS, {}, "unknown model 'zzz'; use one of fcn, lenet"),
+        ("zzz", DIGITS, {}, "unknown model 'zzz'; use one of fcn, inception"),
         ("lenet", DIGITS, {"widht": 8}, r"no option 'widht' \(did you mean 'width'\?\)"),
         ("lenet", DIGITS, {"width": "8"}, "is '8' of type str; give int"),
         ("lenet", DIGITS, {"width": 8.0}, r"is 8\.0 of type float; give int"),

@@ -1,0 +1,130 @@
+"""Perturbations of sensor signals that stay within a band of frequencies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor
+
+from attacks import geometry
+from attacks.geometry import lengths, per_example
+from attacks.threat import ThreatModel, add_toward, into_ball, rounded_down
+
+
+def in_band(signal: Tensor, low: int, high: int) -> Tensor:
+    """Project on the signals with frequencies low..high alone: the other bins of the discrete
+    Fourier transform over the last dimension are set to zero.
+
+    Bin k of L samples at a rate r is the frequency k r / L; 0 is the mean, L // 2 the highest.
+
+    Raises:
+        ValueError: the band leaves 0..L // 2.
+    """
+    steps = signal.shape[-1]
+    if not 0 <= low <= high <= steps // 2:
+        raise ValueError(
+            f"band {low}..{high} does not fit {steps} steps; give 0 ≤ low ≤ high ≤ {steps // 2}"
+        )
+    precise = signal.to(torch.promote_types(signal.dtype, torch.float32))  # no FFT of bfloat16
+    spectrum = torch.fft.rfft(precise)
+    kept = torch.zeros_like(spectrum)
+    kept[..., low : high + 1] = spectrum[..., low : high + 1]
+    filtered: Tensor = torch.fft.irfft(kept, n=steps)
+    return filtered.to(signal.dtype)
+
+
+def band_dimension(steps: int, low: int, high: int) -> int:
+    """The dimension of the signals of ``steps`` samples with frequencies low..high alone."""
+    twice = 2 * (high - low + 1)  # a sine and a cosine each, but for the mean and L / 2
+    return twice - (low == 0) - (2 * high == steps)
+
+
+@dataclass(frozen=True)
+class BandLimited(ThreatModel):
+    """{x' : ‖x' − x‖_p ≤ ε, and x' − x has frequencies low..high alone} around every example.
+
+    For sensors: interference of a known band, or what passes the filter in front of them.  The
+    perturbation of each channel is in the band up to the rounding of x' and inside the ball
+    exactly, as in ``ThreatModel``.  Time is the last dimension of x.
+
+    Both sets are convex and hold δ = 0.  For L2 the projection on the band and then on the ball
+    is the Euclidean projection on the intersection.  For L∞ the same is approached by ``rounds``
+    of Dykstra's algorithm (Boyle & Dykstra 1986) between band and ball, and what still sticks out
+    is scaled back, which leaves the band as it is: near the nearest point, and always inside.
+
+    Args:
+        low, high: first and last bin of the band, see ``in_band``.
+        rounds: of Dykstra's algorithm, for L∞; 0 only scales.
+
+    Raises:
+        ValueError: as ``ThreatModel``; norm "l1", bounds, or a support, which a band-limited
+            perturbation cannot keep; low > high.
+    """
+
+    _: KW_ONLY
+    low: int
+    high: int
+    rounds: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm == "l1":
+            raise ValueError("norm='l1' has no band-limited threat; choose linf or l2")
+        if self.bounds is not None or self.support is not None:
+            raise ValueError(
+                "a band-limited threat takes neither bounds nor support: clipping leaves the "
+                "band; leave them out"
+            )
+        if not 0 <= self.low <= self.high:
+            raise ValueError(f"band {self.low}..{self.high} must be 0 ≤ low ≤ high, in bins")
+        if self.rounds < 0:
+            raise ValueError(f"rounds={self.rounds} must be at least 0")
+
+    def projector(self, x: Tensor, *, exact: bool = True) -> Callable[[Tensor], Tensor]:
+        """As ``ThreatModel.projector``."""
+        radius = rounded_down(self.eps, x)
+
+        def project(x_adv: Tensor) -> Tensor:
+            delta = self._band(x_adv - x)
+            if self.norm == "l2":
+                return into_ball(x, x + delta, "l2", radius, exact=exact)
+            delta = self._near_cube(delta, radius)
+            tiny = torch.finfo(x.dtype).tiny
+            length = per_example(lengths(delta, "linf").clamp_min(tiny), x)
+            delta = (delta * (radius / length).clamp_max(1.0)).clamp(-radius, radius)
+            return add_toward(x, delta)
+
+        return project
+
+    def _band(self, delta: Tensor) -> Tensor:
+        return in_band(delta, self.low, self.high)
+
+    def _near_cube(self, delta: Tensor, radius: Tensor) -> Tensor:
+        """Dykstra's algorithm; the band is a subspace and needs no correction of its own."""
+        correction = torch.zeros_like(delta)
+        for _ in range(self.rounds):
+            shifted = delta + correction
+            inside = shifted.clamp(-radius, radius)
+            correction = shifted - inside
+            delta = self._band(inside)
+        return delta
+
+    def random_start(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw a direction of the band uniformly and its length as in a uniform ball.
+
+        For L2 the point is uniform in the intersection.
+        """
+        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        depth = torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype)
+        channels = math.prod(x.shape[1:-1])
+        dimension = channels * band_dimension(x.shape[-1], self.low, self.high)
+        direction = geometry.unit(self._band(noise), self.norm)
+        radius = rounded_down(self.eps, x) * per_example(depth ** (1 / max(1, dimension)), x)
+        return self.project(x, x + direction * radius)
+
+    def uphill(self, x: Tensor, x_adv: Tensor, grad: Tensor) -> Tensor:
+        """The gradient's part in the band."""
+        return self._band(grad)

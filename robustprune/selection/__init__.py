@@ -1,0 +1,32 @@
+"""Which adversarial examples to train on, where data are few."""
+
+from robustprune.selection.boundary import BoundaryDistance, boundary_weights, steps_to_break
+from robustprune.selection.controls import HighestLoss, Random
+from robustprune.selection.features import last_linear, penultimate_features
+from robustprune.selection.knn_shapley import KnnShapley, knn_shapley
+from robustprune.selection.monte_carlo import DataShapley, ShapleyEstimate, monte_carlo_shapley
+from robustprune.selection.pool import Examples, Method, Pool
+from robustprune.selection.select import Selection, select_adversarial_examples
+from robustprune.selection.tracin import TracIn, tracin
+
+__all__ = [
+    "BoundaryDistance",
+    "DataShapley",
+    "Examples",
+    "HighestLoss",
+    "KnnShapley",
+    "Method",
+    "Pool",
+    "Random",
+    "Selection",
+    "ShapleyEstimate",
+    "TracIn",
+    "boundary_weights",
+    "knn_shapley",
+    "last_linear",
+    "monte_carlo_shapley",
+    "penultimate_features",
+    "select_adversarial_examples",
+    "steps_to_break",
+    "tracin",
+]

@@ -1,0 +1,60 @@
+"""What a network's last linear layer sees."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attacks.modes import evaluating
+from robustprune.selection.pool import batches
+
+
+@torch.no_grad()
+def last_linear(model: nn.Module, x: Tensor) -> str:
+    """The name of the `nn.Linear` that is called last when the model runs on x (N, ...).
+
+    Raises:
+        ValueError: the model calls none.
+    """
+    called: list[str] = []
+    linears = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    handles = [
+        module.register_forward_pre_hook(lambda _module, _args, name=name: called.append(name))
+        for name, module in linears
+    ]
+    try:
+        with evaluating(model):
+            model(x[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not called:
+        raise ValueError(
+            f"{type(model).__name__} calls no nn.Linear, so it has no penultimate features; end it "
+            "with a linear layer"
+        )
+    return called[-1]
+
+
+@torch.no_grad()
+def penultimate_features(model: nn.Module, x: Tensor, *, batch_size: int = 256) -> Tensor:
+    """The input of the last linear layer in eval mode: (N, ...) -> (N, F).
+
+    The model may go on after that layer. Weights, mode and hooks are left as they were.
+
+    Raises:
+        ValueError: the model calls no nn.Linear.
+    """
+    layer = model.get_submodule(last_linear(model, x))
+    seen: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    parts = []
+    try:
+        with evaluating(model):
+            for (batch,) in batches(batch_size, x):
+                model(batch)
+                parts.append(seen[-1].flatten(1))
+                seen.clear()
+    finally:
+        handle.remove()
+    return torch.cat(parts)

@@ -1,0 +1,102 @@
+"""Exact Shapley values for the nearest-neighbour classifier on a network's features.
+
+Jia et al., Efficient task-specific data valuation for nearest neighbor algorithms, VLDB 2019,
+arXiv 1908.08619.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from robustprune.selection.features import penultimate_features
+from robustprune.selection.pool import Examples, Pool, batches, check_examples, needed
+
+
+def knn_shapley(
+    features: Tensor,
+    y: Tensor,
+    validation_features: Tensor,
+    validation_y: Tensor,
+    *,
+    k: int,
+    batch_size: int = 256,
+) -> Tensor:
+    """The Shapley value of each of N examples for K nearest neighbours (Theorem 1).
+
+    The utility of a set S is, on average over the validation examples, the share of right labels
+    among the neighbours, v(S) = 1/K · Σ_{j ≤ min(K, |S|)} 1[y_{α_j(S)} = y_val]. With α_1 … α_N
+    the examples from the nearest to the farthest and m_i = 1[y_{α_i} = y_val],
+
+        s_{α_N} = m_N · min(K, N)/(K N),
+        s_{α_i} = s_{α_{i+1}} + (m_i − m_{i+1}) · min(K, i)/(K i):
+
+    one sort for each validation example. The first equation is the paper's 1/N · m_N, and holds
+    for K > N too.
+
+    Args:
+        features, validation_features: (N, F) and (M, F), compared by Euclidean distance; of
+            equally far ones the first counts as nearer.
+        y, validation_y: (N,) and (M,) class indices.
+        k: K.
+
+    Returns:
+        (N,) float64; the sum is v(all).
+
+    Raises:
+        ValueError: k below 1, or shapes that do not fit.
+    """
+    if k < 1:
+        raise ValueError(f"k={k} must be at least 1")
+    check_examples(features, y, "the pool")
+    check_examples(validation_features, validation_y, "validation")
+    if features.dim() != 2 or features.shape[1:] != validation_features.shape[1:]:
+        raise ValueError(
+            f"features of shape {tuple(features.shape)} and {tuple(validation_features.shape)} do "
+            "not fit; give (N, F) and (M, F)"
+        )
+    count = len(y)
+    rank = torch.arange(1, count + 1, device=y.device, dtype=torch.float64)
+    share = rank.clamp_max(k) / (k * rank)
+    total = torch.zeros(count, device=y.device, dtype=torch.float64)
+    for rows, labels in batches(batch_size, validation_features, validation_y):
+        # without the matrix product: its rounding would decide between close neighbours
+        distance = torch.cdist(
+            rows.double(),
+            features.double(),
+            compute_mode="donot_use_mm_for_euclid_dist",
+        )
+        order = distance.argsort(dim=1, stable=True)
+        match = (y[order] == labels.unsqueeze(1)).double()
+        beyond = torch.cat((match[:, 1:], torch.zeros_like(match[:, :1])), dim=1)
+        steps = (match - beyond) * share
+        values = steps.flip(1).cumsum(1).flip(1)
+        total += torch.zeros_like(values).scatter(1, order, values).sum(0)
+    return total / len(validation_y)
+
+
+@dataclass(frozen=True)
+class KnnShapley:
+    """`knn_shapley` on the penultimate features of the network.
+
+    Attributes:
+        k: K; the paper's experiments take 1 to 10.
+        batch_size: examples at a time in the network, and validation examples in the sort.
+    """
+
+    k: int = 5
+    batch_size: int = 256
+    signed: ClassVar[bool] = True
+
+    def __call__(self, model: nn.Module, pool: Pool, validation: Examples | None) -> Tensor:
+        x, y = needed(validation, self)
+        features, validation_features = (
+            penultimate_features(model, part, batch_size=self.batch_size)
+            for part in (pool.x_adv, x)
+        )
+        return knn_shapley(
+            features, pool.y, validation_features, y, k=self.k, batch_size=self.batch_size
+        )

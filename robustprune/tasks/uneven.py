@@ -1,0 +1,98 @@
+"""Series with missing values or of unequal length: refused, or made whole as the user says."""
+
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustprune.run.suggest import did_you_mean
+from robustprune.tasks.series_formats import Channel, Example, SeriesFile
+
+Length = Literal["refuse", "pad", "truncate"]
+Missing = Literal["refuse", "interpolate", "zero"]
+
+
+def stack(
+    train: SeriesFile, test: SeriesFile, *, length: Length, missing: Missing
+) -> tuple[Tensor, Tensor]:
+    """Both files as (N, C, L) and (M, C, L) float32.
+
+    Missing values are filled first, each channel on its own. L is common to both files, since one
+    network reads them.
+
+    Args:
+        length: "refuse" unequal lengths; "pad" with zeros at the end, to the longest series; or
+            "truncate" to the shortest.
+        missing: "refuse" missing values; "interpolate" between the neighbours in time (before the
+            first value and after the last, repeat it); or "zero".
+
+    Raises:
+        ValueError: what is refused, with the option that would allow it; an unknown option; other
+            channels in test than in train; a channel without any value to interpolate.
+    """
+    _check_option("length", length, get_args(Length))
+    _check_option("missing", missing, get_args(Missing))
+    channels = len(train.examples[0])
+    if len(test.examples[0]) != channels:
+        raise ValueError(
+            f"{test.where} has {len(test.examples[0])} channels and {train.where} {channels}; "
+            "make them the same"
+        )
+    filled = [_filled(file, missing) for file in (train, test)]
+    lengths = [len(channel) for part in filled for example in part for channel in example]
+    shortest, longest = min(lengths), max(lengths)
+    if length == "refuse" and shortest < longest:
+        raise ValueError(
+            f"{train.where} and {test.where}: series of {shortest} to {longest} steps; set the "
+            "option length to 'pad' (zeros at the end) or 'truncate' (to the shortest)"
+        )
+    steps = shortest if length == "truncate" else longest
+    x_train, x_test = (_stacked(part, channels, steps) for part in filled)
+    return x_train, x_test
+
+
+def _check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(
+            f"option {name}={value!r} is not known{did_you_mean(value, allowed)}; "
+            f"choose one of {', '.join(allowed)}"
+        )
+
+
+def _filled(file: SeriesFile, missing: Missing) -> list[Example]:
+    """The examples without NaN."""
+    counts = [sum(int(np.isnan(channel).sum()) for channel in ex) for ex in file.examples]
+    if not any(counts):
+        return file.examples
+    if missing == "refuse":
+        first = next(row for row, count in enumerate(counts) if count)
+        raise ValueError(
+            f"{file.where}: {sum(counts)} missing values in {np.count_nonzero(counts)} of "
+            f"{len(counts)} series, the first in series {first}; set the option missing to "
+            "'interpolate' or 'zero', or fill them yourself"
+        )
+    if missing == "zero":
+        return [[np.nan_to_num(channel, nan=0.0) for channel in ex] for ex in file.examples]
+    return [
+        [_interpolated(channel, f"{file.where}, series {row}") for channel in example]
+        for row, example in enumerate(file.examples)
+    ]
+
+
+def _interpolated(channel: Channel, where: str) -> Channel:
+    known = np.flatnonzero(~np.isnan(channel))
+    if len(known) == 0:
+        raise ValueError(
+            f"{where}: a channel has no value at all to interpolate; set the option missing to "
+            "'zero', or remove the series"
+        )
+    return np.interp(np.arange(len(channel)), known, channel[known])
+
+
+def _stacked(examples: list[Example], channels: int, steps: int) -> Tensor:
+    out = np.zeros((len(examples), channels, steps), dtype=np.float32)
+    for row, example in enumerate(examples):
+        for number, channel in enumerate(example):
+            out[row, number, : len(channel)] = channel[:steps]
+    return torch.from_numpy(out)
