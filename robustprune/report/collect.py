@@ -6,6 +6,8 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
+from robustprune.certify import read_certificates
+from robustprune.certify.certificate import FILE
 from robustprune.report.fields import Field, parse_json, read_text
 from robustprune.report.records import (
     WORST,
@@ -32,18 +34,19 @@ SWITCH_ATTACKS = ("adaptive", "eot", WORST, "independent")
 
 def collect(run_dir: Path) -> RunRecord:
     """Read config.yaml, env.json, metrics.json, per_example.csv, each model's history.jsonl and,
-    where it is there, cost.json.
+    where they are there, cost.json and certificates.jsonl.
 
     Raises:
         ValueError: a file is missing, unreadable or not as described; the message names it.
     """
     metrics_path = run_dir / "metrics.json"
     metrics = _metrics(parse_json(read_text(metrics_path), source=str(metrics_path)))
-    env_path = run_dir / "env.json"
+    env_path, proofs = run_dir / "env.json", run_dir / FILE
     env = parse_json(read_text(env_path), source=str(env_path))
     return RunRecord(
         metrics=metrics,
         costs=_costs(run_dir / "cost.json"),
+        certificates=read_certificates(proofs) if proofs.exists() else None,
         labels=_labels(run_dir / "per_example.csv", metrics.headline),
         histories={
             model.name: _history(run_dir / "models" / model.name / "history.jsonl")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from robustprune.certify import Certificate, Manifest
 from robustprune.measure.statistics import Proportion
 
 WORST = "worst"  # the key, in metrics.json, of the worst case per example over all attacks
@@ -173,6 +174,7 @@ class RunRecord:
 
     metrics: MetricsRecord
     costs: CostsRecord | None
+    certificates: tuple[Manifest, tuple[Certificate, ...]] | None
     labels: tuple[int, ...]
     histories: Mapping[str, tuple[EpochRecord, ...]]
     config: str

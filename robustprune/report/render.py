@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from robustprune.measure.statistics import INTERVAL_METHOD
 from robustprune.report import summary, wording
+from robustprune.report.certificates import certificate_rows, sandwich
 from robustprune.report.collect import collect
 from robustprune.report.cost_table import cost_table
 from robustprune.report.plots import (
@@ -86,6 +87,8 @@ def _context(run: RunRecord, illustrations: list[Illustration]) -> dict[str, obj
         "figures": summary.figures(metrics),
         "table": main_table(metrics),
         "costs": cost_table(run.costs),
+        "certificates": certificate_rows(run.certificates),
+        "claims": run.certificates[0] if run.certificates else None,
         "switch_densities": _switch_densities(metrics.switch),
         "switch_rows": _switch_rows(metrics.switch),
         "illustrations": illustrations,
@@ -104,6 +107,14 @@ def _context(run: RunRecord, illustrations: list[Illustration]) -> dict[str, obj
 def _illustrations(run: RunRecord) -> list[Illustration]:
     metrics = run.metrics
     candidates = [
+        Illustration(
+            "Certified and attacked, example by example",
+            "The distance r* to the nearest adversarial example lies between the two marks: nothing"
+            " nearer than the lower one changes the answer (a proof), and at the upper one an"
+            " attack did. Where they lie far apart, the bounds are loose, not the network weak.",
+            2,
+            tuple(sandwich(run.certificates)),
+        ),
         Illustration(
             "Accuracy as the perturbation grows",
             _curve_caption(metrics),

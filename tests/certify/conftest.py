@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from robustprune.pipeline import find_scratch_tickets, prepare
+from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.run.config import parse_config
 
 CERTIFIED = {
@@ -26,5 +26,5 @@ def certified_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run's folder; copy it before changing anything."""
     out = tmp_path_factory.mktemp("certified")
     run = prepare(parse_config(CERTIFIED), out=out, quiet=True)
-    find_scratch_tickets(run)
+    find_sparse_networks(run)
     return run.folder.path

@@ -1,0 +1,126 @@
+"""The report's part on certificates: lower bounds beside the upper bounds of attacks."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from robustprune.certify import Certificate, Manifest, robust_accuracy_interval
+from robustprune.report.style import INK, SERIES_COLOURS, Plot, canvas, finish
+from robustprune.report.wording import norm_name, percent
+
+Certificates = tuple[Manifest, tuple[Certificate, ...]]
+
+
+@dataclass(frozen=True)
+class CertificateRow:
+    """One method's certificates, as text."""
+
+    method: str
+    speaks_of: str
+    confidence: str
+    n: str
+    radius: str
+    attacked: str
+    accuracy: str
+
+
+def certificate_rows(found: Certificates | None) -> list[CertificateRow]:
+    """A row for each method; none where the run has no certificates."""
+    if found is None:
+        return []
+    manifest, certificates = found
+    methods = dict.fromkeys(certificate.method for certificate in certificates)
+    return [_row(manifest, [c for c in certificates if c.method == m]) for m in methods]
+
+
+def sandwich(found: Certificates | None) -> list[Plot]:
+    """Certified radius and attacked distance of each example, by the latter."""
+    if found is None:
+        return []
+    manifest, certificates = found
+    return [
+        _sandwich_plot(manifest, proofs)
+        for method in dict.fromkeys(c.method for c in certificates if c.guarantee == "base")
+        if (proofs := [c for c in certificates if c.method == method])
+    ]
+
+
+def _row(manifest: Manifest, certificates: Sequence[Certificate]) -> CertificateRow:
+    first = certificates[0]
+    lower = [certificate.radius for certificate in certificates]
+    shown = {
+        "method": first.method,
+        "confidence": "proof" if first.confidence == 1 else f"{100 * first.confidence:g}%",
+        "n": str(len(certificates)),
+        "radius": f"{statistics.median(lower):.4g} ({norm_name(first.norm)})",
+    }
+    if first.guarantee == "smoothed":
+        abstained = sum(certificate.prediction is None for certificate in certificates)
+        right = sum(radius > 0 for radius in lower) / len(lower)
+        return CertificateRow(
+            **shown,
+            speaks_of="the smoothed classifier",
+            attacked="–",
+            accuracy=f"≥ {percent(right)} without attack ({abstained} abstained)",
+        )
+    upper = _attacked(certificates)
+    span = robust_accuracy_interval(torch.tensor(lower), torch.tensor(upper), manifest.eps)
+    median = statistics.median(upper)
+    return CertificateRow(
+        **shown,
+        speaks_of="the network",
+        attacked="none found" if math.isinf(median) else f"{median:.4g}",
+        accuracy=f"[{percent(span.certified)}, {percent(span.attacked)}] at ε = {span.eps:g}",
+    )
+
+
+def _attacked(certificates: Sequence[Certificate]) -> list[float]:
+    return [math.inf if c.attack_radius is None else c.attack_radius for c in certificates]
+
+
+def _sandwich_plot(manifest: Manifest, certificates: Sequence[Certificate]) -> Plot:
+    upper = _attacked(certificates)
+    order = sorted(range(len(upper)), key=lambda i: (upper[i], certificates[i].radius))
+    found = [(place, upper[i]) for place, i in enumerate(order) if math.isfinite(upper[i])]
+    method = certificates[0].method
+    with canvas(width=5.2, height=3.3) as (figure, axes):
+        axes.vlines(
+            [place for place, _ in found],
+            [certificates[order[place]].radius for place, _ in found],
+            [r for _, r in found],
+            color=SERIES_COLOURS[0],
+            linewidth=1.0,
+            alpha=0.6,
+        )
+        axes.plot(
+            [place for place, _ in found],
+            [r for _, r in found],
+            linestyle="",
+            marker="v",
+            color=SERIES_COLOURS[2],
+            label="nearest adversarial example found (upper bound)",
+        )
+        axes.plot(
+            range(len(order)),
+            [certificates[i].radius for i in order],
+            linestyle="",
+            marker="^",
+            color=SERIES_COLOURS[1],
+            label=f"certified by {method} (lower bound)",
+        )
+        axes.axhline(manifest.eps, color=INK, linewidth=1.0, linestyle=(0, (1, 1.5)))
+        axes.set_xlabel(f"test example, by upper bound (n = {len(order)})")
+        axes.set_ylabel(f"distance r, {norm_name(certificates[0].norm)}")
+        axes.set_ylim(bottom=0)
+        axes.set_title(f"r* lies between the marks (dotted: ε = {manifest.eps:g})")
+        figure.legend(loc="outside lower left", ncols=1)
+        alt = (
+            f"Certified radius by {method} and distance of the nearest adversarial example found, "
+            f"for each of {len(order)} test examples."
+        )
+        return finish(figure, key=f"sandwich-{method}", alt=alt)

@@ -1,0 +1,96 @@
+"""Certificates in the report: upper and lower bounds apart, intervals that say what is known."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from robustprune.certify import Certificate, Manifest, SandwichViolation, write_certificates
+from robustprune.report import write_report
+
+DIGEST = "0" * 64
+MANIFEST = Manifest(
+    task="invented",
+    model="rst",
+    weights=DIGEST,
+    masks=DIGEST,
+    config=DIGEST,
+    data=DIGEST,
+    norm="linf",
+    eps=0.1,
+    bounds=None,
+    seed=3,
+    n=4,
+    total_failure=0.0,
+    versions=dict.fromkeys(("robustprune", "python", "torch", "numpy", "scipy"), "1.0"),
+    limits=("Nothing is claimed of <other> inputs.",),
+)
+PROOF = Certificate(
+    index=0,
+    input=DIGEST,
+    label=1,
+    prediction=1,
+    norm="linf",
+    radius=0.05,
+    method="crown",
+    settings={"eps_max": 10.0, "rounds": 12, "steps": 20},
+    confidence=1.0,
+    hits=None,
+    attack_radius=0.4,
+    guarantee="base",
+)
+SMOOTHED = replace(
+    PROOF,
+    norm="l2",
+    radius=0.3,
+    method="smoothing",
+    settings={"sigma": 0.25, "n0": 100.0, "n": 1000.0, "alpha": 0.001, "seed": 3.0},
+    confidence=0.999,
+    hits=990,
+    attack_radius=None,
+    guarantee="smoothed",
+)
+
+
+def reports(run_dir: Path, certificates: Sequence[Certificate]) -> tuple[str, str]:
+    numbered = [replace(c, index=i) for i, c in enumerate(certificates)]
+    write_certificates(run_dir / "certificates.jsonl", MANIFEST, numbered)
+    html, markdown = (path.read_text(encoding="utf-8") for path in write_report(run_dir))
+    return html, markdown
+
+
+def test_robust_accuracy_is_an_interval(run_dir: Path) -> None:
+    """Four examples at ε = 0.1: one certified, one broken, two in between."""
+    pairs = [(0.2, 0.4), (0.05, 0.07), (0.03, 0.2), (0.02, None)]
+    proofs = [replace(PROOF, radius=low, attack_radius=high) for low, high in pairs]
+    html, markdown = reports(run_dir, proofs)
+    assert (
+        "| crown | the network | proof | 4 | 0.04 (L∞) | 0.3 | [25.0, 75.0] at ε = 0.1 |"
+        in markdown
+    )
+    assert "[25.0, 75.0] at ε = 0.1" in html
+    assert "Nothing is claimed of &lt;other&gt; inputs." in html
+    assert (run_dir / "plots" / "sandwich-crown.svg").exists()
+
+
+def test_smoothing_speaks_of_another_classifier(run_dir: Path) -> None:
+    abstained = replace(SMOOTHED, radius=0.0, prediction=None, hits=500)
+    _, markdown = reports(run_dir, [SMOOTHED, SMOOTHED, SMOOTHED, abstained])
+    assert (
+        "| smoothing | the smoothed classifier | 99.9% | 4 | 0.3 (L2) | – "
+        "| ≥ 75.0 without attack (1 abstained) |" in markdown
+    )
+    assert not list((run_dir / "plots").glob("sandwich*"))
+
+
+def test_without_certificates_nothing_is_said(run_dir: Path) -> None:
+    html, markdown = (path.read_text(encoding="utf-8") for path in write_report(run_dir))
+    assert "Certificates" not in html + markdown
+
+
+def test_a_proof_beyond_an_attack_stops_the_report(run_dir: Path) -> None:
+    with pytest.raises(
+        SandwichViolation, match=r"example.* 0 \(certified 0\.5, attacked at 0\.4\)"
+    ):
+        reports(run_dir, [replace(PROOF, radius=0.5)])
