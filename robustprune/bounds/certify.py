@@ -253,7 +253,7 @@ def _in_batches(
     with plain_arithmetic(), evaluating(graph.model):
         sample = torch.cat((x[:2], x.new_zeros(2, *x.shape[1:])))[:2]
         program = graph.program(sample.double())
-        _check_trace(graph.model, program, sample)
+        _check_trace(graph, sample)
         return torch.cat([bound(program, part) for part in _rows(x, batch_size)])
 
 
@@ -264,13 +264,13 @@ def _rows(x: Tensor, batch_size: int | None) -> list[Tensor]:
     return [rows[begin : begin + step] for begin in range(0, max(len(x), 1), step)]
 
 
-def _check_trace(model: nn.Module, program: Program, sample: Tensor) -> None:
+def _check_trace(graph: BoundGraph, sample: Tensor) -> None:
     """Raise ValueError where the trace does not compute what the model computes."""
-    dtype = _dtype(model, sample)
-    logits = model(sample.to(dtype)).double()
-    assert program.logits is not None
-    allowed = max(SAME, 100 * torch.finfo(dtype).eps) * (1 + logits.abs().amax())
-    if bool((logits - program.logits).abs().amax() > allowed):
+    sample = sample.to(_dtype(graph.model, sample))
+    traced, logits = graph.program(sample).logits, graph.model(sample)
+    assert traced is not None
+    allowed = max(SAME, 100 * torch.finfo(logits.dtype).eps) * (1 + logits.abs().amax())
+    if bool((logits - traced).abs().amax() > allowed):
         raise ValueError(
             "the trace of the model's operations computes other logits than the model: hooks, "
             "operations in place on a value that is used again, or randomness; remove them"
