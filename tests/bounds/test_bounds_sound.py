@@ -5,9 +5,10 @@ import torch
 from bounds_nets import NETS, random_net
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from attacks import APGD, PGD, ThreatModel
-from robustprune.bounds import METHODS, margin_bounds, output_bounds
+from robustprune.bounds import METHODS, linear, margin_bounds, output_bounds
 
 RADIUS = {"linf": 0.08, "l2": 0.3, "l1": 0.6}
 
@@ -86,3 +87,22 @@ def test_a_split_batch_gives_the_same(name):
     )
     one = margin_bounds(model, x[3:4], y[3:4], threat.select(torch.tensor([3])))
     torch.testing.assert_close(one, whole[3:4], rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", sorted(NETS))
+def test_places_bounded_alone_or_together_get_the_same(name, monkeypatch):
+    model, x, y = random_net(name, 9)
+    if name == "mlp":  # no places at all; here, windows that lie in the padding altogether
+        model = nn.Sequential(
+            *(nn.Conv1d(1, 2, 3, padding=4), nn.ReLU(), nn.Conv1d(2, 2, 2, stride=3, padding=5)),
+            *(nn.ReLU(), nn.Conv1d(2, 2, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)),
+        ).double()
+        x = x[:, None]
+        y = model(x).argmax(1)
+    for threat in (ThreatModel("linf", 0.05), ThreatModel("l1", 0.4, (0.0, 1.0))):
+        bounds = []
+        for rows, chunk in ((1, 1), (10**9, 10**9)):
+            monkeypatch.setattr(linear, "ROWS", rows)
+            monkeypatch.setattr(linear, "CHUNK", chunk)
+            bounds.append(margin_bounds(model, x, y, threat))
+        torch.testing.assert_close(*bounds, rtol=0, atol=1e-10)
