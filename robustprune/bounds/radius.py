@@ -41,7 +41,7 @@ def certified_radius(
         norm, bounds: of the threat model.
         eps_max: no ε beyond it is tried.
         rounds: values of ε tried in all; each halves the gap once there is one.
-        others: as ``margin_bounds``.
+        method, steps, batch_size: as ``margin_bounds``.
 
     Returns:
         (N,), float64; 0 where x is misclassified or no ε tried was certified.
