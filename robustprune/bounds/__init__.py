@@ -5,15 +5,10 @@ with rounding paid for; ``interval_margins`` and ``crown_ibp_margins`` are diffe
 training.  ``trace`` a model once where it is bounded often.
 """
 
-from robustprune.bounds.certify import (
-    METHODS,
-    BoundMethod,
-    certified,
-    certified_radius,
-    margin_bounds,
-    output_bounds,
-)
+from robustprune.bounds.certify import certified, margin_bounds, output_bounds
+from robustprune.bounds.checks import METHODS, BoundMethod
 from robustprune.bounds.graph import BoundGraph, trace
+from robustprune.bounds.radius import certified_radius
 from robustprune.bounds.training import crown_ibp_margins, interval_margins
 
 __all__ = [

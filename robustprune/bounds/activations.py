@@ -99,14 +99,17 @@ class Rectifier(Elementwise):
         """
         lo, hi = box.lo.unsqueeze(1), box.hi.unsqueeze(1)
         crossing = (lo < 0) & (hi > 0)
-        settled = torch.where(lo >= 0, 1.0, self.slope).to(lo)
+        slope = lo.new_tensor(self.slope)
+        settled = torch.where(lo >= 0, 1.0, slope)
         gap = torch.where(crossing, hi - lo, 1.0)
         upper = torch.where(crossing, (hi - self.slope * lo) / gap, settled)
         # convex: f(z) − s z is largest at an end
         shift = torch.maximum(self.slope * lo - upper * lo, hi - upper * hi)
         shift = torch.where(crossing, shift.clamp(min=0) + 4 * EPS * box.size.unsqueeze(1), 0.0)
-        lower = torch.where(hi > -lo, 1.0, self.slope).to(lo) if choice is None else choice
-        lower = torch.where(crossing, lower.clamp(self.slope, 1), settled)
+        lower = torch.where(hi > -lo, 1.0, slope) if choice is None else choice
+        # not clamp: torch 2.14 gives it no gradient at the ends of its range, where choices start
+        lower = torch.minimum(lower, torch.ones_like(lower)).maximum(slope)
+        lower = torch.where(crossing, lower, settled)
         return Lines(lower, None, upper, shift, lower)
 
 
@@ -147,11 +150,10 @@ def _under_tanh(lo: Tensor, hi: Tensor, touch: Tensor | None) -> tuple[Tensor, T
     (hi, tanh hi).  The default is the midpoint, or as near as that allows: the area below a line
     is (hi − lo) times its height at the midpoint.
     """
-    with torch.no_grad():
-        gap = torch.where(hi > lo, hi - lo, 1.0)
-        chord = torch.where(hi > lo, (hi.tanh() - lo.tanh()) / gap, _slope(lo))
-        chord_below = _slope(lo) >= chord
-        latest = torch.where(hi <= 0, hi, _tangent_through(lo, hi))
+    gap = torch.where(hi > lo, hi - lo, 1.0)
+    chord = torch.where(hi > lo, (hi.tanh() - lo.tanh()) / gap, _slope(lo))
+    chord_below = _slope(lo) >= chord
+    latest = torch.where(hi <= 0, hi, _tangent_through(lo, hi))
     if touch is None:
         touch = (lo + hi) / 2
     touch = torch.minimum(torch.maximum(touch, lo), latest)
@@ -173,11 +175,17 @@ def _slope(z: Tensor) -> Tensor:
 def _tangent_through(lo: Tensor, hi: Tensor) -> Tensor:
     """The d ≤ 0 at which the tangent of tanh passes through (hi, tanh hi), hi ≥ 0; not below lo.
 
-    Bisection of tanh'(d)(hi − d) − (tanh hi − tanh d), which rises with d.
+    Bisection of g(d) = tanh'(d)(hi − d) − (tanh hi − tanh d), which rises with d; a last Newton
+    step carries the gradient in hi.
     """
-    below, above = lo.clamp(max=0), torch.zeros_like(lo)
-    for _ in range(HALVINGS):
-        middle = (below + above) / 2
-        high = _slope(middle) * (hi - middle) >= hi.tanh() - middle.tanh()
-        below, above = torch.where(high, below, middle), torch.where(high, middle, above)
-    return above
+    with torch.no_grad():
+        below, above = lo.clamp(max=0), torch.zeros_like(lo)
+        for _ in range(HALVINGS):
+            d = (below + above) / 2
+            high = _slope(d) * (hi - d) >= hi.tanh() - d.tanh()
+            below, above = torch.where(high, below, d), torch.where(high, d, above)
+        d = above
+        rise = -2 * d.tanh() * _slope(d) * (hi - d)  # g'(d)
+    g = _slope(d) * (hi - d) - (hi.tanh() - d.tanh())
+    steep = (rise > 1e-6) & (g.abs() < 1e-6 * rise)
+    return d - torch.where(steep, g / torch.where(steep, rise, 1.0), 0.0)

@@ -79,7 +79,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "mean": tensors.mean,
     "sum": tensors.total,
     "pad": tensors.pad,
-    "dropout": tensors.dropout,
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d"), tensors.dropout),
     "size": tensors.sizes,
     "dim": lambda p, z: z.sample.dim(),
     "getattr": tensors.attribute,

@@ -75,6 +75,8 @@ def cat(p: Program, tensors: Sequence[Value], dim: int = 0) -> Value:
 
 
 def averaged(p: Program, input: Value, function: Callable[[Tensor], Tensor]) -> Value:
+    if bool((function(torch.ones_like(input.sample[:1])) < 0).any()):
+        raise Unsupported("an average with a negative divisor")
     return p.add(affine.average(function, tuple(input.sample.shape[1:])), input)
 
 
