@@ -66,8 +66,13 @@ class Run:
             mode=inner.mode,
         )
 
-    def robust(self) -> tuple[Objective, BatchLoader | Repeated]:
-        """The outer objective of everything that is trained robustly, and its batches."""
+    def robust(self, epochs: int) -> tuple[Objective, BatchLoader | Repeated]:
+        """The outer objective of everything that is trained robustly, and its batches.
+
+        Args:
+            epochs: of the training, of which certified objectives take the first half to let ε
+                grow, unless inner.warmup says otherwise.
+        """
         section, warmup, loader = self.config.objective, self.config.inner.warmup, self.loader()
         attack = self.inner_attack()
         if section.name == "trades":
@@ -78,9 +83,13 @@ class Run:
         if section.name == "gaussian":
             return Gaussian(section.sigma), loader
         if section.name == "ibp" or section.name == "crown-ibp":
-            return Certified(
-                self.threat, method=section.name, warmup=warmup, kappa=section.kappa
-            ), loader
+            certified = Certified(
+                self.threat,
+                method=section.name,
+                warmup=warmup or epochs / 2,
+                kappa=section.kappa,
+            )
+            return certified, loader
         if section.name == "free":
             free = Free(self.threat, step_size=self.config.inner.step_size)
             return free, Repeated(loader, section.replays)
@@ -179,10 +188,5 @@ def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
         raise ValueError(f"harp learns each layer's rate, and pattern {search.pattern} fixes it")
     if config.objective.name == "trades" and config.inner.attack != "pgd":
         raise ValueError(f"objective trades needs inner.attack pgd, got {config.inner.attack}")
-    if config.objective.name in ("ibp", "crown-ibp") and config.inner.warmup == 0:
-        raise ValueError(
-            f"objective {config.objective.name} needs inner.warmup, the epochs in which eps grows; "
-            "try half the epochs of the search"
-        )
     if config.loop.patience is not None and config.task.validation == 0:
         raise ValueError("loop.patience needs a validation split; set task.validation to 0.1, say")

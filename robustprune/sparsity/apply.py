@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
@@ -30,8 +31,8 @@ def maskable_layers(model: nn.Module, *, dense: Iterable[str] = ()) -> dict[str,
     embeddings) are left out: a mask on one would silently change the other.
 
     Args:
-        dense: layers to leave whole: "first", "last" (by registration order), or the name of a
-            module or of its weight.
+        dense: layers to leave whole: "first", "last" (by registration order), the name of a
+            module or of its weight, or a pattern of such names ("stages.0.*").
 
     Raises:
         ValueError: an unknown name in `dense`, or nothing left to mask.
@@ -50,8 +51,8 @@ def maskable_layers(model: nn.Module, *, dense: Iterable[str] = ()) -> dict[str,
         names = list(layers)
         if wanted in ("first", "last") and names:
             left_out.add(names[0 if wanted == "first" else -1])
-        elif wanted in layers or f"{wanted}.weight" in layers:
-            left_out.add(wanted if wanted in layers else f"{wanted}.weight")
+        elif found := fnmatch.filter(names, wanted) + fnmatch.filter(names, f"{wanted}.weight"):
+            left_out.update(found)
         else:
             raise ValueError(
                 f"cannot keep {wanted!r} dense: no such layer; use 'first', 'last' or one of "

@@ -135,8 +135,8 @@ def test_every_script_is_there_and_teaches(
 def test_methods_and_objectives_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     error = fails(capsys, tmp_path / "runs", "--method", "hydro")
     assert "search.methods.0='hydro' is not valid" in error
-    error = fails(capsys, tmp_path / "runs", "--objective", "ibp")
-    assert "needs inner.warmup" in error
+    error = fails(capsys, tmp_path / "runs", "--objective", "ipb")
+    assert "objective.name='ipb' is not valid" in error
     assert not (tmp_path / "runs").exists()
 
 

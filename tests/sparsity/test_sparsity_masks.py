@@ -73,6 +73,8 @@ def test_maskable_layers_are_found_and_left_out() -> None:
     assert list(maskable_layers(model)) == ["0.weight", "4.weight"]
     assert list(maskable_layers(model, dense=("first",))) == ["4.weight"]
     assert list(maskable_layers(model, dense=("4",))) == ["0.weight"]
+    assert list(maskable_layers(model, dense=("4*",))) == ["0.weight"]
+    assert list(maskable_layers(model, dense=("[0-3].weight",))) == ["4.weight"]
     with pytest.raises(ValueError, match="nothing to mask"):
         maskable_layers(model, dense=("first", "last"))
     with pytest.raises(ValueError, match=r"cannot keep 'nope' dense.*0\.weight, 4\.weight"):
