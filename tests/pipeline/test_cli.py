@@ -151,3 +151,25 @@ def test_run_and_report_commands(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "report.html" in capsys.readouterr().out
     assert main(["report", str(tmp_path)]) == 2
     assert "metrics.json" in capsys.readouterr().err
+
+
+def test_verify_answers_by_its_exit_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = [*QUICK, "certify={method: crown-ibp, examples: 3}"]
+    command = ["run", "rst_ecg200", "--out", str(tmp_path), "--quiet", "--set", *quick]
+    assert main(command) == 0
+    (file,) = tmp_path.rglob("certificates.jsonl")
+    capsys.readouterr()
+    assert main(["verify", str(file.parent), "--seed", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "labels" in shown
+    assert "weights" in shown
+    lines = file.read_text().splitlines(keepends=True)
+    label = '"label": 1' if '"label": 1' in lines[1] else '"label": 0'
+    other = '"label": 0' if label.endswith("1") else '"label": 1'
+    file.write_text("".join([lines[0], lines[1].replace(label, other), *lines[2:]]))
+    assert main(["verify", str(file.parent), "--seed", "1"]) == 1
+    assert "the data say another label" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "nowhere")]) == 2
+    assert "there is no run directory" in capsys.readouterr().err
