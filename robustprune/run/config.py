@@ -1,6 +1,6 @@
 """The description of a run: one YAML file, checked, with dotted overrides.
 
-Every field has its meaning in the comment beside it; `configs/*.yaml` are complete examples.
+The sections and their fields are in `sections.py`; `configs/*.yaml` are complete examples.
 """
 
 from __future__ import annotations
@@ -8,211 +8,38 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from robustprune.run.sections import (
+    METHODS,
+    OBJECTIVES,
+    AdmmSection,
+    CertifySection,
+    EvaluationSection,
+    FinetuneSection,
+    InnerSection,
+    LoopSection,
+    LotterySection,
+    ModelSection,
+    ObjectiveSection,
+    OneShotSection,
+    ScoresSection,
+    SearchSection,
+    Section,
+    TaskSection,
+    ThreatSection,
+    TrainingSection,
+)
 from robustprune.run.suggest import did_you_mean
 
-
-def _number(value: object) -> object:
-    """Allow fractions such as 8/255, the way papers write them."""
-    if isinstance(value, str) and "/" in value:
-        try:
-            return float(Fraction(value))
-        except (ValueError, ZeroDivisionError):
-            return value
-    return value
+__all__ = ["METHODS", "OBJECTIVES", "Config", "TrainingSection", "load_config", "parse_config"]
 
 
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Positive = Annotated[Number, Field(gt=0)]
-NonNegative = Annotated[Number, Field(ge=0)]
-Density = Annotated[Number, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TaskSection(_Section):
-    name: str = "ecg200"  # a name from `robustprune.tasks.task_names()`, or ucr:<Name>
-    path: Path | None = None  # of tasks "npz" (the file), "csv" and "series" (TRAIN or folder)
-    bounds: tuple[Number, Number] | None = None  # valid input range of task "npz"
-    # Series of unequal length and missing values, of tasks ucr:<Name>, "csv" and "series"
-    length: Literal["refuse", "pad", "truncate"] = "refuse"
-    missing: Literal["refuse", "interpolate", "zero"] = "refuse"
-    label: Literal["first", "last"] = "first"  # column of task "csv"
-    batch_size: Count = 25
-    augment: bool = True  # the task's own augmentation, where it has one
-    # Part of the training data held out to choose the epoch; 0 takes the last epoch.
-    validation: Annotated[Number, Field(ge=0, lt=1)] = 0.0
-
-
-class ModelSection(_Section):
-    name: str = "fcn"
-    options: dict[str, Any] = {}  # the network's own options, such as widths
-
-
-class ThreatSection(_Section):
-    norm: Literal["linf", "l2", "l1"] = "linf"
-    eps: Positive = 0.1  # input units; fractions such as 8/255 are understood
-
-
-class InnerSection(_Section):
-    """The inner maximisation of training."""
-
-    attack: Literal["pgd", "fgsm", "fgsm_rs"] = "pgd"
-    steps: Count = 7  # PGD only
-    step_size: Positive | None = None  # input units; default 2.5·eps/steps, or the attack's own
-    mode: Literal["eval", "train"] = "eval"  # of batch norm while the attack runs
-    warmup: NonNegative = 0.0  # epochs in which eps grows from zero
-
-
-class OptimizerSection(_Section):
-    name: Literal["sgd", "adam"] = "sgd"
-    lr: Positive = 0.1
-    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NonNegative = 5e-4
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
-    milestones: tuple[int, ...] = ()  # epochs of schedule "step": lr divided by 10 at each
-    warmup: NonNegative = 0.0  # epochs
-
-
-class TrainingSection(_Section):
-    epochs: Count = 100
-    optimizer: OptimizerSection = OptimizerSection()
-
-
-Weights = Literal["random", "natural", "adversarial"]
-Trained = Literal["natural", "adversarial"]
-Method = Literal[
-    "rst",
-    "admm",
-    "admm_l1",
-    "hydra",
-    "harp",
-    "lottery",
-    "magnitude",
-    "random",
-    "snip",
-    "grasp",
-    "obd",
-    "obd_ggn",
-]
-METHODS: tuple[Method, ...] = get_args(Method)
-
-
-ObjectiveName = Literal["adversarial", "trades", "mart", "free", "gaussian", "ibp", "crown-ibp"]
-OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
-
-
-class ObjectiveSection(_Section):
-    """The outer objective of everything that is trained robustly."""
-
-    name: ObjectiveName = "adversarial"
-    beta: Positive = 6.0  # weight of the robust term of trades; mart's λ is mostly 5
-    sigma: Positive = 0.25  # of gaussian, in input units
-    replays: Count = 4  # of free: each batch comes so often in a row
-    kappa: Annotated[Number, Field(ge=0, le=1)] = 0.5  # clean share of ibp and crown-ibp at the end
-
-
-class LoopSection(_Section):
-    """What every training has in common."""
-
-    average: Annotated[Number, Field(gt=0, lt=1)] | None = None  # decay of a weight average
-    patience: Count | None = None  # epochs without a better validation before a training ends
-    amp: bool = False  # bfloat16 where torch finds it safe
-
-
-class SearchSection(TrainingSection):
-    """Which networks are allowed, for all methods; with the training and options of rst."""
-
-    methods: tuple[Method, ...] = Field(default=("rst",), min_length=1)
-    density: tuple[Density, ...] = Field(default=(0.5,), min_length=1)  # kept fractions
-    pattern: str = "element"  # element, row, kernel, filter, channel, column, 4x4, 2:4, ...
-    # layer, global, erk, or a density for each layer by its parameter name
-    allocate: Literal["layer", "global", "erk"] | dict[str, Density] = "layer"
-    dense: tuple[str, ...] = ()  # layers left whole: first, last or names
-    weights: Weights = "random"  # of rst: random, or trained ones (RTT)
-    init: Literal[
-        "signed_kaiming_constant",
-        "kaiming_normal",
-        "kaiming_uniform",
-        "xavier_normal",
-        "xavier_constant",
-    ] = "signed_kaiming_constant"
-    fan_scaling: bool = False
-    bias_scale: NonNegative = 0.0  # random biases, U(-b, b) with b = bias_scale·√(2/fan in)
-    norm_shift: NonNegative = 0.0  # random shifts of batch norms, U(-norm_shift, 0)
-
-
-class AdmmSection(TrainingSection):
-    """Methods admm and admm_l1."""
-
-    weights: Trained = "adversarial"  # the dense baseline to start from
-    l1: Positive | None = None  # λ of admm_l1
-    rho: Positive = 1e-3
-    rho_growth: Positive = 1.3  # at each update, up to rho_max
-    rho_max: Positive = 1.0
-    every: Count = 20  # epochs between two updates of Z and U
-
-
-class ScoresSection(TrainingSection):
-    """Methods hydra and harp."""
-
-    weights: Trained = "adversarial"
-
-
-class LotterySection(TrainingSection):
-    """Method lottery: every round, and the ticket's last training, has these epochs."""
-
-    rounds: Count | None = None  # 1 is one-shot; default 20% of the survivors a round
-    rewind: Annotated[int, Field(ge=0)] = 0  # optimizer steps of the first training
-    controls: tuple[Literal["random", "reinit"], ...] = ("random", "reinit")
-
-
-class OneShotSection(_Section):
-    """Methods magnitude, random, snip, grasp, obd and obd_ggn."""
-
-    weights: Weights = "adversarial"
-    batches: Count = 4  # that the data-driven criteria see
-
-
-class FinetuneSection(TrainingSection):
-    modes: tuple[Literal["inherit", "reinit", "full"], ...] = ("inherit", "reinit")
-    init: Literal["kaiming_normal", "kaiming_uniform", "signed_kaiming_constant"] = "kaiming_normal"
-
-
-class EvaluationSection(_Section):
-    """How robust accuracy is measured on the test set."""
-
-    examples: Count | None = None  # the first so many test examples; default all
-    batch_size: Count = 500
-    steps: Count = 20
-    step_size: Positive | None = None  # default 2.5·eps/steps
-    restarts: Count = 5
-    curve: bool = True  # accuracy against eps until it reaches zero
-    switch: bool = True  # random ticket switch (R2S) over the densities, when there are several
-
-
-class CertifySection(_Section):
-    """Certificates of the headline model on the first test examples: lower bounds on r*."""
-
-    # Deterministic bounds of the network, in the threat model's norm and bounds.
-    method: Literal["none", "ibp", "crown-ibp", "crown", "alpha-crown"] = "none"
-    examples: Count = 50
-    sigma: Positive | None = None  # smoothing: sd of the noise, input units; none without it
-    n0: Count = 100  # noise samples that select the class
-    n: Count = 10_000  # noise samples that certify it
-    alpha: Annotated[Number, Field(gt=0, lt=1)] = 0.001  # failure probability of each statement
-
-
-class Config(_Section):
+class Config(Section):
     name: str = Field(default="rst_ecg200", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     seed: Annotated[int, Field(ge=0)] = 0
     task: TaskSection = TaskSection()
