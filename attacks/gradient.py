@@ -147,25 +147,35 @@ class PGD:
         with attacking(model, self.mode):
             x = x.detach()
             if plain:
-                start = self._start(x, self.threat, generator)
-                return self._run(model, x, y, start, self.threat)
+                return self._run(model, x, y, self.threat, generator)
             return self._worst(model, x, y, generator)
 
-    def _start(self, x: Tensor, threat: ThreatModel, generator: torch.Generator | None) -> Tensor:
-        return threat.random_start(x, generator) if self.random_start else x
+    def _start(
+        self,
+        x: Tensor,
+        threat: ThreatModel,
+        project: Callable[[Tensor], Tensor],
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        return threat.random_start(x, generator, project=project) if self.random_start else x
 
     def _alpha(self, threat: ThreatModel) -> float | Tensor:
         if self.step_size is not None:
             return self.step_size
         return self.relative_step * threat.eps / self.steps
 
-    def _ascent(self, threat: ThreatModel, x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def _ascent(
+        self, threat: ThreatModel, x: Tensor, project: Callable[[Tensor], Tensor]
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """(x_adv, grad) ↦ the next point, with what depends on x computed once."""
-        project = threat.projector(x, exact=False)
         alpha = self._alpha(threat)
 
         def ascend(x_adv: Tensor, grad: Tensor) -> Tensor:
-            return project(x_adv + threat.step(threat.uphill(x, x_adv, grad), alpha))
+            uphill = threat.uphill(x, x_adv, grad)
+            if threat.norm == "linf" and not isinstance(alpha, Tensor):
+                # `threat.step` without its temporaries, which large images would feel
+                return project(torch.add(x_adv, uphill.sign(), alpha=alpha))
+            return project(x_adv + threat.step(uphill, alpha))
 
         return ascend
 
@@ -177,17 +187,24 @@ class PGD:
         return grad if velocity is None else self.momentum * velocity + grad
 
     def _run(
-        self, model: Model, x: Tensor, y: Tensor, x_adv: Tensor, threat: ThreatModel
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        generator: torch.Generator | None,
     ) -> Tensor:
         """The bare loop: K forward and K backward passes, nothing else."""
         loss = named_loss(self.loss)
-        ascend = self._ascent(threat, x)
+        project = threat.projector(x, exact=False)
+        x_adv = self._start(x, threat, project, generator)
+        ascend = self._ascent(threat, x, project)
         velocity = None
         for _ in range(self.steps):
             _, _, grad = loss_and_gradient(model, x_adv, y, loss)
             velocity = self._direction(grad, velocity)
             x_adv = ascend(x_adv, velocity)
-        return threat.project(x, x_adv)
+        return x_adv if threat.norm == "linf" else threat.project(x, x_adv)
 
     def _worst(
         self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator | None
@@ -199,9 +216,8 @@ class PGD:
         active = torch.arange(len(x), device=x.device)
         for _ in range(self.restarts):
             threat = self.threat.select(active)
-            x_adv = self._start(x[active], threat, generator)
             run = self._run_until_broken if self.early_stop else self._run
-            x_adv = run(model, x[active], y[active], x_adv, threat)
+            x_adv = run(model, x[active], y[active], threat, generator)
             logits = predict(model, x_adv, y[active])
             value = loss(logits, y[active]).to(x.dtype)
             broken = misclassified(logits, y[active])
@@ -214,14 +230,21 @@ class PGD:
         return worst
 
     def _run_until_broken(
-        self, model: Model, x: Tensor, y: Tensor, x_adv: Tensor, threat: ThreatModel
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        generator: torch.Generator | None,
     ) -> Tensor:
         """The same loop; every example leaves it at the first point that is misclassified."""
         loss = named_loss(self.loss)
+        project = threat.projector(x, exact=False)
+        x_adv = self._start(x, threat, project, generator)
         result = x_adv.clone()
         live = torch.arange(len(x), device=x.device)
         velocity = None
-        ascend = self._ascent(threat, x)
+        ascend = self._ascent(threat, x, project)
         for _ in range(self.steps):
             logits, _, grad = loss_and_gradient(model, x_adv, y[live], loss)
             check_finite(logits)
@@ -232,7 +255,8 @@ class PGD:
                 velocity = None if velocity is None else velocity[going]
                 if len(live) == 0:
                     break
-                ascend = self._ascent(threat.select(live), x[live])
+                still = threat.select(live)
+                ascend = self._ascent(still, x[live], still.projector(x[live], exact=False))
             velocity = self._direction(grad, velocity)
             x_adv = ascend(x_adv, velocity)
         result[live] = x_adv

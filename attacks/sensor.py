@@ -112,7 +112,13 @@ class BandLimited(ThreatModel):
             delta = self._band(inside)
         return delta
 
-    def random_start(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def random_start(
+        self,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        project: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Draw a direction of the band uniformly and its length as in a uniform ball.
 
         For L2 the point is uniform in the intersection.
@@ -123,7 +129,7 @@ class BandLimited(ThreatModel):
         dimension = channels * band_dimension(x.shape[-1], self.low, self.high)
         direction = geometry.unit(self._band(noise), self.norm)
         radius = rounded_down(self.eps, x) * per_example(depth ** (1 / max(1, dimension)), x)
-        return self.project(x, x + direction * radius)
+        return (project or self.projector(x))(x + direction * radius)
 
     def uphill(self, x: Tensor, x_adv: Tensor, grad: Tensor) -> Tensor:
         """The gradient's part in the band."""

@@ -180,10 +180,20 @@ class ThreatModel:
         """
         return self.projector(x)(x_adv)
 
-    def random_start(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw uniformly from the ball around x, then project on the bounds."""
+    def random_start(
+        self,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        project: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Draw uniformly from the ball around x, then project on the bounds.
+
+        Args:
+            project: ``projector(x)`` where the caller has it already.
+        """
         delta = geometry.uniform_in_ball(x, self.norm, rounded_down(self.eps, x), generator)
-        return self.project(x, x + delta)
+        return (project or self.projector(x))(x + delta)
 
     def uphill(self, x: Tensor, x_adv: Tensor, grad: Tensor) -> Tensor:
         """The gradient at x_adv with 0 where no step up it is allowed (see ``unblocked``).
