@@ -191,6 +191,7 @@ def pgd_section(model: nn.Module, x: Tensor, y: Tensor, eps: float, repetitions:
 
 def minimal_section(model: nn.Module, x: Tensor, y: Tensor, repetitions: int) -> None:
     adv_lib = peer("adv_lib.attacks")
+    right = model(x).argmax(1) == y  # the others have r* = 0 whatever the attack
     for steps in (30, 100):
         for name, norm in (("DDN", "l2"), ("FMN", "l2"), ("FMN", "linf"), ("DeepFool", "l2")):
             if name == "DeepFool" and steps != 100:
@@ -213,9 +214,9 @@ def minimal_section(model: nn.Module, x: Tensor, y: Tensor, repetitions: int) ->
 
             def describe(x_adv: Tensor, norm: str = norm) -> str:
                 broken = model(x_adv).argmax(1) != y
-                r = torch.where(broken, lengths(x_adv - x, norm), torch.inf)
-                r = r.sort().values
-                return f"median r* {r[len(r) // 2]:.5f}, success {broken.double().mean():.1%}"
+                r = torch.where(broken, lengths(x_adv - x, norm), torch.inf)[right]
+                r, share = r.sort().values, broken[right].double().mean()
+                return f"median r* {r[len(r) // 2]:.5f}, success {share:.1%}"
 
             title = f"{name}, {norm}, n = {len(x)}" + (
                 "" if name == "DeepFool" else f", {steps} steps"
