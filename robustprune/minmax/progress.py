@@ -86,7 +86,8 @@ class Meter:
 
     def _show(self) -> None:
         loss, clean, robust = self.averages()
-        self.bar.set_description(f"{self.title} · epoch {self.epoch + 1}/{self.epochs}")
+        title = f"{self.title} · epoch {self.epoch + 1}/{self.epochs}"
+        self.bar.set_description(title, refresh=False)  # `update` shows it, in its own rhythm
         figures = {"loss": f"{loss:.3f}", "clean": _percent(clean), "robust": _percent(robust)}
         self.bar.set_postfix(figures, refresh=False)
 
