@@ -59,12 +59,16 @@ class Plot:
 
 
 def looks(names: Sequence[str]) -> Mapping[str, Look]:
-    """A look for each different name, in order of first appearance."""
+    """A look for each different name, in order of first appearance.
+
+    When the colours come round again they meet other dashes and markers.
+    """
+    count = len(SERIES_COLOURS)
     return {
         name: Look(
-            SERIES_COLOURS[index % len(SERIES_COLOURS)],
-            _DASHES[index % len(_DASHES)],
-            _MARKERS[index % len(_MARKERS)],
+            SERIES_COLOURS[index % count],
+            _DASHES[(index + index // count) % len(_DASHES)],
+            _MARKERS[(index + 3 * (index // count)) % len(_MARKERS)],
         )
         for index, name in enumerate(dict.fromkeys(names))
     }

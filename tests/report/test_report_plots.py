@@ -161,3 +161,8 @@ def test_inline_svgs_share_no_id_and_every_reference_resolves(metrics: dict[str,
         assert 'role="img"' in svg
         assert "var(--series-3, #d55e00)" in svg
         assert "http" not in svg
+
+
+def test_forty_networks_look_different() -> None:
+    names = [str(number) for number in range(40)]
+    assert len(set(looks(names).values())) == 40
