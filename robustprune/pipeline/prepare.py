@@ -16,6 +16,7 @@ from robustprune.minmax import (
     Free,
     Gaussian,
     Mart,
+    Natural,
     Objective,
     Repeated,
     Trades,
@@ -75,6 +76,8 @@ class Run:
         """
         section, warmup, loader = self.config.objective, self.config.inner.warmup, self.loader()
         attack = self.inner_attack()
+        if section.name == "natural":  # a search on clean examples, such as a plain lottery ticket
+            return Natural(), loader
         if section.name == "trades":
             assert isinstance(attack, PGD), "`prepare` refuses trades without pgd"
             return Trades(attack, section.beta, warmup), loader

@@ -98,7 +98,9 @@ Method = Literal[
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
-ObjectiveName = Literal["adversarial", "trades", "mart", "free", "gaussian", "ibp", "crown-ibp"]
+ObjectiveName = Literal[
+    "adversarial", "natural", "trades", "mart", "free", "gaussian", "ibp", "crown-ibp"
+]
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 
 

@@ -86,7 +86,9 @@ def test_an_interrupted_lottery_goes_on_alike(
     assert run(config, tmp_path / "broken")[0] == straight
 
 
-@pytest.mark.parametrize("objective", ["trades", "mart", "free", "gaussian", "crown-ibp"])
+@pytest.mark.parametrize(
+    "objective", ["natural", "trades", "mart", "free", "gaussian", "crown-ibp"]
+)
 def test_each_objective_goes_with_each_search(
     small: Config, tmp_path: Path, objective: str
 ) -> None:
