@@ -24,6 +24,7 @@ class Meter:
         self, title: str, *, epochs: int, length: int | None, first: int, quiet: bool
     ) -> None:
         self.title, self.epochs, self.epoch = title, epochs, first
+        self.live = sys.stderr.isatty()  # a log file wants few lines
         self.bar = tqdm(
             total=epochs * length if length else None,
             initial=first * (length or 0),
@@ -31,7 +32,7 @@ class Meter:
             unit="step",
             dynamic_ncols=True,
             leave=False,
-            mininterval=0.1 if sys.stderr.isatty() else 10.0,  # a log file wants few lines
+            mininterval=0.1 if self.live else 10.0,
         )
         self._reset()
 
@@ -87,7 +88,7 @@ class Meter:
     def _show(self) -> None:
         loss, clean, robust = self.averages()
         title = f"{self.title} · epoch {self.epoch + 1}/{self.epochs}"
-        self.bar.set_description(title, refresh=False)  # `update` shows it, in its own rhythm
+        self.bar.set_description(title, refresh=self.live)
         figures = {"loss": f"{loss:.3f}", "clean": _percent(clean), "robust": _percent(robust)}
         self.bar.set_postfix(figures, refresh=False)
 
