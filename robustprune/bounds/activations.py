@@ -7,6 +7,7 @@ slope, optimised and rounded ones included.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,21 +34,24 @@ class Lines(NamedTuple):
     choice: Tensor
 
 
-class Elementwise:
+class Elementwise(ABC):
     """What all elementwise nonlinearities share; they are monotone with slopes in [0, 1]."""
 
     #: bound of |f(z)| − |z|, for the size of shifts (see ``rounding``)
     bounded_by: float = 0.0
     function_error: float = EPS
 
+    @abstractmethod
     def clean(self, z: Tensor) -> Tensor:
-        raise NotImplementedError
+        """f(z)."""
 
+    @abstractmethod
     def relax(self, box: Interval, choice: Tensor | None = None) -> Lines:
-        raise NotImplementedError
+        """Lines around f on the box, drawn with `choice` where it is given."""
 
+    @abstractmethod
     def unsettled(self, box: Interval) -> Tensor:
-        raise NotImplementedError
+        """Where tighter bounds of the input would give tighter lines."""
 
     def interval(self, *inputs: Interval, gamma: float) -> Interval:
         lo, hi = self.clean(inputs[0].lo), self.clean(inputs[0].hi)
