@@ -14,7 +14,7 @@ from robustprune.minmax.objectives import (
 )
 from robustprune.minmax.optimizers import OptimizerSpec
 from robustprune.minmax.resume import Checkpoint, EpochRecord
-from robustprune.minmax.train import Batches, TrainingDiverged, Validation, train
+from robustprune.minmax.train import Batches, LoopOptions, TrainingDiverged, Validation, train
 
 __all__ = [
     "Adversarial",
@@ -26,6 +26,7 @@ __all__ = [
     "EpochRecord",
     "Free",
     "Gaussian",
+    "LoopOptions",
     "Mart",
     "Natural",
     "Objective",

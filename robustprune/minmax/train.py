@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,18 @@ class Validation:
         return clean / n, None if self.attack is None else robust / n
 
 
+class LoopOptions(TypedDict, total=False):
+    """How a training runs, not what it learns: every search hands these on to `train`, whose
+    docstring explains them."""
+
+    amp: bool
+    device: torch.device | str
+    checkpoint: Checkpoint | None
+    title: str
+    quiet: bool
+    on_epoch: Callable[[EpochRecord], None]
+
+
 def train(
     model: nn.Module,
     loader: Batches,
@@ -71,10 +84,10 @@ def train(
     validation: Validation | None = None,
     average: float | None = None,
     amp: bool = False,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     checkpoint: Checkpoint | None = None,
     title: str = "training",
-    quiet: bool = True,
+    quiet: bool = False,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> list[EpochRecord]:
     """Minimise E[objective(model, x, y, epoch)] over `parameters`, in place.
@@ -90,7 +103,9 @@ def train(
         average: decay of an exponential moving average of the weights, which is then what is
             validated and returned; default none.
         amp: forward passes in bfloat16 where torch finds it safe (autocast).
+        device: where to train; default where the model is.
         checkpoint: resume from its file if that is there, and save to it.
+        title: of the progress bar and of errors.
         quiet: no progress bar.
         on_epoch: called with each epoch's record.
 
@@ -102,11 +117,11 @@ def train(
         TrainingDiverged: loss or weights became non-finite; the model is then back at the last
             good epoch.
     """
-    device = torch.device(device)
-    model.to(device)
     moving = list(parameters or (p for p in model.parameters() if p.requires_grad))
     if not moving:
         raise ValueError("nothing to train: no parameter requires a gradient")
+    device = moving[0].device if device is None else torch.device(device)
+    model.to(device)
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     descent = optimizer.build(moving)

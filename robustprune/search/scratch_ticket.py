@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import nn
+from typing_extensions import Unpack
 
 from attacks import Attack
 from robustprune.minmax import (
     Batches,
-    Checkpoint,
-    EpochRecord,
+    LoopOptions,
     Objective,
     OptimizerSpec,
     Validation,
@@ -20,7 +19,7 @@ from robustprune.minmax import (
 )
 from robustprune.search.initialise import InitName, initialise, shift_norms
 from robustprune.search.popup import ScoreTopK, random_scores
-from robustprune.search.ticket import Ticket, chosen_objective, device_of
+from robustprune.search.ticket import Ticket, chosen_objective, copy_on
 from robustprune.sparsity import (
     Allocation,
     bake,
@@ -50,12 +49,7 @@ def find_scratch_ticket(
     dense: Iterable[str] = (),
     seed: int = 0,
     validation: Validation | None = None,
-    amp: bool = False,
-    device: torch.device | str | None = None,
-    checkpoint: Checkpoint | None = None,
-    title: str | None = None,
-    quiet: bool = False,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """Search the mask m̂ of a network whose weights θ are never trained:
 
@@ -86,8 +80,7 @@ def find_scratch_ticket(
         seed: of θ and of the first scores. Batch order and random starts of the attack come from
             the loader and torch's global generator.
         validation: choose the epoch on held-out training data; default the last.
-        device: default the model's own.
-        checkpoint: resume from its file if that is there, and save to it.
+        loop: how the training runs, see `train`: amp, device, checkpoint, title, quiet, on_epoch.
 
     Returns:
         Ticket(masks, model, history).
@@ -99,9 +92,7 @@ def find_scratch_ticket(
     """
     check_pattern(pattern, check_density(density))
     objective = chosen_objective(attack, objective)
-    network = copy.deepcopy(model)
-    if device is not None:
-        network.to(device)
+    network = copy_on(model, loop.get("device"))
     layers = maskable_layers(network, dense=dense)
     generator = torch.Generator().manual_seed(seed)
     if init is not None:
@@ -121,6 +112,7 @@ def find_scratch_ticket(
         allocate=allocate,
         scores=random_scores(layers, generator=generator),
     )
+    loop.setdefault("title", f"ticket {density:.0%}")
     history = train(
         network,
         loader,
@@ -130,12 +122,7 @@ def find_scratch_ticket(
         parameters=constraint.parameters(),
         constraint=constraint,
         validation=validation,
-        amp=amp,
-        device=device or device_of(network),
-        checkpoint=checkpoint,
-        title=title or f"ticket {density:.0%}",
-        quiet=quiet,
-        on_epoch=on_epoch,
+        **loop,
     )
     masks = constraint.masks(network)
     return Ticket(masks, bake(network).requires_grad_(True), history)
