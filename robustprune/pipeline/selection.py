@@ -136,6 +136,7 @@ def chooser(
             values,
             method=method(model, pool, values, epoch),
             keep=section.keep,
+            balanced=section.balanced and section.keep != "positive",
             weighted=section.weighted,
         )
 

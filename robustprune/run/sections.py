@@ -122,6 +122,7 @@ class SelectionSection(Section):
     ] = "none"  # none trains on all
     # Part of the training examples, or positive: all whose value is above zero
     keep: Density | Literal["positive"] = 0.5
+    balanced: bool = True  # that part of each class, where keep is a fraction
     weighted: bool = False  # losses in proportion to the values, instead of all alike
     start: Annotated[int, Field(ge=0)] = 10  # epochs of each training before the first selection
     every: Count | None = None  # epochs between two selections; none for one only
