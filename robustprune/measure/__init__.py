@@ -1,7 +1,16 @@
 """What is measured: accuracy under attack (upper bounds on robustness), and cost."""
 
 from robustprune.measure.accuracy import Outcome, accuracy_curve, evaluate
+from robustprune.measure.comparison import (
+    PairedTest,
+    Ranking,
+    average_ranks,
+    bootstrap_interval,
+    holm,
+    paired_wilcoxon,
+)
 from robustprune.measure.cost import Cost, compare_cost
+from robustprune.measure.folds import Choice, choose_by_cross_validation, stratified_folds
 from robustprune.measure.statistics import (
     Proportion,
     Spread,
@@ -12,16 +21,25 @@ from robustprune.measure.statistics import (
 from robustprune.measure.switch import SwitchOutcome, evaluate_switch
 
 __all__ = [
+    "Choice",
     "Cost",
     "Outcome",
+    "PairedTest",
     "Proportion",
+    "Ranking",
     "Spread",
     "SwitchOutcome",
     "accuracy_curve",
+    "average_ranks",
+    "bootstrap_interval",
+    "choose_by_cross_validation",
     "compare_cost",
     "evaluate",
     "evaluate_switch",
     "expected_proportion",
+    "holm",
     "mean_sd",
+    "paired_wilcoxon",
     "proportion",
+    "stratified_folds",
 ]
