@@ -6,6 +6,7 @@ from robustprune.measure.comparison import (
     Ranking,
     average_ranks,
     bootstrap_interval,
+    groups,
     holm,
     paired_wilcoxon,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "evaluate",
     "evaluate_switch",
     "expected_proportion",
+    "groups",
     "holm",
     "mean_sd",
     "paired_wilcoxon",

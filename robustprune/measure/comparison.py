@@ -132,6 +132,20 @@ def average_ranks(results: Mapping[str, Sequence[float]], *, alpha: float = 0.05
     return Ranking(dict(named), p, critical, blocks)
 
 
+def groups(ranking: Ranking) -> list[tuple[str, ...]]:
+    """The largest runs of neighbours in rank whose ranks all lie within the critical difference:
+    the bars of a critical difference diagram. A method alone is no group."""
+    names, ranks = list(ranking.ranks), list(ranking.ranks.values())
+    found: list[tuple[str, ...]] = []
+    furthest = 0
+    for start in range(len(names)):
+        end = sum(rank - ranks[start] <= ranking.critical for rank in ranks)
+        if end - start > 1 and end > furthest:
+            found.append(tuple(names[start:end]))
+            furthest = end
+    return found
+
+
 def _differences(first: Sequence[float], second: Sequence[float]) -> np.ndarray:
     if len(first) != len(second) or len(first) == 0:
         raise ValueError(

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from scipy.stats import wilcoxon
 
 from robustprune.measure import (
+    Ranking,
     average_ranks,
     bootstrap_interval,
     choose_by_cross_validation,
+    groups,
     holm,
     paired_wilcoxon,
     stratified_folds,
@@ -90,7 +92,15 @@ def test_average_ranks_by_hand() -> None:
     assert ranking.critical == pytest.approx(2.343 * (3 * 4 / 24) ** 0.5, abs=2e-3)
     # 12·(5.5² + 6.5² + 12²)/(4·3·4) − 3·4·4 = 6.125; correction 1 − 6/(4·24) = 15/16
     assert ranking.p == pytest.approx(np.exp(-(6.125 / (15 / 16)) / 2))
+    assert groups(ranking) == [("a", "b", "c")]  # apart by 1.625, less than 1.657
     assert average_ranks({"a": [1, 2], "b": [1, 2], "c": [1, 2]}).p == 1.0
+
+
+def test_groups_are_the_longest_runs() -> None:
+    ranks = {"a": 1.0, "b": 2.0, "c": 2.4, "d": 4.0, "e": 6.0}
+    assert groups(Ranking(ranks, 0.01, 1.5, 9)) == [("a", "b", "c")]
+    assert groups(Ranking(ranks, 0.01, 2.0, 9)) == [("a", "b", "c"), ("b", "c", "d"), ("d", "e")]
+    assert groups(Ranking(ranks, 0.01, 0.3, 9)) == []
 
 
 def test_refusals() -> None:
