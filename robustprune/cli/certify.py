@@ -98,7 +98,7 @@ def _certify(options: argparse.Namespace) -> int:
         options.out,
         named=options.model,
         state=options.state,
-        settings=named_settings(options),
+        settings=named_settings(options, *fields),
         seed=options.seed,
         batch_size=options.batch_size,
         quiet=silent(options),

@@ -86,8 +86,13 @@ def load_own(options: argparse.Namespace) -> tuple[torch.nn.Module, Problem]:
     return model, Problem(x, y, ThreatModel(norm, eps, bounds), source)
 
 
-def named_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The options as they were given, for a file."""
-    hidden = ("run_command", "command", "quiet", "json", "data_dir", "device", "out")
-    chosen = {name: value for name, value in vars(options).items() if name not in hidden}
+def named_settings(options: argparse.Namespace, *others: str) -> dict[str, Any]:
+    """The options as they were given, and those in `others`, for a file."""
+    chosen = {name: getattr(options, name) for name in (*_NAMED, *others)}
     return {name: str(v) if isinstance(v, Path) else v for name, v in chosen.items()}
+
+
+_NAMED = (
+    *("model", "state", "config", "data", "norm", "eps", "bounds"),
+    *("examples", "batch_size", "seed", "overrides"),
+)
