@@ -72,6 +72,15 @@ def model_names() -> list[str]:
     return sorted(_MODELS)
 
 
+def model_summaries() -> dict[str, str]:
+    """Name -> what the network is, in a line."""
+    return {name: _first_line(_MODELS[name].build) for name in model_names()}
+
+
+def _first_line(build: Callable[..., nn.Module]) -> str:
+    return (build.__doc__ or "").strip().partition("\n")[0]
+
+
 def build_model(
     name: str, inputs: Inputs, *, options: Mapping[str, Any] | None = None
 ) -> nn.Module:

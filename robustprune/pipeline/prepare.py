@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from attacks import FGSM, PGD, ThreatModel
+from attacks import FGSM, PGD, Attack, ThreatModel
+from robustprune.measure import attack_set
 from robustprune.minmax import (
     Adversarial,
     Certified,
@@ -98,17 +99,17 @@ class Run:
             return free, Repeated(loader, section.replays)
         return Adversarial(attack, warmup), loader
 
-    def evaluation_attacks(self) -> dict[str, FGSM | PGD]:
+    def evaluation_attacks(self) -> dict[str, Attack]:
         """The attacks of the table; seeded, so that every model meets the same random starts."""
         section = self.config.evaluation
-        pgd = PGD(
+        return attack_set(
             self.threat,
             steps=section.steps,
             step_size=section.step_size,
             restarts=section.restarts,
+            more=section.more,
             seed=self.config.seed,
         )
-        return {"fgsm": FGSM(self.threat), f"pgd{section.steps}": pgd}
 
     def validation(self, *, attacked: bool) -> Validation | None:
         """Choose epochs on held-out training examples, under the attack of training."""

@@ -190,6 +190,11 @@ class EvaluationSection(Section):
     step_size: Positive | None = None  # default 2.5·eps/steps
     restarts: Count = 5
     curve: bool = True  # accuracy against eps until it reaches zero
+    # Besides FGSM and PGD; "autoattack" is the whole standard protocol.
+    more: tuple[Literal["apgd", "square", "autoattack"], ...] = ()
+    # r*, the distance to the nearest adversarial example, of the headline and the dense networks,
+    # on the first so many of these examples; 0 leaves it out.
+    minimal: Annotated[int, Field(ge=0)] = 0
     switch: bool = True  # random ticket switch (R2S) over the densities, when there are several
 
 

@@ -1,5 +1,6 @@
 """Data sets as `Task`s: packaged series, downloaded images, people's own arrays."""
 
+from robustprune.tasks.arrays import npz_examples
 from robustprune.tasks.batches import BatchLoader
 from robustprune.tasks.load import load_task, task_names
 from robustprune.tasks.split import digest, holdout
@@ -13,5 +14,6 @@ __all__ = [
     "digest",
     "holdout",
     "load_task",
+    "npz_examples",
     "task_names",
 ]
