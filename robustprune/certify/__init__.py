@@ -17,6 +17,7 @@ from robustprune.certify.sandwich import (
     robust_accuracy_interval,
 )
 from robustprune.certify.smoothing import ABSTAIN, SmoothingResult, certify, predict
+from robustprune.certify.synonyms import SynonymResult, certify_synonyms
 from robustprune.certify.verify import verify_certificates
 
 __all__ = [
@@ -27,7 +28,9 @@ __all__ = [
     "Manifest",
     "SandwichViolation",
     "SmoothingResult",
+    "SynonymResult",
     "certify",
+    "certify_synonyms",
     "check_sandwich",
     "file_digest",
     "limits",
