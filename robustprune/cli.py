@@ -6,13 +6,14 @@ import argparse
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 
-from robustprune.report import terminal_table, write_report
 from robustprune.run.config import METHODS, OBJECTIVES, Config, load_config
 from robustprune.run.packaged import config_names, config_path
 
@@ -159,6 +160,13 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars, no table")
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=15.0,
+        metavar="S",
+        help="keep a training's state after an epoch, at most every S seconds (default: 15)",
+    )
 
 
 def _run_script(options: argparse.Namespace) -> int:
@@ -178,18 +186,33 @@ def _run_script(options: argparse.Namespace) -> int:
         data_dir=options.data_dir,
         device=options.device,
         quiet=options.quiet,
+        checkpoint_seconds=options.checkpoint_seconds,
     )
 
 
 def run_pipeline(
-    config: Config, *, out: Path, data_dir: Path | None, device: str, quiet: bool
+    config: Config,
+    *,
+    out: Path,
+    data_dir: Path | None,
+    device: str,
+    quiet: bool,
+    checkpoint_seconds: float = 15.0,
 ) -> int:
     """Run the pipeline and show its table."""
     # Torch takes seconds to import: `--help` and a mistyped config answer before it does.
     from robustprune.pipeline import find_sparse_networks, prepare
+    from robustprune.report import terminal_table
     from robustprune.run.runtime import choose_device
 
-    run = prepare(config, out=out, data_dir=data_dir, device=choose_device(device), quiet=quiet)
+    run = prepare(
+        config,
+        out=out,
+        data_dir=data_dir,
+        device=choose_device(device),
+        quiet=quiet,
+        checkpoint_seconds=checkpoint_seconds,
+    )
     if not quiet:
         print(f"{config.name}, seed {config.seed}: {run.folder.path}", file=sys.stderr)
     metrics = find_sparse_networks(run)
@@ -247,6 +270,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _report(folder: Path) -> int:
+    from robustprune.report import write_report
+
     for path in write_report(folder):
         print(path)
     return 0
@@ -255,7 +280,9 @@ def _report(folder: Path) -> int:
 def _guarded(command: Callable[[], int]) -> int:
     """Run a command; what the user can mend is one line on stderr and exit status 2."""
     try:
-        return command()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return command()
     except (ValueError, OSError) as error:
         if os.environ.get("ROBUSTPRUNE_TRACEBACK"):
             traceback.print_exc()
@@ -264,3 +291,15 @@ def _guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line, without the place in the code that it comes from."""
+    print(f"warning: {' '.join(str(message).split())}", file=file or sys.stderr)

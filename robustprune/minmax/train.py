@@ -113,7 +113,7 @@ def train(
     progress = Progress()
     averaged = None if average is None else WeightAverage(model, average)
     parts = {"loader": loader, "constraint": constraint, "average": averaged}
-    if checkpoint is not None and checkpoint.path.exists():
+    if checkpoint is not None:
         progress = resume(checkpoint.path, model, descent, parts)
 
     def run_epoch() -> EpochRecord:

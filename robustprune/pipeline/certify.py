@@ -30,6 +30,7 @@ from robustprune.pipeline.fit import Fitted
 from robustprune.pipeline.prepare import Run
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir
+from robustprune.run.runtime import seed_stage
 from robustprune.tasks import Task
 
 
@@ -51,6 +52,7 @@ def certify_headline(run: Run, headline: Fitted) -> Path | None:
         return None
     if path.exists():
         return path
+    seed_stage(run.config.seed, FILE)
     x, y = certified_examples(run.config, run.task)
     x, y = x.to(run.device), y.to(run.device)
     batch_size = run.config.evaluation.batch_size
