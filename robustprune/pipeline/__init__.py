@@ -25,7 +25,15 @@ def find_sparse_networks(run: Run) -> dict[str, Any]:
 
     Returns:
         the content of metrics.json.
+
+    Raises:
+        ValueError: another process is at work in the run directory, or a file there is damaged.
     """
+    with run.folder.alone():
+        return _stages(run)
+
+
+def _stages(run: Run) -> dict[str, Any]:
     config = run.config
     sources = Sources(
         natural=fit_dense(run, "natural", config.natural, robust=False),

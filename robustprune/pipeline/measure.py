@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from attacks import PGD, check_attacks
@@ -24,6 +23,7 @@ from robustprune.measure import (
 from robustprune.pipeline.fit import Fitted
 from robustprune.pipeline.prepare import Run
 from robustprune.run.checkpoint import write_atomically
+from robustprune.run.runtime import seed_stage
 from robustprune.search import RandomTicketSwitch
 from robustprune.sparsity import MaskSet, full_masks
 
@@ -48,6 +48,7 @@ def measure_model(run: Run, fitted: Fitted, *, minimal: bool = False) -> dict[st
     file = f"measure/{fitted.name}.json"
     if (run.folder.path / file).exists():
         return dict(run.folder.read_json(file))
+    seed_stage(run.config.seed, file)
     section, attacks = run.config.evaluation, run.evaluation_attacks()
     x, y = test_examples(run)
     title = f"measuring {fitted.name}"
@@ -135,7 +136,7 @@ def measure_switch(run: Run, tickets: Sequence[Fitted]) -> dict[str, Any]:
     section = run.config.evaluation
     x, y = test_examples(run)
     switch = RandomTicketSwitch([t.model for t in tickets], seed=run.config.seed)
-    torch.manual_seed(run.config.seed)
+    seed_stage(run.config.seed, file)
     pgd = run.evaluation_attacks()[f"pgd{section.steps}"]
     assert isinstance(pgd, PGD)
     outcome = evaluate_switch(
@@ -184,6 +185,7 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
     if (run.folder.path / file).exists():
         checks = list(run.folder.read_json(file))
     else:
+        seed_stage(run.config.seed, file)
         x, y = test_examples(run)
         some = slice(SANITY_EXAMPLES)
         checks = [

@@ -43,6 +43,7 @@ class Run:
     device: torch.device
     folder: RunDir
     quiet: bool
+    checkpoint_seconds: float  # between two checkpoints of a training, which wait for its epoch
 
     def loader(self) -> BatchLoader:
         section = self.config.task
@@ -137,6 +138,7 @@ def prepare(
     data_dir: Path | None = None,
     device: torch.device | str = "cpu",
     quiet: bool = False,
+    checkpoint_seconds: float = 15.0,
 ) -> Run:
     """Load the data, check that the network fits them, and open the run directory.
 
@@ -155,7 +157,7 @@ def prepare(
     layers = maskable_layers(model, dense=config.search.dense)
     _check_search(config, layers)
     folder = open_run(config, out, environment(device))
-    return Run(config, task, training, held_out, threat, device, folder, quiet)
+    return Run(config, task, training, held_out, threat, device, folder, quiet, checkpoint_seconds)
 
 
 def task_of(config: Config, data_dir: Path | None) -> Task:
