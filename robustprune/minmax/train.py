@@ -97,6 +97,8 @@ def train(
     Args:
         loader: yields (x, y) batches; one with `state_dict`/`load_state_dict` keeps its place in
             a checkpoint, any other draws from torch's global generator, which is kept too.
+        objective: one with `before_epoch(model, epoch)` is told of each epoch (counted from 0)
+            before its first batch; one with a state, as above, keeps it in a checkpoint.
         parameters: what moves; default all parameters that require a gradient.
         constraint: what the search adds to the loop.
         validation: choose the epoch on held-out training data; default the last.
@@ -127,7 +129,13 @@ def train(
     descent = optimizer.build(moving)
     progress = Progress()
     averaged = None if average is None else WeightAverage(model, average)
-    parts = {"loader": loader, "constraint": constraint, "average": averaged}
+    before_epoch = getattr(objective, "before_epoch", None)
+    parts: dict[str, object] = {
+        "loader": loader,
+        "objective": objective,
+        "constraint": constraint,
+        "average": averaged,
+    }
     if checkpoint is not None:
         progress = resume(checkpoint.path, model, descent, parts)
 
@@ -141,6 +149,8 @@ def train(
     def run_epoch() -> EpochRecord:
         started, steps = time.monotonic(), 0
         model.train()
+        if before_epoch is not None:
+            before_epoch(model, progress.epoch)
         for x, y in loader:
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             if progress.step == 0:

@@ -55,7 +55,9 @@ def fit_dense(run: Run, name: str, section: TrainingSection, *, robust: bool) ->
 
     def make(checkpoint: Checkpoint) -> Ticket:
         model = run.fresh_model()
-        objective, loader = run.robust(section.epochs) if robust else (Natural(), run.loader())
+        objective, loader = (
+            run.robust(section.epochs, name) if robust else (Natural(), run.loader())
+        )
         history = train(
             model,
             loader,
@@ -80,7 +82,7 @@ def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
     section, name = run.config.finetune, f"{ticket.name}-{mode}"
 
     def make(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs)
+        objective, loader = run.robust(section.epochs, name)
         return finetune_ticket(
             Ticket(ticket.masks, ticket.model, []),
             loader,

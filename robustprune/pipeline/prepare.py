@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from robustprune.minmax import (
     Validation,
 )
 from robustprune.models import build_model
+from robustprune.pipeline.selection import check_selection, record, selective
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir, open_run
 from robustprune.run.runtime import environment
@@ -69,12 +71,13 @@ class Run:
             mode=inner.mode,
         )
 
-    def robust(self, epochs: int) -> tuple[Objective, BatchLoader | Repeated]:
+    def robust(self, epochs: int, name: str) -> tuple[Objective, BatchLoader | Repeated]:
         """The outer objective of everything that is trained robustly, and its batches.
 
         Args:
             epochs: of the training, of which certified objectives take the first half to let ε
                 grow, unless inner.warmup says otherwise.
+            name: of the model, whose folder keeps what was selected for it.
         """
         section, warmup, loader = self.config.objective, self.config.inner.warmup, self.loader()
         attack = self.inner_attack()
@@ -98,6 +101,12 @@ class Run:
         if section.name == "free":
             free = Free(self.threat, step_size=self.config.inner.step_size)
             return free, Repeated(loader, section.replays)
+        if self.config.selection.method != "none":
+            folder = self.folder.checkpoint(name).parent
+            objective = selective(
+                self.config, self.threat, loader, attack, self.held_out, partial(record, folder)
+            )
+            return objective, loader
         return Adversarial(attack, warmup), loader
 
     def evaluation_attacks(self) -> dict[str, Attack]:
@@ -180,6 +189,7 @@ def task_of(config: Config, data_dir: Path | None) -> Task:
 
 def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
     """What only fits together with the rest of the config, before anything is written."""
+    check_selection(config)
     search = config.search
     for density in search.density:
         check_pattern(search.pattern, density)

@@ -97,7 +97,7 @@ def scratch_ticket(run: Run, density: float, name: str, sources: Sources | None)
     section, trained = run.config.search, run.config.search.weights != "random"
 
     def make(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs)
+        objective, loader = run.robust(section.epochs, name)
         return find_scratch_ticket(
             sources.model(run, section.weights) if sources else run.fresh_model(),
             loader,
@@ -121,7 +121,7 @@ def _admm(run: Run, method: str, density: float, name: str, sources: Sources) ->
     section, l1 = run.config.admm, run.config.admm.l1 if method == "admm_l1" else None
 
     def make(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs)
+        objective, loader = run.robust(section.epochs, name)
         return prune_admm(
             sources.model(run, section.weights),
             loader,
@@ -144,7 +144,7 @@ def _scores(run: Run, method: ScoreMethod, density: float, name: str, sources: S
     section = run.config.scores
 
     def make(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs)
+        objective, loader = run.robust(section.epochs, name)
         return prune_scores(
             sources.model(run, section.weights),
             loader,
@@ -164,7 +164,7 @@ def _lottery(run: Run, density: float, name: str) -> Found:
     title = _title(run, "lottery ticket", density)
 
     def make(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs)
+        objective, loader = run.robust(section.epochs, name)
         ticket = find_lottery_ticket(
             run.fresh_model(),
             loader,
@@ -189,7 +189,7 @@ def _lottery(run: Run, density: float, name: str) -> Found:
 
     def control(kind: ControlName) -> Fitted:
         def make(checkpoint: Checkpoint) -> Ticket:
-            objective, loader = run.robust(section.epochs)
+            objective, loader = run.robust(section.epochs, f"{name}-{kind}")
             return train_control(
                 LotteryTicket(ticket.masks, ticket.model, [], start),
                 loader,

@@ -30,6 +30,7 @@ from robustprune.run.sections import (
     ScoresSection,
     SearchSection,
     Section,
+    SelectionSection,
     TaskSection,
     ThreatSection,
     TrainingSection,
@@ -49,6 +50,7 @@ class Config(Section):
     natural: TrainingSection = TrainingSection()  # dense baseline on clean examples
     adversarial: TrainingSection = TrainingSection()  # dense baseline under attack
     objective: ObjectiveSection = ObjectiveSection()
+    selection: SelectionSection = SelectionSection()
     loop: LoopSection = LoopSection()
     search: SearchSection = SearchSection()
     admm: AdmmSection = AdmmSection()

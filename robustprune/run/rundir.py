@@ -3,6 +3,7 @@
     runs/<name>-<digest>/seed<k>/
         config.yaml  env.json  log.jsonl  lock
         models/<name>/model.safetensors masks.safetensors history.jsonl     one folder a model
+        models/<name>/selection.safetensors             where its examples were selected
         model.safetensors  masks.safetensors                                the headline model
         measure/<name>.json  per_example.csv  metrics.json
         report.html  report.md

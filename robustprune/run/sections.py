@@ -114,6 +114,25 @@ class ObjectiveSection(Section):
     kappa: Annotated[Number, Field(ge=0, le=1)] = 0.5  # clean share of ibp and crown-ibp at the end
 
 
+class SelectionSection(Section):
+    """On which adversarial examples everything robust is trained; of objective adversarial."""
+
+    method: Literal[
+        "none", "knn_shapley", "data_shapley", "tracin", "boundary", "loss", "random"
+    ] = "none"  # none trains on all
+    # Part of the training examples, or positive: all whose value is above zero
+    keep: Density | Literal["positive"] = 0.5
+    balanced: bool = True  # that part of each class, where keep is a fraction
+    weighted: bool = False  # losses in proportion to the values, instead of all alike
+    start: Annotated[int, Field(ge=0)] = 10  # epochs of each training before the first selection
+    every: Count | None = None  # epochs between two selections; none for one only
+    clean_rest: bool = True  # what is not taken is trained on as it is, or else not at all
+    values: Literal["attacked", "clean"] = "attacked"  # which examples the candidates are for
+    pool_steps: Count | None = None  # of the PGD that makes the candidates; default as inner
+    neighbours: Count = 5  # K of knn_shapley
+    permutations: Annotated[int, Field(ge=2)] = 10  # of data_shapley
+
+
 class LoopSection(Section):
     """What every training has in common."""
 
