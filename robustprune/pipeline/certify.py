@@ -87,8 +87,7 @@ def certify_headline(run: Run, headline: Fitted) -> Path | None:
 
 def certified_examples(config: Config, task: Task) -> tuple[Tensor, Tensor]:
     """The first test examples, as many as the config wants certified."""
-    count = config.certify.examples
-    return task.test.x[:count], task.test.y[:count]
+    return task.test.batch(slice(config.certify.examples))
 
 
 def manifest_of(
