@@ -114,8 +114,7 @@ def issue(
 
 def certified_examples(config: Config, task: Task) -> tuple[Tensor, Tensor]:
     """The first test examples, as many as the config wants certified."""
-    count = config.certify.examples
-    return task.test.x[:count], task.test.y[:count]
+    return task.test.batch(slice(config.certify.examples))
 
 
 def manifest_of(

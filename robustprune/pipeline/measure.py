@@ -35,8 +35,8 @@ SANITY_EXAMPLES = 100
 
 def test_examples(run: Run) -> tuple[Tensor, Tensor]:
     """The test examples that are measured on, on the run's device."""
-    count = run.config.evaluation.examples
-    return run.task.test.x[:count].to(run.device), run.task.test.y[:count].to(run.device)
+    x, y = run.task.test.batch(slice(run.config.evaluation.examples))
+    return x.to(run.device), y.to(run.device)
 
 
 def measure_model(run: Run, fitted: Fitted, *, minimal: bool = False) -> dict[str, Any]:
