@@ -106,7 +106,7 @@ def scratch_ticket(run: Run, density: float, name: str, sources: Sources | None)
             init=None if trained else section.init,
             fan_scaling=section.fan_scaling,
             bias_scale=section.bias_scale,
-            norm_shift=section.norm_shift,
+            thresholds=section.thresholds,
             seed=run.config.seed,
             validation=run.validation(attacked=True),
             **_space(run),

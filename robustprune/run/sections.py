@@ -160,7 +160,8 @@ class SearchSection(TrainingSection):
     ] = "signed_kaiming_constant"
     fan_scaling: bool = False
     bias_scale: NonNegative = 0.0  # random biases, U(-b, b) with b = bias_scale·√(2/fan in)
-    norm_shift: NonNegative = 0.0  # random shifts of batch norms, U(-norm_shift, 0)
+    # Units of the first layer as random thresholds: lo, hi in standard deviations of each unit.
+    thresholds: tuple[Number, Number] | None = None
 
 
 class AdmmSection(TrainingSection):

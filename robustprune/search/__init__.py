@@ -2,7 +2,7 @@
 
 from robustprune.search.admm import prune_admm
 from robustprune.search.finetune import FINETUNE_MODES, FinetuneMode, finetune_ticket
-from robustprune.search.initialise import INITS, InitName, initialise, shift_norms
+from robustprune.search.initialise import INITS, InitName, draw_thresholds, initialise
 from robustprune.search.lottery import (
     CONTROLS,
     ControlName,
@@ -28,6 +28,7 @@ __all__ = [
     "RandomTicketSwitch",
     "ScoreMethod",
     "Ticket",
+    "draw_thresholds",
     "find_lottery_ticket",
     "find_scratch_ticket",
     "finetune_ticket",
@@ -35,6 +36,5 @@ __all__ = [
     "prune_admm",
     "prune_one_shot",
     "prune_scores",
-    "shift_norms",
     "train_control",
 ]

@@ -73,12 +73,8 @@ class BatchLoader:
         order = self._order(resumed=first > 0).to(self.split.y.device)
         for index in range(first, len(self)):
             chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-<<<<<<< HEAD
             self.indices = chosen
-            x, y = self.split.x.index_select(0, chosen), self.split.y.index_select(0, chosen)
-=======
             x, y = self.split.batch(chosen)
->>>>>>> lm
             if self.augment is not None:
                 x = self.augment(x, self._generator)
             # Before the yield: a state saved while this batch is in use continues after it.
