@@ -1,7 +1,8 @@
 """Scratch tickets against dense adversarially trained networks, over several seeds.
 
     python -m benchmarks.scratch_tickets --config rst_ecg200 --seeds 5
-    python -m benchmarks.scratch_tickets --config rst_mnist --dense width=4 units=null --data-dir DATA
+    python -m benchmarks.scratch_tickets --config rst_mnist --dense width=4 units=null \\
+        --data-dir DATA
 
 Trains, for each seed, the dense baseline and the ticket of every density of the config, measures
 both on the whole test set and prints mean ± sd in percent. With --dense the baseline is a
