@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -145,6 +145,23 @@ def prepare(
     Raises:
         ValueError, OSError: bad config, data or folder; the message is complete in one line.
     """
+    run = planned_run(config, out=out, data_dir=data_dir, device=device, quiet=quiet)
+    return replace(run, folder=open_run(config, out, environment(run.device)))
+
+
+def planned_run(
+    config: Config,
+    *,
+    out: Path,
+    data_dir: Path | None = None,
+    device: torch.device | str = "cpu",
+    quiet: bool = False,
+) -> Run:
+    """`prepare` without the run directory, which is neither made nor looked into.
+
+    Raises:
+        ValueError, OSError: as `prepare`.
+    """
     device = torch.device(device)
     task = task_of(config, data_dir)
     training, held_out = task.train, None
@@ -154,7 +171,7 @@ def prepare(
     model = build_model(config.model.name, task, options=config.model.options)
     layers = maskable_layers(model, dense=config.search.dense)
     _check_search(config, layers)
-    folder = open_run(config, out, environment(device))
+    folder = RunDir(config.folder(out))
     return Run(config, task, training, held_out, threat, device, folder, quiet)
 
 
