@@ -23,14 +23,22 @@ METHODS = {
     "obd_ggn": "one shot: the diagonal of the generalised Gauss-Newton matrix",
 }
 TASKS = {
+    "ag_news": "news in four classes, from --data-dir",
     "cifar10": "images (3, 32, 32), by torchvision or from --data-dir",
     "csv": "your own series, from a .csv file",
     "ecg200": "ECG200 of the UCR archive, packaged: 100 + 100 series of length 96",
     "fashion_mnist": "images (1, 28, 28), by torchvision or from --data-dir",
+    "imdb": "film reviews, from --data-dir",
     "mnist": "images (1, 28, 28), by torchvision or from --data-dir",
+    "mnli": "entailment of sentence pairs (GLUE), from --data-dir",
     "npz": "your own arrays: x_train, y_train, x_test, y_test",
+    "qnli": "does the sentence answer the question (GLUE), from --data-dir",
+    "qqp": "are two questions the same (GLUE), from --data-dir",
     "series": "your own series, from .tsv, .ts or .arff files",
     "sony_aibo_1": "SonyAIBORobotSurface1 of the UCR archive, packaged",
+    "sst2": "sentiment of sentences (GLUE), from --data-dir",
+    "sst2_sample": "600 + 160 sentences of SST-2, packaged",
+    "text": "your own sentences, from .tsv or .csv files",
     "ucr:<Name>": "any set of the UCR or UEA archive in --data-dir",
 }
 KINDS = ("methods", "tasks", "models", "attacks", "configs")

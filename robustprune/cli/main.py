@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import shtab
 
 import robustprune
-from robustprune.cli import certify, evaluate, listing, report, run, verify
+from robustprune.cli import certify, evaluate, listing, report, run, sweep, verify
 from robustprune.cli.shared import Parser, guarded
 
 _ABOUT = """\
 Find, train, measure and certify sparse networks that stay correct under adversarial perturbation.
 
   robustprune list                          what there is: methods, tasks, models, attacks, configs
+  robustprune run rst_ecg200 --dry-run      what a run will do and take, before it does
   robustprune run rst_ecg200                search, fine-tune, attack, certify, report
   robustprune COMMAND --help                more, with examples
 """
@@ -30,7 +31,7 @@ def parser() -> Parser:
     commands = whole.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=Parser
     )
-    for command in (run, evaluate, certify, verify, report, listing):
+    for command in (run, evaluate, certify, verify, report, sweep, listing):
         command.add(commands)
     return whole
 

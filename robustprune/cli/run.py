@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from robustprune.cli.dry_run import dry_run
 from robustprune.cli.shared import Parser, add_command, answer, path_argument, silent
 from robustprune.run.config import METHODS, OBJECTIVES, Config, load_config
 from robustprune.run.packaged import config_names, config_path
@@ -25,6 +26,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         "one\nconfig describes, in a folder of its own.",
         examples=(
             ("rst_ecg200", "a packaged config"),
+            ("rst_ecg200 --dry-run", "what it would do, how long, how much memory"),
             ("my.yaml --seed 3 --set threat.eps=8/255", "your own, with fields changed"),
             ("rst_mnist --data-dir ~/data --json", "one JSON object at the end"),
         ),
@@ -62,6 +64,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", help="seed of weights, batches and attacks")
     add_override_option(parser)
     add_place_options(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the whole config and what it will take, from a few measured steps; do nothing",
+    )
     path_argument(
         parser,
         "--out",
@@ -126,6 +133,8 @@ def chosen_config(options: argparse.Namespace) -> Config:
 def run_config(options: argparse.Namespace) -> int:
     """Run the pipeline and show its table."""
     config = chosen_config(options)
+    if options.dry_run:
+        return dry_run(config, options)
     # Torch takes seconds to import: `--help` and a mistyped config answer before it does.
     from rich.console import Console
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -156,6 +156,24 @@ def prepare(
     Raises:
         ValueError, OSError: bad config, data or folder; the message is complete in one line.
     """
+    run = planned_run(config, out=out, data_dir=data_dir, device=device, quiet=quiet)
+    folder = open_run(config, out, environment(run.device))
+    return replace(run, folder=folder, checkpoint_seconds=checkpoint_seconds)
+
+
+def planned_run(
+    config: Config,
+    *,
+    out: Path,
+    data_dir: Path | None = None,
+    device: torch.device | str = "cpu",
+    quiet: bool = False,
+) -> Run:
+    """`prepare` without the run directory, which is neither made nor looked into.
+
+    Raises:
+        ValueError, OSError: as `prepare`.
+    """
     device = torch.device(device)
     task = task_of(config, data_dir)
     training, held_out = task.train, None
@@ -165,8 +183,8 @@ def prepare(
     model = build_model(config.model.name, task, options=config.model.options)
     layers = maskable_layers(model, dense=config.search.dense)
     _check_search(config, layers)
-    folder = open_run(config, out, environment(device))
-    return Run(config, task, training, held_out, threat, device, folder, quiet, checkpoint_seconds)
+    folder = RunDir(config.folder(out))
+    return Run(config, task, training, held_out, threat, device, folder, quiet)
 
 
 def task_of(config: Config, data_dir: Path | None) -> Task:

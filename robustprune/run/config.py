@@ -66,6 +66,10 @@ class Config(Section):
         described = json.dumps(self.model_dump(mode="json", exclude={"seed"}), sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:8]
 
+    def folder(self, root: Path) -> Path:
+        """Where the run of this config and seed lies beneath `root`."""
+        return root / f"{self.name}-{self.digest()}" / f"seed{self.seed}"
+
     def to_yaml(self) -> str:
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
         return text

@@ -140,7 +140,7 @@ def open_run(config: Config, root: Path, env: Mapping[str, Any]) -> RunDir:
             at work in it.
         OSError: the folder cannot be written to.
     """
-    path = root / f"{config.name}-{config.digest()}" / f"seed{config.seed}"
+    path = config.folder(root)
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
