@@ -30,11 +30,12 @@ import torch
 from torch import nn
 
 from attacks import PGD, ThreatModel
-from benchmarks.timeseries_tables import tables
+from benchmarks.timeseries_tables import tables, write_plots
 from robustprune.measure import evaluate
 from robustprune.minmax import Adversarial, Natural, Objective, OptimizerSpec, train
 from robustprune.models import build_model
 from robustprune.pipeline.selection import chooser
+from robustprune.run.checkpoint import write_atomically
 from robustprune.run.sections import SelectionSection
 from robustprune.search import (
     find_lottery_ticket,
@@ -201,6 +202,8 @@ def measured(setting: Setting, model: nn.Module) -> dict[str, float | int]:
 def run(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "results.jsonl"
+    if file.exists():  # a last line that was cut short would spoil the next
+        write_atomically(file, "".join(json.dumps(row) + "\n" for row in read(file)))
     done = {(r["part"], r["set"], r["seed"], r["method"]) for r in read(file)}
     for seed in range(options.first_seed, options.seeds):
         for name in options.sets:
@@ -242,7 +245,10 @@ def main() -> None:
     options = parser.parse_args()
     if not options.table:
         run(options)
-    print(tables(read(options.out / "results.jsonl")))
+    rows = read(options.out / "results.jsonl")
+    print(tables(rows))
+    for path in write_plots(rows, options.out):
+        print(f"\n{path}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ class Script:
     config: str
     about: str
     examples: tuple[tuple[str, str], ...]
+    datasets: tuple[tuple[str, str], ...] = ()  # (name of a set, its config), for --dataset
 
 
 FIND_RST = Script(
@@ -87,6 +89,20 @@ COMPARE_METHODS = Script(
         ("--method admm hydra magnitude --density 0.05", "three of them"),
     ),
 )
+LOWDATA_TIMESERIES = Script(
+    "lowdata_timeseries.py",
+    "lowdata_ecg200",
+    "Few training series: natural and adversarial training, adversarial training on chosen "
+    "examples, 90% of the weights pruned under it, distances to the nearest adversarial example, "
+    "certificates, and an int8 file for a sensor device, in one report.",
+    (
+        ("--dataset ECG200", "100 training series"),
+        ("--dataset SonyAIBORobotSurface1", "20 training series"),
+        ("--dataset Coffee --data-dir ~/data", "another set of the UCR archive, with that config"),
+        ("--set selection.method=random", "a control: as many examples, drawn at random"),
+    ),
+    (("ECG200", "lowdata_ecg200"), ("SonyAIBORobotSurface1", "lowdata_sony")),
+)
 
 
 def run_script(script: Script, arguments: Sequence[str] | None = None) -> int:
@@ -101,5 +117,21 @@ def run_script(script: Script, arguments: Sequence[str] | None = None) -> int:
     )
     add_run_options(parser)
     add_output_options(parser)
+    if script.datasets:
+        names = ", ".join(name for name, _ in script.datasets)
+        parser.add_argument(
+            "--dataset", metavar="SET", help=f"{names}, or another UCR set of --data-dir"
+        )
     options = parser.parse_args(arguments)
+    if script.datasets and options.dataset:
+        _take_dataset(script, options)
     return guarded(lambda: run_config(options))
+
+
+def _take_dataset(script: Script, options: argparse.Namespace) -> None:
+    """The set's own config; for a set without one, the last, with the set in place of its own."""
+    known = dict(script.datasets)
+    options.config = known.get(options.dataset, script.datasets[-1][1])
+    if options.dataset not in known:
+        chosen = [f"name=lowdata_{options.dataset}", f"task.name=ucr:{options.dataset}"]
+        options.overrides = [*chosen, *options.overrides]

@@ -19,6 +19,7 @@ from robustprune.run.sections import (
     OBJECTIVES,
     AdmmSection,
     CertifySection,
+    DeploySection,
     EvaluationSection,
     FinetuneSection,
     InnerSection,
@@ -60,6 +61,7 @@ class Config(Section):
     finetune: FinetuneSection = FinetuneSection()
     evaluation: EvaluationSection = EvaluationSection()
     certify: CertifySection = CertifySection()
+    deploy: DeploySection = DeploySection()
 
     def digest(self) -> str:
         """Eight hex digits of everything but the seed: runs that differ only in it lie together."""

@@ -218,6 +218,12 @@ class EvaluationSection(Section):
     switch: bool = True  # random ticket switch (R2S) over the densities, when there are several
 
 
+class DeploySection(Section):
+    """Files of the headline model for other runtimes."""
+
+    int8: bool = False  # headline.onnx with static shapes and, calibrated, headline.int8.onnx
+
+
 class CertifySection(Section):
     """Certificates of the headline model on the first test examples: lower bounds on r*."""
 

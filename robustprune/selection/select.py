@@ -96,7 +96,7 @@ def _best(
         return chosen
     labels = y[ranked] if balanced else torch.zeros_like(ranked)
     taken = torch.zeros_like(ranked, dtype=torch.bool)
-    for label in labels.unique():
+    for label in set(labels.tolist()):
         members = (labels == label).nonzero().flatten()
         taken[members[: max(1, round(keep * len(members)))]] = True
     return ranked[taken]
