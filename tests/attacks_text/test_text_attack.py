@@ -13,13 +13,13 @@ from text_models import BagOfWords, same_for_all
 from torch import Tensor
 
 from attacks.text import (
+    ByWord,
     Lexicon,
     TextAttack,
     by_context,
     by_deletion,
     by_saliency,
     by_unknown,
-    by_word,
     deep_word_bug,
     is_stop_word,
     pwws,
@@ -43,7 +43,7 @@ SYNONYMS = {"good": ("fine", "decent"), "great": ("big", "fair"), "film": ("movi
 
 
 def attack(ranking: str = "deletion", **options: object) -> TextAttack:
-    candidates = by_word(lambda word: SYNONYMS.get(word, ()))
+    candidates = ByWord(lambda word: SYNONYMS.get(word, ()))
     return TextAttack("test", RANKINGS[ranking], candidates, **options)  # type: ignore[arg-type]
 
 
@@ -115,7 +115,7 @@ def test_the_fewest_words_are_changed_where_each_word_has_one_synonym(
         return sorted(steps, key=lambda step: -drop[step[0]])
 
     classify = BagOfWords(weights, bias=0.25)
-    greedy = TextAttack("test", by_drop, by_word(lambda word: one.get(word, ())))
+    greedy = TextAttack("test", by_drop, ByWord(lambda word: one.get(word, ())))
     [result] = greedy(classify, [" ".join(words)], [1])
     fewest = min(
         (
@@ -180,9 +180,9 @@ def test_stop_words_and_share_of_changes() -> None:
     def replace_all(word: str) -> tuple[str, ...]:
         return ("bad",)
 
-    free = TextAttack("t", by_deletion, by_word(replace_all))
-    kept = TextAttack("t", by_deletion, by_word(replace_all), constraints=(stop_words_kept,))
-    half = TextAttack("t", by_deletion, by_word(replace_all), constraints=(share_changed(0.5),))
+    free = TextAttack("t", by_deletion, ByWord(replace_all))
+    kept = TextAttack("t", by_deletion, ByWord(replace_all), constraints=(stop_words_kept,))
+    half = TextAttack("t", by_deletion, ByWord(replace_all), constraints=(share_changed(0.5),))
     classify = BagOfWords({"bad": -1.0}, bias=2.5)
     text = "the very best of the films"
     assert free(classify, [text], [1])[0].changed == 3
