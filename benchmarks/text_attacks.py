@@ -24,6 +24,7 @@ from attacks.text import (
     Classify,
     Neighbours,
     TextAttack,
+    TextResult,
     deep_word_bug,
     minilm,
     neighbour_attack,
@@ -73,8 +74,9 @@ class WordCNN(nn.Module):
         return ids
 
     def forward(self, ids: Tensor) -> Tensor:
-        hidden = self.conv(self.embedding(ids).mT).relu()
-        hidden = hidden.masked_fill((ids == 0)[:, None], 0.0)
+        padding = (ids == 0)[:, None]  # as if the sentence ended there, in whatever batch it is
+        hidden = self.conv(self.embedding(ids).mT.masked_fill(padding, 0.0)).relu()
+        hidden = hidden.masked_fill(padding, 0.0)
         logits: Tensor = self.head(hidden.amax(2))
         return logits
 
@@ -117,7 +119,7 @@ def read(path: Path) -> tuple[list[str], Tensor]:
 
 def seconds(
     attack: TextAttack, classify: Classify, texts: list[str], labels: list[int]
-) -> tuple[float, float, list]:  # type: ignore[type-arg]
+) -> tuple[float, float, list[TextResult]]:
     """Of the whole attack, and of the classifier within it."""
     inside = 0.0
 
@@ -164,7 +166,7 @@ def main() -> None:
             results = recheck(classify, results)
             runs.append(results)
             queries, queries_1 = (sum(r.queries for r in rs) for rs in (results, alone))
-            row = {
+            row: dict[str, object] = {
                 "victim": kind.__name__,
                 "attack": attack.name,
                 **vars(summarise(results)),

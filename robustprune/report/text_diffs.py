@@ -29,22 +29,22 @@ def text_diffs(results: Sequence[TextResult], *, most: int = 20) -> Markup:
 
 def diff_html(text: str, steps: Sequence[Diff]) -> Markup:
     """The text with what became of its words; `steps` as ``word_diff(text, other)`` gives them."""
-    gaps = iter(split(text).gaps)
+    original, at = split(text), 0
     parts = []
     for step in steps:
-        old = len(split(step.word))  # a step may hold several words, and as many gaps
-        between = [next(gaps) for _ in range(old)]
-        parts.append(escape(between[0] if between else " "))
+        end = at + len(split(step.word))  # a step may hold several words
+        parts.append(escape(original.gaps[at] if end > at else " "))
+        old, at = original.part(at, end), end
         if step.kind == "same":
-            parts.append(escape(step.word))
+            parts.append(escape(old))
             continue
-        if step.word:
-            parts.append(Markup("<del>{}</del>").format(step.word))
-        if step.word and step.replacement:
+        if old:
+            parts.append(Markup("<del>{}</del>").format(old))
+        if old and step.replacement:
             parts.append(Markup(" "))
         if step.replacement:
             parts.append(Markup("<ins>{}</ins>").format(step.replacement))
-    return Markup("").join([*parts, escape(next(gaps))])
+    return Markup("").join([*parts, escape(original.gaps[-1])])
 
 
 def _note(result: TextResult) -> str:
