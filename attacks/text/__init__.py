@@ -7,7 +7,7 @@ masked language models are loaded when a preset asks for them (``pip install rob
 
 from attacks.text.attack import Candidates, TextAttack
 from attacks.text.bugs import text_bugs, word_bugs
-from attacks.text.candidates import by_word
+from attacks.text.candidates import ByWord
 from attacks.text.constraints import (
     Constraint,
     edit_distance_within,
@@ -27,6 +27,7 @@ from attacks.text.language_models import (
 )
 from attacks.text.lexicon import Lexicon, wordnet
 from attacks.text.neighbours import Neighbours, first_of, token_vectors
+from attacks.text.peers import TextAttackRecipe, from_textattack
 from attacks.text.presets import (
     bert_attack,
     deep_word_bug,
@@ -49,6 +50,7 @@ from attacks.text.words import Words, split
 
 __all__ = [
     "STOP_WORDS",
+    "ByWord",
     "Candidates",
     "Classify",
     "Constraint",
@@ -59,6 +61,7 @@ __all__ = [
     "Neighbours",
     "SentenceEncoder",
     "TextAttack",
+    "TextAttackRecipe",
     "TextResult",
     "TextSummary",
     "Words",
@@ -67,10 +70,10 @@ __all__ = [
     "by_deletion",
     "by_saliency",
     "by_unknown",
-    "by_word",
     "deep_word_bug",
     "edit_distance_within",
     "first_of",
+    "from_textattack",
     "is_stop_word",
     "masked_language_model",
     "minilm",

@@ -26,6 +26,21 @@ class _Found(NamedTuple):
     status: Status
 
 
+def check_texts(texts: Sequence[str], labels: Sequence[int] | Tensor) -> list[int]:
+    """The labels as integers.
+
+    Raises:
+        ValueError: not one label a text, or a single string.
+    """
+    y = [int(label) for label in labels]
+    if isinstance(texts, str) or len(texts) != len(y):
+        raise ValueError(
+            f"{len(y)} labels do not fit {len(texts)} texts; pass a list of texts and one label "
+            "each"
+        )
+    return y
+
+
 @dataclass(frozen=True)
 class TextAttack:
     """Change one word after the other, in order of importance, until the class changes.
@@ -81,12 +96,7 @@ class TextAttack:
         self, classify: Classify, texts: Sequence[str], labels: Sequence[int] | Tensor
     ) -> list[TextResult]:
         """Attack every text; one result each, in their order."""
-        y = [int(label) for label in labels]
-        if isinstance(texts, str) or len(texts) != len(y):
-            raise ValueError(
-                f"{len(y)} labels do not fit {len(texts)} texts; pass a list of texts and one "
-                "label each"
-            )
+        y = check_texts(texts, labels)
         results: dict[int, TextResult] = {}
         ends = drive(
             self._searches(texts, y),

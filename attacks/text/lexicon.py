@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from attacks.text.inflect import ENDINGS, inflected, stems
+from attacks.text.words import split
 
 _PARTS = {"1": "noun", "2": "verb", "3": "adjective", "4": "adverb"}
 _NONE: frozenset[str] = frozenset()
@@ -144,4 +145,5 @@ def _both_ways(pairs: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
 
 
 def _single(word: str) -> bool:
-    return " " not in word and "_" not in word
+    """Whether it fits into one slot of a sentence."""
+    return split(word).words == (word,)

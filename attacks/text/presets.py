@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from attacks.text.attack import Candidates, TextAttack
 from attacks.text.bugs import text_bugs, word_bugs
-from attacks.text.candidates import by_word
+from attacks.text.candidates import ByWord
 from attacks.text.constraints import (
     Constraint,
     PartsOfSpeech,
@@ -56,7 +56,7 @@ def text_fooler(
     return TextAttack(
         "text_fooler",
         by_deletion,
-        by_word(_first(synonyms or wordnet().synonyms, count)),
+        ByWord(_first(synonyms or wordnet().synonyms, count)),
         constraints=(
             stop_words_kept,
             same_part_of_speech(parts_of_speech or wordnet().parts_of_speech),
@@ -89,7 +89,7 @@ def text_bugger(
     return TextAttack(
         "text_bugger",
         by_deletion,
-        by_word(text_bugs(synonyms or wordnet().synonyms, seed=seed)),
+        ByWord(text_bugs(synonyms or wordnet().synonyms, seed=seed)),
         constraints=(stop_words_kept,),
         embed=embed or minilm(),
         min_similarity=min_similarity,
@@ -117,7 +117,7 @@ def deep_word_bug(
     return TextAttack(
         "deep_word_bug",
         by_context(),
-        by_word(word_bugs(seed=seed)),
+        ByWord(word_bugs(seed=seed)),
         constraints=(
             stop_words_kept,
             words_of_length(min_length),
@@ -145,7 +145,7 @@ def pwws(
     return TextAttack(
         "pwws",
         by_saliency(),
-        by_word(synonyms or wordnet().synonyms),
+        ByWord(synonyms or wordnet().synonyms),
         constraints=(stop_words_kept,),
         queries=queries,
         batch_size=batch_size,
@@ -177,11 +177,11 @@ def bert_attack(
         queries, batch_size: as in ``TextAttack``.
 
     Raises:
-        ValueError: the proposals are embedding neighbours, which is `neighbour_attack`.
+        ValueError: the proposals are of the word alone, such as embedding neighbours.
     """
-    if isinstance(proposals, Neighbours):
+    if isinstance(proposals, (ByWord, Neighbours)):
         raise ValueError(
-            "proposals are embedding neighbours, which is not BERT-Attack; use "
+            "proposals look at a word without its sentence, which is not BERT-Attack; use "
             "neighbour_attack(neighbours), or pass masked_language_model(name)"
         )
     constraints: tuple[Constraint, ...] = (stop_words_kept, share_changed(max_changed))
@@ -221,7 +221,7 @@ def neighbour_attack(
     return TextAttack(
         "embedding_neighbours",
         by_unknown(mask),
-        by_word(neighbours),
+        ByWord(neighbours),
         constraints=(stop_words_kept, share_changed(max_changed)),
         embed=embed or minilm(),
         min_similarity=min_similarity,

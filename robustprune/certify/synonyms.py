@@ -126,6 +126,33 @@ def certify_synonyms(
     )
 
 
+def synonym_groups(
+    vocabulary: Sequence[str], synonyms: WordSets, *, most: int = 50
+) -> Callable[[str], tuple[str, ...]]:
+    """Cut the vocabulary and its synonyms into groups: every word of a group has the same set.
+
+    Words are taken in order, each with its synonyms in order; two groups are joined where the
+    result has at most `most` words.  With such sets o = 1 for every word: where the smoothed
+    classifier answers, any number of substitutions within the groups is certified.
+
+    Raises:
+        ValueError: `most` is below 1.
+    """
+    if most < 1:
+        raise ValueError(f"most={most} must be at least 1, as in 50 words")
+    group_of: dict[str, list[str]] = {}
+    for word in vocabulary:
+        own = group_of.setdefault(word, [word])
+        for synonym in synonyms(word):
+            other = group_of.setdefault(synonym, [synonym])
+            if other is not own and len(own) + len(other) <= most:
+                own += other
+                for member in other:
+                    group_of[member] = own
+    groups = {word: tuple(group) for word, group in group_of.items()}
+    return lambda word: groups.get(word, ())
+
+
 class _Sets:
     """P(word) with the word itself, in the word's case, without repetition."""
 

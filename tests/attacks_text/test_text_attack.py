@@ -13,17 +13,18 @@ from text_models import BagOfWords, same_for_all
 from torch import Tensor
 
 from attacks.text import (
+    ByWord,
     Lexicon,
     TextAttack,
     by_context,
     by_deletion,
     by_saliency,
     by_unknown,
-    by_word,
     deep_word_bug,
     is_stop_word,
     pwws,
     recheck,
+    same_part_of_speech,
     share_changed,
     split,
     stop_words_kept,
@@ -43,7 +44,7 @@ SYNONYMS = {"good": ("fine", "decent"), "great": ("big", "fair"), "film": ("movi
 
 
 def attack(ranking: str = "deletion", **options: object) -> TextAttack:
-    candidates = by_word(lambda word: SYNONYMS.get(word, ()))
+    candidates = ByWord(lambda word: SYNONYMS.get(word, ()))
     return TextAttack("test", RANKINGS[ranking], candidates, **options)  # type: ignore[arg-type]
 
 
@@ -115,7 +116,7 @@ def test_the_fewest_words_are_changed_where_each_word_has_one_synonym(
         return sorted(steps, key=lambda step: -drop[step[0]])
 
     classify = BagOfWords(weights, bias=0.25)
-    greedy = TextAttack("test", by_drop, by_word(lambda word: one.get(word, ())))
+    greedy = TextAttack("test", by_drop, ByWord(lambda word: one.get(word, ())))
     [result] = greedy(classify, [" ".join(words)], [1])
     fewest = min(
         (
@@ -180,9 +181,9 @@ def test_stop_words_and_share_of_changes() -> None:
     def replace_all(word: str) -> tuple[str, ...]:
         return ("bad",)
 
-    free = TextAttack("t", by_deletion, by_word(replace_all))
-    kept = TextAttack("t", by_deletion, by_word(replace_all), constraints=(stop_words_kept,))
-    half = TextAttack("t", by_deletion, by_word(replace_all), constraints=(share_changed(0.5),))
+    free = TextAttack("t", by_deletion, ByWord(replace_all))
+    kept = TextAttack("t", by_deletion, ByWord(replace_all), constraints=(stop_words_kept,))
+    half = TextAttack("t", by_deletion, ByWord(replace_all), constraints=(share_changed(0.5),))
     classify = BagOfWords({"bad": -1.0}, bias=2.5)
     text = "the very best of the films"
     assert free(classify, [text], [1])[0].changed == 3
@@ -217,6 +218,65 @@ def test_presets_never_touch_a_stop_word_and_change_words_in_place(words: list[s
         assert preset()(classify, [text], [1]) == [result], name
         after = iter(split(result.adversarial).words)
         assert all(word in after for word in words if is_stop_word(word)), name  # in their order
+
+
+def letters(texts: list[str]) -> Tensor:
+    """An embedding by counts of letters."""
+    return torch.tensor([[text.count(letter) + 0.01 for letter in "aeiodfglmv"] for text in texts])
+
+
+@given(
+    st.lists(st.sampled_from(["good", "film", "the", "Great", "dull"]), min_size=1, max_size=8),
+    st.sampled_from(sorted(RANKINGS)),
+    st.sampled_from([0.2, 0.5, 1.0]),
+    st.sampled_from([-1.0, 0.9, 0.98]),
+    st.integers(1, 40),
+    st.data(),
+)
+@settings(deadline=None, max_examples=150)
+def test_successes_keep_every_constraint(
+    words: list[str],
+    ranking: str,
+    most: float,
+    min_similarity: float,
+    queries: int,
+    data: st.DataObject,
+) -> None:
+    pool = ["fine", "movie", "big", "stop", "good", "film", "the"]
+    table = {
+        w: data.draw(st.lists(st.sampled_from(pool))) for w in ("good", "film", "the", "great")
+    }
+    parts = {"good": {"a"}, "fine": {"a", "n"}, "film": {"n", "v"}, "movie": {"n"}, "stop": {"v"}}
+
+    def part_of(word: str) -> frozenset[str]:
+        return frozenset(parts.get(word.lower(), ()))
+
+    attack = TextAttack(
+        "test",
+        RANKINGS[ranking],
+        ByWord(lambda word: table.get(word, ())),
+        constraints=(stop_words_kept, share_changed(most), same_part_of_speech(part_of)),
+        embed=letters,
+        min_similarity=min_similarity,
+        queries=queries,
+    )
+    text = " ".join(words)
+    classify = BagOfWords({"good": 1.0, "film": 0.5, "great": 1.0, "the": 0.1}, bias=-0.35)
+    [result] = attack(classify, [text], [1])
+    assert result.queries == classify.asked <= queries
+    if result.status != "success":
+        assert result.adversarial == text
+        return
+    after = result.adversarial.split(" ")
+    changed = [(a, b) for a, b in zip(words, after, strict=True) if a != b]
+    assert result.changed == len(changed) <= max(1, int(most * len(words)))
+    for a, b in changed:
+        assert a != "the"
+        assert b.lower() in table[a.lower()]
+        assert not part_of(a) or not part_of(b) or part_of(a) & part_of(b)
+    unit = torch.nn.functional.normalize(letters([text, result.adversarial]).double(), dim=1)
+    assert float(unit[0] @ unit[1]) >= min_similarity - 1e-12
+    assert classify.score(result.adversarial) <= 0
 
 
 def test_the_closest_in_meaning_of_those_that_flip_is_taken() -> None:

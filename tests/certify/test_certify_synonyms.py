@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attacks.text import split
-from robustprune.certify import ABSTAIN
-from robustprune.certify.synonyms import certify_synonyms
+from robustprune.certify import ABSTAIN, certify_synonyms, synonym_groups
 
 VOCABULARY = ("a", "b", "c", "d", "e")
 Sets = Mapping[str, Sequence[str]]
@@ -116,6 +115,25 @@ def test_equal_sets_lose_nothing() -> None:
     labels = torch.tensor([0, 1])
     assert result.certified_accuracy(labels) == 0.5
     assert result.certified_accuracy(labels, substitutions=0) == 0.5
+
+
+@given(SETS, st.integers(1, 5))
+def test_groups_part_the_vocabulary(sets: Sets, most: int) -> None:
+    groups = synonym_groups(VOCABULARY, lambda word: sets.get(word, ()), most=most)
+    for word in VOCABULARY:
+        assert word in groups(word)
+        assert 1 <= len(set(groups(word))) == len(groups(word)) <= most
+        assert all(groups(other) == groups(word) for other in groups(word))
+    assert groups("unheard-of") == ()
+
+
+def test_groups_join_what_is_linked() -> None:
+    links = {"a": ["b"], "b": ["c"], "d": ["e"]}
+    groups = synonym_groups(VOCABULARY, lambda word: links.get(word, ()), most=3)
+    assert groups("c") == ("a", "b", "c")
+    assert groups("e") == ("d", "e")
+    with pytest.raises(ValueError, match="most=0 must be at least 1"):
+        synonym_groups(VOCABULARY, lambda word: (), most=0)
 
 
 def test_case_of_the_word_is_kept_and_counts() -> None:
