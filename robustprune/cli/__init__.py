@@ -7,6 +7,7 @@ from robustprune.cli.main import main
 from robustprune.cli.scripts import (
     COMPARE_METHODS,
     FIND_LOTTERY,
+    FIND_PLM,
     FIND_RST,
     PRUNE_ADMM,
     PRUNE_ONE_SHOT,
@@ -18,6 +19,7 @@ from robustprune.cli.scripts import (
 __all__ = [
     "COMPARE_METHODS",
     "FIND_LOTTERY",
+    "FIND_PLM",
     "FIND_RST",
     "PRUNE_ADMM",
     "PRUNE_ONE_SHOT",

@@ -68,15 +68,16 @@ def load_slim_language(path: Path | str, wrap: type[nn.Module]) -> nn.Module:
     Raises:
         ValueError: the file is damaged or of another format.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    import transformers
 
+    auto = cast(Any, transformers)
     tensors, meta = load_tensors(Path(path))
     try:
         if meta["format"] != _FORMAT:
             raise ValueError(f"format {meta['format']} is not {_FORMAT}")
         config = dict(meta["config"])
-        network = AutoModelForSequenceClassification.from_config(
-            AutoConfig.for_model(config.pop("model_type"), **config)
+        network = auto.AutoModelForSequenceClassification.from_config(
+            auto.AutoConfig.for_model(config.pop("model_type"), **config)
         )
         model = wrap(network)
         blocks = transformer_blocks(model)

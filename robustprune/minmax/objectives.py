@@ -137,16 +137,19 @@ class Gaussian:
 
     Attributes:
         sigma: σ in input units. The noise may leave the bounds of the inputs, as in smoothing.
+        support: where there is noise, as in `ThreatModel`; None for everywhere.
     """
 
     sigma: float
+    support: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:
             raise ValueError(f"sigma={self.sigma} must be positive, in input units")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
-        logits = model(x + self.sigma * torch.randn_like(x))
+        noise = self.sigma * torch.randn_like(x)
+        logits = model(x + (noise if self.support is None else noise * self.support(x)))
         return StepResult(F.cross_entropy(logits, y), logits, adversarial=False)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ class Span:
     repeat: int = 1
 
     def expand(self, value: Tensor) -> Tensor:
-        """Values of the groups -> something that broadcasts against the weight."""
+        """Values of the groups, laid out so that they broadcast against the weight."""
         if self.dim is None:
             return value
         line = value.repeat_interleave(self.repeat) if self.repeat > 1 else value
@@ -156,7 +156,7 @@ def gate_groups(
     if granularity == "weight":
         found = {}
         for name, layer in maskable_layers(model, dense=dense).items():
-            shape = tuple(layer.weight.shape)  # type: ignore[union-attr]
+            shape = tuple(cast(Tensor, layer.weight).shape)
             found[name] = GateGroup(shape, {name: Span(shape)})
         return found
     return {
