@@ -7,6 +7,7 @@ from robustprune.cli.main import main
 from robustprune.cli.scripts import (
     COMPARE_METHODS,
     FIND_LOTTERY,
+    FIND_PLM,
     FIND_RST,
     LOWDATA_TIMESERIES,
     PRUNE_ADMM,
@@ -19,6 +20,7 @@ from robustprune.cli.scripts import (
 __all__ = [
     "COMPARE_METHODS",
     "FIND_LOTTERY",
+    "FIND_PLM",
     "FIND_RST",
     "LOWDATA_TIMESERIES",
     "PRUNE_ADMM",

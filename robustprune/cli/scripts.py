@@ -80,6 +80,19 @@ PRUNE_ONE_SHOT = Script(
         ("--method snip grasp --set one_shot.weights=random", "pruning at initialisation"),
     ),
 )
+FIND_PLM = Script(
+    "find_plm_ticket.py",
+    "plm_minilm_sst2",
+    "Find a robust lottery ticket of a pre-trained language model: masks learned while word "
+    "embeddings are under attack, the weights frozen; then reset and fine-tuned (Zheng et al., ACL "
+    "2022). Needs the extra lm.",
+    (
+        ("", "MiniLM on 600 sentences of SST-2, keeping 70%"),
+        ("--set task.name=sst2 --data-dir ~/data", "all of it: ~/data/SST-2/{train,dev}.tsv"),
+        ("--set language.granularity=head", "whole attention heads"),
+        ("--config plm_bert_sst2 --data-dir ~/data", "bert-base-uncased with the paper's settings"),
+    ),
+)
 COMPARE_METHODS = Script(
     "compare_methods.py",
     "methods_ecg200",

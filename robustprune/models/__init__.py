@@ -7,7 +7,7 @@ from robustprune.models.inception import InceptionModule, InceptionNet
 from robustprune.models.language import EmbeddingClassifier, language_model
 from robustprune.models.normalize import Normalize
 from robustprune.models.residual import PreActBlock, PreActNet, preact_resnet18, wide_resnet
-from robustprune.models.sentences import SentenceEncoder, sentence_classifier
+from robustprune.models.sentences import SentenceTokenizer, sentence_classifier
 from robustprune.models.timeseries import FCN, ResidualBlock, ResNet, TinyCNN
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "PreActNet",
     "ResNet",
     "ResidualBlock",
-    "SentenceEncoder",
+    "SentenceTokenizer",
     "TinyCNN",
     "build_model",
     "language_model",

@@ -19,7 +19,7 @@ from robustprune.models.language import (
 from robustprune.view import pack_tokens, with_room
 
 
-class SentenceEncoder:
+class SentenceTokenizer:
     """A tokenizer with the width of its model's word embeddings.
 
     Args:
@@ -65,7 +65,7 @@ class SentenceEncoder:
 
 
 def sentence_classifier(
-    model: nn.Module, encoder: SentenceEncoder, *, batch_size: int = 64
+    model: nn.Module, encoder: SentenceTokenizer, *, batch_size: int = 64
 ) -> Callable[[Sequence[str]], Tensor]:
     """sentences -> logits (N, C) on the CPU, in eval mode: what attacks on text query.
 

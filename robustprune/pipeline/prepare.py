@@ -16,6 +16,7 @@ from robustprune.minmax import (
     Adversarial,
     Certified,
     Free,
+    FreeLB,
     Gaussian,
     Mart,
     Natural,
@@ -24,13 +25,13 @@ from robustprune.minmax import (
     Trades,
     Validation,
 )
-from robustprune.models import build_model
+from robustprune.models import SentenceTokenizer, build_model
 from robustprune.pipeline.selection import check_selection, record, selective
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir, open_run
 from robustprune.run.runtime import environment
 from robustprune.sparsity import check_pattern, maskable_layers
-from robustprune.tasks import BatchLoader, Split, Task, holdout, load_task
+from robustprune.tasks import BatchLoader, Split, Task, holdout, load_task, text_names
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,15 @@ class Run:
         attack = self.inner_attack()
         if section.name == "natural":  # a search on clean examples, such as a plain lottery ticket
             return Natural(), loader
-        if section.name == "trades":
-            assert isinstance(attack, PGD), "`prepare` refuses trades without pgd"
-            return Trades(attack, section.beta, warmup), loader
+        if section.name in ("trades", "smart", "freelb"):
+            assert isinstance(attack, PGD), "`prepare` refuses these without pgd"
+            if section.name == "freelb":
+                return FreeLB(attack, warmup), loader
+            return Trades(attack, section.beta, warmup, section.name == "smart"), loader
         if section.name == "mart":
             return Mart(attack, section.beta, warmup), loader
         if section.name == "gaussian":
-            return Gaussian(section.sigma), loader
+            return Gaussian(section.sigma, self.threat.support), loader
         if section.name == "ibp" or section.name == "crown-ibp":
             certified = Certified(
                 self.threat,
@@ -179,7 +182,7 @@ def planned_run(
     training, held_out = task.train, None
     if config.task.validation > 0:
         training, held_out = holdout(task.train, config.task.validation, config.seed)
-    threat = ThreatModel(config.threat.norm, config.threat.eps, task.bounds)
+    threat = ThreatModel(config.threat.norm, config.threat.eps, task.bounds, task.support)
     model = build_model(config.model.name, task, options=config.model.options)
     layers = maskable_layers(model, dense=config.search.dense)
     _check_search(config, layers)
@@ -193,7 +196,10 @@ def task_of(config: Config, data_dir: Path | None) -> Task:
     Raises:
         ValueError, FileNotFoundError: as `tasks.load_task`.
     """
-    section = config.task
+    section, encoder = config.task, None
+    if section.name in text_names():
+        weights = str(config.model.options.get("weights", "minilm"))
+        encoder = SentenceTokenizer(weights, max_length=section.max_length)
     return load_task(
         section.name,
         data_dir=data_dir,
@@ -202,6 +208,7 @@ def task_of(config: Config, data_dir: Path | None) -> Task:
         length=section.length,
         missing=section.missing,
         label=section.label,
+        encoder=encoder,
     )
 
 
@@ -220,7 +227,16 @@ def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
         raise ValueError("method admm_l1 needs admm.l1, the weight λ of the l1 norm; try 1e-4")
     if "harp" in search.methods and ":" in search.pattern:
         raise ValueError(f"harp learns each layer's rate, and pattern {search.pattern} fixes it")
-    if config.objective.name == "trades" and config.inner.attack != "pgd":
-        raise ValueError(f"objective trades needs inner.attack pgd, got {config.inner.attack}")
+    if config.objective.name in ("trades", "smart", "freelb") and config.inner.attack != "pgd":
+        raise ValueError(
+            f"objective {config.objective.name} needs inner.attack pgd, got {config.inner.attack}"
+        )
+    if config.task.name in text_names() and (
+        config.certify.method != "none" or config.certify.sigma
+    ):
+        raise ValueError(
+            "certificates of sentences are no stage of a run yet; leave certify out and use "
+            "certify.smoothing.certify(..., support=words)"
+        )
     if config.loop.patience is not None and config.task.validation == 0:
         raise ValueError("loop.patience needs a validation split; set task.validation to 0.1, say")

@@ -23,6 +23,7 @@ from robustprune.run.sections import (
     EvaluationSection,
     FinetuneSection,
     InnerSection,
+    LanguageSection,
     LoopSection,
     LotterySection,
     ModelSection,
@@ -57,6 +58,7 @@ class Config(Section):
     admm: AdmmSection = AdmmSection()
     scores: ScoresSection = ScoresSection()
     lottery: LotterySection = LotterySection()
+    language: LanguageSection = LanguageSection()
     one_shot: OneShotSection = OneShotSection()
     finetune: FinetuneSection = FinetuneSection()
     evaluation: EvaluationSection = EvaluationSection()

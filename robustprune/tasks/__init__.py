@@ -5,7 +5,7 @@ from robustprune.tasks.batches import BatchLoader
 from robustprune.tasks.load import load_task, task_names
 from robustprune.tasks.split import digest, holdout
 from robustprune.tasks.task import Augment, Split, Task
-from robustprune.tasks.text import load_sentences, text_task
+from robustprune.tasks.text import load_sentences, text_names, text_task
 from robustprune.tasks.text_files import Sentences
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "load_task",
     "npz_examples",
     "task_names",
+    "text_names",
     "text_task",
 ]

@@ -79,7 +79,7 @@ def load_task(
             )
     if text:
         if encoder is None:
-            raise ValueError(f"task '{name}' needs an encoder, such as models.SentenceEncoder()")
+            raise ValueError(f"task '{name}' needs an encoder, such as models.SentenceTokenizer()")
         return text_task(name, encoder, data_dir=data_dir, path=path)
     if ucr:
         set_name = name.removeprefix("ucr:")

@@ -75,6 +75,8 @@ class Task:
             stays in input units; None for data that are normalised already.
         augment: (x, generator) -> x for training batches, or None.
         source: where the data come from, with the citation.
+        support: where an adversary may change a batch (`ThreatModel.support`), or None for
+            everywhere.
 
     Raises:
         ValueError: an empty split, non-finite values, labels outside the classes, a single class,
@@ -92,6 +94,7 @@ class Task:
     std: tuple[float, ...] | None
     augment: Augment | None
     source: str
+    support: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if len(self.class_names) != self.num_classes:

@@ -17,7 +17,7 @@ from robustprune.tasks.folders import data_folder
 from robustprune.tasks.labels import encode_labels
 from robustprune.tasks.task import Split, Task
 from robustprune.tasks.text_files import LAYOUTS, Sentences, parse_table, read_layout, read_own
-from robustprune.view import with_room
+from robustprune.view import with_room, words
 
 SAMPLE = "sst2_sample"
 OWN = "text"
@@ -32,7 +32,7 @@ _SOURCES = {
 
 
 class Encoder(Protocol):
-    """What turns sentences into codes; `robustprune.models.SentenceEncoder` is one."""
+    """What turns sentences into codes; `robustprune.models.SentenceTokenizer` is one."""
 
     width: int
 
@@ -104,6 +104,7 @@ def text_task(
         mean=None,
         std=None,
         augment=None,
+        support=words,
         source=_SOURCES.get(name) or (_SOURCES["sst2"] + ", a sample" if name == SAMPLE else name),
     )
 

