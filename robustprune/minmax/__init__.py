@@ -3,6 +3,7 @@
 from robustprune.minmax.certified import Certified, CertifiedMethod
 from robustprune.minmax.constraint import Constraint
 from robustprune.minmax.free import Free, Repeated
+from robustprune.minmax.freelb import FreeLB
 from robustprune.minmax.objectives import (
     Adversarial,
     Gaussian,
@@ -25,6 +26,7 @@ __all__ = [
     "Constraint",
     "EpochRecord",
     "Free",
+    "FreeLB",
     "Gaussian",
     "LoopOptions",
     "Mart",

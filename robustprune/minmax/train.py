@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import NoReturn, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from attacks import Attack
 from attacks.modes import evaluating
 from robustprune.minmax.average import WeightAverage, snapshot
 from robustprune.minmax.constraint import Constraint
+from robustprune.minmax.finite import culprit, finite, first_weight
 from robustprune.minmax.objectives import Objective
 from robustprune.minmax.optimizers import OptimizerSpec
 from robustprune.minmax.progress import Meter
@@ -27,7 +27,7 @@ Batches = Iterable[Sequence[Tensor]]
 
 
 class TrainingDiverged(ValueError):
-    """Loss or weights became NaN or infinite."""
+    """Loss, gradients or weights became NaN or infinite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +116,8 @@ def train(
 
     Raises:
         ValueError: nothing to train, an empty loader, or a batch that does not fit the model.
-        TrainingDiverged: loss or weights became non-finite; the model is then back at the last
-            good epoch.
+        TrainingDiverged: loss, gradients or weights became non-finite: the message says where
+            first. The model is then back at the last good epoch.
     """
     moving = list(parameters or (p for p in model.parameters() if p.requires_grad))
     if not moving:
@@ -136,8 +136,15 @@ def train(
         "constraint": constraint,
         "average": averaged,
     }
-    if checkpoint is not None and checkpoint.path.exists():
+    if checkpoint is not None:
         progress = resume(checkpoint.path, model, descent, parts)
+
+    def diverge(what: str) -> NoReturn:
+        model.load_state_dict(good)
+        raise TrainingDiverged(
+            f"{title}: {what} became non-finite in epoch {progress.epoch + 1}; the last good epoch "
+            f"is kept; try a learning rate below {optimizer.lr:g}"
+        )
 
     def run_epoch() -> EpochRecord:
         started, steps = time.monotonic(), 0
@@ -159,6 +166,9 @@ def train(
                 penalty = None if constraint is None else constraint.penalty(model)
                 descended = result.loss if penalty is None else result.loss + penalty
                 descended.backward()  # type: ignore[no-untyped-call]
+                if not finite(descended, moving):
+                    summands = {"loss": result.loss, "penalty of the search": penalty}
+                    diverge(culprit(model, objective, x, y, epoch, summands))
                 meter.update(result, model, x, y)
             descent.step()
             steps += 1
@@ -170,12 +180,8 @@ def train(
         if steps == 0:
             raise ValueError("the loader has no batches: is the data set smaller than one batch?")
         loss, clean, robust = meter.end_of_epoch()
-        if not (math.isfinite(loss) and _all_finite(moving)):
-            model.load_state_dict(good)
-            raise TrainingDiverged(
-                f"{title}: loss or weights became non-finite in epoch {progress.epoch + 1}; the "
-                f"last good epoch is kept; try a learning rate below {optimizer.lr:g}"
-            )
+        if (weight := first_weight(model)) is not None:
+            diverge(weight)
         return EpochRecord(
             epoch=progress.epoch,
             step=progress.step,
@@ -221,10 +227,6 @@ def _out_of_patience(progress: Progress, validation: Validation | None) -> bool:
     if validation is None or validation.patience is None or progress.best is None:
         return False
     return progress.epoch - progress.best_epoch >= validation.patience
-
-
-def _all_finite(parameters: Sequence[nn.Parameter]) -> bool:
-    return all(bool(torch.isfinite(p).all()) for p in parameters)
 
 
 @torch.no_grad()

@@ -27,7 +27,15 @@ def find_sparse_networks(run: Run) -> dict[str, Any]:
 
     Returns:
         the content of metrics.json.
+
+    Raises:
+        ValueError: another process is at work in the run directory, or a file there is damaged.
     """
+    with run.folder.alone():
+        return _stages(run)
+
+
+def _stages(run: Run) -> dict[str, Any]:
     config = run.config
     sources = Sources(
         natural=fit_dense(run, "natural", config.natural, robust=False),
@@ -46,11 +54,12 @@ def find_sparse_networks(run: Run) -> dict[str, Any]:
             if not found.trained:
                 models += [fit_finetuned(run, found.ticket, m) for m in config.finetune.modes]
 
-    entries = [measure_model(run, fitted) for fitted in models]
+    headline = _headline(run, models)
+    compared = (sources.natural.name, sources.adversarial.name, headline.name)
+    entries = [measure_model(run, f, minimal=f.name in compared) for f in models]
     switched = config.evaluation.switch and len(scratch) > 1
     switch = measure_switch(run, scratch) if switched else None
     write_per_example(run, entries)
-    headline = _headline(run, models)
     checks = findings(run, headline, entries)
     metrics = _metrics(run, entries, switch, checks, headline=headline.name)
     run.folder.write_json("metrics.json", metrics)
@@ -127,7 +136,9 @@ def _metrics(
             name: {"description": repr(attack), "bound": "upper"}
             for name, attack in run.evaluation_attacks().items()
         },
-        "models": [{k: v for k, v in e.items() if k != "per_example"} for e in entries],
+        "models": [
+            {k: v for k, v in e.items() if k not in ("per_example", "distances")} for e in entries
+        ],
         "r2s": switch,
         "findings": checks,
     }

@@ -19,6 +19,8 @@ from robustprune.sparsity import apply_masks
 
 #: examples in a timed batch
 BATCH = 64
+#: likewise of sentences, a hundred times the work of a series
+SENTENCES = 8
 
 
 def measure_cost(run: Run, dense: Fitted, headline: Fitted) -> None:
@@ -28,7 +30,8 @@ def measure_cost(run: Run, dense: Fitted, headline: Fitted) -> None:
     """
     if (run.folder.path / "cost.json").exists():
         return
-    example = test_examples(run)[0][:BATCH]
+    text = run.task.train.present is not None
+    example = test_examples(run)[0][: SENTENCES if text else BATCH]
     masked = copy.deepcopy(headline.model)
     apply_masks(masked, headline.masks)
     forms: dict[str, nn.Module] = {

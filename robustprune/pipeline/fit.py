@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from torch import nn
 from robustprune.minmax import Checkpoint, Natural, OptimizerSpec, train
 from robustprune.pipeline.prepare import Run
 from robustprune.run.config import TrainingSection
-from robustprune.run.runtime import seed_everything
+from robustprune.run.runtime import seed_stage
 from robustprune.search import FinetuneMode, Ticket, finetune_ticket
 from robustprune.sparsity import MaskSet, full_masks
 
@@ -34,9 +33,9 @@ def fit(run: Run, name: str, title: str, make: Callable[[Checkpoint], Ticket]) -
     skipped.
     """
     if not run.folder.has_model(name):
-        seed_everything(zlib.crc32(f"{run.config.seed}/{name}".encode()))
+        seed_stage(run.config.seed, name)
         run.folder.log("start", model=name)
-        ticket = make(Checkpoint(run.folder.checkpoint(name)))
+        ticket = make(Checkpoint(run.folder.checkpoint(name), run.checkpoint_seconds))
         masks = None if ticket.masks.density == 1.0 else ticket.masks  # ones say nothing
         run.folder.save_model(name, ticket.model.state_dict(), masks, ticket.history)
         figures = {}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from attacks import FGSM, PGD, ThreatModel
+from attacks import FGSM, PGD, Attack, ThreatModel
+from robustprune.measure import attack_set
 from robustprune.minmax import (
     Adversarial,
     Certified,
     Free,
+    FreeLB,
     Gaussian,
     Mart,
     Natural,
@@ -23,13 +25,13 @@ from robustprune.minmax import (
     Trades,
     Validation,
 )
-from robustprune.models import build_model
+from robustprune.models import SentenceTokenizer, build_model
 from robustprune.pipeline.selection import check_selection, record, selective
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir, open_run
 from robustprune.run.runtime import environment
 from robustprune.sparsity import check_pattern, maskable_layers
-from robustprune.tasks import BatchLoader, Split, Task, holdout, load_task
+from robustprune.tasks import BatchLoader, Split, Task, holdout, load_task, text_names
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Run:
     device: torch.device
     folder: RunDir
     quiet: bool
+    checkpoint_seconds: float  # between two checkpoints of a training, which wait for its epoch
 
     def loader(self) -> BatchLoader:
         section = self.config.task
@@ -81,13 +84,15 @@ class Run:
         attack = self.inner_attack()
         if section.name == "natural":  # a search on clean examples, such as a plain lottery ticket
             return Natural(), loader
-        if section.name == "trades":
-            assert isinstance(attack, PGD), "`prepare` refuses trades without pgd"
-            return Trades(attack, section.beta, warmup), loader
+        if section.name in ("trades", "smart", "freelb"):
+            assert isinstance(attack, PGD), "`prepare` refuses these without pgd"
+            if section.name == "freelb":
+                return FreeLB(attack, warmup), loader
+            return Trades(attack, section.beta, warmup, section.name == "smart"), loader
         if section.name == "mart":
             return Mart(attack, section.beta, warmup), loader
         if section.name == "gaussian":
-            return Gaussian(section.sigma), loader
+            return Gaussian(section.sigma, self.threat.support), loader
         if section.name == "ibp" or section.name == "crown-ibp":
             certified = Certified(
                 self.threat,
@@ -107,17 +112,17 @@ class Run:
             return objective, loader
         return Adversarial(attack, warmup), loader
 
-    def evaluation_attacks(self) -> dict[str, FGSM | PGD]:
+    def evaluation_attacks(self) -> dict[str, Attack]:
         """The attacks of the table; seeded, so that every model meets the same random starts."""
         section = self.config.evaluation
-        pgd = PGD(
+        return attack_set(
             self.threat,
             steps=section.steps,
             step_size=section.step_size,
             restarts=section.restarts,
+            more=section.more,
             seed=self.config.seed,
         )
-        return {"fgsm": FGSM(self.threat), f"pgd{section.steps}": pgd}
 
     def validation(self, *, attacked: bool) -> Validation | None:
         """Choose epochs on held-out training examples, under the attack of training."""
@@ -145,6 +150,7 @@ def prepare(
     data_dir: Path | None = None,
     device: torch.device | str = "cpu",
     quiet: bool = False,
+    checkpoint_seconds: float = 15.0,
 ) -> Run:
     """Load the data, check that the network fits them, and open the run directory.
 
@@ -153,16 +159,34 @@ def prepare(
     Raises:
         ValueError, OSError: bad config, data or folder; the message is complete in one line.
     """
+    run = planned_run(config, out=out, data_dir=data_dir, device=device, quiet=quiet)
+    folder = open_run(config, out, environment(run.device))
+    return replace(run, folder=folder, checkpoint_seconds=checkpoint_seconds)
+
+
+def planned_run(
+    config: Config,
+    *,
+    out: Path,
+    data_dir: Path | None = None,
+    device: torch.device | str = "cpu",
+    quiet: bool = False,
+) -> Run:
+    """`prepare` without the run directory, which is neither made nor looked into.
+
+    Raises:
+        ValueError, OSError: as `prepare`.
+    """
     device = torch.device(device)
     task = task_of(config, data_dir)
     training, held_out = task.train, None
     if config.task.validation > 0:
         training, held_out = holdout(task.train, config.task.validation, config.seed)
-    threat = ThreatModel(config.threat.norm, config.threat.eps, task.bounds)
+    threat = ThreatModel(config.threat.norm, config.threat.eps, task.bounds, task.support)
     model = build_model(config.model.name, task, options=config.model.options)
     layers = maskable_layers(model, dense=config.search.dense)
     _check_search(config, layers)
-    folder = open_run(config, out, environment(device))
+    folder = RunDir(config.folder(out))
     return Run(config, task, training, held_out, threat, device, folder, quiet)
 
 
@@ -172,7 +196,10 @@ def task_of(config: Config, data_dir: Path | None) -> Task:
     Raises:
         ValueError, FileNotFoundError: as `tasks.load_task`.
     """
-    section = config.task
+    section, encoder = config.task, None
+    if section.name in text_names():
+        weights = str(config.model.options.get("weights", "minilm"))
+        encoder = SentenceTokenizer(weights, max_length=section.max_length)
     return load_task(
         section.name,
         data_dir=data_dir,
@@ -181,6 +208,7 @@ def task_of(config: Config, data_dir: Path | None) -> Task:
         length=section.length,
         missing=section.missing,
         label=section.label,
+        encoder=encoder,
     )
 
 
@@ -199,7 +227,16 @@ def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
         raise ValueError("method admm_l1 needs admm.l1, the weight λ of the l1 norm; try 1e-4")
     if "harp" in search.methods and ":" in search.pattern:
         raise ValueError(f"harp learns each layer's rate, and pattern {search.pattern} fixes it")
-    if config.objective.name == "trades" and config.inner.attack != "pgd":
-        raise ValueError(f"objective trades needs inner.attack pgd, got {config.inner.attack}")
+    if config.objective.name in ("trades", "smart", "freelb") and config.inner.attack != "pgd":
+        raise ValueError(
+            f"objective {config.objective.name} needs inner.attack pgd, got {config.inner.attack}"
+        )
+    if config.task.name in text_names() and (
+        config.certify.method != "none" or config.certify.sigma
+    ):
+        raise ValueError(
+            "certificates of sentences are no stage of a run yet; leave certify out and use "
+            "certify.smoothing.certify(..., support=words)"
+        )
     if config.loop.patience is not None and config.task.validation == 0:
         raise ValueError("loop.patience needs a validation split; set task.validation to 0.1, say")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from robustprune.report.records import WORST, MetricsRecord, RunRecord, SwitchRe
 from robustprune.report.selection import score_figures, wave_figures
 from robustprune.report.style import Plot, inline, page_colours
 from robustprune.report.table import main_table
+from robustprune.run.checkpoint import write_atomically
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SWITCH_ROWS = {
@@ -74,8 +74,11 @@ def write_report(run_dir: Path) -> tuple[Path, Path]:
     (run_dir / "plots").mkdir(exist_ok=True)
     for illustration in illustrations:
         for plot in illustration.plots:
-            _put(run_dir / "plots" / f"{plot.key}.svg", plot.svg)
-    return _put(run_dir / "report.html", html), _put(run_dir / "report.md", markdown)
+            write_atomically(run_dir / "plots" / f"{plot.key}.svg", plot.svg)
+    pages = run_dir / "report.html", run_dir / "report.md"
+    for path, text in zip(pages, (html, markdown), strict=True):
+        write_atomically(path, text)
+    return pages
 
 
 def _context(run: RunRecord, illustrations: list[Illustration]) -> dict[str, object]:
@@ -254,14 +257,3 @@ def _fenced(text: str) -> Markup:
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return Markup(f"{fence}\n{text.rstrip()}\n{fence}")
-
-
-def _put(path: Path, text: str) -> Path:
-    """Write beside the final name, then move: a reader never meets half a file."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path

@@ -23,6 +23,7 @@ from robustprune.run.sections import (
     EvaluationSection,
     FinetuneSection,
     InnerSection,
+    LanguageSection,
     LoopSection,
     LotterySection,
     ModelSection,
@@ -57,6 +58,7 @@ class Config(Section):
     admm: AdmmSection = AdmmSection()
     scores: ScoresSection = ScoresSection()
     lottery: LotterySection = LotterySection()
+    language: LanguageSection = LanguageSection()
     one_shot: OneShotSection = OneShotSection()
     finetune: FinetuneSection = FinetuneSection()
     evaluation: EvaluationSection = EvaluationSection()
@@ -67,6 +69,10 @@ class Config(Section):
         """Eight hex digits of everything but the seed: runs that differ only in it lie together."""
         described = json.dumps(self.model_dump(mode="json", exclude={"seed"}), sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:8]
+
+    def folder(self, root: Path) -> Path:
+        """Where the run of this config and seed lies beneath `root`."""
+        return root / f"{self.name}-{self.digest()}" / f"seed{self.seed}"
 
     def to_yaml(self) -> str:
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

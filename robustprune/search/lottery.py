@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -25,7 +25,9 @@ from robustprune.minmax import (
     train,
 )
 from robustprune.minmax.average import snapshot
+from robustprune.minmax.resume import flatten, state_of, unflatten
 from robustprune.run.checkpoint import load_tensors, save_tensors
+from robustprune.run.runtime import generator_states, restore_generators
 from robustprune.search.initialise import InitName, initialise
 from robustprune.search.ticket import Ticket, chosen_objective, copy_on
 from robustprune.sparsity import (
@@ -159,8 +161,7 @@ def find_lottery_ticket(
     for number in range(1, rounds + 1):
         done = _part(checkpoint, f"round {number} done")
         if done is not None and done.path.exists():
-            masks, state = _read_round(done)
-            start.load_state_dict(state)
+            masks = _read_round(done, start, loader)
             continue
         at = _AtStep(start, rewind) if number == 1 else None
         network, _ = trained(f"round {number}/{rounds}", at)
@@ -171,7 +172,7 @@ def find_lottery_ticket(
             pattern=pattern, allocate=allocate, dense=dense,
         )  # fmt: skip
         if done is not None:
-            _write_round(done, masks, start)
+            _write_round(done, masks, start, loader)
     assert masks is not None
     network, history = trained("ticket", None)
     return LotteryTicket(masks, network, history, start)
@@ -264,14 +265,22 @@ def _part(checkpoint: Checkpoint | None, name: str) -> Checkpoint | None:
     return replace(checkpoint, path=path.with_name(f"{path.stem}-{plain}{path.suffix}"))
 
 
-def _write_round(done: Checkpoint, masks: MaskSet, start: nn.Module) -> None:
-    tensors = {f"mask/{name}": mask for name, mask in masks.items()}
-    tensors |= {f"start/{name}": value for name, value in start.state_dict().items()}
-    save_tensors(done.path, tensors)
+def _write_round(done: Checkpoint, masks: MaskSet, start: nn.Module, loader: Batches) -> None:
+    """Keep what a round found, and where random numbers and batches stand for the next one."""
+    sections: dict[str, Mapping[str, Tensor]] = {
+        "mask": masks,
+        "start": start.state_dict(),
+        "loader": state_of(loader),
+        "generator": generator_states(),
+    }
+    save_tensors(done.path, flatten(sections))
 
 
-def _read_round(done: Checkpoint) -> tuple[MaskSet, dict[str, Tensor]]:
-    tensors, _ = load_tensors(done.path)
-    masks = {k.removeprefix("mask/"): v for k, v in tensors.items() if k.startswith("mask/")}
-    state = {k.removeprefix("start/"): v for k, v in tensors.items() if k.startswith("start/")}
-    return MaskSet(masks), state
+def _read_round(done: Checkpoint, start: nn.Module, loader: Batches) -> MaskSet:
+    """Put back what `_write_round` kept; returns the masks."""
+    sections = unflatten(load_tensors(done.path)[0])
+    start.load_state_dict(sections["start"])
+    if hasattr(loader, "load_state_dict"):
+        loader.load_state_dict(sections["loader"])
+    restore_generators(sections["generator"])
+    return MaskSet(sections["mask"])

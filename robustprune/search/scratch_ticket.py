@@ -17,7 +17,7 @@ from robustprune.minmax import (
     Validation,
     train,
 )
-from robustprune.search.initialise import InitName, initialise, shift_norms
+from robustprune.search.initialise import InitName, draw_thresholds, initialise
 from robustprune.search.popup import ScoreTopK, random_scores
 from robustprune.search.ticket import Ticket, chosen_objective, copy_on
 from robustprune.sparsity import (
@@ -43,7 +43,7 @@ def find_scratch_ticket(
     init: InitName | None = "signed_kaiming_constant",
     fan_scaling: bool = False,
     bias_scale: float = 0.0,
-    norm_shift: float = 0.0,
+    thresholds: tuple[float, float] | None = None,
     pattern: str = "element",
     allocate: Allocation = "layer",
     dense: Iterable[str] = (),
@@ -71,7 +71,7 @@ def find_scratch_ticket(
             robust *trained* ticket (RTT, ibid. Sec. 3.5).
         fan_scaling: draw θ for the fan that is left after masking.
         bias_scale: of the random biases, see `initialise`.
-        norm_shift: of the random thresholds of batch norms, see `shift_norms`.
+        thresholds: make the first layer's units random thresholds, see `draw_thresholds`.
         pattern: what lives or dies together, see `robustprune.sparsity.patterns`.
         allocate: top-k within each "layer", over all of them ("global"), "erk", or a density for
             each layer by its parameter name, see `robustprune.sparsity.allot`.
@@ -103,7 +103,8 @@ def find_scratch_ticket(
             density=density if fan_scaling else 1.0,
             bias_scale=bias_scale,
         )
-        shift_norms(network, norm_shift, generator=generator)
+        if thresholds is not None:
+            draw_thresholds(network, thresholds, generator=generator)
     network.requires_grad_(False)
     constraint = ScoreTopK(
         layers,

@@ -74,7 +74,7 @@ class BatchLoader:
         for index in range(first, len(self)):
             chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
             self.indices = chosen
-            x, y = self.split.x.index_select(0, chosen), self.split.y.index_select(0, chosen)
+            x, y = self.split.batch(chosen)
             if self.augment is not None:
                 x = self.augment(x, self._generator)
             # Before the yield: a state saved while this batch is in use continues after it.
