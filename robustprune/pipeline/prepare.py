@@ -46,7 +46,9 @@ class Run:
     device: torch.device
     folder: RunDir
     quiet: bool
-    checkpoint_seconds: float  # between two checkpoints of a training, which wait for its epoch
+    checkpoint_seconds: float = (
+        15.0  # between two checkpoints of a training, which wait for its epoch
+    )
 
     def loader(self) -> BatchLoader:
         section = self.config.task
@@ -105,11 +107,8 @@ class Run:
             free = Free(self.threat, step_size=self.config.inner.step_size)
             return free, Repeated(loader, section.replays)
         if self.config.selection.method != "none":
-            folder = self.folder.checkpoint(name).parent
-            objective = selective(
-                self.config, self.threat, loader, attack, self.held_out, partial(record, folder)
-            )
-            return objective, loader
+            save = partial(record, self.folder, name)
+            return selective(self.config, self.threat, loader, attack, self.held_out, save), loader
         return Adversarial(attack, warmup), loader
 
     def evaluation_attacks(self) -> dict[str, Attack]:
