@@ -46,7 +46,9 @@ class Run:
     device: torch.device
     folder: RunDir
     quiet: bool
-    checkpoint_seconds: float  # between two checkpoints of a training, which wait for its epoch
+    checkpoint_seconds: float = (
+        15.0  # between two checkpoints of a training, which wait for its epoch
+    )
 
     def loader(self) -> BatchLoader:
         section = self.config.task

@@ -219,7 +219,7 @@ def _language(run: Run, density: float, name: str, sources: Sources) -> Found:
     validation = run.validation(attacked=True)
 
     def search(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs)
+        objective, loader = run.robust(section.epochs, name)
         return find_language_ticket(
             sources.model(run, section.weights),
             loader,
@@ -241,7 +241,7 @@ def _language(run: Run, density: float, name: str, sources: Sources) -> Found:
 
     def trained(kind: ControlName | None) -> Fitted:
         def make(checkpoint: Checkpoint) -> Ticket:
-            robust, loader = run.robust(tuning.epochs)
+            robust, loader = run.robust(tuning.epochs, name)
             options = {
                 "objective": robust if section.finetune == "robust" else Natural(),
                 "validation": validation,

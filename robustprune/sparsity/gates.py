@@ -121,14 +121,14 @@ def transformer_blocks(model: nn.Module) -> list[Block]:
     for name in modules:
         prefix = f"{name}." if name else ""
         for family in _FAMILIES:
-            paths = [prefix + path for path in family]
-            if all(path in modules for path in paths):
-                attention = modules[paths[0]]
-                heads = getattr(attention, "num_attention_heads", None) or getattr(
-                    attention, "n_heads", None
+            attention, query, key, value, output, up, down = (prefix + path for path in family)
+            if {attention, query, key, value, output, up, down} <= modules.keys():
+                split = modules[attention]
+                heads = getattr(split, "num_attention_heads", None) or getattr(
+                    split, "n_heads", None
                 )
                 assert isinstance(heads, int)
-                blocks.append(Block(*paths, heads=heads))
+                blocks.append(Block(attention, query, key, value, output, up, down, heads))
     if not blocks:
         raise ValueError(
             f"{type(model).__name__} has no layers like BERT's or DistilBERT's, so its heads and "
