@@ -6,9 +6,10 @@ import copy
 from dataclasses import asdict
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from robustprune.deploy import save_slim, slim, sparsify
+from robustprune.deploy.language import language_sizes, save_slim_language, slim_language
 from robustprune.measure import compare_cost
 from robustprune.pipeline.fit import Fitted
 from robustprune.pipeline.measure import test_examples
@@ -37,17 +38,31 @@ def measure_cost(run: Run, dense: Fitted, headline: Fitted) -> None:
         "masks applied on the fly": masked,
         "masks baked in": headline.model,
     }
-    note = ""
-    try:
-        small = slim(headline.model, None, example)
-    except ValueError as error:  # an operation that cannot be taken apart, named in the message
-        note = f"No slim form: {error}."
-    else:
-        forms["slim"] = small
-        sparse = sparsify(small, None, example)
-        forms["slim, CSR where measured faster"] = sparse
-        save_slim(run.folder.path / "slim.safetensors", sparse)
+    note = _slim_sentences(run, headline, forms) if text else _slim(run, headline, forms, example)
     rows = [asdict(cost) for cost in compare_cost(forms, example)]
     content: dict[str, Any] = {"headline": headline.title, "note": note, "rows": rows}
     run.folder.write_json("cost.json", content)
     run.folder.log("cost", forms=list(forms))
+
+
+def _slim(run: Run, headline: Fitted, forms: dict[str, nn.Module], example: Tensor) -> str:
+    """Add the smallest equal networks to `forms`; returns why there are none."""
+    try:
+        small = slim(headline.model, None, example)
+    except ValueError as error:  # an operation that cannot be taken apart, named in the message
+        return f"No slim form: {error}."
+    forms["slim"] = small
+    sparse = sparsify(small, None, example)
+    forms["slim, CSR where measured faster"] = sparse
+    save_slim(run.folder.path / "slim.safetensors", sparse)
+    return ""
+
+
+def _slim_sentences(run: Run, headline: Fitted, forms: dict[str, nn.Module]) -> str:
+    """The same for a transformer, whose heads and neurons are what can be taken out."""
+    small = slim_language(headline.model)
+    if language_sizes(small) == language_sizes(headline.model):
+        return "No slim form: every head and every neuron has a weight left."
+    forms["dead heads and neurons removed"] = small
+    save_slim_language(run.folder.path / "slim.safetensors", small)
+    return ""
