@@ -106,7 +106,9 @@ def guarded(command: Callable[[], int]) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("ROBUSTPRUNE_TRACEBACK"):
             traceback.print_exc()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        from robustprune.run.checkpoint import no_room
+
+        print(f"error: {' '.join((no_room(error) or str(error)).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def _attack(name: str, field: Field) -> AttackRecord:
 
 def _model(field: Field, columns: tuple[str, ...]) -> ModelRecord:
     name = field["name"].text()
-    if not name or Path(name).name != name:
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", name):
         raise field["name"].wrong(f"must be usable as a folder's name, got {name!r}")
     kept, total = field["kept"].count(), field["total"].count()
     if kept > total:

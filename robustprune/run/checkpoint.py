@@ -74,15 +74,21 @@ def flush_folder(folder: Path) -> None:
 
 def unwritten(path: Path, error: Exception) -> OSError:
     """The error to raise where `path` could not be written, full disks told from other faults."""
+    reason = no_room(error) or getattr(error, "strerror", None) or error
+    return OSError(f"cannot write {path}: {reason}")
+
+
+def no_room(error: Exception) -> str | None:
+    """What to say of an error that means that the disk is full; None for any other."""
     number = getattr(error, "errno", None)
     if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
         number = int(told[1])  # safetensors gives the system's number only in its text
-    if number in _FULL:
-        return OSError(
-            f"cannot write {path}: {_FULL[number]}; make room and give the same command again, "
-            "what was saved before is whole"
-        )
-    return OSError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")
+    if number not in _FULL:
+        return None
+    return (
+        f"{_FULL[number]}; make room and give the same command again, what was saved before is "
+        "whole"
+    )
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -135,7 +141,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if header[:_DIGITS] != _digest(tensors, text):
             raise ValueError("its content is not what was written: the digest differs")
         meta = json.loads(text)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise Damaged(f"{path} is damaged ({error}); delete it to start over") from error
     return tensors, meta
 

@@ -60,7 +60,7 @@ class RunDir:
         path = self.path / name
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error}); delete it to start over") from error
 
     def log(self, event: str, **figures: Any) -> None:

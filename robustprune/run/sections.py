@@ -14,7 +14,7 @@ def _number(value: object) -> object:
     if isinstance(value, str) and "/" in value:
         try:
             return float(Fraction(value))
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ArithmeticError):
             return value
     return value
 

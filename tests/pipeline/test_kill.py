@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import random
 import signal
 import sys
@@ -124,11 +125,32 @@ def kill_at_writes(command: Command, straight: dict[str, bytes], kills: int) -> 
     assert_same(command.finish("writes")[0], straight)
 
 
-def test_a_few_kills(tmp_path: Path) -> None:
-    command = Command(tmp_path / "run", ("lottery",), certify={}, finetune={"modes": []})
-    straight, _ = command.finish("straight")
+@pytest.fixture(scope="module")
+def lottery(tmp_path_factory: pytest.TempPathFactory) -> tuple[Command, dict[str, bytes]]:
+    """A small command and what it gives undisturbed."""
+    folder = tmp_path_factory.mktemp("kill") / "run"
+    command = Command(folder, ("lottery",), certify={}, finetune={"modes": []})
+    return command, command.finish("straight")[0]
+
+
+def test_a_few_kills(lottery: tuple[Command, dict[str, bytes]]) -> None:
+    command, straight = lottery
     kill_at_random(command, straight, 1.5, kills=4)
     kill_at_writes(command, straight, kills=3)
+
+
+def test_ctrl_c_says_how_to_go_on(lottery: tuple[Command, dict[str, bytes]]) -> None:
+    command, straight = lottery
+    command.log.unlink(missing_ok=True)
+    process = command.start("ctrl-c")
+    while process.is_alive() and not list(command.folder.glob("ctrl-c/*/*/models/*")):
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 130
+    assert command.log.read_text() == "interrupted; the same command goes on where it stopped\n"
+    assert_same(command.finish("ctrl-c")[0], straight)
 
 
 @pytest.mark.slow
