@@ -34,11 +34,15 @@ from robustprune.tasks import BatchLoader, Split, Task, holdout, load_sentences,
 from robustprune.view import words
 
 MODELS = (
-    "dense", "dense-freelb",
-    "robust", "robust-freelb",
-    "magnitude", "magnitude-freelb",
-    "random", "reinit",
-)  # fmt: skip
+    "dense",
+    "robust",
+    "magnitude",
+    "random",
+    "dense-freelb",
+    "robust-freelb",
+    "reinit",
+    "magnitude-freelb",
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ class Bench:
             "epochs": self.options.epochs,
             "optimizer": spec,
             "validation": self.validation(),
+            "amp": self.options.amp,
             "quiet": True,
         }
 
@@ -155,6 +160,7 @@ class Bench:
                     name="adamw", lr=self.options.mask_lr, weight_decay=1e-6, schedule="linear"
                 ),
                 seed=self.seed,
+                amp=self.options.amp,
                 quiet=True,
             )
             masks = found.masks
@@ -194,7 +200,12 @@ def text_figures(bench: Bench, model: nn.Module, name: str) -> dict[str, float]:
     _, dev = load_sentences("sst2", data_dir=bench.options.data_dir)
     count = bench.options.text_sentences
     tokenizer = SentenceTokenizer(max_length=64)
-    classify = sentence_classifier(model, tokenizer)
+    exact = sentence_classifier(model, tokenizer)
+
+    def classify(sentences: Sequence[str]) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bench.options.amp):
+            return exact(sentences)
+
     labels = [int(label) for label in dev.labels[:count]]
     result = text.summarise(attack(classify, list(dev.first[:count]), labels))
     return {name: result.accuracy_under_attack, f"{name} queries": result.mean_queries}
@@ -281,6 +292,9 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=None, help="budget an example")
     parser.add_argument(
         "--attacks", nargs="*", default=["text_fooler", "text_bugger", "pwws", "deep_word_bug"]
+    )
+    parser.add_argument(
+        "--amp", action="store_true", help="training and attacks on text in bfloat16 (autocast)"
     )
     parser.add_argument("--table", action="store_true", help="print what has been measured")
     options = parser.parse_args()

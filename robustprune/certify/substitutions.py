@@ -41,7 +41,8 @@ def substitution_margins(
         method: of `bounds.margin_bounds`; "ibp" is the cited papers', the others are tighter.
 
     Returns:
-        (N, C) float64, 0 at j = y. A sentence is certified where all others are positive.
+        (N, C) float64, ∞ at j = y: a sentence is certified where the least of its row is
+        positive.
 
     Raises:
         ValueError: sentences, candidates and labels that do not fit, a word outside `vectors`, or
