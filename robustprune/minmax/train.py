@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import NoReturn, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,18 @@ class Validation:
         return clean / n, None if self.attack is None else robust / n
 
 
+class LoopOptions(TypedDict, total=False):
+    """How a training runs, not what it learns: every search hands these on to `train`, whose
+    docstring explains them."""
+
+    amp: bool
+    device: torch.device | str
+    checkpoint: Checkpoint | None
+    title: str
+    quiet: bool
+    on_epoch: Callable[[EpochRecord], None]
+
+
 def train(
     model: nn.Module,
     loader: Batches,
@@ -72,10 +84,10 @@ def train(
     validation: Validation | None = None,
     average: float | None = None,
     amp: bool = False,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     checkpoint: Checkpoint | None = None,
     title: str = "training",
-    quiet: bool = True,
+    quiet: bool = False,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> list[EpochRecord]:
     """Minimise E[objective(model, x, y, epoch)] over `parameters`, in place.
@@ -85,13 +97,17 @@ def train(
     Args:
         loader: yields (x, y) batches; one with `state_dict`/`load_state_dict` keeps its place in
             a checkpoint, any other draws from torch's global generator, which is kept too.
+        objective: one with `before_epoch(model, epoch)` is told of each epoch (counted from 0)
+            before its first batch; one with a state, as above, keeps it in a checkpoint.
         parameters: what moves; default all parameters that require a gradient.
         constraint: what the search adds to the loop.
         validation: choose the epoch on held-out training data; default the last.
         average: decay of an exponential moving average of the weights, which is then what is
             validated and returned; default none.
         amp: forward passes in bfloat16 where torch finds it safe (autocast).
+        device: where to train; default where the model is.
         checkpoint: resume from its file if that is there, and save to it.
+        title: of the progress bar and of errors.
         quiet: no progress bar.
         on_epoch: called with each epoch's record.
 
@@ -103,17 +119,23 @@ def train(
         TrainingDiverged: loss, gradients or weights became non-finite: the message says where
             first. The model is then back at the last good epoch.
     """
-    device = torch.device(device)
-    model.to(device)
     moving = list(parameters or (p for p in model.parameters() if p.requires_grad))
     if not moving:
         raise ValueError("nothing to train: no parameter requires a gradient")
+    device = moving[0].device if device is None else torch.device(device)
+    model.to(device)
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     descent = optimizer.build(moving)
     progress = Progress()
     averaged = None if average is None else WeightAverage(model, average)
-    parts = {"loader": loader, "constraint": constraint, "average": averaged}
+    before_epoch = getattr(objective, "before_epoch", None)
+    parts: dict[str, object] = {
+        "loader": loader,
+        "objective": objective,
+        "constraint": constraint,
+        "average": averaged,
+    }
     if checkpoint is not None:
         progress = resume(checkpoint.path, model, descent, parts)
 
@@ -127,6 +149,8 @@ def train(
     def run_epoch() -> EpochRecord:
         started, steps = time.monotonic(), 0
         model.train()
+        if before_epoch is not None:
+            before_epoch(model, progress.epoch)
         for x, y in loader:
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             if progress.step == 0:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import robustprune
-from attacks import ThreatModel, minimal_perturbation
-from attacks.minimal import MinimalPerturbation
+from attacks import ThreatModel
 from robustprune.certify import (
     Certificate,
     Manifest,
@@ -26,11 +25,13 @@ from robustprune.certify import (
     write_certificates,
 )
 from robustprune.certify.certificate import FILE
+from robustprune.measure import nearest_adversarial
 from robustprune.pipeline.fit import Fitted
 from robustprune.pipeline.prepare import Run
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir
 from robustprune.run.runtime import seed_stage
+from robustprune.run.sections import CertifySection
 from robustprune.tasks import Task
 
 
@@ -54,43 +55,66 @@ def certify_headline(run: Run, headline: Fitted) -> Path | None:
         return path
     seed_stage(run.config.seed, FILE)
     x, y = certified_examples(run.config, run.task)
-    x, y = x.to(run.device), y.to(run.device)
-    batch_size = run.config.evaluation.batch_size
-    certificates: list[Certificate] = []
-    if section.method != "none":
-        certificates += proofs(
-            headline.model,
-            x,
-            y,
-            run.threat,
-            nearest_adversarial(headline.model, x, y, run.threat, batch_size=batch_size),
-            method=section.method,
-            batch_size=batch_size,
-        )
-    if section.sigma is not None:
-        certificates += smoothed_certificates(
-            headline.model,
-            x,
-            y,
-            sigma=section.sigma,
-            n0=section.n0,
-            n=section.n,
-            alpha=section.alpha,
-            seed=run.config.seed,
-            batch_size=batch_size,
-            title=f"smoothing {headline.name}",
-            quiet=run.quiet,
-        )
+    certificates = issue(
+        headline.model,
+        x.to(run.device),
+        y.to(run.device),
+        run.threat,
+        section,
+        seed=run.config.seed,
+        batch_size=run.config.evaluation.batch_size,
+        title=f"smoothing {headline.name}",
+        quiet=run.quiet,
+    )
     manifest = manifest_of(run.config, run.task, run.folder, headline.name, certificates)
     write_certificates(path, manifest, certificates)
     run.folder.log("certified", model=headline.name, examples=len(x))
     return path
 
 
+def issue(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    section: CertifySection,
+    *,
+    seed: int,
+    batch_size: int,
+    title: str = "smoothing",
+    quiet: bool = True,
+) -> list[Certificate]:
+    """The certificates that `section` asks for: proofs, smoothed ones, or both.
+
+    Raises:
+        SandwichViolation, ValueError: as `certify_headline`.
+    """
+    certificates: list[Certificate] = []
+    if section.method != "none":
+        nearest = nearest_adversarial(model, x, y, threat, batch_size=batch_size)
+        certificates += proofs(
+            model, x, y, threat, nearest, method=section.method, batch_size=batch_size
+        )
+    if section.sigma is not None:
+        certificates += smoothed_certificates(
+            model,
+            x,
+            y,
+            sigma=section.sigma,
+            n0=section.n0,
+            n=section.n,
+            alpha=section.alpha,
+            seed=seed,
+            batch_size=batch_size,
+            title=title,
+            quiet=quiet,
+        )
+    return certificates
+
+
 def certified_examples(config: Config, task: Task) -> tuple[Tensor, Tensor]:
     """The first test examples, as many as the config wants certified."""
-    count = config.certify.examples
-    return task.test.x[:count], task.test.y[:count]
+    return task.test.batch(slice(config.certify.examples))
 
 
 def manifest_of(
@@ -116,24 +140,17 @@ def manifest_of(
         seed=config.seed,
         n=len(x),
         total_failure=total_failure(certificates),
-        versions={
-            "robustprune": robustprune.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-        },
+        versions=versions(),
         limits=limits({certificate.guarantee for certificate in certificates}),
     )
 
 
-def nearest_adversarial(
-    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, batch_size: int
-) -> MinimalPerturbation:
-    """`attacks.minimal_perturbation` a batch at a time."""
-    parts = [
-        minimal_perturbation(model, xs, ys, norm=threat.norm, bounds=threat.bounds)
-        for xs, ys in zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
-    ]
-    r = torch.cat([part.r for part in parts])
-    return MinimalPerturbation(r, torch.cat([part.x_adv for part in parts]), threat.norm)
+def versions() -> dict[str, str]:
+    """What certificates were computed with."""
+    return {
+        "robustprune": robustprune.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+    }

@@ -50,12 +50,16 @@ def fit(run: Run, name: str, title: str, make: Callable[[Checkpoint], Ticket]) -
     return Fitted(name, title, model, MaskSet(stored) if stored else full_masks(model))
 
 
-def fit_dense(run: Run, name: str, section: TrainingSection, *, robust: bool) -> Fitted:
+def fit_dense(
+    run: Run, name: str, section: TrainingSection, *, robust: bool, title: str | None = None
+) -> Fitted:
     """A dense baseline: `robust` trains on the run's robust objective, else on clean examples."""
 
     def make(checkpoint: Checkpoint) -> Ticket:
         model = run.fresh_model()
-        objective, loader = run.robust(section.epochs) if robust else (Natural(), run.loader())
+        objective, loader = (
+            run.robust(section.epochs, name) if robust else (Natural(), run.loader())
+        )
         history = train(
             model,
             loader,
@@ -72,7 +76,7 @@ def fit_dense(run: Run, name: str, section: TrainingSection, *, robust: bool) ->
         )
         return Ticket(full_masks(model), model, history)
 
-    return fit(run, name, f"{name} dense", make)
+    return fit(run, name, title or f"{name} dense", make)
 
 
 def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
@@ -80,7 +84,7 @@ def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
     section, name = run.config.finetune, f"{ticket.name}-{mode}"
 
     def make(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs)
+        objective, loader = run.robust(section.epochs, name)
         return finetune_ticket(
             Ticket(ticket.masks, ticket.model, []),
             loader,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from robustprune.measure import (
     evaluate,
     evaluate_switch,
     expected_proportion,
+    minimal_summary,
+    nearest_adversarial,
     proportion,
 )
 from robustprune.pipeline.fit import Fitted
@@ -32,12 +35,16 @@ SANITY_EXAMPLES = 100
 
 def test_examples(run: Run) -> tuple[Tensor, Tensor]:
     """The test examples that are measured on, on the run's device."""
-    count = run.config.evaluation.examples
-    return run.task.test.x[:count].to(run.device), run.task.test.y[:count].to(run.device)
+    x, y = run.task.test.batch(slice(run.config.evaluation.examples))
+    return x.to(run.device), y.to(run.device)
 
 
-def measure_model(run: Run, fitted: Fitted) -> dict[str, Any]:
-    """The model's entry in metrics.json, with its per-example results under "per_example"."""
+def measure_model(run: Run, fitted: Fitted, *, minimal: bool = False) -> dict[str, Any]:
+    """The model's entry in metrics.json, with its per-example results under "per_example".
+
+    minimal: whether r* is wanted too, on the first `evaluation.minimal` examples; the distances
+        are then under "distances".
+    """
     file = f"measure/{fitted.name}.json"
     if (run.folder.path / file).exists():
         return dict(run.folder.read_json(file))
@@ -80,10 +87,28 @@ def measure_model(run: Run, fitted: Fitted) -> dict[str, Any]:
         "robust": figures,
         "curve": [{"eps": eps, "value": value, "n": len(y)} for eps, value in points],
         "per_example": {name: r.int().tolist() for name, r in results.items()},
+        **(_minimal(run, fitted) if minimal and section.minimal else {}),
     }
     run.folder.write_json(file, entry)
     run.folder.log("measured", model=fitted.name)
     return entry
+
+
+def _minimal(run: Run, fitted: Fitted) -> dict[str, Any]:
+    """r* of a model: the summary, and each example's distance (null: no attack reached it)."""
+    section = run.config.evaluation
+    x, y = (part[: section.minimal] for part in test_examples(run))
+    found = nearest_adversarial(
+        fitted.model,
+        x,
+        y,
+        run.threat,
+        batch_size=section.batch_size,
+        title=f"r* of {fitted.name}",
+        quiet=run.quiet,
+    )
+    distances = [value if math.isfinite(value) else None for value in found.r.tolist()]
+    return {"minimal": minimal_summary(found, run.threat), "distances": distances}
 
 
 def _size(run: Run, masks: MaskSet) -> dict[str, Any]:
@@ -112,11 +137,13 @@ def measure_switch(run: Run, tickets: Sequence[Fitted]) -> dict[str, Any]:
     x, y = test_examples(run)
     switch = RandomTicketSwitch([t.model for t in tickets], seed=run.config.seed)
     seed_stage(run.config.seed, file)
+    pgd = run.evaluation_attacks()[f"pgd{section.steps}"]
+    assert isinstance(pgd, PGD)
     outcome = evaluate_switch(
         switch,
         x,
         y,
-        run.evaluation_attacks()[f"pgd{section.steps}"],
+        pgd,
         draws=SWITCH_DRAWS,
         batch_size=section.batch_size,
     )
@@ -195,6 +222,10 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
     return checks
 
 
-def write_per_example(run: Run, entries: Iterable[dict[str, Any]]) -> None:
+def write_per_example(run: Run, entries: Sequence[dict[str, Any]]) -> None:
+    """per_example.csv and, where r* was measured, distances.json: model -> distances."""
+    distances = {e["name"]: e["distances"] for e in entries if "distances" in e}
+    if distances:
+        run.folder.write_json("distances.json", distances)
     labels = test_examples(run)[1].tolist()
     write_atomically(run.folder.path / "per_example.csv", per_example_csv(entries, labels))

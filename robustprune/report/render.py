@@ -23,6 +23,7 @@ from robustprune.report.plots import (
     training_curves,
 )
 from robustprune.report.records import WORST, MetricsRecord, RunRecord, SwitchRecord
+from robustprune.report.selection import score_figures, wave_figures
 from robustprune.report.style import Plot, inline, page_colours
 from robustprune.report.table import main_table
 from robustprune.run.checkpoint import write_atomically
@@ -136,6 +137,22 @@ def _illustrations(run: RunRecord) -> list[Illustration]:
             "The filled part of a bar is the fraction of the layer's weights that the mask keeps.",
             2,
             tuple(layer_density(metrics)),
+        ),
+        Illustration(
+            "What adversarial examples were worth",
+            "The values of the last selection, of the dense network and of the headline (those of"
+            " every other training are in its selection.safetensors). Left, from the best candidate"
+            " to the worst; right, how many have which value.",
+            2,
+            tuple(score_figures(run)),
+        ),
+        Illustration(
+            "The best and the worst adversarial examples",
+            "Candidates of the last selection over the clean series that they were made of, in grey"
+            " (of several channels, the one that was changed most). The best were worth most to the"
+            " training, by the method of the config.",
+            3,
+            tuple(wave_figures(run)),
         ),
         Illustration(
             "Training",

@@ -19,9 +19,11 @@ from robustprune.run.sections import (
     OBJECTIVES,
     AdmmSection,
     CertifySection,
+    DeploySection,
     EvaluationSection,
     FinetuneSection,
     InnerSection,
+    LanguageSection,
     LoopSection,
     LotterySection,
     ModelSection,
@@ -30,6 +32,7 @@ from robustprune.run.sections import (
     ScoresSection,
     SearchSection,
     Section,
+    SelectionSection,
     TaskSection,
     ThreatSection,
     TrainingSection,
@@ -49,20 +52,27 @@ class Config(Section):
     natural: TrainingSection = TrainingSection()  # dense baseline on clean examples
     adversarial: TrainingSection = TrainingSection()  # dense baseline under attack
     objective: ObjectiveSection = ObjectiveSection()
+    selection: SelectionSection = SelectionSection()
     loop: LoopSection = LoopSection()
     search: SearchSection = SearchSection()
     admm: AdmmSection = AdmmSection()
     scores: ScoresSection = ScoresSection()
     lottery: LotterySection = LotterySection()
+    language: LanguageSection = LanguageSection()
     one_shot: OneShotSection = OneShotSection()
     finetune: FinetuneSection = FinetuneSection()
     evaluation: EvaluationSection = EvaluationSection()
     certify: CertifySection = CertifySection()
+    deploy: DeploySection = DeploySection()
 
     def digest(self) -> str:
         """Eight hex digits of everything but the seed: runs that differ only in it lie together."""
         described = json.dumps(self.model_dump(mode="json", exclude={"seed"}), sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:8]
+
+    def folder(self, root: Path) -> Path:
+        """Where the run of this config and seed lies beneath `root`."""
+        return root / f"{self.name}-{self.digest()}" / f"seed{self.seed}"
 
     def to_yaml(self) -> str:
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

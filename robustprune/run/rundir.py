@@ -3,6 +3,7 @@
     runs/<name>-<digest>/seed<k>/
         config.yaml  env.json  log.jsonl  lock
         models/<name>/model.safetensors masks.safetensors history.jsonl     one folder a model
+        models/<name>/selection.safetensors             where its examples were selected
         model.safetensors  masks.safetensors                                the headline model
         measure/<name>.json  per_example.csv  metrics.json
         report.html  report.md
@@ -139,7 +140,7 @@ def open_run(config: Config, root: Path, env: Mapping[str, Any]) -> RunDir:
             at work in it.
         OSError: the folder cannot be written to.
     """
-    path = root / f"{config.name}-{config.digest()}" / f"seed{config.seed}"
+    path = config.folder(root)
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):

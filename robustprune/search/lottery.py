@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from attacks import Attack
 from robustprune.minmax import (
@@ -17,6 +18,7 @@ from robustprune.minmax import (
     Checkpoint,
     Constraint,
     EpochRecord,
+    LoopOptions,
     Objective,
     OptimizerSpec,
     Validation,
@@ -27,7 +29,7 @@ from robustprune.minmax.resume import flatten, state_of, unflatten
 from robustprune.run.checkpoint import load_tensors, save_tensors
 from robustprune.run.runtime import generator_states, restore_generators
 from robustprune.search.initialise import InitName, initialise
-from robustprune.search.ticket import Ticket, chosen_objective, device_of
+from robustprune.search.ticket import Ticket, chosen_objective, copy_on
 from robustprune.sparsity import (
     Allocation,
     MaskSet,
@@ -92,12 +94,7 @@ def find_lottery_ticket(
     dense: Iterable[str] = (),
     validation: Validation | None = None,
     average: float | None = None,
-    amp: bool = False,
-    device: torch.device | str | None = None,
-    checkpoint: Checkpoint | None = None,
-    title: str | None = None,
-    quiet: bool = False,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    **loop: Unpack[LoopOptions],
 ) -> LotteryTicket:
     """Iterative magnitude pruning with rewinding: in each of n rounds train, keep the p^(i/n)
     largest |w| of the survivors, set the weights back to step k, and train what is left
@@ -116,7 +113,8 @@ def find_lottery_ticket(
         pattern, allocate: see `robustprune.sparsity`; "global" compares |w| over all layers.
         dense: layers to leave whole: "first", "last" or layer names.
         validation: choose the epoch of each training on held-out training data.
-        checkpoint: every round keeps its own file beside it and is not repeated.
+        loop: how the training runs, see `train`: amp, device, checkpoint, title, quiet, on_epoch.
+            Every round keeps its own file beside the checkpoint and is not repeated.
 
     Returns:
         LotteryTicket(masks, model, history, start); `train_control` makes the controls for it.
@@ -135,10 +133,9 @@ def find_lottery_ticket(
     if ":" in pattern:
         rounds = 1  # N of every M: there is nothing in between
     objective = chosen_objective(attack, objective)
-    title = title or f"lottery {density:.0%}"
-    start = copy.deepcopy(model).requires_grad_(True)
-    if device is not None:
-        start.to(device)
+    title = loop.setdefault("title", f"lottery {density:.0%}")
+    checkpoint = loop.get("checkpoint")
+    start = copy_on(model, loop.get("device")).requires_grad_(True)
     masks: MaskSet | None = None
 
     def trained(part: str, at: _AtStep | None) -> tuple[nn.Module, list[EpochRecord]]:
@@ -146,6 +143,8 @@ def find_lottery_ticket(
         network = copy.deepcopy(start)
         if masks is not None:
             apply_masks(network, masks)
+        of_part: LoopOptions = {**loop, "checkpoint": _part(checkpoint, part)}
+        of_part["title"] = f"{title}, {part}"
         history = train(
             network,
             loader,
@@ -155,12 +154,7 @@ def find_lottery_ticket(
             constraint=at,
             validation=validation,
             average=average,
-            amp=amp,
-            device=device or device_of(network),
-            checkpoint=_part(checkpoint, part),
-            title=f"{title}, {part}",
-            quiet=quiet,
-            on_epoch=on_epoch,
+            **of_part,
         )
         return bake(network), history
 
@@ -197,12 +191,7 @@ def train_control(
     seed: int = 0,
     validation: Validation | None = None,
     average: float | None = None,
-    amp: bool = False,
-    device: torch.device | str | None = None,
-    checkpoint: Checkpoint | None = None,
-    title: str | None = None,
-    quiet: bool = False,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """What a ticket must beat: the same training with one thing changed.
 
@@ -217,13 +206,14 @@ def train_control(
     """
     if kind not in CONTROLS:
         raise ValueError(f"unknown control {kind!r}; choose one of {', '.join(CONTROLS)}")
-    network = copy.deepcopy(ticket.start).requires_grad_(True)
+    network = copy_on(ticket.start, loop.get("device")).requires_grad_(True)
     masks, generator = ticket.masks, torch.Generator().manual_seed(seed)
     if kind == "random":
         masks = shuffled(masks, generator)
     else:
         initialise(maskable_layers(network), init, generator=generator)
     apply_masks(network, masks)
+    loop.setdefault("title", f"control ({kind})")
     history = train(
         network,
         loader,
@@ -232,12 +222,7 @@ def train_control(
         epochs=epochs,
         validation=validation,
         average=average,
-        amp=amp,
-        device=device or device_of(network),
-        checkpoint=checkpoint,
-        title=title or f"control ({kind})",
-        quiet=quiet,
-        on_epoch=on_epoch,
+        **loop,
     )
     return Ticket(masks, bake(network), history)
 

@@ -1,17 +1,25 @@
 """Data sets as `Task`s: packaged series, downloaded images, people's own arrays."""
 
+from robustprune.tasks.arrays import npz_examples
 from robustprune.tasks.batches import BatchLoader
 from robustprune.tasks.load import load_task, task_names
 from robustprune.tasks.split import digest, holdout
 from robustprune.tasks.task import Augment, Split, Task
+from robustprune.tasks.text import load_sentences, text_names, text_task
+from robustprune.tasks.text_files import Sentences
 
 __all__ = [
     "Augment",
     "BatchLoader",
+    "Sentences",
     "Split",
     "Task",
     "digest",
     "holdout",
+    "load_sentences",
     "load_task",
+    "npz_examples",
     "task_names",
+    "text_names",
+    "text_task",
 ]

@@ -14,6 +14,7 @@ Labels are whole numbers or strings; the distinct ones of y_train, sorted, becom
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from robustprune.run.suggest import did_you_mean
-from robustprune.tasks.check import check_bounds
+from robustprune.tasks.check import check_bounds, check_examples
 from robustprune.tasks.labels import encode_labels
 from robustprune.tasks.task import Split, Task
 
@@ -66,8 +67,46 @@ def npz_task(path: Path, *, bounds: tuple[float, float] | None) -> Task:
     )
 
 
-def read_npz(path: Path) -> dict[str, Array]:
-    """The four arrays of `path`, one label per example.
+def npz_examples(
+    path: Path, *, bounds: tuple[float, float] | None
+) -> tuple[Tensor, Tensor, tuple[float, float] | None]:
+    """The examples of a file with x_test and y_test, or x and y alone, for a finished network.
+
+    Labels are whole numbers, the network's own class indices; nothing is renumbered.
+
+    Returns:
+        x, laid out as this module says, y (N,) int64, and the bounds: (0, 1) for uint8 pixels
+        unless others are given.
+
+    Raises:
+        FileNotFoundError, ValueError: as `npz_task`; labels that are no whole numbers from 0.
+    """
+    check_bounds(bounds)
+    keys = ("x", "y") if _has(path, "x") else _KEYS[2:]
+    x, labels = read_npz(path, keys=keys).values()
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path}: {keys[1]} is {labels.dtype} of shape {labels.shape}; give whole numbers (N,),"
+            " the network's class indices"
+        )
+    if bounds is None and x.dtype == np.uint8:
+        bounds = (0.0, 1.0)
+    inputs, y = to_inputs(x, where=f"{path}: {keys[0]}"), torch.from_numpy(labels.astype(np.int64))
+    classes = int(y.amax()) + 1 if len(y) else 1  # how many the network has is for it to say
+    check_examples(inputs, y, num_classes=classes, bounds=bounds, where=str(path))
+    return inputs, y, bounds
+
+
+def _has(path: Path, key: str) -> bool:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return key in archive.files
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
+        return False  # `read_npz` says what is wrong
+
+
+def read_npz(path: Path, *, keys: Sequence[str] = _KEYS) -> dict[str, Array]:
+    """The arrays `keys` of `path`, inputs and labels in turn, one label per example.
 
     Raises:
         FileNotFoundError, ValueError: as `npz_task`.
@@ -81,9 +120,9 @@ def read_npz(path: Path) -> dict[str, Array]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array")
             with archive:
-                missing = [key for key in _KEYS if key not in archive.files]
+                missing = [key for key in keys if key not in archive.files]
                 if not missing:
-                    arrays = {key: archive[key] for key in _KEYS}
+                    arrays = {key: archive[key] for key in keys}
     except (
         *(ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
         # what a damaged archive, or one with sizes beyond any memory, makes of numpy and zipfile
@@ -93,14 +132,14 @@ def read_npz(path: Path) -> dict[str, Array]:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
             f"{path} cannot be read as .npz: {reason}; save plain arrays with "
-            "np.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)"
+            f"np.savez(path, {', '.join(f'{key}=...' for key in keys)})"
         ) from error
     if missing:
         raise ValueError(
             f"{path} has no key '{missing[0]}'{did_you_mean(missing[0], archive.files)}; it has "
-            f"{', '.join(archive.files) or 'none'}, and needs {', '.join(_KEYS)}"
+            f"{', '.join(archive.files) or 'none'}, and needs {', '.join(keys)}"
         )
-    for x, y in (_KEYS[:2], _KEYS[2:]):
+    for x, y in zip(keys[::2], keys[1::2], strict=True):
         if arrays[x].ndim == 0 or arrays[y].ndim == 0 or len(arrays[x]) != len(arrays[y]):
             raise ValueError(
                 f"{path}: {x} has shape {arrays[x].shape} and {y} {arrays[y].shape}; "

@@ -10,8 +10,9 @@ from torch import nn
 
 from attacks import ThreatModel, minimal_perturbation
 from robustprune.certify import SandwichViolation, limits, proofs, smoothed_certificates
+from robustprune.measure import nearest_adversarial
 from robustprune.pipeline import prepare
-from robustprune.pipeline.certify import certify_headline, nearest_adversarial
+from robustprune.pipeline.certify import certify_headline
 from robustprune.pipeline.fit import Fitted
 from robustprune.run.config import load_config, parse_config
 from robustprune.sparsity import full_masks

@@ -21,6 +21,7 @@ QUICK = [
     "inner.steps=1",
     "evaluation.steps=2",
     "evaluation.restarts=1",
+    "evaluation.minimal=0",
 ]
 
 

@@ -1,0 +1,32 @@
+"""The command line: thin callers of the pipeline, with clear one-line errors.
+
+One file a command; `scripts.py` has the entry points of `scripts/*.py`.
+"""
+
+from robustprune.cli.main import main
+from robustprune.cli.scripts import (
+    COMPARE_METHODS,
+    FIND_LOTTERY,
+    FIND_PLM,
+    FIND_RST,
+    LOWDATA_TIMESERIES,
+    PRUNE_ADMM,
+    PRUNE_ONE_SHOT,
+    PRUNE_SCORES,
+    Script,
+    run_script,
+)
+
+__all__ = [
+    "COMPARE_METHODS",
+    "FIND_LOTTERY",
+    "FIND_PLM",
+    "FIND_RST",
+    "LOWDATA_TIMESERIES",
+    "PRUNE_ADMM",
+    "PRUNE_ONE_SHOT",
+    "PRUNE_SCORES",
+    "Script",
+    "main",
+    "run_script",
+]

@@ -1,0 +1,127 @@
+"""`robustprune certify`: lower bounds on r* of your own network, in certificates.jsonl."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from robustprune.cli.own import add_own_options, load_own, named_settings
+from robustprune.cli.shared import (
+    Examples,
+    Parser,
+    add_command,
+    add_output_options,
+    answer,
+    describe,
+    guarded,
+    number,
+    path_argument,
+    silent,
+)
+
+METHODS = ("none", "ibp", "crown-ibp", "crown", "alpha-crown")
+_ABOUT = (
+    "Certify your own network: for each example a radius within which no change of the input\n"
+    "changes the answer, by deterministic bounds (a proof) or by smoothing (with a probability)."
+)
+_EXAMPLES: Examples = (
+    ("nets:build --state net.safetensors --config rst_ecg200 --examples 20", "by CROWN"),
+    (
+        "nets:build --state net.safetensors --data test.npz --eps 0.1 --method alpha-crown",
+        "tighter, slower, on your own arrays",
+    ),
+    (
+        "nets:build --state net.safetensors --config rst_mnist --method none --sigma 0.25",
+        "the smoothed classifier, in L2",
+    ),
+)
+_CLOSING = "Exit status: 0 done, 2 bad input. The digests of the file bind it to weights and data."
+
+
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(
+        commands,
+        "certify",
+        "certificates.jsonl of your own network: lower bounds on r*",
+        about=_ABOUT,
+        examples=_EXAMPLES,
+        run=_certify,
+        closing=_CLOSING,
+    )
+    _add_options(parser)
+
+
+def certify_script(arguments: Sequence[str] | None = None) -> int:
+    """What scripts/certify.py does; returns the exit status."""
+    parser = Parser(prog="certify.py")
+    describe(parser, _ABOUT, _EXAMPLES, closing=_CLOSING)
+    add_output_options(parser)
+    _add_options(parser)
+    options = parser.parse_args(arguments)
+    return guarded(lambda: _certify(options))
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add_own_options(parser)
+    parser.add_argument(
+        "--method", choices=METHODS, default="crown", help="of the bounds (default: %(default)s)"
+    )
+    parser.add_argument("--sigma", type=number, help="smooth with this much noise, input units")
+    parser.add_argument("--n0", type=int, default=100, help="samples that select (default: 100)")
+    parser.add_argument("--n", type=int, default=10_000, help="that certify (default: 10000)")
+    parser.add_argument("--alpha", type=number, default=0.001, help="failure probability of each")
+    path_argument(
+        parser,
+        "--out",
+        folder=True,
+        type=Path,
+        default=Path("certificates"),
+        help="folder of certificates.jsonl and certify.json (default: %(default)s)",
+    )
+
+
+def _certify(options: argparse.Namespace) -> int:
+    from robustprune.pipeline.own import certify_network
+    from robustprune.run.config import parse_config
+
+    fields = ("method", "sigma", "n0", "n", "alpha")
+    section = parse_config(
+        {"certify": {name: getattr(options, name) for name in fields}}, source="options"
+    ).certify
+    model, problem = load_own(options)
+    path, certificates = certify_network(
+        model,
+        problem,
+        section,
+        options.out,
+        named=options.model,
+        state=options.state,
+        settings=named_settings(options, *fields),
+        seed=options.seed,
+        batch_size=options.batch_size,
+        quiet=silent(options),
+    )
+    eps = float(problem.threat.eps)
+    methods = {
+        method: {
+            "n": len(radii),
+            "median_radius": statistics.median(radii),
+            "beyond_eps": sum(radius > eps for radius in radii),
+        }
+        for method in dict.fromkeys(c.method for c in certificates)
+        if (radii := [c.radius for c in certificates if c.method == method])
+    }
+
+    def show() -> None:
+        print(path)
+        for method, figures in methods.items():
+            norm = "l2" if method == "smoothing" else problem.threat.norm
+            print(
+                f"  {method}: {figures['beyond_eps']} of {figures['n']} beyond eps {eps:g}, median "
+                f"radius {figures['median_radius']:.4g} ({norm}, lower bound)"
+            )
+
+    answer(options, {"file": str(path), "eps": eps, "methods": methods}, show)
+    return 0

@@ -1,0 +1,67 @@
+"""`--dry-run`: the whole config, and what it will take."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from robustprune.cli.shared import answer
+from robustprune.run.config import Config
+
+if TYPE_CHECKING:
+    from robustprune.pipeline.estimate import Estimate
+
+
+def dry_run(config: Config, options: argparse.Namespace) -> int:
+    """Measure a few steps of the run, print what follows from them, write nothing."""
+    from robustprune.pipeline.estimate import estimate
+    from robustprune.pipeline.prepare import planned_run
+    from robustprune.run.runtime import choose_device
+
+    device = choose_device(options.device)
+    run = planned_run(config, out=options.out, data_dir=options.data_dir, device=device, quiet=True)
+    folder = run.folder.path
+    state = "new"
+    if folder.exists():
+        state = "finished" if (folder / "report.html").exists() else "begun"
+    found = estimate(run)
+    content: dict[str, Any] = {
+        "run": str(folder),
+        "state": state,
+        "device": str(device),
+        "config": config.model_dump(mode="json"),
+        "seconds": found.seconds,
+        **asdict(found),
+    }
+    answer(options, content, lambda: _show(config, content, found))
+    return 0
+
+
+def _show(config: Config, content: dict[str, Any], found: Estimate) -> None:
+    print(config.to_yaml())
+    print(f"# run: {content['run']} ({content['state']}), on {content['device']}")
+    natural, robust = found.step
+    print(
+        f"# network: {found.parameters:,} parameters; a step takes {1e3 * natural:.1f} ms on clean "
+        f"and {1e3 * robust:.1f} ms on attacked examples"
+    )
+    wide = max(len(stage.name) for stage in found.stages)
+    for stage in found.stages:
+        unit = "passes" if stage.name in ("measuring", "certifying, smoothing") else "steps"
+        unit = "examples" if stage.name.startswith("certifying") and unit == "steps" else unit
+        print(f"#   {stage.name:<{wide}}  {stage.steps:>13,} {unit:<8} {duration(stage.seconds)}")
+    print(f"# time: up to {duration(found.seconds)}, if no attack and no training ends early")
+    if found.host_bytes is not None:
+        print(f"# memory: {found.host_bytes / 2**30:.2f} GiB, data and torch included")
+    if found.device_bytes is not None:
+        print(f"# memory on {content['device']}: {found.device_bytes / 2**30:.2f} GiB")
+
+
+def duration(seconds: float) -> str:
+    """0.4 s, 12 s, 3.5 min, 2.1 h, 4.2 days"""
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            value = seconds / size
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{seconds / 86_400:.1f} days"

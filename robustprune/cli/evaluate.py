@@ -1,0 +1,91 @@
+"""`robustprune evaluate`: how robust your own network is, by the protocol of the runs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from robustprune.cli.own import add_own_options, load_own
+from robustprune.cli.shared import Parser, add_command, answer, silent
+
+MORE = ("apgd", "square", "autoattack")
+
+
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(
+        commands,
+        "evaluate",
+        "clean and attacked accuracy, r* and sanity checks of your own network",
+        about="Attack your own network: clean accuracy, each attack and the worst case per example "
+        "with\n95% intervals, the distance r* to the nearest adversarial example, and checks of the"
+        "\nevaluation itself. Attacked figures and r* are upper bounds.",
+        examples=(
+            ("nets:build --state net.safetensors --config rst_ecg200", "on a config's test set"),
+            (
+                "nets:build --state net.safetensors --data test.npz --eps 8/255 --bounds 0 1",
+                "on your own arrays",
+            ),
+            (
+                "nets:build --state net.safetensors --config rst_mnist --norm l2 --eps 2 --json",
+                "another threat model",
+            ),
+        ),
+        run=_evaluate,
+    )
+    add_own_options(parser)
+    parser.add_argument(
+        "--attacks",
+        nargs="*",
+        choices=MORE,
+        default=["autoattack"],
+        help="besides FGSM and PGD (default: autoattack, the standard protocol)",
+    )
+    parser.add_argument("--steps", type=int, default=20, help="of PGD (default: %(default)s)")
+    parser.add_argument("--restarts", type=int, default=5, help="of PGD (default: %(default)s)")
+    parser.add_argument(
+        "--minimal",
+        type=int,
+        default=100,
+        help="r* of the first so many examples, 0 for none (default: %(default)s)",
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    model, problem = load_own(options)
+    from robustprune.pipeline.own import measure_network
+
+    if options.minimal < 0:
+        raise ValueError(f"--minimal {options.minimal} must be at least 0")
+    content = measure_network(
+        model,
+        problem,
+        steps=options.steps,
+        restarts=options.restarts,
+        more=options.attacks,
+        minimal=options.minimal,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        quiet=silent(options),
+    )
+    content = {"model": options.model, "source": problem.source, **content}
+    answer(options, content, lambda: _show(content))
+    return 0
+
+
+def _show(content: dict[str, Any]) -> None:
+    threat = content["threat"]
+    print(
+        f"{content['model']} on {content['n']} examples of {content['source']}, "
+        f"{threat['norm']} eps {threat['eps']:g}"
+    )
+    for name, figure in {"clean": content["clean"], **content["robust"]}.items():
+        low, high = (100 * end for end in figure["ci95"])
+        kind = "" if name == "clean" else "  upper bound"
+        print(f"  {name:<12} {100 * figure['value']:6.1f}%  [{low:.1f}, {high:.1f}]{kind}")
+    r = content["minimal"]
+    if r:
+        quartiles = ", ".join("none" if r[q] is None else f"{r[q]:.4g}" for q in ("q25", "q75"))
+        middle = "none" if r["median"] is None else f"{r['median']:.4g}"
+        print(f"  median r*    {middle}  quartiles [{quartiles}], n = {r['n']}  upper bound")
+    for finding in content["findings"]:
+        print(f"  {'ok  ' if finding['ok'] else 'WARN'} {finding['name']}: {finding['detail']}")

@@ -1,0 +1,110 @@
+"""`robustprune list`: what there is to choose from, a line each."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+
+from robustprune.cli.shared import Parser, add_command, answer
+from robustprune.run.packaged import config_names, config_path
+
+METHODS = {
+    "rst": "robust scratch ticket: a mask learned over random weights (Fu et al. 2021)",
+    "admm": "pruning by ADMM during adversarial training (Ye et al. 2019)",
+    "admm_l1": "its l1 form: a weight λ instead of a density",
+    "hydra": "scores learned under the robust loss (Sehwag et al. 2020)",
+    "harp": "scores and each layer's share learned under the robust loss (Zhao et al. 2023)",
+    "lottery": "train, prune, rewind, in rounds, with controls (Frankle & Carbin 2019)",
+    "magnitude": "one shot: the largest weights",
+    "random": "one shot: weights drawn at random, the control",
+    "snip": "one shot: |weight × gradient| (Lee et al. 2019)",
+    "grasp": "one shot: what keeps the gradient's norm (Wang et al. 2020)",
+    "obd": "one shot: the diagonal of the Hessian (LeCun et al. 1990)",
+    "obd_ggn": "one shot: the diagonal of the generalised Gauss-Newton matrix",
+}
+TASKS = {
+    "ag_news": "news in four classes, from --data-dir",
+    "cifar10": "images (3, 32, 32), by torchvision or from --data-dir",
+    "csv": "your own series, from a .csv file",
+    "ecg200": "ECG200 of the UCR archive, packaged: 100 + 100 series of length 96",
+    "fashion_mnist": "images (1, 28, 28), by torchvision or from --data-dir",
+    "imdb": "film reviews, from --data-dir",
+    "mnist": "images (1, 28, 28), by torchvision or from --data-dir",
+    "mnli": "entailment of sentence pairs (GLUE), from --data-dir",
+    "npz": "your own arrays: x_train, y_train, x_test, y_test",
+    "qnli": "does the sentence answer the question (GLUE), from --data-dir",
+    "qqp": "are two questions the same (GLUE), from --data-dir",
+    "series": "your own series, from .tsv, .ts or .arff files",
+    "sony_aibo_1": "SonyAIBORobotSurface1 of the UCR archive, packaged",
+    "sst2": "sentiment of sentences (GLUE), from --data-dir",
+    "sst2_sample": "600 + 160 sentences of SST-2, packaged",
+    "text": "your own sentences, from .tsv or .csv files",
+    "ucr:<Name>": "any set of the UCR or UEA archive in --data-dir",
+}
+KINDS = ("methods", "tasks", "models", "attacks", "configs")
+
+
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(
+        commands,
+        "list",
+        "methods, tasks, models, attacks and configs, with a line each",
+        about="What there is to choose from.",
+        examples=(("", "all of it"), ("methods tasks", "two kinds"), ("--json", "for scripts")),
+        run=_list,
+    )
+    parser.add_argument(
+        "kinds", nargs="*", metavar="KIND", help=f"any of {', '.join(KINDS)} (default: all)"
+    )
+
+
+def _list(options: argparse.Namespace) -> int:
+    unknown = [kind for kind in options.kinds if kind not in KINDS]
+    if unknown:
+        raise ValueError(f"there is no kind {unknown[0]!r}; choose any of {', '.join(KINDS)}")
+    found = {kind: dict(_LISTED[kind]()) for kind in options.kinds or KINDS}
+    answer(options, found, lambda: print("\n\n".join(map(_section, found, found.values()))))
+    return 0
+
+
+def _section(kind: str, entries: Mapping[str, str]) -> str:
+    wide = max(map(len, entries), default=0)
+    return "\n".join([f"{kind}:", *(f"  {name:<{wide}}  {what}" for name, what in entries.items())])
+
+
+def _models() -> dict[str, str]:
+    from robustprune.models.build import model_summaries
+
+    return model_summaries()
+
+
+def _attacks() -> dict[str, str]:
+    import attacks
+
+    classes = ((name, getattr(attacks, name)) for name in attacks.__all__)
+    return {
+        name: _first_line(value)
+        for name, value in classes
+        if isinstance(value, type)
+        and "__call__" in vars(value)
+        and hasattr(value, "__dataclass_fields__")
+    }
+
+
+def _configs() -> dict[str, str]:
+    """A packaged config's first comment."""
+    first = {n: config_path(n).read_text(encoding="utf-8").splitlines()[0] for n in config_names()}
+    return {name: line.lstrip("# ") for name, line in first.items()}
+
+
+def _first_line(value: type) -> str:
+    return (value.__doc__ or "").strip().splitlines()[0]
+
+
+_LISTED: dict[str, Callable[[], Mapping[str, str]]] = {
+    "methods": lambda: METHODS,
+    "tasks": lambda: TASKS,
+    "models": _models,
+    "attacks": _attacks,
+    "configs": _configs,
+}

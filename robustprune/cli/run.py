@@ -1,0 +1,165 @@
+"""`robustprune run`: a config, from data to report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from robustprune.cli.dry_run import dry_run
+from robustprune.cli.shared import Parser, add_command, answer, path_argument, silent
+from robustprune.run.config import METHODS, OBJECTIVES, Config, load_config
+from robustprune.run.packaged import config_names, config_path
+
+RESUMES = (
+    "The same command takes up an interrupted run where it stopped. Exit status: 0 done, 2 bad "
+    "input\nor a training that diverged, 130 interrupted."
+)
+
+
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(
+        commands,
+        "run",
+        "run a config, or take up an interrupted run",
+        about="Data, dense baselines, search, fine-tuning, attacks, certificates, report: all that "
+        "one\nconfig describes, in a folder of its own.",
+        examples=(
+            ("rst_ecg200", "a packaged config"),
+            ("rst_ecg200 --dry-run", "what it would do, how long, how much memory"),
+            ("my.yaml --seed 3 --set threat.eps=8/255", "your own, with fields changed"),
+            ("rst_mnist --data-dir ~/data --json", "one JSON object at the end"),
+        ),
+        run=run_config,
+        closing=RESUMES,
+    )
+    path_argument(
+        parser,
+        "config",
+        metavar="FILE|NAME",
+        help=f"YAML file, or one of {', '.join(config_names())}",
+    )
+    add_run_options(parser)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """What every command that runs a config takes."""
+    parser.add_argument(
+        "--method",
+        nargs="+",
+        metavar="M",
+        help=f"any of {', '.join(METHODS)} (default: what the config says)",
+    )
+    parser.add_argument(
+        "--density",
+        nargs="+",
+        metavar="D",
+        help="kept fractions in (0, 1]; several give several tickets",
+    )
+    parser.add_argument(
+        "--objective",
+        metavar="O",
+        help=f"what is descended: {', '.join(OBJECTIVES)} (default: what the config says)",
+    )
+    parser.add_argument("--seed", help="seed of weights, batches and attacks")
+    add_override_option(parser)
+    add_place_options(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the whole config and what it will take, from a few measured steps; do nothing",
+    )
+    path_argument(
+        parser,
+        "--out",
+        folder=True,
+        type=Path,
+        default=Path("runs"),
+        help="where runs are kept (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=15.0,
+        metavar="S",
+        help="keep a training's state after an epoch, at most every S seconds (default: 15)",
+    )
+
+
+def add_override_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override any field of the config, e.g. threat.eps=8/255",
+    )
+
+
+def add_place_options(parser: argparse.ArgumentParser, *, device: str = "auto") -> None:
+    """Where the data are and where the work is done."""
+    path_argument(
+        parser,
+        "--data-dir",
+        folder=True,
+        type=Path,
+        help="where data sets are, or are downloaded to (default: $ROBUSTPRUNE_DATA)",
+    )
+    parser.add_argument(
+        "--device", default=device, help="cpu, cuda, cuda:1, ... (default: %(default)s)"
+    )
+
+
+def chosen_config(options: argparse.Namespace) -> Config:
+    """The config that the options name, with their overrides.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load_config`.
+    """
+    overrides = list(options.overrides)
+    if options.method:
+        overrides.append(f"search.methods=[{', '.join(options.method)}]")
+    if options.density:
+        overrides.append(f"search.density=[{', '.join(options.density)}]")
+    if options.objective:
+        overrides.append(f"objective.name={options.objective}")
+    if options.seed is not None:
+        overrides.append(f"seed={options.seed}")
+    return load_config(config_path(options.config), overrides)
+
+
+def run_config(options: argparse.Namespace) -> int:
+    """Run the pipeline and show its table."""
+    config = chosen_config(options)
+    if options.dry_run:
+        return dry_run(config, options)
+    # Torch takes seconds to import: `--help` and a mistyped config answer before it does.
+    from rich.console import Console
+
+    from robustprune.pipeline import find_sparse_networks, prepare
+    from robustprune.report import terminal_table
+    from robustprune.run.runtime import choose_device
+
+    quiet = silent(options)
+    device = choose_device(options.device)
+    run = prepare(
+        config,
+        out=options.out,
+        data_dir=options.data_dir,
+        device=device,
+        quiet=quiet,
+        checkpoint_seconds=options.checkpoint_seconds,
+    )
+    folder = run.folder.path
+    if not quiet:
+        print(f"{config.name}, seed {config.seed}: {folder}", file=sys.stderr)
+    metrics = find_sparse_networks(run)
+
+    def show() -> None:
+        Console().print(terminal_table(metrics))
+        print(f"report: {folder / 'report.html'}")
+
+    answer(options, {"run": str(folder), "metrics": metrics}, show)
+    return 0

@@ -1,0 +1,150 @@
+"""The entry points of scripts/*.py: one a method, each the command `run` with its own default."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from robustprune.cli.run import RESUMES, add_run_options, run_config
+from robustprune.cli.shared import Parser, add_output_options, describe, guarded
+from robustprune.run.packaged import config_names
+
+
+@dataclass(frozen=True)
+class Script:
+    """What tells one script from another: its name, its default config, what its help says."""
+
+    name: str
+    config: str
+    about: str
+    examples: tuple[tuple[str, str], ...]
+    datasets: tuple[tuple[str, str], ...] = ()  # (name of a set, its config), for --dataset
+
+
+FIND_RST = Script(
+    "find_rst.py",
+    "rst_ecg200",
+    "Find a robust scratch ticket: the sparse mask under which a randomly initialised network, "
+    "whose weights are never trained, is accurate and robust (Fu et al., NeurIPS 2021).",
+    (
+        ("", "ECG200, keeping 50% of a random network"),
+        ("--density 0.05 0.1 0.2 0.5", "four tickets, with R2S and a plot over density"),
+        ("--config rst_mnist --data-dir ~/data", "another packaged config"),
+        ("--objective crown-ibp --set threat.eps=0.05", "a certified scratch ticket"),
+        ("--config my.yaml --seed 3 --set search.epochs=50", "your own config, one field changed"),
+    ),
+)
+PRUNE_ADMM = Script(
+    "prune_admm.py",
+    "admm_ecg200",
+    "Prune an adversarially trained network by ADMM while it goes on training under attack, then "
+    "retrain what is left (Ye et al., ICCV 2019).",
+    (
+        ("", "ECG200, keeping 10% of the weights"),
+        ("--density 0.5 --set search.pattern=2:4", "two of every four inputs"),
+        ("--set search.pattern=filter", "whole filters, which makes the network smaller"),
+        ("--method admm_l1 --set admm.l1=1e-4", "the l1 form: a weight λ instead of a density"),
+    ),
+)
+PRUNE_SCORES = Script(
+    "prune_scores.py",
+    "scores_ecg200",
+    "Learn which weights of an adversarially trained network to keep, under the robust loss: HYDRA "
+    "(Sehwag et al., NeurIPS 2020) and HARP, which learns each layer's share (Zhao et al., ICLR "
+    "2023); then fine-tune them.",
+    (
+        ("", "ECG200, HYDRA and HARP keeping 10%"),
+        ("--method hydra --density 0.01 0.05 0.1", "three densities, a plot over density"),
+        ("--set objective.name=trades", "TRADES in place of adversarial training"),
+    ),
+)
+FIND_LOTTERY = Script(
+    "find_lottery_ticket.py",
+    "lottery_ecg200",
+    "Find a lottery ticket: train, prune the smallest weights, rewind, train again (Frankle & "
+    "Carbin, ICLR 2019), under attack; with random and re-initialised controls.",
+    (
+        ("", "ECG200, keeping 20% in five rounds"),
+        ("--set lottery.rounds=1", "one-shot"),
+        ("--set lottery.rewind=40", "rewind to step 40 instead of the initial weights"),
+    ),
+)
+PRUNE_ONE_SHOT = Script(
+    "prune_one_shot.py",
+    "one_shot_ecg200",
+    "Score every weight once, by magnitude, noise, SNIP, GraSP or the diagonal of the Hessian "
+    "(OBD), under attack; keep the best and fine-tune them.",
+    (
+        ("", "ECG200, all criteria at 10%"),
+        ("--method snip grasp --set one_shot.weights=random", "pruning at initialisation"),
+    ),
+)
+FIND_PLM = Script(
+    "find_plm_ticket.py",
+    "plm_minilm_sst2",
+    "Find a robust lottery ticket of a pre-trained language model: masks learned while word "
+    "embeddings are under attack, the weights frozen; then reset and fine-tuned (Zheng et al., ACL "
+    "2022). Needs the extra lm.",
+    (
+        ("", "MiniLM on 600 sentences of SST-2, keeping 70%"),
+        ("--set task.name=sst2 --data-dir ~/data", "all of it: ~/data/SST-2/{train,dev}.tsv"),
+        ("--set language.granularity=head", "whole attention heads"),
+        ("--config plm_bert_sst2 --data-dir ~/data", "bert-base-uncased with the paper's settings"),
+    ),
+)
+COMPARE_METHODS = Script(
+    "compare_methods.py",
+    "methods_ecg200",
+    "Every method on the same data, network, objective and density, in one table.",
+    (
+        ("", "ECG200, ten methods at 10%"),
+        ("--method admm hydra magnitude --density 0.05", "three of them"),
+    ),
+)
+LOWDATA_TIMESERIES = Script(
+    "lowdata_timeseries.py",
+    "lowdata_ecg200",
+    "Few training series: natural and adversarial training, adversarial training on chosen "
+    "examples, 90% of the weights pruned under it, distances to the nearest adversarial example, "
+    "certificates, and an int8 file for a sensor device, in one report.",
+    (
+        ("--dataset ECG200", "100 training series"),
+        ("--dataset SonyAIBORobotSurface1", "20 training series"),
+        ("--dataset Coffee --data-dir ~/data", "another set of the UCR archive, with that config"),
+        ("--set selection.method=random", "a control: as many examples, drawn at random"),
+    ),
+    (("ECG200", "lowdata_ecg200"), ("SonyAIBORobotSurface1", "lowdata_sony")),
+)
+
+
+def run_script(script: Script, arguments: Sequence[str] | None = None) -> int:
+    """What `scripts/<name>` does; returns the exit status."""
+    parser = Parser(prog=script.name)
+    describe(parser, script.about, script.examples, closing=RESUMES)
+    parser.add_argument(
+        "--config",
+        default=script.config,
+        metavar="FILE|NAME",
+        help=f"YAML file, or one of {', '.join(config_names())} (default: %(default)s)",
+    )
+    add_run_options(parser)
+    add_output_options(parser)
+    if script.datasets:
+        names = ", ".join(name for name, _ in script.datasets)
+        parser.add_argument(
+            "--dataset", metavar="SET", help=f"{names}, or another UCR set of --data-dir"
+        )
+    options = parser.parse_args(arguments)
+    if script.datasets and options.dataset:
+        _take_dataset(script, options)
+    return guarded(lambda: run_config(options))
+
+
+def _take_dataset(script: Script, options: argparse.Namespace) -> None:
+    """The set's own config; for a set without one, the last, with the set in place of its own."""
+    known = dict(script.datasets)
+    options.config = known.get(options.dataset, script.datasets[-1][1])
+    if options.dataset not in known:
+        chosen = [f"name=lowdata_{options.dataset}", f"task.name=ucr:{options.dataset}"]
+        options.overrides = [*chosen, *options.overrides]

@@ -1,0 +1,127 @@
+"""What every command shares: how it is described, how it answers, how it fails."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, NoReturn, TextIO
+
+import shtab
+
+#: (arguments, what they do), shown below the options
+Examples = Sequence[tuple[str, str]]
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose refusals are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def describe(
+    parser: argparse.ArgumentParser, about: str, examples: Examples, *, closing: str
+) -> None:
+    """Fill in what `--help` says before and after the options."""
+    wide = max(len(arguments) for arguments, _ in examples)
+    lines = [f"  {parser.prog} {a:<{wide}}  {what}" for a, what in examples]
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = about
+    parser.epilog = "\n".join(["examples:", *lines, "", closing])
+
+
+def add_command(
+    commands: argparse._SubParsersAction[Parser],
+    name: str,
+    summary: str,
+    *,
+    about: str,
+    examples: Examples,
+    run: Callable[[argparse.Namespace], int],
+    closing: str = "Exit status: 0 done, 2 bad input.",
+) -> Parser:
+    """A command with its help, `--quiet`, `--json` and the function that carries it out."""
+    parser = commands.add_parser(name, help=summary)
+    describe(parser, about, examples, closing=closing)
+    parser.set_defaults(run_command=run)
+    add_output_options(parser)
+    return parser
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object, and no progress, for scripts"
+    )
+
+
+def answer(options: argparse.Namespace, content: Any, show: Callable[[], None]) -> None:
+    """What a command has found: as JSON, as `show` prints it, or not at all."""
+    if options.json:
+        print(json.dumps(content, allow_nan=False))
+    elif not options.quiet:
+        show()
+
+
+def silent(options: argparse.Namespace) -> bool:
+    """Whether progress bars would be in the way."""
+    return bool(options.quiet or options.json)
+
+
+def path_argument(
+    parser: argparse._ActionsContainer, *names: str, folder: bool = False, **settings: Any
+) -> None:
+    """An argument whose value the shell completes with files, or with folders."""
+    action = parser.add_argument(*names, **settings)
+    action.complete = shtab.DIRECTORY if folder else shtab.FILE  # type: ignore[attr-defined]
+
+
+def number(text: str) -> float:
+    """A number, or a fraction such as 8/255.
+
+    Raises:
+        ArgumentTypeError: neither.
+    """
+    try:
+        return float(Fraction(text)) if "/" in text else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number; give one such as 0.1 or 8/255"
+        ) from None
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command; what the user can mend is one line on stderr and exit status 2."""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return command()
+    except (ValueError, OSError) as error:
+        if os.environ.get("ROBUSTPRUNE_TRACEBACK"):
+            traceback.print_exc()
+        from robustprune.run.checkpoint import no_room
+
+        print(f"error: {' '.join((no_room(error) or str(error)).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line, without the place in the code that it comes from."""
+    print(f"warning: {' '.join(str(message).split())}", file=file or sys.stderr)

@@ -1,0 +1,141 @@
+"""`robustprune sweep`: a grid of runs, here or as a SLURM array."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from robustprune.cli.shared import Parser, add_command, answer, path_argument, silent
+
+if TYPE_CHECKING:
+    from robustprune.sweep import Job, RunStatus
+
+
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(
+        commands,
+        "sweep",
+        "a grid of runs: methods, densities, seeds, attacks, any field",
+        about="Run every combination of a grid, each in a run directory of its own. Finished runs "
+        "are\nskipped, so the same command takes up what is left; a run that fails is listed with "
+        "its\nreason and does not stop the others.",
+        examples=(
+            ("configs/sweeps/methods_ecg200.yaml --jobs 2", "two at a time on this machine"),
+            ("configs/sweeps/methods_ecg200.yaml --status", "how it stands; starts nothing"),
+            (
+                "configs/sweeps/methods_ecg200.yaml --slurm timeout_min=600 slurm_partition=gpu",
+                "as a SLURM array",
+            ),
+        ),
+        run=_sweep,
+        closing="Exit status: 0 all finished (or submitted), 1 some failed, 2 bad input, 130 "
+        "interrupted.",
+    )
+    path_argument(parser, "sweep", type=Path, metavar="FILE", help="YAML: name, config, set, grid")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)"
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="of each run (default: the CPUs, shared out)"
+    )
+    parser.add_argument(
+        "--devices", nargs="+", default=[], metavar="D", help="of the places in turn: cuda:0 cuda:1"
+    )
+    parser.add_argument("--status", action="store_true", help="say how it stands; start nothing")
+    parser.add_argument(
+        "--slurm",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="submit one array through submitit, with these parameters of it; does not wait",
+    )
+    path_argument(parser, "--data-dir", folder=True, type=Path, help="as for `run`")
+    path_argument(
+        parser,
+        "--out",
+        folder=True,
+        type=Path,
+        default=Path("runs"),
+        help="where runs are kept; the sweep's own files go to OUT/sweeps (default: %(default)s)",
+    )
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from robustprune.sweep import jobs_of, load_sweep, points_of, status_of, submit, write_summary
+
+    sweep = load_sweep(options.sweep)
+    points = points_of(sweep)
+    folder = options.out / "sweeps" / sweep.name
+    settings = _settings(options.slurm or [])
+    run_options = ("--data-dir", str(options.data_dir)) if options.data_dir else ()
+    jobs = jobs_of(points, folder, out=options.out, options=run_options)
+    todo = [job for job in jobs if not job.finished]
+    threads = options.threads or max(1, (os.cpu_count() or 1) // max(1, options.jobs))
+    statuses: dict[Job, int] = {}
+    submitted: list[str] = []
+    try:
+        if options.slurm is not None and not options.status and todo:
+            submitted = submit(
+                todo, folder, at_once=options.jobs, threads=threads, settings=settings
+            )
+        elif not options.status:
+            statuses = _run_here(todo, options, threads, of=len(jobs))
+    finally:
+        runs = [status_of(job, statuses.get(job)) for job in jobs]
+        content = write_summary(folder / "summary.json", sweep.name, runs)
+    content = {**content, "summary": str(folder / "summary.json"), "submitted": submitted}
+    answer(options, content, lambda: _show(content, runs))
+    return 1 if content["counts"]["failed"] else 0
+
+
+def _run_here(
+    todo: list[Job], options: argparse.Namespace, threads: int, *, of: int
+) -> dict[Job, int]:
+    from robustprune.sweep import run_local, status_of
+
+    def say(text: str) -> None:
+        if not silent(options):
+            print(text, file=sys.stderr, flush=True)
+
+    def ended(job: Job, status: int) -> None:
+        how = status_of(job, status)
+        say(f"{how.status}: {job.point.label}" + (f": {how.reason}" if how.reason else ""))
+
+    say(f"{of - len(todo)} of {of} runs are finished; {len(todo)} to do")
+    return run_local(
+        todo,
+        at_once=options.jobs,
+        threads=threads,
+        devices=options.devices,
+        on_start=lambda job: say(f"started: {job.point.label}"),
+        on_end=ended,
+    )
+
+
+def _settings(texts: list[str]) -> dict[str, Any]:
+    settings = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--slurm {text!r} is not of the form key=value")
+        settings[key] = yaml.safe_load(value)
+    return settings
+
+
+def _show(content: dict[str, Any], runs: list[RunStatus]) -> None:
+    for run in runs:
+        values = ", ".join(f"{field}={value}" for field, value in run.values.items())
+        what = run.reason or ""
+        if run.figures:
+            what = f"clean {run.figures['clean']:.1%}, worst case {run.figures['worst']:.1%}"
+        print(f"{run.status:<9} {values}  {what}".rstrip())
+        if run.status == "failed":
+            print(f"{'':<9} log: {run.log}")
+    counts = ", ".join(f"{number} {state}" for state, number in content["counts"].items() if number)
+    print(f"{counts}; {content['summary']}")
+    if content["submitted"]:
+        print(f"submitted: {', '.join(content['submitted'])}")

@@ -1,0 +1,74 @@
+"""The distance r* to the nearest adversarial example, over batches, and its summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from attacks import Attack, MinimalPerturbation, Model, ThreatModel, minimal_perturbation
+from attacks.minimal import default_attacks
+
+#: quantiles that a summary holds, by their names
+_QUANTILES = {"q25": 0.25, "median": 0.5, "q75": 0.75}
+
+
+def nearest_adversarial(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    attacks: Sequence[Attack] | None = None,
+    batch_size: int,
+    title: str = "r*",
+    quiet: bool = True,
+) -> MinimalPerturbation:
+    """`attacks.minimal_perturbation` a batch at a time, in the threat model's norm and bounds.
+
+    Args:
+        x: (N, ...), N at least 1; y: (N,).
+        attacks: None for `attacks.minimal.default_attacks`.
+
+    Raises:
+        ValueError: as `attacks.minimal_perturbation`.
+    """
+    starts = tqdm(range(0, len(x), batch_size), desc=title, leave=False, disable=quiet)
+    parts = [
+        minimal_perturbation(
+            model,
+            x[start : start + batch_size],
+            y[start : start + batch_size],
+            norm=threat.norm,
+            bounds=threat.bounds,
+            attacks=attacks,
+        )
+        for start in starts
+    ]
+    r = torch.cat([part.r for part in parts])
+    return MinimalPerturbation(r, torch.cat([part.x_adv for part in parts]), threat.norm)
+
+
+def minimal_summary(found: MinimalPerturbation, threat: ThreatModel) -> dict[str, Any]:
+    """What metrics.json holds of r*: upper bounds, so that each figure can only fall.
+
+    A misclassified example counts with r = 0; a quantile that no attack reached is null.
+    """
+    quantiles = {name: found.quantile(q) for name, q in _QUANTILES.items()}
+    return {
+        "norm": found.norm,
+        "attacks": [repr(attack) for attack in default_attacks(threat.norm, threat.bounds)],
+        "n": len(found.r),
+        "success_rate": found.success_rate,
+        "mean": _finite(found.mean),
+        **{name: _finite(value) for name, value in quantiles.items()},
+        "accuracy_at_eps": found.accuracy_at(float(threat.eps)),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,210 @@
+"""Somebody's own network and data: loaded, measured and certified by the protocol of the runs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from attacks import ThreatModel, check_attacks
+from robustprune.certify import (
+    Certificate,
+    Manifest,
+    file_digest,
+    limits,
+    tensor_digest,
+    total_failure,
+    write_certificates,
+)
+from robustprune.certify.certificate import FILE, Norm
+from robustprune.measure import (
+    attack_set,
+    evaluate,
+    minimal_summary,
+    nearest_adversarial,
+    proportion,
+)
+from robustprune.pipeline.certify import issue, versions
+from robustprune.pipeline.measure import SANITY_EXAMPLES
+from robustprune.run.checkpoint import write_atomically
+from robustprune.run.sections import CertifySection
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Examples, and what an adversary may do to them.
+
+    Attributes:
+        x: (N, ...) and y: (N,), N at least 1, on the network's device.
+        source: what the examples are from, as a manifest names it.
+    """
+
+    x: Tensor
+    y: Tensor
+    threat: ThreatModel
+    source: str
+
+
+def load_network(named: str, state: Path, device: torch.device | str = "cpu") -> nn.Module:
+    """The network that `package.module:function` returns, with the weights of a file.
+
+    The module is imported, which runs its code: name only what you would run. It is looked for in
+    the current folder first. The function is called without arguments.
+
+    Args:
+        state: a state dictionary as safetensors.
+
+    Raises:
+        ValueError: no such module or function, a function that returns no network, or weights
+            that do not fit it.
+        FileNotFoundError: no such file.
+    """
+    module, colon, function = named.partition(":")
+    if not colon or not module or not function:
+        raise ValueError(f"{named!r} is not of the form package.module:function")
+    if not state.is_file():
+        raise FileNotFoundError(f"there is no state file {state}")
+    with _current_folder_first():
+        try:
+            build = getattr(importlib.import_module(module), function, None)
+        except ImportError as error:
+            raise ValueError(f"cannot import {module}: {error}") from error
+    if not callable(build):
+        raise ValueError(f"module {module} has no function {function!r}")
+    model = build()
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{named} returned {type(model).__name__}; it must return an nn.Module")
+    try:
+        model.load_state_dict(load_file(state))
+    except SafetensorError as error:
+        raise ValueError(
+            f"{state} is no safetensors file ({error}); write the weights with "
+            "safetensors.torch.save_model(model, path)"
+        ) from error
+    except RuntimeError as error:  # keys or shapes that do not fit, named by torch
+        raise ValueError(f"{state} does not fit {named}: {error}") from error
+    return model.to(device).eval()
+
+
+def measure_network(
+    model: nn.Module,
+    problem: Problem,
+    *,
+    steps: int = 20,
+    restarts: int = 5,
+    more: Sequence[str] = ("autoattack",),
+    minimal: int = 100,
+    seed: int = 0,
+    batch_size: int = 250,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """What a run measures of its headline, of any network: clean, attacked, r*, sanity checks.
+
+    Args:
+        steps, restarts, more, seed: of `measure.attack_set`.
+        minimal: r* of the first so many examples; 0 leaves it out.
+
+    Returns:
+        a JSON-able mapping: n, threat, clean, robust (by attack, and "worst"), attacks, minimal
+        (or None) and findings. Attacked figures and r* are upper bounds.
+
+    Raises:
+        ValueError: as `measure.evaluate`.
+    """
+    x, y, threat = problem.x, problem.y, problem.threat
+    attacks = attack_set(threat, steps=steps, restarts=restarts, more=more, seed=seed)
+    outcome = evaluate(model, x, y, attacks, batch_size=batch_size, title="attacking", quiet=quiet)
+    results = {"clean": outcome.clean, **outcome.robust, "worst": outcome.worst}
+    figures = {name: proportion(int(r.sum()), len(r)).to_json() for name, r in results.items()}
+    some = slice(SANITY_EXAMPLES)
+    summary = None
+    if minimal:
+        found = nearest_adversarial(
+            model, x[:minimal], y[:minimal], threat, batch_size=batch_size, quiet=quiet
+        )
+        summary = minimal_summary(found, threat)
+    return {
+        "n": len(y),
+        "threat": {"norm": threat.norm, "eps": threat.eps, "bounds": threat.bounds},
+        "clean": figures.pop("clean"),
+        "robust": figures,
+        "attacks": {name: repr(attack) for name, attack in attacks.items()},
+        "minimal": summary,
+        "findings": [
+            {"name": f.name, "ok": f.passed, "figure": f.figure, "detail": f.message}
+            for f in check_attacks(model, x[some], y[some], threat)
+        ],
+    }
+
+
+def certify_network(
+    model: nn.Module,
+    problem: Problem,
+    section: CertifySection,
+    out: Path,
+    *,
+    named: str,
+    state: Path,
+    settings: Mapping[str, Any],
+    seed: int = 0,
+    batch_size: int = 250,
+    quiet: bool = True,
+) -> tuple[Path, list[Certificate]]:
+    """Write certificates.jsonl about a network that comes from no run.
+
+    Args:
+        out: folder of certificates.jsonl, and of certify.json with `settings`, whose digest
+            stands in the manifest for that of a run's config.
+        named, state: as for `load_network`.
+
+    Raises:
+        ValueError: neither a bound nor smoothing is asked for; as `pipeline.certify.issue`.
+    """
+    if section.method == "none" and section.sigma is None:
+        raise ValueError("nothing to certify with; give --method, such as crown, or --sigma")
+    x, y, threat = problem.x, problem.y, problem.threat
+    certificates = issue(
+        model, x, y, threat, section, seed=seed, batch_size=batch_size, quiet=quiet
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    described = out / "certify.json"
+    write_atomically(described, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    manifest = Manifest(
+        task=problem.source,
+        model=named,
+        weights=file_digest(state),
+        masks=None,
+        config=file_digest(described),
+        data=tensor_digest(x, y),
+        norm=cast(Norm, threat.norm),
+        eps=float(threat.eps),
+        bounds=cast("tuple[float, float] | None", threat.bounds),
+        seed=seed,
+        n=len(x),
+        total_failure=total_failure(certificates),
+        versions=versions(),
+        limits=limits({certificate.guarantee for certificate in certificates}),
+    )
+    write_certificates(out / FILE, manifest, certificates)
+    return out / FILE, certificates
+
+
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    """As for `python script.py` there."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)

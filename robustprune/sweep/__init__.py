@@ -1,0 +1,21 @@
+"""Many runs from one description: a grid of configs, each run in a directory of its own."""
+
+from robustprune.sweep.grid import Point, Sweep, load_sweep, points_of
+from robustprune.sweep.jobs import Job, jobs_of
+from robustprune.sweep.pool import run_local
+from robustprune.sweep.slurm import submit
+from robustprune.sweep.summary import RunStatus, status_of, write_summary
+
+__all__ = [
+    "Job",
+    "Point",
+    "RunStatus",
+    "Sweep",
+    "jobs_of",
+    "load_sweep",
+    "points_of",
+    "run_local",
+    "status_of",
+    "submit",
+    "write_summary",
+]

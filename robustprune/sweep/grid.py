@@ -1,0 +1,114 @@
+"""The description of a sweep: a config, and the values that some of its fields take."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from robustprune.run.config import Config, load_config
+from robustprune.run.packaged import config_names, config_path
+from robustprune.run.sections import Section
+
+#: short names of the fields that sweeps are mostly over; the first two hold lists
+SHORT = {
+    "method": "search.methods",
+    "density": "search.density",
+    "objective": "objective.name",
+    "attack": "inner.attack",
+}
+_LISTS = ("method", "density")
+
+
+class Sweep(Section):
+    """A grid of runs.
+
+    Attributes:
+        config: name of a packaged config, or a file, beside the sweep's own if it is relative.
+        set: overrides that all runs share, such as "evaluation.curve=false".
+        grid: field -> values; runs are all combinations, the last field changing fastest. A field
+            is a dotted one of the config, or method, density, objective, attack.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    config: str
+    set: tuple[str, ...] = ()
+    grid: dict[str, list[Any]] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep: the values of its fields, and the whole config."""
+
+    values: Mapping[str, Any]
+    config: Config
+
+    @property
+    def label(self) -> str:
+        return ", ".join(f"{field}={_short(value)}" for field, value in self.values.items())
+
+
+def load_sweep(path: Path) -> Sweep:
+    """Read a sweep's YAML file.
+
+    Raises:
+        ValueError: not a mapping, an unknown key, a field without values or a repeated value.
+        FileNotFoundError: no such file.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"sweep file {path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} must hold name, config and grid, got {type(tree).__name__}")
+    try:
+        sweep = Sweep.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        allowed = ", ".join(Sweep.model_fields)
+        raise ValueError(f"{path}: {where}: {first['msg']}; a sweep has {allowed}") from error
+    for field, values in sweep.grid.items():
+        if not values:
+            raise ValueError(f"{path}: grid.{field} has no values; give at least one, or leave it")
+        if len({json.dumps(value, default=str) for value in values}) < len(values):
+            raise ValueError(f"{path}: grid.{field} has a value twice: {_short(values)}")
+    beside = path.parent / sweep.config
+    if sweep.config not in config_names() and not Path(sweep.config).is_absolute():
+        return sweep.model_copy(update={"config": str(beside)})
+    return sweep
+
+
+def points_of(sweep: Sweep) -> list[Point]:
+    """Every combination of the grid's values, each a checked config.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load_config`, for the first one that is not valid.
+    """
+    path = config_path(sweep.config)
+    points = []
+    for values in itertools.product(*sweep.grid.values()):
+        point = dict(zip(sweep.grid, values, strict=True))
+        overrides = [f"{field}={value}" for field, value in map(_override, point.items())]
+        points.append(Point(point, load_config(path, [*sweep.set, *overrides])))
+    return points
+
+
+def _override(item: tuple[str, Any]) -> tuple[str, str]:
+    """(dotted field, value as JSON, which is YAML too)"""
+    field, value = item
+    if field in _LISTS and not isinstance(value, list):
+        value = [value]
+    return SHORT.get(field, field), json.dumps(value, default=str)
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

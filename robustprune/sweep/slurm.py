@@ -1,0 +1,54 @@
+"""The runs of a sweep as one SLURM array, through submitit."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustprune.sweep.jobs import Job, run_job
+
+
+def submit(
+    jobs: Sequence[Job],
+    folder: Path,
+    *,
+    at_once: int,
+    threads: int,
+    settings: Mapping[str, Any],
+    cluster: str = "slurm",
+) -> list[str]:
+    """Submit the jobs as one array and return their ids, without waiting for them.
+
+    A job's log is written as it runs, so that the state of the sweep can be read from its folder
+    at any time. submitit hands the job to the node as a pickle of its own in `folder`; write
+    access to that folder is access to the account that runs the jobs.
+
+    Args:
+        at_once: tasks of the array that may run at the same time.
+        threads: CPUs of each task.
+        settings: parameters of `submitit.AutoExecutor`, such as {"slurm_partition": "gpu",
+            "timeout_min": 600}.
+        cluster: "slurm"; "local" and "debug" are submitit's own stand-ins.
+
+    Raises:
+        ValueError: submitit is missing, or a setting that it does not know.
+        OSError: no SLURM here.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise ValueError(
+            'SLURM needs submitit; install it with: pip install "robustprune[slurm]"'
+        ) from error
+    try:
+        executor = submitit.AutoExecutor(folder=folder / "slurm", cluster=cluster)
+        array = {"slurm_array_parallelism": at_once} if cluster == "slurm" else {}
+        executor.update_parameters(cpus_per_task=threads, **array, **settings)
+    except (NameError, TypeError) as error:  # submitit's ways of refusing a parameter
+        raise ValueError(f"submitit refuses the settings: {error}") from error
+    except RuntimeError as error:
+        raise OSError(f"cannot submit to {cluster}: {error}") from error
+    submitted = executor.map_array(functools.partial(run_job, threads=threads), list(jobs))
+    return [str(job.job_id) for job in submitted]
