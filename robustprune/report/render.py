@@ -69,12 +69,12 @@ def write_report(run_dir: Path) -> tuple[Path, Path]:
     run = collect(run_dir)
     illustrations = _illustrations(run)
     context = _context(run, illustrations)
-    html, markdown = _render_html(context), _render_markdown(context)
+    html, markdown = render_html("report.html.j2", context), _render_markdown(context)
     (run_dir / "plots").mkdir(exist_ok=True)
     for illustration in illustrations:
         for plot in illustration.plots:
-            _put(run_dir / "plots" / f"{plot.key}.svg", plot.svg)
-    return _put(run_dir / "report.html", html), _put(run_dir / "report.md", markdown)
+            put(run_dir / "plots" / f"{plot.key}.svg", plot.svg)
+    return put(run_dir / "report.html", html), put(run_dir / "report.md", markdown)
 
 
 def _context(run: RunRecord, illustrations: list[Illustration]) -> dict[str, object]:
@@ -198,7 +198,8 @@ def _switch_rows(switch: SwitchRecord | None) -> list[SwitchRow]:
     ]
 
 
-def _render_html(context: Mapping[str, object]) -> str:
+def render_html(template: str, context: Mapping[str, object]) -> str:
+    """A template of `templates/` filled in, every value escaped."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -206,7 +207,7 @@ def _render_html(context: Mapping[str, object]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(context)
+    return environment.get_template(template).render(context)
 
 
 def _render_markdown(context: Mapping[str, object]) -> str:
@@ -239,7 +240,7 @@ def _fenced(text: str) -> Markup:
     return Markup(f"{fence}\n{text.rstrip()}\n{fence}")
 
 
-def _put(path: Path, text: str) -> Path:
+def put(path: Path, text: str) -> Path:
     """Write beside the final name, then move: a reader never meets half a file."""
     partial = path.with_name(f".{path.name}.partial")
     try:
