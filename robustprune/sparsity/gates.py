@@ -128,7 +128,7 @@ def transformer_blocks(model: nn.Module) -> list[Block]:
                     split, "n_heads", None
                 )
                 assert isinstance(heads, int)
-                blocks.append(Block(attention, query, key, value, output, up, down, heads))
+                blocks.append(Block(attention, query, key, value, output, up, down, heads=heads))
     if not blocks:
         raise ValueError(
             f"{type(model).__name__} has no layers like BERT's or DistilBERT's, so its heads and "
