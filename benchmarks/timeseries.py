@@ -61,7 +61,7 @@ METHODS = (
     "data_shapley",
     "data_shapley-clean",
 )
-CHOSEN = "data_shapley-clean"  # with which the pruning part trains
+CHOSEN = "data_shapley"  # with which the pruning part trains
 SEARCHES = ("hydra", "admm", "lottery")
 PRUNED = ("ecg200", "sony_aibo_1")
 

@@ -37,7 +37,9 @@ def critical_difference(ranking: Ranking, *, key: str, title: str) -> Plot:
         axes.xaxis.set_major_locator(MultipleLocator(1))
         axes.set_xlabel(
             f"average rank over {ranking.blocks}, 1 is best; critical difference "
-            f"{ranking.critical:.2f}, Friedman p = {ranking.p:.2g}"
+            f"{ranking.critical:.2f}, Friedman p = {ranking.p:.2g}",
+            loc="left",
+            fontsize=9,
         )
         axes.set_title(title)
         listed = ", ".join(f"{name} {rank:.2f}" for name, rank in ranking.ranks.items())
