@@ -11,6 +11,7 @@ Passes and steps are timed in turns, so that a busy machine slows both.
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import time
 from pathlib import Path
@@ -73,6 +74,8 @@ def main() -> None:
             f"| {steps + 1.2:.1f} |",
             flush=True,
         )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak memory of the process: {peak:.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

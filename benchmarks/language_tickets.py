@@ -23,7 +23,15 @@ from torch import nn
 
 from attacks import PGD, ThreatModel
 from robustprune.measure import evaluate, mean_sd
-from robustprune.minmax import FreeLB, Natural, Objective, OptimizerSpec, Validation, train
+from robustprune.minmax import (
+    Checkpoint,
+    FreeLB,
+    Natural,
+    Objective,
+    OptimizerSpec,
+    Validation,
+    train,
+)
 from robustprune.models import SentenceTokenizer, language_model, sentence_classifier
 from robustprune.run.checkpoint import load_tensors, save_tensors
 from robustprune.search import LotteryTicket, find_language_ticket, finetune_ticket, train_control
@@ -71,8 +79,10 @@ class Bench:
     def attack(self) -> PGD:
         return PGD(self.threat, steps=self.options.steps, step_size=self.options.step_size)
 
-    def loader(self) -> BatchLoader:
-        return BatchLoader(self.splits[0], 32, shuffle=True, seed=self.seed, drop_last=True)
+    def loader(self, most: int | None = None) -> BatchLoader:
+        split = self.splits[0]
+        part = Split(split.x[:most], split.y[:most], split.present)
+        return BatchLoader(part, 32, shuffle=True, seed=self.seed, drop_last=True)
 
     def validation(self) -> Validation:
         return Validation(loader=BatchLoader(self.splits[1], 64, shuffle=False, seed=0))
@@ -88,18 +98,23 @@ class Bench:
         objective: Objective = Natural()
         if name.endswith("-freelb"):
             wide = self.threat.__class__("l2", self.options.tuning_eps, support=words)
-            objective = FreeLB(PGD(wide, steps=3))
+            objective = FreeLB(PGD(wide, steps=self.options.steps))
         return {
             "objective": objective,
             "epochs": self.options.epochs,
             "optimizer": spec,
             "validation": self.validation(),
             "amp": self.options.amp,
+            "checkpoint": self.checkpoint(name),
             "quiet": True,
         }
 
     def path(self, name: str) -> Path:
         return self.options.out / f"seed{self.seed}" / f"{name}.safetensors"
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Where a training that is not finished keeps its state, after each epoch."""
+        return Checkpoint(self.path(f"state-{name}"), seconds=0)
 
     def model(self, name: str) -> tuple[nn.Module, MaskSet]:
         """The named network, trained now or fetched."""
@@ -112,6 +127,7 @@ class Bench:
             state = {f"model/{k}": v for k, v in model.state_dict().items()}
             state |= {f"mask/{k}": v for k, v in masks.items()}
             save_tensors(path, state, {"seconds": time.monotonic() - started})
+            self.checkpoint(name).path.unlink(missing_ok=True)
         tensors, _ = load_tensors(path)
         model = self.pretrained()
         model.load_state_dict(
@@ -151,7 +167,7 @@ class Bench:
             started = time.monotonic()
             found = find_language_ticket(
                 tuned,
-                BatchLoader(self.splits[0], 32, shuffle=True, seed=self.seed, drop_last=True),
+                self.loader(self.options.search_sentences),
                 density=density,
                 attack=self.attack,
                 penalty=self.options.penalty,
@@ -161,6 +177,7 @@ class Bench:
                 ),
                 seed=self.seed,
                 amp=self.options.amp,
+                checkpoint=self.checkpoint("search"),
                 quiet=True,
             )
             masks = found.masks
@@ -285,6 +302,7 @@ def main() -> None:
     parser.add_argument("--penalty", type=float, default=0.5, help="λ")
     parser.add_argument("--mask-lr", type=float, default=0.1)
     parser.add_argument("--search-epochs", type=int, default=2)
+    parser.add_argument("--search-sentences", type=int, default=None, help="default all of them")
     parser.add_argument("--tuning-eps", type=float, default=0.5, help="of FreeLB fine-tuning")
     parser.add_argument("--pgd-eps", type=float, nargs="+", default=[0.2, 0.5])
     parser.add_argument("--pgd-sentences", type=int, default=300)

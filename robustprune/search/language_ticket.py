@@ -176,8 +176,9 @@ def find_language_ticket(
 
     Returns:
         LanguageTicket(masks, model, history, start, scores, groups); the records carry the
-        expected density. Beyond the model's copy the search holds a float32 score a group and two
-        of Adam's moments: with "weight" 12 bytes for each masked weight.
+        expected density. Beyond the model's copy the search holds, for each group, a float32
+        score, its gradient and two of Adam's moments: with "weight" 16 bytes a masked weight, and
+        about as much again while a step lasts, for the gates and the masked weights.
 
     Raises:
         ValueError: an option out of range, nothing to mask, a batch that does not fit the model.

@@ -96,6 +96,10 @@ def test_nearest_adversarial_examples(make_model, split: Split, attack) -> None:
     assert bool((model(found.x_adv).argmax(1) != y)[reached].all())
 
 
+def test_the_description_of_an_attack_is_the_same_in_every_process() -> None:
+    assert "support=words" in repr(PGD(THREAT))
+
+
 def test_gradients_reach_the_word_embeddings(make_model, split: Split) -> None:
     model = make_model()
     x, _ = split.batch(slice(None))
