@@ -23,7 +23,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -63,6 +63,7 @@ METHODS = (
 )
 CHOSEN = "data_shapley-clean"  # with which the pruning part trains
 SEARCHES = ("hydra", "admm", "lottery")
+PRUNED = ("ecg200", "sony_aibo_1")
 
 
 @dataclass(frozen=True)
@@ -135,14 +136,22 @@ class Setting:
                 Natural(),
                 optimizer=case.optimizer(),
                 epochs=case.natural_epochs,
+                quiet=True,
             )
         else:
             objective, loader = self.robust(method)
-            train(model, loader, objective, optimizer=case.optimizer(), epochs=case.epochs)
+            train(
+                model,
+                loader,
+                objective,
+                optimizer=case.optimizer(),
+                epochs=case.epochs,
+                quiet=True,
+            )
         return model
 
 
-def pruned(setting: Setting, method: str, search: str, dense: nn.Module) -> nn.Module:
+def pruned(setting: Setting, method: str, search: str, dense: Callable[[], nn.Module]) -> nn.Module:
     """The network of the search at 90% sparsity, its kept weights trained."""
     case = setting.case
     objective, loader = setting.robust(method)
@@ -155,41 +164,38 @@ def pruned(setting: Setting, method: str, search: str, dense: nn.Module) -> nn.M
         ).model
     if search == "admm":
         ticket = prune_admm(
-            dense, loader, epochs=case.epochs, every=5, rho=1e-2, optimizer=gentle, **common
+            dense(), loader, epochs=case.epochs, every=5, rho=1e-2, optimizer=gentle, **common
         )
     else:
         scores = OptimizerSpec(lr=0.1, weight_decay=1e-4)
         ticket = prune_scores(
-            dense, loader, method="hydra", epochs=case.epochs // 2, optimizer=scores, **common
+            dense(), loader, method="hydra", epochs=case.epochs // 2, optimizer=scores, **common
         )
     objective, loader = setting.robust(method)
     settings = {"optimizer": OptimizerSpec(lr=0.05), "epochs": case.epochs, "quiet": True}
     return finetune_ticket(ticket, loader, objective, **settings).model
 
 
-def jobs(setting: Setting, parts: list[str]) -> Iterator[tuple[str, str, Callable[[], nn.Module]]]:
+def jobs(
+    setting: Setting, options: argparse.Namespace
+) -> Iterator[tuple[str, str, Callable[[], nn.Module]]]:
     """(part, method, what makes the network) of one seed."""
-    if "natural" in parts:
+    if "natural" in options.parts:
         yield "natural", "natural", partial(setting.trained, "natural", "natural")
-    if "training" in parts:
+    if "training" in options.parts:
         for method in ("natural", "all", *METHODS):
             yield "training", method, partial(setting.trained, "training", method)
-    if "pruning" in parts and setting.task.name in ("ecg200", "sony_aibo_1"):
-        for method in ("all", CHOSEN):
-            dense: dict[str, nn.Module] = {}  # trained where a result of this seed is missing
-
-            def network(method: str = method, dense: dict[str, nn.Module] = dense) -> nn.Module:
-                if not dense:
-                    dense["model"] = setting.trained("pruning", method)
-                return dense["model"]
-
-            yield "pruning", f"{method} dense", network
-            for search in SEARCHES:
-
-                def make(method: str = method, search: str = search, network=network) -> nn.Module:
-                    return pruned(setting, method, search, network())
-
-                yield "pruning", f"{method} {search}", make
+    if "pruning" in options.parts and setting.task.name in PRUNED:
+        for method in options.trainings:
+            # trained once, and only where a result that needs it is missing
+            dense = cache(partial(setting.trained, "pruning", method))
+            yield "pruning", f"{method} dense", dense
+            for search in options.searches:
+                yield (
+                    "pruning",
+                    f"{method} {search}",
+                    partial(pruned, setting, method, search, dense),
+                )
 
 
 def measured(setting: Setting, model: nn.Module) -> dict[str, float | int]:
@@ -210,7 +216,7 @@ def run(options: argparse.Namespace) -> None:
             case = CASES[name]
             task = load_task(case.task, data_dir=options.data_dir)
             setting = Setting(case, task, seed)
-            for part, method, make in jobs(setting, options.parts):
+            for part, method, make in jobs(setting, options):
                 if (part, name, seed, method) in done:
                     continue
                 started = time.monotonic()
@@ -237,6 +243,10 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(CASES), choices=list(CASES))
     parts = ("natural", "training", "pruning")
     parser.add_argument("--parts", nargs="+", default=list(parts), choices=parts)
+    parser.add_argument("--searches", nargs="+", default=list(SEARCHES), choices=SEARCHES)
+    parser.add_argument(
+        "--trainings", nargs="+", default=["all", CHOSEN], choices=("all", *METHODS), help="pruned"
+    )
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=10, help="the seed after the last")
     parser.add_argument("--out", type=Path, default=Path("runs/timeseries"))

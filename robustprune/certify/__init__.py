@@ -17,6 +17,7 @@ from robustprune.certify.sandwich import (
     robust_accuracy_interval,
 )
 from robustprune.certify.smoothing import ABSTAIN, SmoothingResult, certify, predict
+from robustprune.certify.substitutions import substitution_margins
 from robustprune.certify.synonyms import SynonymResult, certify_synonyms, synonym_groups
 from robustprune.certify.verify import verify_certificates
 
@@ -40,6 +41,7 @@ __all__ = [
     "report_lines",
     "robust_accuracy_interval",
     "smoothed_certificates",
+    "substitution_margins",
     "synonym_groups",
     "tensor_digest",
     "total_failure",

@@ -51,7 +51,9 @@ def _show(config: Config, content: dict[str, Any], found: Estimate) -> None:
         unit = "passes" if stage.name in ("measuring", "certifying, smoothing") else "steps"
         unit = "examples" if stage.name.startswith("certifying") and unit == "steps" else unit
         print(f"#   {stage.name:<{wide}}  {stage.steps:>13,} {unit:<8} {duration(stage.seconds)}")
-    print(f"# time: up to {duration(found.seconds)}, if no attack and no training ends early")
+    training = duration(found.training_seconds)
+    rest = duration(found.seconds - found.training_seconds)
+    print(f"# time: about {training} of training, at most {rest} of measuring and certifying")
     if found.host_bytes is not None:
         print(f"# memory: {found.host_bytes / 2**30:.2f} GiB, data and torch included")
     if found.device_bytes is not None:

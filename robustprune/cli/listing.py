@@ -15,6 +15,7 @@ METHODS = {
     "hydra": "scores learned under the robust loss (Sehwag et al. 2020)",
     "harp": "scores and each layer's share learned under the robust loss (Zhao et al. 2023)",
     "lottery": "train, prune, rewind, in rounds, with controls (Frankle & Carbin 2019)",
+    "language": "gates over a transformer's weights, heads, neurons or layers (Zheng et al. 2022)",
     "magnitude": "one shot: the largest weights",
     "random": "one shot: weights drawn at random, the control",
     "snip": "one shot: |weight × gradient| (Lee et al. 2019)",

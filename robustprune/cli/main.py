@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import shtab
 
 import robustprune
-from robustprune.cli import certify, evaluate, listing, report, run, sweep, verify
+from robustprune.cli import certify, compare, evaluate, listing, report, run, sweep, verify
 from robustprune.cli.shared import Parser, guarded
 
 _ABOUT = """\
@@ -31,7 +31,7 @@ def parser() -> Parser:
     commands = whole.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=Parser
     )
-    for command in (run, evaluate, certify, verify, report, sweep, listing):
+    for command in (run, evaluate, certify, verify, report, compare, sweep, listing):
         command.add(commands)
     return whole
 

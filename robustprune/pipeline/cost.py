@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustprune.deploy import export_int8, onnx_logits, save_slim, slim, sparsify
+from robustprune.deploy.language import language_sizes, save_slim_language, slim_language
 from robustprune.measure import compare_cost
 from robustprune.pipeline.fit import Fitted
 from robustprune.pipeline.measure import test_examples
@@ -39,16 +40,7 @@ def measure_cost(run: Run, dense: Fitted, headline: Fitted) -> None:
         "masks applied on the fly": masked,
         "masks baked in": headline.model,
     }
-    note = ""
-    try:
-        small = slim(headline.model, None, example)
-    except ValueError as error:  # an operation that cannot be taken apart, named in the message
-        note = f"No slim form: {error}."
-    else:
-        forms["slim"] = small
-        sparse = sparsify(small, None, example)
-        forms["slim, CSR where measured faster"] = sparse
-        save_slim(run.folder.path / "slim.safetensors", sparse)
+    note = _slim_sentences(run, headline, forms) if text else _slim(run, headline, forms, example)
     if run.config.deploy.int8:
         note = " ".join(filter(None, (note, _int8(run, forms.get("slim", headline.model)))))
     rows = [asdict(cost) for cost in compare_cost(forms, example)]
@@ -80,3 +72,26 @@ def _int8(run: Run, model: nn.Module) -> str:
         f"{clean[1]}%) and on {robust[0]}% (float {robust[1]}%) of the adversarial examples of the "
         "float network, an upper bound: none were made of the int8 file itself."
     )
+
+
+def _slim(run: Run, headline: Fitted, forms: dict[str, nn.Module], example: Tensor) -> str:
+    """Add the smallest equal networks to `forms`; returns why there are none."""
+    try:
+        small = slim(headline.model, None, example)
+    except ValueError as error:  # an operation that cannot be taken apart, named in the message
+        return f"No slim form: {error}."
+    forms["slim"] = small
+    sparse = sparsify(small, None, example)
+    forms["slim, CSR where measured faster"] = sparse
+    save_slim(run.folder.path / "slim.safetensors", sparse)
+    return ""
+
+
+def _slim_sentences(run: Run, headline: Fitted, forms: dict[str, nn.Module]) -> str:
+    """The same for a transformer, whose heads and neurons are what can be taken out."""
+    small = slim_language(headline.model)
+    if language_sizes(small) == language_sizes(headline.model):
+        return "No slim form: every head and every neuron has a weight left."
+    forms["dead heads and neurons removed"] = small
+    save_slim_language(run.folder.path / "slim.safetensors", small)
+    return ""

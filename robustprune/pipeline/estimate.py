@@ -32,11 +32,13 @@ _FEW = 8
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the run: how many steps (or passes of an example), and seconds in all."""
+    """A part of the run: how many steps (or passes of an example), and seconds in all; those of
+    measuring are a bound that is mostly far off, as attacks stop at what they break."""
 
     name: str
     steps: int
     seconds: float
+    training: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class Estimate:
     @property
     def seconds(self) -> float:
         return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def training_seconds(self) -> float:
+        return sum(stage.seconds for stage in self.stages if stage.training)
 
 
 def estimate(run: Run) -> Estimate:
@@ -89,7 +95,7 @@ def estimate(run: Run) -> Estimate:
         seconds = count * steps[kind]
         if kind == "robust":
             seconds += training.epochs * held * (forward + run.config.inner.steps * gradient)
-        stages.append(Stage(training.name, count, seconds))
+        stages.append(Stage(training.name, count, seconds, training=True))
     x, _ = test_examples(run)
     passes = measuring_passes(
         run.config,

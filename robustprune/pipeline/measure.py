@@ -31,6 +31,8 @@ from robustprune.sparsity import MaskSet, full_masks
 SWITCH_DRAWS = 10
 #: test examples that the sanity checks look at
 SANITY_EXAMPLES = 100
+#: likewise of sentences, whose networks take a hundred times as long
+SANITY_SENTENCES = 8
 
 
 def test_examples(run: Run) -> tuple[Tensor, Tensor]:
@@ -187,7 +189,7 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
     else:
         seed_stage(run.config.seed, file)
         x, y = test_examples(run)
-        some = slice(SANITY_EXAMPLES)
+        some = slice(SANITY_EXAMPLES if run.task.train.present is None else SANITY_SENTENCES)
         checks = [
             {
                 "name": f"{headline.name}: {check.name}",

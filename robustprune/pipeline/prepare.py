@@ -107,11 +107,8 @@ class Run:
             free = Free(self.threat, step_size=self.config.inner.step_size)
             return free, Repeated(loader, section.replays)
         if self.config.selection.method != "none":
-            folder = self.folder.checkpoint(name).parent
-            objective = selective(
-                self.config, self.threat, loader, attack, self.held_out, partial(record, folder)
-            )
-            return objective, loader
+            save = partial(record, self.folder, name)
+            return selective(self.config, self.threat, loader, attack, self.held_out, save), loader
         return Adversarial(attack, warmup), loader
 
     def evaluation_attacks(self) -> dict[str, Attack]:
@@ -229,6 +226,11 @@ def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
         raise ValueError("method admm_l1 needs admm.l1, the weight λ of the l1 norm; try 1e-4")
     if "harp" in search.methods and ":" in search.pattern:
         raise ValueError(f"harp learns each layer's rate, and pattern {search.pattern} fixes it")
+    if "language" in search.methods and search.pattern != "element":
+        raise ValueError(
+            f"method language groups weights by language.granularity, not by pattern "
+            f"{search.pattern}; set search.pattern to element"
+        )
     if config.objective.name in ("trades", "smart", "freelb") and config.inner.attack != "pgd":
         raise ValueError(
             f"objective {config.objective.name} needs inner.attack pgd, got {config.inner.attack}"

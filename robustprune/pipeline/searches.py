@@ -216,7 +216,7 @@ def _lottery(run: Run, density: float, name: str) -> Found:
 def _language(run: Run, density: float, name: str, sources: Sources) -> Found:
     section, tuning, space = run.config.language, run.config.finetune, _space(run)
     start = run.fresh_model()  # the pre-trained weights, with the classifier of every stage
-    validation = run.validation(attacked=True)
+    robust = section.finetune == "robust"
 
     def search(checkpoint: Checkpoint) -> Ticket:
         objective, loader = run.robust(section.epochs, name)
@@ -231,7 +231,7 @@ def _language(run: Run, density: float, name: str, sources: Sources) -> Found:
             kept=section.kept,
             dense=space["dense"] or ("last",),
             seed=run.config.seed,
-            validation=validation,
+            validation=run.validation(attacked=True),
             **_training(run, section, checkpoint, name),
         )
 
@@ -241,10 +241,12 @@ def _language(run: Run, density: float, name: str, sources: Sources) -> Found:
 
     def trained(kind: ControlName | None) -> Fitted:
         def make(checkpoint: Checkpoint) -> Ticket:
-            robust, loader = run.robust(tuning.epochs, name)
+            objective, loader = (
+                run.robust(tuning.epochs, name) if robust else (Natural(), run.loader())
+            )
             options = {
-                "objective": robust if section.finetune == "robust" else Natural(),
-                "validation": validation,
+                "objective": objective,
+                "validation": run.validation(attacked=robust),
                 **_training(run, tuning, checkpoint, name),
             }
             if kind is None:

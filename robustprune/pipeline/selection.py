@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -11,6 +10,7 @@ from torch import nn
 from attacks import FGSM, PGD, ThreatModel
 from robustprune.run.checkpoint import save_tensors
 from robustprune.run.config import Config
+from robustprune.run.rundir import SELECTION, RunDir
 from robustprune.run.sections import SelectionSection
 from robustprune.selection import (
     BoundaryDistance,
@@ -28,9 +28,8 @@ from robustprune.selection import (
     last_layer_utility,
     select_adversarial_examples,
 )
-from robustprune.tasks import BatchLoader, Split
+from robustprune.tasks import BatchLoader, Split, text_names
 
-FILE = "selection.safetensors"
 #: best and worst examples of each training whose waveforms are kept for the report
 SHOWN = 3
 _SIGNED = ("knn_shapley", "data_shapley", "tracin")
@@ -49,6 +48,11 @@ def check_selection(config: Config) -> None:
         raise ValueError(
             f"selection.method {section.method} needs objective.name adversarial, got "
             f"{config.objective.name}; set selection.method to none for it"
+        )
+    if config.task.name in text_names():
+        raise ValueError(
+            f"selection.method {section.method} is for images, series and features; set it to "
+            f"none for task {config.task.name}"
         )
     signed = section.method in _SIGNED
     if section.keep == "positive" and not signed:
@@ -143,8 +147,8 @@ def chooser(
     return choose
 
 
-def record(folder: Path, selective: Selective) -> None:
-    """Write what was selected in a training, with the best and worst candidates of the last time.
+def record(folder: RunDir, name: str, selective: Selective) -> None:
+    """Write what was selected in a model's training, with the last time's best and worst.
 
     selection.safetensors: `epochs` (R,), `scores` and `weights` (R, N), `labels` (N,); `shown`
     (S,), the candidates from the best on and then from the worst on, `x_adv` and `x` (S, ...).
@@ -161,4 +165,4 @@ def record(folder: Path, selective: Selective) -> None:
         "x_adv": pool.x_adv[shown],
         "x": pool.x[shown],
     }
-    save_tensors(folder / FILE, tensors)
+    save_tensors(folder.checkpoint(name).with_name(SELECTION), tensors)

@@ -20,6 +20,7 @@ from robustprune.report.records import (
     FindingRecord,
     LayerRecord,
     MetricsRecord,
+    MinimalRecord,
     ModelRecord,
     RunRecord,
     SwitchRecord,
@@ -147,6 +148,20 @@ def _model(field: Field, columns: tuple[str, ...]) -> ModelRecord:
         robust={column: field["robust"][column].proportion() for column in columns},
         curve=tuple(_curve_point(point) for point in field["curve"].items()),
         layers=tuple(_layer(layer) for layer in field["layers"].items()),
+        minimal=_minimal(minimal) if (minimal := field.find("minimal")) else None,
+    )
+
+
+def _minimal(field: Field) -> MinimalRecord:
+    quantiles = {
+        name: value.number() if (value := field.find(name)) else None
+        for name in ("q25", "median", "q75")
+    }
+    return MinimalRecord(
+        norm=_choice(field["norm"], NORMS),
+        n=field["n"].count(),
+        success_rate=field["success_rate"].fraction(),
+        **quantiles,
     )
 
 

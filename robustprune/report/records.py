@@ -58,6 +58,18 @@ class LayerRecord:
 
 
 @dataclass(frozen=True)
+class MinimalRecord:
+    """r* over n examples: upper bounds; a quantile that no attack reached is None."""
+
+    norm: str
+    n: int
+    success_rate: float
+    median: float | None
+    q25: float | None
+    q75: float | None
+
+
+@dataclass(frozen=True)
 class ModelRecord:
     """One network of the run: its size and how it fared."""
 
@@ -71,6 +83,7 @@ class ModelRecord:
     robust: Mapping[str, Proportion]
     curve: tuple[CurvePoint, ...]
     layers: tuple[LayerRecord, ...]
+    minimal: MinimalRecord | None = None
 
     @property
     def worst(self) -> Proportion:

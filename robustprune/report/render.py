@@ -70,7 +70,7 @@ def write_report(run_dir: Path) -> tuple[Path, Path]:
     run = collect(run_dir)
     illustrations = _illustrations(run)
     context = _context(run, illustrations)
-    html, markdown = _render_html(context), _render_markdown(context)
+    html, markdown = render_html("report.html.j2", context), _render_markdown(context)
     (run_dir / "plots").mkdir(exist_ok=True)
     for illustration in illustrations:
         for plot in illustration.plots:
@@ -218,7 +218,8 @@ def _switch_rows(switch: SwitchRecord | None) -> list[SwitchRow]:
     ]
 
 
-def _render_html(context: Mapping[str, object]) -> str:
+def render_html(template: str, context: Mapping[str, object]) -> str:
+    """A template of `templates/` filled in, every value escaped."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -226,7 +227,7 @@ def _render_html(context: Mapping[str, object]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(context)
+    return environment.get_template(template).render(context)
 
 
 def _render_markdown(context: Mapping[str, object]) -> str:

@@ -12,6 +12,7 @@ from robustprune.report.panels import wrap
 from robustprune.report.records import RunRecord, SelectionRecord, WaveRecord
 from robustprune.report.style import SERIES_COLOURS, Plot, canvas, finish
 from robustprune.run.checkpoint import load_tensors
+from robustprune.run.rundir import SELECTION
 
 _GREY, _TAKEN, _LEFT = SERIES_COLOURS[0], SERIES_COLOURS[1], SERIES_COLOURS[2]
 
@@ -22,7 +23,7 @@ def read_selections(run_dir: Path, models: Sequence[str]) -> dict[str, Selection
     Raises:
         ValueError: a file is damaged or not as described; the message names it.
     """
-    paths = {name: run_dir / "models" / name / "selection.safetensors" for name in models}
+    paths = {name: run_dir / "models" / name / SELECTION for name in models}
     return {name: _read(path) for name, path in paths.items() if path.exists()}
 
 

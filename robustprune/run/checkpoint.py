@@ -91,14 +91,15 @@ def no_room(error: Exception) -> str | None:
     )
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write to a temporary name beside `path`, flush to disk, then move into place.
+def write_atomically(path: Path, content: str | bytes) -> Path:
+    """Write to a temporary name beside `path`, flush to disk, then move into place; returns it.
 
     Raises:
         OSError: as `replacing`.
     """
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
+    return path
 
 
 def save_tensors(

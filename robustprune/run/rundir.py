@@ -37,6 +37,9 @@ from robustprune.run.checkpoint import (
 from robustprune.run.config import Config
 from robustprune.run.lock import alone
 
+#: which examples a training selected: written beside its checkpoints, kept with its model
+SELECTION = "selection.safetensors"
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -99,6 +102,7 @@ class RunDir:
             save_tensors(folder / "masks.safetensors", masks)
         lines = "".join(json.dumps(asdict(record)) + "\n" for record in history)
         write_atomically(folder / "history.jsonl", lines)
+        self._copy(models / f".{name}.partial" / SELECTION, folder / SELECTION)
         os.replace(folder, models / name)
         flush_folder(models)
         self._forget_finished()
@@ -126,10 +130,13 @@ class RunDir:
     def publish(self, name: str) -> None:
         """Copy a model's weights and masks to the top of the run: the headline."""
         for file in ("model.safetensors", "masks.safetensors"):
-            source = self.path / "models" / name / file
-            if source.exists():
-                with replacing(self.path / file) as temporary:
-                    shutil.copyfile(source, temporary)
+            self._copy(self.path / "models" / name / file, self.path / file)
+
+    @staticmethod
+    def _copy(source: Path, target: Path) -> None:
+        if source.exists():
+            with replacing(target) as temporary:
+                shutil.copyfile(source, temporary)
 
 
 def open_run(config: Config, root: Path, env: Mapping[str, Any]) -> RunDir:

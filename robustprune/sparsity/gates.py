@@ -9,7 +9,7 @@ projection a head, whatever its biases, adds nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
 import torch
@@ -80,7 +80,7 @@ class Block:
     output: str
     up: str
     down: str
-    heads: int
+    heads: int = field(kw_only=True)
 
     @property
     def projections(self) -> tuple[str, str, str]:

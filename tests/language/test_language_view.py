@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 
 from attacks import APGD, DDN, FGSM, FMN, PGD, ThreatModel, minimal_perturbation
+from robustprune.certify import certify
+from robustprune.minmax import Gaussian
 from robustprune.models import EmbeddingClassifier
 from robustprune.tasks import Split
 from robustprune.view import pack_tokens, unpack_tokens, with_room, words
@@ -127,3 +129,32 @@ def test_what_it_refuses(make_model, split: Split) -> None:
     ids = torch.full((1, 2), 2**24)
     with pytest.raises(ValueError, match="token ids must lie"):
         pack_tokens(ids, ids * 0, ids, ids)
+
+
+def test_minimal_perturbation_of_sentences(make_model, split: Split) -> None:
+    """The default attacks keep to the words, and what they find is misclassified as one batch."""
+    model = make_model().eval()
+    x, _ = split.batch(slice(4))
+    y = model(x).argmax(1)
+    found = minimal_perturbation(model, x, y, norm="l2", support=words)
+    tokens = unpack_tokens(found.x_adv)
+    assert bool((tokens.delta[~tokens.words] == 0).all())
+    assert bool(found.r.isfinite().any())
+
+
+def test_smoothing_puts_noise_on_words_alone(make_model, split: Split) -> None:
+    seen = []
+    model = make_model().eval()
+
+    def watching(x: Tensor) -> Tensor:
+        seen.append(x)
+        return model(x)
+
+    x, y = split.batch(slice(3))
+    result = certify(watching, x, sigma=0.1, n0=10, n=100, alpha=0.01, support=words)
+    noisy = unpack_tokens(torch.cat(seen))
+    assert bool((noisy.delta[~noisy.words] == 0).all())
+    spread = float(noisy.delta[noisy.words].std())
+    assert spread == pytest.approx(0.1, rel=0.05)
+    assert len(result.radius) == 3
+    Gaussian(0.1, words)(model, x, y, 0.0).loss.backward()  # the ids survive here too

@@ -1,0 +1,97 @@
+"""`robustprune compare`: finished runs in one table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from robustprune.cli.shared import Parser, add_command, answer, path_argument
+
+
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(
+        commands,
+        "compare",
+        "finished runs in one table: terminal, HTML, CSV, LaTeX",
+        about="Put the headline networks of runs, and the dense ones beside them, in one table for "
+        "each task\nand threat model: clean, robust and certified accuracy, r*, size, latency; "
+        "mean ± sd over\nseeds; the Pareto front of density against robust accuracy.",
+        examples=(
+            ("runs", "all finished runs beneath a folder"),
+            ("runs/a-1b2c3d4e runs/b-5f6a7b8c --out comparison", "with HTML, CSV, LaTeX, plots"),
+            (
+                "runs/hydra-1b2c3d4e --entry entry --key HYDRA_Sehwag2020Hydra --paper URL",
+                "for the adversarial pruning benchmark",
+            ),
+        ),
+        run=_compare,
+    )
+    path_argument(
+        parser,
+        "runs",
+        nargs="+",
+        folder=True,
+        type=Path,
+        metavar="RUN",
+        help="run directories, or folders that hold some",
+    )
+    parser.add_argument("--all", action="store_true", help="every network, not only the headlines")
+    path_argument(
+        parser,
+        "--out",
+        folder=True,
+        type=Path,
+        help="write compare.html, compare.csv, compare.tex and plots/ there",
+    )
+    path_argument(
+        parser,
+        "--entry",
+        folder=True,
+        type=Path,
+        help="write an entry of the adversarial pruning benchmark there",
+    )
+    parser.add_argument("--key", help="of the entry: NAME_Author2026Word")
+    parser.add_argument("--paper", default="", metavar="URL", help="of the entry")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from robustprune.compare import (
+        as_json,
+        benchmark_entry,
+        boards_of,
+        find_runs,
+        gather,
+        terminal_board,
+        write_comparison,
+        write_entry,
+    )
+
+    if options.entry and not options.key:
+        raise ValueError("--entry needs --key, the benchmark's name of your method")
+    runs = find_runs(options.runs)
+    results = gather(runs, everything=options.all)
+    boards = boards_of(results)
+    files = write_comparison(boards, options.out, runs) if options.out else []
+    entry = None
+    if options.entry:
+        entry = benchmark_entry(results, key=options.key, paper=options.paper)
+        files += write_entry(entry, options.entry)
+
+    def show() -> None:
+        for board in boards:
+            Console().print(terminal_board(board))
+        for line in entry["deviations"] if entry else ():
+            print(f"the entry differs from what the benchmark asks for: {line}")
+        for file in files:
+            print(file)
+
+    content = {
+        "runs": [str(run) for run in runs],
+        "boards": as_json(boards),
+        "entry": entry,
+        "files": [str(file) for file in files],
+    }
+    answer(options, content, show)
+    return 0

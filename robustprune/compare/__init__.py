@@ -1,0 +1,26 @@
+"""Runs side by side: one table and figures for each task and threat model, and leaderboard
+entries."""
+
+from robustprune.compare.board import Board, Measured, Row, boards_of, on_front
+from robustprune.compare.entry import benchmark_entry, write_entry
+from robustprune.compare.gather import Result, find_runs, gather
+from robustprune.compare.page import write_comparison
+from robustprune.compare.table import as_csv, as_json, as_latex, terminal_board
+
+__all__ = [
+    "Board",
+    "Measured",
+    "Result",
+    "Row",
+    "as_csv",
+    "as_json",
+    "as_latex",
+    "benchmark_entry",
+    "boards_of",
+    "find_runs",
+    "gather",
+    "on_front",
+    "terminal_board",
+    "write_comparison",
+    "write_entry",
+]

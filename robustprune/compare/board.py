@@ -1,0 +1,226 @@
+"""Rows that may be set against each other: same task, same adversary, same attacks."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from robustprune.compare.gather import Result
+from robustprune.measure.statistics import Proportion, mean_sd
+from robustprune.report.records import ThreatRecord
+
+#: fields of a config that a row's title or its columns tell anyway
+_TOLD = ("name", "seed", "search.methods", "search.density")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure of one or several seeds.
+
+    Attributes:
+        values: of each seed.
+        interval: 95% interval, of a proportion with a single seed.
+        n: examples behind each value, of a proportion.
+    """
+
+    values: tuple[float, ...]
+    interval: tuple[float, float] | None = None
+    n: int | None = None
+
+    @property
+    def mean(self) -> float:
+        return math.fsum(self.values) / len(self.values)
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation over seeds; None for one seed."""
+        return mean_sd(self.values).sd if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network over its seeds; what was not measured is None.
+
+    Attributes:
+        family: the title's part that does not depend on density, for the look of its points.
+        clean, worst: accuracy as a fraction; worst is an upper bound on robust accuracy.
+        certified: share certified beyond eps, a lower bound, on its own n.
+        r: median r*, an upper bound, input units; None too where no attack reached it.
+        kept, total: weights, of the first seed.
+        file_bytes, latency: of the form that would be deployed; seconds a batch.
+        speed: latency as a multiple of the dense network's in the same run.
+    """
+
+    title: str
+    family: str
+    seeds: tuple[int, ...]
+    density: float
+    kept: int
+    total: int
+    clean: Measured
+    worst: Measured
+    certified: Measured | None
+    r: Measured | None
+    file_bytes: Measured | None
+    latency: Measured | None
+    speed: Measured | None
+    baseline: bool
+
+
+@dataclass(frozen=True)
+class Board:
+    """Rows of one task and threat model; attacks: name -> description, its seed left out."""
+
+    task: str
+    threat: ThreatRecord
+    attacks: Mapping[str, str]
+    n: int
+    rows: tuple[Row, ...]
+
+    @property
+    def front(self) -> tuple[Row, ...]:
+        """The rows that no other beats, by density."""
+        return tuple(sorted(on_front(self.rows), key=lambda row: row.density))
+
+
+def boards_of(results: Sequence[Result]) -> list[Board]:
+    """Results sorted into boards; seeds of one config are one row.
+
+    Dense networks that came out the same in several runs, because those share data, training and
+    seeds, appear once.
+    """
+    by_board: dict[str, list[Result]] = {}
+    for result in results:
+        by_board.setdefault(_board_key(result), []).append(result)
+    return [_board(members) for members in by_board.values()]
+
+
+def on_front(rows: Iterable[Row]) -> list[Row]:
+    """Rows for which no other is at most as dense and at least as robust, and better in one."""
+    rows = list(rows)
+
+    def beaten(row: Row) -> bool:
+        return any(
+            other.density <= row.density
+            and other.worst.mean >= row.worst.mean
+            and (other.density < row.density or other.worst.mean > row.worst.mean)
+            for other in rows
+        )
+
+    return [row for row in rows if not beaten(row)]
+
+
+def _board_key(result: Result) -> str:
+    metrics = result.metrics
+    attacks = {attack.name: _seedless(attack.description) for attack in metrics.attacks}
+    key = (metrics.task.name, str(metrics.threat), attacks, result.model.clean.n)
+    return json.dumps(key, sort_keys=True)
+
+
+def _seedless(description: str) -> str:
+    return re.sub(r",? ?\bseed=\w+", "", description)
+
+
+def _board(results: Sequence[Result]) -> Board:
+    first = results[0].metrics
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.group, result.model.name), []).append(result)
+    unique: dict[object, list[Result]] = {}
+    for key, members in groups.items():
+        members.sort(key=lambda member: member.seed)
+        unique.setdefault(_same_baseline(members) or key, members)
+    titles = _titles(list(unique.values()))
+    return Board(
+        task=first.task.name,
+        threat=first.threat,
+        attacks={attack.name: _seedless(attack.description) for attack in first.attacks},
+        n=results[0].model.clean.n,
+        rows=tuple(map(_row, unique.values(), titles)),
+    )
+
+
+def _same_baseline(members: Sequence[Result]) -> object:
+    """What two dense networks have in common when they are the same one; None for others."""
+    if not members[0].model.is_dense:
+        return None
+    figures = [(m.seed, m.model.total, m.model.clean.value, m.model.worst.value) for m in members]
+    return (members[0].model.name, tuple(figures))
+
+
+def _titles(groups: Sequence[Sequence[Result]]) -> list[str]:
+    """Titles of the networks; equal ones are told apart by the fields in which they differ."""
+    plain = [members[0].model.title for members in groups]
+    flat = [dict(_flatten(members[0].config)) for members in groups]
+    titles = []
+    for place, title in enumerate(plain):
+        twins = [other for other, name in enumerate(plain) if name == title]
+        differing = [
+            field
+            for field in flat[place]
+            if field not in _TOLD and len({json.dumps(flat[t].get(field)) for t in twins}) > 1
+        ]
+        fields = ", ".join(f"{field}={_short(flat[place][field])}" for field in differing)
+        titles.append(f"{title} ({fields})" if fields else title)
+    return titles
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _row(members: Sequence[Result], title: str) -> Row:
+    first = members[0].model
+
+    def speed(result: Result) -> float | None:
+        if result.cost is None or result.dense_cost is None:
+            return None
+        return result.cost.latency / result.dense_cost.latency
+
+    minimal = [m.model.minimal for m in members]
+    return Row(
+        title=title,
+        family=re.sub(r", [\d.e-]+ kept", "", title),
+        seeds=tuple(member.seed for member in members),
+        density=first.density,
+        kept=first.kept,
+        total=first.total,
+        clean=_proportions([m.model.clean for m in members]),
+        worst=_proportions([m.model.worst for m in members]),
+        certified=_all([m.certified for m in members], _proportions),
+        r=_all([None if one is None else one.median for one in minimal], _plain),
+        file_bytes=_all([_of(m.cost, lambda c: float(c.file_bytes)) for m in members], _plain),
+        latency=_all([_of(m.cost, lambda c: c.latency) for m in members], _plain),
+        speed=_all([speed(m) for m in members], _plain),
+        baseline=first.is_dense,
+    )
+
+
+def _of(cost: Any, read: Callable[[Any], float]) -> float | None:
+    return None if cost is None else read(cost)
+
+
+def _all(values: Sequence[Any], make: Callable[[list[Any]], Measured]) -> Measured | None:
+    """A figure only where every seed has it: a mean over some of them would mislead."""
+    return None if any(value is None for value in values) else make(list(values))
+
+
+def _plain(values: list[float]) -> Measured:
+    return Measured(tuple(values))
+
+
+def _proportions(values: list[Proportion]) -> Measured:
+    interval = values[0].ci95 if len(values) == 1 else None
+    return Measured(tuple(one.value for one in values), interval, values[0].n)

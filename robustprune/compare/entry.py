@@ -1,0 +1,232 @@
+"""An entry for the Adversarial Pruning Benchmark (Piras et al. 2024, arXiv 2409.01249).
+
+The benchmark takes a taxonomy entry (one JSON object a method), and for each checkpoint its clean
+accuracy, its accuracy under AutoAttack at ε = 0.031, and the distances that FMN found with tuned
+options, of which the share beyond 8/255 counts. What a run does otherwise is listed with the entry.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustprune.compare.gather import Result
+from robustprune.run.checkpoint import write_atomically
+
+_AFTER = "A-Methods Pruning After Training"
+_BEFORE = "B-Methods Pruning Before Training"
+_LEAST_SCORE = "Least Importance Score (LIS)"
+_CRITERIA = {
+    "rst": _LEAST_SCORE,
+    "admm": "Solver Based LWM (SOLWM)",
+    "admm_l1": "Solver Based LWM (SOLWM)",
+    "hydra": _LEAST_SCORE,
+    "harp": _LEAST_SCORE,
+    "lottery": "Lowest Weight Magnitude LWM",
+    "magnitude": "Lowest Weight Magnitude LWM",
+    "snip": _LEAST_SCORE,
+    "grasp": _LEAST_SCORE,
+    "obd": _LEAST_SCORE,
+    "obd_ggn": _LEAST_SCORE,
+}
+_ARCHITECTURES = {"preact_resnet18": "R18", "resnet18": "R18", "vgg16": "V16"}
+_DATASETS = {"cifar10": "CIFAR10", "svhn": "SVHN"}
+_EPS_AA, _EPS_FMN = 0.031, 8 / 255
+_KEY = re.compile(r"^[A-Za-z0-9]+_[A-Za-z]+\d{4}[A-Za-z0-9]+$")
+
+
+def benchmark_entry(results: Sequence[Result], *, key: str, paper: str) -> dict[str, Any]:
+    """The entry of one method's headline networks.
+
+    Args:
+        results: of runs of one method and structure; networks that are no headline are left out.
+        key: the benchmark's name of the method, such as HYDRA_Sehwag2020Hydra.
+        paper: link to it.
+
+    Returns:
+        "entry": the taxonomy object, field by field as the benchmark writes it; "models": for each
+        network its key, clean, AutoAttack and FMN accuracy in percent (None where not measured)
+        and distances; "deviations": where the runs differ from what the benchmark asks for.
+
+    Raises:
+        ValueError: a key of another form, no headline, or runs of several methods.
+    """
+    if not _KEY.match(key):
+        raise ValueError(f"key {key!r} must be NAME_Author2026Word, as in HYDRA_Sehwag2020Hydra")
+    headlines = [result for result in results if result.headline]
+    if not headlines:
+        raise ValueError("an entry needs at least one headline network")
+    entries = [_taxonomy(result, key, paper) for result in headlines]
+    if any(entry != entries[0] for entry in entries):
+        raise ValueError("the runs are of different methods or settings; give one entry's runs")
+    models = [_model(result, key) for result in headlines]
+    return {"entry": entries[0], "models": models, "deviations": _deviations(headlines, models)}
+
+
+def write_entry(content: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write taxonomy.json, results.md (as the benchmark's issue form asks) and, for each model,
+    distances/<key>.json; the benchmark keeps the same list as a pickle, which we don't write."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entry = json.dumps(content["entry"], indent=2, ensure_ascii=False)
+    written = [write_atomically(folder / "taxonomy.json", f"{entry}\n")]
+    parts = ["# JSON Entry", f"```json\n{entry}\n```"]
+    for number, model in enumerate(content["models"], start=1):
+        parts.append(
+            f"## Evaluation Results of Model n°{number}\n"
+            f'_Model GDrive:_ "{model["key"]}" : ["your_gdrive_link_id", ".safetensors"]\n'
+            f'_Distances GDrive:_ "{model["key"]}" : ["your_gdrive_link_id", ".json"]\n\n'
+            f"_Clean Accuracy:_ {_shown(model['clean'])}\n"
+            f"_Robust Accuracy (AA):_ {_shown(model['autoattack'])}\n"
+            f"_Robust Accuracy (HO-FMN):_ {_shown(model['fmn'])}"
+        )
+        if model["distances"] is not None:
+            (folder / "distances").mkdir(exist_ok=True)
+            path = folder / "distances" / f"{model['key']}.json"
+            written.append(write_atomically(path, json.dumps(model["distances"]) + "\n"))
+    parts.append("## What differs from the benchmark's protocol")
+    parts += [f"- {line}" for line in content["deviations"]] or ["Nothing."]
+    return [*written, write_atomically(folder / "results.md", "\n\n".join(parts) + "\n")]
+
+
+def _taxonomy(result: Result, key: str, paper: str) -> dict[str, str]:
+    """The object that the benchmark keeps of a method; its keys are the benchmark's, to the
+    letter."""
+    config = result.config
+    method = config["search"]["methods"][0]
+    trained = _training(config)
+    start = {"link_to_paper": paper, "ap_key": key}
+    end = {
+        "Pruning structure": _structure(config["search"]["pattern"]),
+        "Pruning locality": _locality(method, config["search"]["allocate"]),
+        "Pruning criterion": _CRITERIA.get(method, "Not Specified"),
+    }
+    fine = trained if config["finetune"]["modes"] else "None"
+    weights = _start(method, config)
+    if method == "lottery" or weights == "random":
+        rounds = config["lottery"]["rounds"]
+        iterative = method == "lottery" and rounds != 1
+        training = {"rst": "None", "lottery": trained}.get(method, fine)
+        return {
+            **start,
+            "Type of Pipeline:": _BEFORE,
+            "B: Pruning step ": trained,
+            "B: Training step ": training,
+            "B: OneShot (1S) vs Iterative (IT)": "IT" if iterative else "1S",
+            **end,
+        }
+    return {
+        **start,
+        "Type of Pipeline:": _AFTER,
+        "A: Pretraining ": trained if weights == "adversarial" else "Natural Training (NT)",
+        "A: Finetuning": fine,
+        "A: OneShot (1S) vs Iterative (IT)": "1S",
+        **end,
+    }
+
+
+def _start(method: str, config: Mapping[str, Any]) -> str:
+    """Which weights the search starts from: random, natural or adversarial."""
+    section = {"rst": "search", "admm": "admm", "admm_l1": "admm", "hydra": "scores"}
+    section |= {"harp": "scores"}
+    return str(config[section.get(method, "one_shot")]["weights"])
+
+
+def _training(config: Mapping[str, Any]) -> str:
+    name = config["objective"]["name"]
+    if name == "natural":
+        return "Natural Training (NT)"
+    if name == "adversarial":
+        return f"Adversarial Training (AT) {str(config['inner']['attack']).upper()}"
+    return f"Adversarial Training (AT) {name.upper()}"
+
+
+def _structure(pattern: str) -> str:
+    if pattern == "element":
+        return "Unstructured (US)"
+    return f"Structured (S) {pattern}{'s' if pattern.isalpha() else ''}"
+
+
+def _locality(method: str, allocate: Any) -> str:
+    everywhere = method == "harp" or allocate == "global"
+    return "Global Pruning (G)" if everywhere else "Local Pruning (L)"
+
+
+def _model(result: Result, key: str) -> dict[str, Any]:
+    config, model = result.config, result.model
+    architecture = _ARCHITECTURES.get(config["model"]["name"], config["model"]["name"])
+    data = _DATASETS.get(config["task"]["name"], config["task"]["name"])
+    structure = "US" if config["search"]["pattern"] == "element" else "S"
+    name = f"{key}_{architecture}_{data}_{structure}_{100 * (1 - model.density):.3g}"
+    attacked = model.robust.get("autoattack")
+    distances = _distances(result)
+    fmn = None
+    if distances:
+        beyond = sum(r is None or r > _EPS_FMN for r in distances)
+        fmn = 100 * beyond / len(distances)
+    return {
+        "key": re.sub(r"[^\w.-]", "-", name),
+        "run": str(result.run),
+        "seed": result.seed,
+        "clean": 100 * model.clean.value,
+        "autoattack": None if attacked is None else 100 * attacked.value,
+        "fmn": fmn,
+        "distances": distances,
+    }
+
+
+def _distances(result: Result) -> list[float | None] | None:
+    path = result.run / "distances.json"
+    if not path.exists():
+        return None
+    found: list[float | None] | None = json.loads(path.read_text(encoding="utf-8")).get(
+        result.model.name
+    )
+    return found
+
+
+def _deviations(results: Sequence[Result], models: Sequence[Mapping[str, Any]]) -> list[str]:
+    metrics, config = results[0].metrics, results[0].config
+    structured = config["search"]["pattern"] != "element"
+    wanted = (50, 75, 90) if structured else (90, 95, 99)
+    found = sorted({round(100 * (1 - result.model.density), 1) for result in results})
+    checks = (
+        (
+            config["task"]["name"] in _DATASETS,
+            f"data {config['task']['name']}, not CIFAR10 or SVHN",
+        ),
+        (
+            config["model"]["name"] in _ARCHITECTURES,
+            f"network {config['model']['name']}, not ResNet18 or VGG16",
+        ),
+        (
+            config["model"]["name"] != "preact_resnet18",
+            "a pre-activation ResNet-18, not the benchmark's post-activation one",
+        ),
+        (
+            set(found) >= set(wanted),
+            f"sparsities {', '.join(f'{s:g}' for s in found)}%, where "
+            f"{', '.join(map(str, wanted))}% are asked for",
+        ),
+        (
+            metrics.threat.norm == "linf" and abs(metrics.threat.eps - _EPS_AA) < 5e-4,
+            f"{metrics.threat.norm} eps {metrics.threat.eps:g}, where AutoAttack is asked for at "
+            f"linf {_EPS_AA}",
+        ),
+        (
+            all(model["autoattack"] is not None for model in models),
+            'no AutoAttack figure; run with --set "evaluation.more=[autoattack]"',
+        ),
+        (
+            all(model["distances"] is not None for model in models),
+            "no distances; run with --set evaluation.minimal=10000",
+        ),
+        (False, "distances by FMN and FAB with fixed options, where tuned FMN (HO-FMN) is asked"),
+    )
+    return [text for holds, text in checks if not holds]
+
+
+def _shown(percent: float | None) -> str:
+    return "not measured" if percent is None else f"{percent:.2f}"

@@ -1,0 +1,148 @@
+"""Read finished runs and take from each what a comparison is about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from robustprune.certify import Certificate, Manifest
+from robustprune.measure.statistics import Proportion, proportion
+from robustprune.report.collect import collect
+from robustprune.report.records import CostRecord, MetricsRecord, ModelRecord, RunRecord
+
+#: the dense networks that stand beside every search
+BASELINES = ("natural", "adversarial")
+#: forms of a network in cost.json, the one that a user would deploy first
+_DEPLOYED = ("slim, CSR where measured faster", "slim", "masks baked in")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One network of one run.
+
+    Attributes:
+        run: its directory.
+        config: the run's config as a tree; group: what it is the digest of, the seed left out.
+        metrics: of the whole run.
+        model: the network's entry in them.
+        headline: whether it is the run's headline.
+        certified: share of the first so many test examples certified beyond eps: a lower bound,
+            of the headline only.
+        cost: of the form that would be deployed; dense_cost: of the dense network beside it.
+    """
+
+    run: Path
+    config: Mapping[str, Any]
+    group: str
+    metrics: MetricsRecord
+    model: ModelRecord
+    headline: bool
+    certified: Proportion | None
+    cost: CostRecord | None
+    dense_cost: CostRecord | None
+
+    @property
+    def seed(self) -> int:
+        return self.metrics.seed
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """The run directories among and beneath `paths`, each once.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a folder without a finished run.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise FileNotFoundError(f"there is no folder {path}")
+        beneath = sorted(file.parent for file in path.rglob("metrics.json"))
+        if not beneath:
+            raise ValueError(f"{path} holds no finished run: there is no metrics.json beneath it")
+        found.update(dict.fromkeys(run.resolve() for run in beneath))
+    return list(found)
+
+
+def gather(runs: Sequence[Path], *, everything: bool = False) -> list[Result]:
+    """The headline and the dense networks of each run, or all its networks.
+
+    Raises:
+        ValueError: a run that cannot be read, or two of one config and seed.
+    """
+    results, seen = [], dict[tuple[str, int], Path]()
+    for path in runs:
+        record = collect(path)
+        config = _tree(record.config, path)
+        group = _digest(config)
+        key = (group, record.metrics.seed)
+        if key in seen:
+            raise ValueError(f"{path} and {seen[key]} are the same config and seed; give one")
+        seen[key] = path
+        for model in record.metrics.models:
+            headline = model.name == record.metrics.headline
+            if everything or headline or model.name in BASELINES:
+                results.append(_result(path, config, group, record, model, headline))
+    return results
+
+
+def _result(
+    path: Path,
+    config: Mapping[str, Any],
+    group: str,
+    record: RunRecord,
+    model: ModelRecord,
+    headline: bool,
+) -> Result:
+    forms = {cost.name: cost for cost in record.costs.rows} if record.costs else {}
+    cost = None
+    if headline:
+        cost = next((forms[name] for name in _DEPLOYED if name in forms), None)
+    elif model.name == "adversarial":
+        cost = forms.get("dense")
+    return Result(
+        run=path,
+        config=config,
+        group=group,
+        metrics=record.metrics,
+        model=model,
+        headline=headline,
+        certified=_certified(record.certificates) if headline else None,
+        cost=cost,
+        dense_cost=forms.get("dense"),
+    )
+
+
+def _certified(found: tuple[Manifest, Sequence[Certificate]] | None) -> Proportion | None:
+    """Examples that any proof covers beyond eps; smoothing speaks of another classifier."""
+    if found is None:
+        return None
+    manifest, certificates = found
+    radii: dict[int, float] = {}
+    for c in certificates:
+        if c.guarantee == "base" and c.norm == manifest.norm:
+            radii[c.index] = max(c.radius, radii.get(c.index, 0.0))
+    if not radii:
+        return None
+    return proportion(sum(r > manifest.eps for r in radii.values()), len(radii))
+
+
+def _tree(text: str, path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path / 'config.yaml'} is not valid YAML") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path / 'config.yaml'} must hold a mapping of sections")
+    return tree
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+    described = {key: value for key, value in config.items() if key != "seed"}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,58 @@
+"""The comparison as files: HTML with its figures, CSV, LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from robustprune.compare.board import Board
+from robustprune.compare.figures import figures
+from robustprune.compare.table import as_csv, as_latex, columns_of
+from robustprune.measure.statistics import INTERVAL_METHOD
+from robustprune.report.render import render_html
+from robustprune.report.style import inline, page_colours
+from robustprune.report.wording import threat_phrase
+from robustprune.run.checkpoint import write_atomically
+
+
+def write_comparison(boards: Sequence[Board], folder: Path, runs: Sequence[Path]) -> list[Path]:
+    """Write compare.html, compare.csv, compare.tex and plots/*.svg; each whole or not at all.
+
+    Args:
+        runs: the run directories that the boards come from, to be named in the page.
+
+    Raises:
+        OSError: the folder can't be written to.
+    """
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    sections, plots = [], []
+    for number, board in enumerate(boards):
+        drawn = figures(board, prefix=f"{number}-" if len(boards) > 1 else "")
+        plots += drawn
+        front = board.front
+        sections.append(
+            {
+                "title": f"{board.task}, {threat_phrase(board.threat)}",
+                "board": board,
+                "columns": columns_of(board),
+                "rows": [(row, row in front) for row in board.rows],
+                "plots": drawn,
+            }
+        )
+    html = render_html(
+        "compare.html.j2",
+        {
+            "sections": sections,
+            "runs": [str(run) for run in runs],
+            "interval_method": INTERVAL_METHOD,
+            "inline": inline,
+            "page_colours": page_colours(),
+        },
+    )
+    for plot in plots:
+        write_atomically(folder / "plots" / f"{plot.key}.svg", plot.svg)
+    return [
+        write_atomically(folder / "compare.html", html),
+        write_atomically(folder / "compare.csv", as_csv(boards)),
+        write_atomically(folder / "compare.tex", as_latex(boards)),
+    ]

@@ -1,0 +1,236 @@
+"""A board as a table: in the terminal, CSV, LaTeX, JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from robustprune.compare.board import Board, Measured, Row
+from robustprune.report.wording import count, file_size, norm_name, percent, threat_phrase
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of figures: heading, what it bounds, and how a row's figure is written."""
+
+    title: str
+    note: str
+    write: Callable[[Row], str]
+
+
+def columns_of(board: Board) -> list[Column]:
+    """The columns that have a figure in at least one row."""
+    eps = f"{norm_name(board.threat.norm)} ≤ {board.threat.eps:g}"
+    everything = [
+        Column("density", "kept", lambda row: f"{row.density:.3g}"),
+        Column("weights", "kept", lambda row: count(row.kept)),
+        Column("clean", "%", lambda row: accuracy(row.clean)),
+        Column("robust", f"%, {eps}, upper bound", lambda row: accuracy(row.worst)),
+        Column("certified", f"%, {eps}, lower bound", lambda row: accuracy(row.certified)),
+        Column("r*", "median, upper bound", lambda row: spread(row.r, "{:.3g}".format)),
+        Column("size", "deployed", lambda row: _size(row.file_bytes)),
+        Column("latency", "ms a batch", lambda row: spread(row.latency, _milliseconds)),
+        Column("time", "dense = 1", lambda row: spread(row.speed, "{:.2f}".format)),
+        Column("seeds", "", lambda row: str(len(row.seeds))),
+    ]
+    return [c for c in everything if any(c.write(row) for row in board.rows)]
+
+
+def accuracy(measured: Measured | None) -> str:
+    """83.2 ± 0.8, or 83.0 [74.2, 89.8] for one seed; "" where nothing was measured."""
+    if measured is None:
+        return ""
+    if measured.interval is None:
+        return spread(measured, percent)
+    low, high = map(percent, measured.interval)
+    return f"{percent(measured.mean)} [{low}, {high}]"
+
+
+def spread(measured: Measured | None, write: Callable[[float], str]) -> str:
+    """mean ± sd, or the one value; "" where nothing was measured."""
+    if measured is None:
+        return ""
+    sd = "" if measured.sd is None else f" ± {write(measured.sd)}"
+    return f"{write(measured.mean)}{sd}"
+
+
+def terminal_board(board: Board) -> Table:
+    """For a terminal; rows on the Pareto front have a star."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=Text(f"{board.task}, {threat_phrase(board.threat)}, n = {board.n}"),
+        caption=Text(
+            "*: no other row is sparser and as robust. ± sd over seeds, or [95%]. ≤ ≥: bounds"
+        ),
+        pad_edge=False,
+    )
+    table.add_column("network", overflow="fold", min_width=18)
+    columns = [c for c in columns_of(board) if c.title in _NARROW]
+    for column in columns:
+        heading = f"{column.title}\n{_NARROW[column.title]}"
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    front = board.front
+    for row in board.rows:
+        star = "* " if row in front else "  "
+        table.add_row(Text(star + row.title), *(_stacked(c.write(row)) for c in columns))
+    return table
+
+
+#: columns that fit on 80 characters, with the second line of their headings
+_NARROW = {
+    "density": "",
+    "clean": "%",
+    "robust": "% (≤)",
+    "certified": "% (≥)",
+    "r*": "(≤)",
+    "size": "",
+    "latency": "ms",
+    "seeds": "",
+}
+
+
+def _stacked(text: str) -> Text:
+    """The figure, and beneath it how sure it is."""
+    value, _, rest = text.replace(" ± ", "\n± ").replace(" [", "\n[").partition("\n")
+    return Text.assemble(value, "\n", (rest, "dim")) if rest else Text(value)
+
+
+_FIGURES = ("clean", "worst", "certified", "r", "file_bytes", "latency", "speed")
+
+
+def as_json(boards: Sequence[Board]) -> list[dict[str, Any]]:
+    """Boards as JSON-able values: every figure with mean, sd, values, interval and n."""
+    return [
+        {
+            "task": board.task,
+            "norm": board.threat.norm,
+            "eps": board.threat.eps,
+            "bounds": board.threat.bounds,
+            "attacks": dict(board.attacks),
+            "rows": [
+                {
+                    "network": row.title,
+                    "baseline": row.baseline,
+                    "pareto": row in board.front,
+                    "density": row.density,
+                    "kept": row.kept,
+                    "total": row.total,
+                    "seeds": list(row.seeds),
+                    **{name: _json(getattr(row, name)) for name in _FIGURES},
+                }
+                for row in board.rows
+            ],
+        }
+        for board in boards
+    ]
+
+
+def as_csv(boards: Sequence[Board]) -> str:
+    """One line a row, plain numbers: fractions, input units, bytes, seconds."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    parts = ("mean", "sd", "low", "high", "n")
+    writer.writerow(
+        [
+            *("task", "norm", "eps", "network", "density", "kept", "total", "seeds", "pareto"),
+            *(f"{name}_{part}" for name in _FIGURES for part in parts),
+        ]
+    )
+    for board in boards:
+        for row in board.rows:
+            figures = []
+            for name in _FIGURES:
+                measured: Measured | None = getattr(row, name)
+                low, high = (measured and measured.interval) or (None, None)
+                values = (
+                    (measured.mean, measured.sd, low, high, measured.n) if measured else [None] * 5
+                )
+                figures += ["" if value is None else value for value in values]
+            title = re.sub(r"^(?=[=+\-@\t])", "'", row.title)  # a spreadsheet reads it as text
+            writer.writerow(
+                [
+                    *(board.task, board.threat.norm, board.threat.eps, title, row.density),
+                    *(row.kept, row.total, len(row.seeds), int(row in board.front), *figures),
+                ]
+            )
+    return text.getvalue()
+
+
+def as_latex(boards: Sequence[Board]) -> str:
+    r"""A booktabs table for each board; needs \usepackage{booktabs} alone."""
+    return "\n".join(map(_latex, boards))
+
+
+def _latex(board: Board) -> str:
+    columns = columns_of(board)
+    front = board.front
+    heads = " & ".join(
+        _tex(f"{c.title} ({c.note})" if c.note in ("%", "kept") else c.title) for c in columns
+    )
+    notes = "; ".join(f"{c.title}: {c.note}" for c in columns if "bound" in c.note)
+    lines = [
+        r"% \usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_tex(board.task)}, {_tex(threat_phrase(board.threat))}, $n = {board.n}$. "
+        rf"{_tex(notes)}. Mean $\pm$ sd over seeds, else 95\% intervals; "
+        r"bold: no other row is sparser and as robust.}",
+        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
+        r"\toprule",
+        rf"network & {heads} \\",
+        r"\midrule",
+    ]
+    for row in board.rows:
+        title = _tex(row.title)
+        title = rf"\textbf{{{title}}}" if row in front else title
+        cells = " & ".join(_tex(c.write(row)) or "--" for c in columns)
+        lines.append(rf"{title} & {cells} \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "≤": r"$\leq$",
+    "∞": r"$\infty$",
+    "ε": r"$\varepsilon$",
+    "λ": r"$\lambda$",
+    "*": r"$^*$",
+    "<": r"$<$",
+    ">": r"$>$",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(character, character) for character in text)
+
+
+def _json(measured: Measured | None) -> dict[str, Any] | None:
+    if measured is None:
+        return None
+    return {
+        "mean": measured.mean,
+        "sd": measured.sd,
+        "values": list(measured.values),
+        "interval": measured.interval and list(measured.interval),
+        "n": measured.n,
+    }
+
+
+def _size(measured: Measured | None) -> str:
+    return "" if measured is None else file_size(round(measured.mean))
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.2f}"
