@@ -80,15 +80,24 @@ def test_the_watch_sees_what_it_watches_for(source: str) -> None:
     assert complaints(source) != []
 
 
-def test_modules_are_imported_by_a_computed_name_in_one_place() -> None:
-    """`deploy.export` asks for the two packages that it names; a config can name none."""
-    places = [
+def places_of(ending: str) -> list[str]:
+    """The files in which a function of such a name is called with anything but a constant."""
+    return [
         path.relative_to(ROOT).as_posix()
         for path in SOURCES
         for name, call in calls(ast.parse(path.read_text(encoding="utf-8")))
-        if name.endswith("import_module") and not isinstance(call.args[0], ast.Constant)
+        if name.endswith(ending) and not (call.args and isinstance(call.args[0], ast.Constant))
     ]
-    assert places == ["robustprune/deploy/export.py"]
+
+
+def test_a_users_code_is_imported_only_from_the_command_line() -> None:
+    """`deploy.export` asks for the packages that it names; `load_network` takes a name, which
+    comes from the arguments of `robustprune evaluate` and `certify` and from nowhere else."""
+    assert places_of("import_module") == [
+        "robustprune/deploy/export.py",
+        "robustprune/pipeline/own.py",
+    ]
+    assert places_of("load_network") == ["robustprune/cli/own.py"]
 
 
 @pytest.mark.parametrize(
