@@ -77,7 +77,7 @@ class TextAttack:
     embed: Embed | None = None
     min_similarity: float = -1.0
     queries: int | None = None
-    batch_size: int = 256
+    batch_size: int = 64
 
     def __post_init__(self) -> None:
         if self.queries is not None and self.queries < 1:

@@ -34,7 +34,7 @@ def text_fooler(
     count: int = 50,
     min_similarity: float = 0.7,
     queries: int | None = None,
-    batch_size: int = 256,
+    batch_size: int = 64,
 ) -> TextAttack:
     """Jin et al. 2020 (arXiv 1907.11932), alg. 1: synonyms of the same part of speech, by deletion.
 
@@ -74,7 +74,7 @@ def text_bugger(
     embed: Embed | None = None,
     min_similarity: float = 0.8,
     queries: int | None = None,
-    batch_size: int = 256,
+    batch_size: int = 64,
     seed: int = 0,
 ) -> TextAttack:
     """Li et al. 2019 (arXiv 1812.05271), the black-box attack: one of five bugs in each word.
@@ -103,7 +103,7 @@ def deep_word_bug(
     max_edits: int = 30,
     min_length: int = 1,
     queries: int | None = None,
-    batch_size: int = 256,
+    batch_size: int = 64,
     seed: int = 0,
 ) -> TextAttack:
     """Gao et al. 2018 (arXiv 1801.04354): one random edit in a word, by temporal head and tail.
@@ -132,7 +132,7 @@ def pwws(
     *,
     synonyms: Synonyms | None = None,
     queries: int | None = None,
-    batch_size: int = 256,
+    batch_size: int = 64,
 ) -> TextAttack:
     """Ren et al. 2019 (ACL 2019, P19-1103), alg. 1: WordNet synonyms by weighted saliency.
 
@@ -161,7 +161,7 @@ def bert_attack(
     lexicon: Lexicon | None = None,
     mask: str = "[MASK]",
     queries: int | None = None,
-    batch_size: int = 256,
+    batch_size: int = 64,
 ) -> TextAttack:
     """Li et al. 2020 (arXiv 2004.09984), alg. 1: what a masked language model proposes.
 
@@ -207,7 +207,7 @@ def neighbour_attack(
     max_changed: float = 0.4,
     mask: str = "[MASK]",
     queries: int | None = None,
-    batch_size: int = 256,
+    batch_size: int = 64,
 ) -> TextAttack:
     """The search of BERT-Attack with embedding neighbours in the place of a masked LM.
 

@@ -112,7 +112,7 @@ def worst_case(runs: Sequence[Sequence[TextResult]]) -> list[TextResult]:
 
 
 def recheck(
-    classify: Classify, results: Sequence[TextResult], *, batch_size: int = 256
+    classify: Classify, results: Sequence[TextResult], *, batch_size: int = 64
 ) -> list[TextResult]:
     """Ask the classifier afresh about every success and turn those that do not hold into failures.
 
