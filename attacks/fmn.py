@@ -30,15 +30,17 @@ class FMN:
     """Gradient steps on the margin, projected on a ball whose radius closes in on the boundary.
 
     ε_{k+1} = min((1 − γ_k) ε_k, ‖δ*‖) where adversarial; (1 + γ_k) ε_k where it was so before;
-    else ‖δ_k‖ + |g| / ‖∇g‖_dual.  δ_{k+1} = Π_{ε_{k+1}}(δ_k + α_k ∇g/‖∇g‖₂): Pintor et al. 2021
-    (arXiv 2102.12827), alg. 1.  Returns the nearest misclassified point, or x itself where none
-    was found.
+    else (1 + γ_k) (‖δ_k‖ + |g| / ‖∇g‖_dual).  δ_{k+1} = Π_{ε_{k+1}}(δ_k + α_k ∇g/‖∇g‖₂): Pintor
+    et al. 2021 (arXiv 2102.12827), alg. 1.  In L2, Π sets the length to ε, as DDN does: with the
+    ball's projection the step size, not ε, decides the length of a δ inside.  Returns the nearest
+    misclassified point, or x itself where none was found.
 
     Args:
         norm: "linf", "l2" or "l1".
         steps: evaluations K of the network; the last, of the last point, needs no gradient.
-        alpha: α₀ in input units, annealed by a cosine to α₀/100; None takes the 2-norm of each
-            example's first-order step to the boundary, so that units do not matter.
+        alpha: α₀ in input units, annealed by a cosine to α₀/100; None takes a third (L2)
+            or the whole of the 2-norm of each example's first-order step to the boundary, so that
+            units do not matter.
         gamma: γ₀, annealed by a cosine to γ₀/50.
         bounds: None or (lo, hi), as in ``ThreatModel``; support: likewise.
         mode: "eval" (restored afterwards), "train" or "keep".
@@ -89,11 +91,12 @@ class FMN:
                 scale = self._scale(value, grad)
             cosine = (1 + math.cos(math.pi * k / self.steps)) / 2
             gamma = self.gamma * (0.02 + 0.98 * cosine)
-            grown = torch.where(nearest.found, (1 + gamma) * eps, r + distance)
+            # a linear boundary at r + distance would be touched, not crossed, without the factor
+            grown = (1 + gamma) * torch.where(nearest.found, eps, r + distance)
             eps = torch.where(broken, torch.minimum((1 - gamma) * eps, nearest.r), grown)
             eps = torch.minimum(eps, furthest).nan_to_num(posinf=torch.finfo(x.dtype).max)
             alpha = per_example(scale * (0.01 + 0.99 * cosine), x)
-            delta = project_ball(x_adv - x + alpha * unit(grad, "l2"), self.norm, eps)
+            delta = _bring_to(x_adv - x + alpha * unit(grad, "l2"), self.norm, eps)
             x_adv = clip(x + delta, bounds)
         broken = misclassified(predict(model, x_adv, y), y)
         return nearest.update(x_adv, lengths(x_adv - x, self.norm), broken).x_adv
@@ -104,4 +107,13 @@ class FMN:
         if self.norm == "linf":  # the step goes to a corner of the cube, which is √d long
             corner = math.sqrt(max(1, grad[0].numel()))
             return corner * first_order_distance(value, grad, "linf").nan_to_num(1.0, posinf=1.0)
-        return first_order_distance(value, grad, "l2").nan_to_num(1.0, posinf=1.0)
+        share = 1 / 3 if self.norm == "l2" else 1.0
+        return share * first_order_distance(value, grad, "l2").nan_to_num(1.0, posinf=1.0)
+
+
+def _bring_to(delta: Tensor, norm: str, eps: Tensor) -> Tensor:
+    """Π of the class docstring; an ε beyond all bounds leaves δ as it is."""
+    if norm != "l2":
+        return project_ball(delta, norm, eps)
+    length = torch.where(eps < torch.finfo(eps.dtype).max, eps, lengths(delta, "l2"))
+    return per_example(length, delta) * unit(delta, "l2")

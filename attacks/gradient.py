@@ -159,7 +159,8 @@ class PGD:
     ) -> Tensor:
         return threat.random_start(x, generator, project=project) if self.random_start else x
 
-    def _alpha(self, threat: ThreatModel) -> float | Tensor:
+    def alpha(self, threat: ThreatModel) -> float | Tensor:
+        """The step size α in that threat model, input units."""
         if self.step_size is not None:
             return self.step_size
         return self.relative_step * threat.eps / self.steps
@@ -168,7 +169,7 @@ class PGD:
         self, threat: ThreatModel, x: Tensor, project: Callable[[Tensor], Tensor]
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """(x_adv, grad) ↦ the next point, with what depends on x computed once."""
-        alpha = self._alpha(threat)
+        alpha = self.alpha(threat)
 
         def ascend(x_adv: Tensor, grad: Tensor) -> Tensor:
             uphill = threat.uphill(x, x_adv, grad)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -74,10 +74,13 @@ class MinimalPerturbation:
         }
 
 
-def default_attacks(norm: str, bounds: Bounds = None) -> tuple[Attack, ...]:
+def default_attacks(
+    norm: str, bounds: Bounds = None, support: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Attack, ...]:
     """DDN (L2 only), FMN and FAB towards the 3 likeliest classes, 100 steps each."""
-    fmn, fab = FMN(norm, bounds=bounds), FAB(norm, targets=3, bounds=bounds)
-    return (DDN(bounds=bounds), fmn, fab) if norm == "l2" else (fmn, fab)
+    fmn = FMN(norm, bounds=bounds, support=support)
+    fab = FAB(norm, targets=3, bounds=bounds, support=support)
+    return (DDN(bounds=bounds, support=support), fmn, fab) if norm == "l2" else (fmn, fab)
 
 
 def minimal_perturbation(
@@ -87,6 +90,7 @@ def minimal_perturbation(
     *,
     norm: str = "linf",
     bounds: Bounds = None,
+    support: Callable[[Tensor], Tensor] | None = None,
     attacks: Sequence[Attack] | None = None,
     lead: float = 1e-5,
     halvings: int = 10,
@@ -102,6 +106,8 @@ def minimal_perturbation(
         x: (N, …); y: (N,).
         norm: "linf", "l2" or "l1".
         bounds: None or (lo, hi), as in ``ThreatModel``.
+        support: where x may change, as in ``ThreatModel``; given ``attacks`` must have it of
+            their own.
         attacks: tried one after the other; None for ``default_attacks``.
         lead: smallest lead that counts, relative to max z − min z.
         halvings: forward passes of the bisection, on every attack's points.
@@ -112,7 +118,7 @@ def minimal_perturbation(
     check_norm(norm)
     check_bounds(bounds)
     y = check_batch(x, y)
-    tried = default_attacks(norm, bounds) if attacks is None else tuple(attacks)
+    tried = default_attacks(norm, bounds, support) if attacks is None else tuple(attacks)
     if len(tried) == 0:
         raise ValueError("attacks is empty; pass at least one, or None for the default")
     x = x.detach()

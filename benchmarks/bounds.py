@@ -29,7 +29,7 @@ def trained(task: Task, objective: Objective) -> nn.Module:
     model = build_model("fcn", task, options={"widths": [64, 128, 64]})
     spec = OptimizerSpec(name="adam", lr=1e-3, weight_decay=0.0, schedule="constant")
     loader = BatchLoader(task.train, 25, shuffle=True, seed=0)
-    train(model, loader, objective, optimizer=spec, epochs=EPOCHS)
+    train(model, loader, objective, optimizer=spec, epochs=EPOCHS, quiet=True)
     return model.eval()
 
 

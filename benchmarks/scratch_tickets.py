@@ -1,10 +1,11 @@
 """Scratch tickets against dense adversarially trained networks, over several seeds.
 
     python -m benchmarks.scratch_tickets --config rst_ecg200 --seeds 5
-    python -m benchmarks.scratch_tickets --config rst_mnist --dense-width 4 --data-dir DATA
+    python -m benchmarks.scratch_tickets --config rst_mnist --dense width=4 units=null \\
+        --data-dir DATA
 
 Trains, for each seed, the dense baseline and the ticket of every density of the config, measures
-both on the whole test set and prints mean ± sd in percent. With --dense-width the baseline is a
+both on the whole test set and prints mean ± sd in percent. With --dense the baseline is a
 narrower network of the same family, chosen to have as many weights as the ticket keeps. Finished
 parts are kept under --out and not repeated.
 """
@@ -14,6 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+
+import yaml
 
 from robustprune.measure import mean_sd
 from robustprune.pipeline.fit import fit_dense
@@ -35,8 +38,9 @@ def one_seed(config: Config, options: argparse.Namespace) -> list[dict]:
     }
     run = prepare(config, **common)
     dense = run
-    if options.dense_width:
-        model = {**config.model.options, "width": options.dense_width}
+    if options.dense:
+        changed = {key: yaml.safe_load(value) for key, _, value in options.dense}
+        model = {**config.model.options, **changed}
         section = config.model.model_copy(update={"options": model})
         dense = prepare(config.model_copy(update={"model": section}), **common)
     entries = []
@@ -81,7 +85,14 @@ def main() -> None:
     )
     parser.add_argument("--config", default="rst_ecg200")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--dense-width", type=int, help="width of the dense baseline's network")
+    parser.add_argument(
+        "--dense",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        type=lambda text: text.partition("="),
+        help="options of the dense baseline's network that differ, e.g. width=4 units=null",
+    )
     parser.add_argument("--models", nargs="+", default=["natural", "adversarial", "rst"])
     parser.add_argument("--set", nargs="+", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))

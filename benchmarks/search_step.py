@@ -33,7 +33,7 @@ CASES = {
 def seconds(model: nn.Module, batches: list, moving: list, objective: Adversarial) -> float:
     started = time.perf_counter()
     spec = OptimizerSpec(lr=0.01)
-    train(model, batches, objective, optimizer=spec, epochs=1, parameters=moving)
+    train(model, batches, objective, optimizer=spec, epochs=1, parameters=moving, quiet=True)
     return time.perf_counter() - started
 
 

@@ -17,6 +17,8 @@ from robustprune.certify.sandwich import (
     robust_accuracy_interval,
 )
 from robustprune.certify.smoothing import ABSTAIN, SmoothingResult, certify, predict
+from robustprune.certify.substitutions import substitution_margins
+from robustprune.certify.synonyms import SynonymResult, certify_synonyms, synonym_groups
 from robustprune.certify.verify import verify_certificates
 
 __all__ = [
@@ -27,7 +29,9 @@ __all__ = [
     "Manifest",
     "SandwichViolation",
     "SmoothingResult",
+    "SynonymResult",
     "certify",
+    "certify_synonyms",
     "check_sandwich",
     "file_digest",
     "limits",
@@ -37,6 +41,8 @@ __all__ = [
     "report_lines",
     "robust_accuracy_interval",
     "smoothed_certificates",
+    "substitution_margins",
+    "synonym_groups",
     "tensor_digest",
     "total_failure",
     "verify_certificates",

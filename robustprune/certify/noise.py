@@ -31,6 +31,7 @@ def counting(
     most: int,
     title: str,
     quiet: bool,
+    support: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Counter]:
     """Yield a function that counts the model's answers on x + σ·N(0, I), example by example.
 
@@ -42,6 +43,7 @@ def counting(
     Args:
         x: (N, ...) floating point.
         most: samples an example that may be asked for in all: the length of the progress bar.
+        support: where there is noise, as in `ThreatModel`; None for everywhere.
 
     Raises:
         ValueError: from the function: the model does not return (N, C) logits with C ≥ 2, or
@@ -55,7 +57,7 @@ def counting(
         if len(rows) == 0:
             return torch.zeros(0, 2, dtype=torch.int64)
         counts: Tensor | None = None
-        noisy = _noisy(x, rows.tolist(), streams, sigma, samples)
+        noisy = _noisy(x, rows.tolist(), streams, sigma, samples, support)
         for owner, batch in _batches(noisy, batch_size):
             answer, classes = _answers(model, batch)
             if counts is None:
@@ -83,15 +85,21 @@ def _answers(model: Model, x: Tensor) -> tuple[Tensor, int]:
 
 
 def _noisy(
-    x: Tensor, rows: Sequence[int], streams: Sequence[torch.Generator], sigma: float, samples: int
+    x: Tensor,
+    rows: Sequence[int],
+    streams: Sequence[torch.Generator],
+    sigma: float,
+    samples: int,
+    support: Callable[[Tensor], Tensor] | None,
 ) -> Iterator[tuple[int, Tensor]]:
     """(position in `rows`, some noisy copies of that example), example after example."""
     most = max(1, _PIECE // x[0].numel())
     for position, row in enumerate(rows):
+        allowed = None if support is None else support(x[row : row + 1])
         for start in range(0, samples, most):
             shape = (min(most, samples - start), *x.shape[1:])
             noise = torch.randn(shape, generator=streams[row], device=x.device, dtype=x.dtype)
-            yield position, x[row] + sigma * noise
+            yield position, x[row] + sigma * (noise if allowed is None else noise * allowed)
 
 
 def _batches(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,6 +71,7 @@ def certify(
     n: int = 10_000,
     alpha: float = 0.001,
     simultaneous: bool = False,
+    support: Callable[[Tensor], Tensor] | None = None,
     batch_size: int = 1000,
     seed: int = 0,
     title: str = "smoothing",
@@ -93,6 +95,8 @@ def certify(
         sigma: standard deviation of the noise, input units.
         simultaneous: spend α/N on each example, so that all N statements hold together with
             probability 1 − α.
+        support: where there is noise, as in `ThreatModel`; None for everywhere. The radius then
+            holds for changes within it, such as those of word embeddings.
         batch_size: pairs (example, noise) in one forward pass. The noise of example i depends on
             seed, i, the shape and the kind of device alone, so results are the same for every
             batch size as long as the network's answers are.
@@ -119,6 +123,7 @@ def certify(
         most=n0 + n,
         title=title,
         quiet=quiet,
+        support=support,
     )
     with noise as count:
         guess = count(active, n0).argmax(1)
@@ -149,6 +154,7 @@ def predict(
     sigma: float,
     n: int = 1000,
     alpha: float = 0.001,
+    support: Callable[[Tensor], Tensor] | None = None,
     batch_size: int = 1000,
     seed: int = 0,
     title: str = "smoothed prediction",
@@ -179,6 +185,7 @@ def predict(
         most=n,
         title=title,
         quiet=quiet,
+        support=support,
     )
     with noise as count:
         first, second = count(torch.arange(len(x)), n).topk(2, dim=1)

@@ -7,7 +7,9 @@ from robustprune.cli.main import main
 from robustprune.cli.scripts import (
     COMPARE_METHODS,
     FIND_LOTTERY,
+    FIND_PLM,
     FIND_RST,
+    LOWDATA_TIMESERIES,
     PRUNE_ADMM,
     PRUNE_ONE_SHOT,
     PRUNE_SCORES,
@@ -18,7 +20,9 @@ from robustprune.cli.scripts import (
 __all__ = [
     "COMPARE_METHODS",
     "FIND_LOTTERY",
+    "FIND_PLM",
     "FIND_RST",
+    "LOWDATA_TIMESERIES",
     "PRUNE_ADMM",
     "PRUNE_ONE_SHOT",
     "PRUNE_SCORES",

@@ -91,6 +91,11 @@ def _certify(options: argparse.Namespace) -> int:
         {"certify": {name: getattr(options, name) for name in fields}}, source="options"
     ).certify
     model, problem = load_own(options)
+    if problem.threat.support is not None:
+        raise ValueError(
+            "certificates of sentences are no command yet; use robustprune.certify.certify(model, "
+            "x, sigma=..., support=words)"
+        )
     path, certificates = certify_network(
         model,
         problem,

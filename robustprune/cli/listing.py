@@ -15,6 +15,7 @@ METHODS = {
     "hydra": "scores learned under the robust loss (Sehwag et al. 2020)",
     "harp": "scores and each layer's share learned under the robust loss (Zhao et al. 2023)",
     "lottery": "train, prune, rewind, in rounds, with controls (Frankle & Carbin 2019)",
+    "language": "masks learned under attack over a pre-trained model's weights (Zheng et al. 2022)",
     "magnitude": "one shot: the largest weights",
     "random": "one shot: weights drawn at random, the control",
     "snip": "one shot: |weight × gradient| (Lee et al. 2019)",
@@ -23,14 +24,22 @@ METHODS = {
     "obd_ggn": "one shot: the diagonal of the generalised Gauss-Newton matrix",
 }
 TASKS = {
+    "ag_news": "news in four classes, AGNews/{train,test}.csv in --data-dir",
     "cifar10": "images (3, 32, 32), by torchvision or from --data-dir",
     "csv": "your own series, from a .csv file",
     "ecg200": "ECG200 of the UCR archive, packaged: 100 + 100 series of length 96",
     "fashion_mnist": "images (1, 28, 28), by torchvision or from --data-dir",
+    "imdb": "film reviews, IMDB/{train,test}.csv in --data-dir",
     "mnist": "images (1, 28, 28), by torchvision or from --data-dir",
+    "mnli": "pairs of sentences of GLUE, MNLI/{train,dev_matched}.tsv in --data-dir",
     "npz": "your own arrays: x_train, y_train, x_test, y_test",
+    "qnli": "pairs of sentences of GLUE, QNLI/{train,dev}.tsv in --data-dir",
+    "qqp": "pairs of sentences of GLUE, QQP/{train,dev}.tsv in --data-dir",
     "series": "your own series, from .tsv, .ts or .arff files",
     "sony_aibo_1": "SonyAIBORobotSurface1 of the UCR archive, packaged",
+    "sst2": "sentences of GLUE, SST-2/{train,dev}.tsv in --data-dir",
+    "sst2_sample": "600 + 160 sentences of SST-2, packaged",
+    "text": "your own sentences, from a folder of .tsv or .csv files",
     "ucr:<Name>": "any set of the UCR or UEA archive in --data-dir",
 }
 KINDS = ("methods", "tasks", "models", "attacks", "configs")

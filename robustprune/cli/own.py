@@ -65,7 +65,7 @@ def load_own(options: argparse.Namespace) -> tuple[torch.nn.Module, Problem]:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} {value} must be at least 1")
-    device = choose_device(options.device)
+    device, support = choose_device(options.device), None
     bounds = tuple(options.bounds) if options.bounds else None
     if options.config:
         if options.bounds:
@@ -73,7 +73,8 @@ def load_own(options: argparse.Namespace) -> tuple[torch.nn.Module, Problem]:
         config = load_config(config_path(options.config), options.overrides)
         task = task_of(config, options.data_dir)
         norm, eps = options.norm or config.threat.norm, options.eps or config.threat.eps
-        x, y, bounds, source = task.test.x, task.test.y, task.bounds, task.name
+        x, y = task.test.batch(slice(options.examples))
+        bounds, support, source = task.bounds, task.support, task.name
     else:
         if options.overrides:
             raise ValueError("--set goes with --config; give --norm, --eps and --bounds instead")
@@ -83,7 +84,7 @@ def load_own(options: argparse.Namespace) -> tuple[torch.nn.Module, Problem]:
         x, y, bounds = npz_examples(options.data, bounds=bounds)
     x, y = x[: options.examples].to(device), y[: options.examples].to(device)
     model = load_network(options.model, options.state, device)
-    return model, Problem(x, y, ThreatModel(norm, eps, bounds), source)
+    return model, Problem(x, y, ThreatModel(norm, eps, bounds, support), source)
 
 
 def named_settings(options: argparse.Namespace, *others: str) -> dict[str, Any]:

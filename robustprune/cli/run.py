@@ -77,6 +77,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         default=Path("runs"),
         help="where runs are kept (default: %(default)s)",
     )
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=15.0,
+        metavar="S",
+        help="keep a training's state after an epoch, at most every S seconds (default: 15)",
+    )
 
 
 def add_override_option(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +144,14 @@ def run_config(options: argparse.Namespace) -> int:
 
     quiet = silent(options)
     device = choose_device(options.device)
-    run = prepare(config, out=options.out, data_dir=options.data_dir, device=device, quiet=quiet)
+    run = prepare(
+        config,
+        out=options.out,
+        data_dir=options.data_dir,
+        device=device,
+        quiet=quiet,
+        checkpoint_seconds=options.checkpoint_seconds,
+    )
     folder = run.folder.path
     if not quiet:
         print(f"{config.name}, seed {config.seed}: {folder}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ class Script:
     config: str
     about: str
     examples: tuple[tuple[str, str], ...]
+    datasets: tuple[tuple[str, str], ...] = ()  # (name of a set, its config), for --dataset
 
 
 FIND_RST = Script(
@@ -78,6 +80,19 @@ PRUNE_ONE_SHOT = Script(
         ("--method snip grasp --set one_shot.weights=random", "pruning at initialisation"),
     ),
 )
+FIND_PLM = Script(
+    "find_plm_ticket.py",
+    "plm_minilm_sst2",
+    "Find a robust lottery ticket of a pre-trained language model: masks learned while word "
+    "embeddings are under attack, the weights frozen; then reset and fine-tuned (Zheng et al., ACL "
+    "2022). Needs the extra lm.",
+    (
+        ("", "MiniLM on 600 sentences of SST-2, keeping 70%"),
+        ("--set task.name=sst2 --data-dir ~/data", "all of it: ~/data/SST-2/{train,dev}.tsv"),
+        ("--set language.granularity=head", "whole attention heads"),
+        ("--config plm_bert_sst2 --data-dir ~/data", "bert-base-uncased with the paper's settings"),
+    ),
+)
 COMPARE_METHODS = Script(
     "compare_methods.py",
     "methods_ecg200",
@@ -86,6 +101,20 @@ COMPARE_METHODS = Script(
         ("", "ECG200, ten methods at 10%"),
         ("--method admm hydra magnitude --density 0.05", "three of them"),
     ),
+)
+LOWDATA_TIMESERIES = Script(
+    "lowdata_timeseries.py",
+    "lowdata_ecg200",
+    "Few training series: natural and adversarial training, adversarial training on chosen "
+    "examples, 90% of the weights pruned under it, distances to the nearest adversarial example, "
+    "certificates, and an int8 file for a sensor device, in one report.",
+    (
+        ("--dataset ECG200", "100 training series"),
+        ("--dataset SonyAIBORobotSurface1", "20 training series"),
+        ("--dataset Coffee --data-dir ~/data", "another set of the UCR archive, with that config"),
+        ("--set selection.method=random", "a control: as many examples, drawn at random"),
+    ),
+    (("ECG200", "lowdata_ecg200"), ("SonyAIBORobotSurface1", "lowdata_sony")),
 )
 
 
@@ -101,5 +130,21 @@ def run_script(script: Script, arguments: Sequence[str] | None = None) -> int:
     )
     add_run_options(parser)
     add_output_options(parser)
+    if script.datasets:
+        names = ", ".join(name for name, _ in script.datasets)
+        parser.add_argument(
+            "--dataset", metavar="SET", help=f"{names}, or another UCR set of --data-dir"
+        )
     options = parser.parse_args(arguments)
+    if script.datasets and options.dataset:
+        _take_dataset(script, options)
     return guarded(lambda: run_config(options))
+
+
+def _take_dataset(script: Script, options: argparse.Namespace) -> None:
+    """The set's own config; for a set without one, the last, with the set in place of its own."""
+    known = dict(script.datasets)
+    options.config = known.get(options.dataset, script.datasets[-1][1])
+    if options.dataset not in known:
+        chosen = [f"name=lowdata_{options.dataset}", f"task.name=ucr:{options.dataset}"]
+        options.overrides = [*chosen, *options.overrides]

@@ -7,9 +7,10 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import shtab
 
@@ -99,12 +100,28 @@ def number(text: str) -> float:
 def guarded(command: Callable[[], int]) -> int:
     """Run a command; what the user can mend is one line on stderr and exit status 2."""
     try:
-        return command()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return command()
     except (ValueError, OSError) as error:
         if os.environ.get("ROBUSTPRUNE_TRACEBACK"):
             traceback.print_exc()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        from robustprune.run.checkpoint import no_room
+
+        print(f"error: {' '.join((no_room(error) or str(error)).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line, without the place in the code that it comes from."""
+    print(f"warning: {' '.join(str(message).split())}", file=file or sys.stderr)

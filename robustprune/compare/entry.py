@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from robustprune.compare.gather import Result
-from robustprune.report.render import put
+from robustprune.run.checkpoint import write_atomically
 
 _AFTER = "A-Methods Pruning After Training"
 _BEFORE = "B-Methods Pruning Before Training"
@@ -71,7 +71,7 @@ def write_entry(content: Mapping[str, Any], folder: Path) -> list[Path]:
     distances/<key>.json; the benchmark keeps the same list as a pickle, which we don't write."""
     folder.mkdir(parents=True, exist_ok=True)
     entry = json.dumps(content["entry"], indent=2, ensure_ascii=False)
-    written = [put(folder / "taxonomy.json", f"{entry}\n")]
+    written = [write_atomically(folder / "taxonomy.json", f"{entry}\n")]
     parts = ["# JSON Entry", f"```json\n{entry}\n```"]
     for number, model in enumerate(content["models"], start=1):
         parts.append(
@@ -85,10 +85,10 @@ def write_entry(content: Mapping[str, Any], folder: Path) -> list[Path]:
         if model["distances"] is not None:
             (folder / "distances").mkdir(exist_ok=True)
             path = folder / "distances" / f"{model['key']}.json"
-            written.append(put(path, json.dumps(model["distances"]) + "\n"))
+            written.append(write_atomically(path, json.dumps(model["distances"]) + "\n"))
     parts.append("## What differs from the benchmark's protocol")
     parts += [f"- {line}" for line in content["deviations"]] or ["Nothing."]
-    return [*written, put(folder / "results.md", "\n\n".join(parts) + "\n")]
+    return [*written, write_atomically(folder / "results.md", "\n\n".join(parts) + "\n")]
 
 
 def _taxonomy(result: Result, key: str, paper: str) -> dict[str, str]:

@@ -9,9 +9,10 @@ from robustprune.compare.board import Board
 from robustprune.compare.figures import figures
 from robustprune.compare.table import as_csv, as_latex, columns_of
 from robustprune.measure.statistics import INTERVAL_METHOD
-from robustprune.report.render import put, render_html
+from robustprune.report.render import render_html
 from robustprune.report.style import inline, page_colours
 from robustprune.report.wording import threat_phrase
+from robustprune.run.checkpoint import write_atomically
 
 
 def write_comparison(boards: Sequence[Board], folder: Path, runs: Sequence[Path]) -> list[Path]:
@@ -49,9 +50,9 @@ def write_comparison(boards: Sequence[Board], folder: Path, runs: Sequence[Path]
         },
     )
     for plot in plots:
-        put(folder / "plots" / f"{plot.key}.svg", plot.svg)
+        write_atomically(folder / "plots" / f"{plot.key}.svg", plot.svg)
     return [
-        put(folder / "compare.html", html),
-        put(folder / "compare.csv", as_csv(boards)),
-        put(folder / "compare.tex", as_latex(boards)),
+        write_atomically(folder / "compare.html", html),
+        write_atomically(folder / "compare.csv", as_csv(boards)),
+        write_atomically(folder / "compare.tex", as_latex(boards)),
     ]

@@ -2,6 +2,7 @@
 
 from robustprune.deploy.csr import CSRLinear
 from robustprune.deploy.export import export_onnx, export_program
+from robustprune.deploy.int8 import Int8Files, export_int8, onnx_logits
 from robustprune.deploy.network import Network
 from robustprune.deploy.record import record
 from robustprune.deploy.saving import load_slim, save_slim
@@ -11,11 +12,14 @@ from robustprune.deploy.sparse import fastest, sparsify, to_csr
 
 __all__ = [
     "CSRLinear",
+    "Int8Files",
     "Network",
+    "export_int8",
     "export_onnx",
     "export_program",
     "fastest",
     "load_slim",
+    "onnx_logits",
     "record",
     "save_slim",
     "silence",

@@ -32,8 +32,8 @@ def export_onnx(
         ValueError: an example of one, or outputs that differ by more than `tolerance`, in which
             case no file is left.
     """
-    runtime = [_needed(name) for name in ("onnx", "onnxscript", "onnxruntime")][-1]
-    model, example, path = _dense(model), _batch(example), Path(path)
+    runtime = [needed(name) for name in ("onnx", "onnxscript", "onnxruntime")][-1]
+    model, example, path = dense(model), _batch(example), Path(path)
     torch.onnx.export(
         model,
         (example,),
@@ -76,14 +76,15 @@ def export_program(
         ValueError: an example of one.
     """
     program = torch.export.export(
-        _dense(model), (_batch(example),), dynamic_shapes=({0: Dim("batch")},), strict=False
+        dense(model), (_batch(example),), dynamic_shapes=({0: Dim("batch")},), strict=False
     )
     if path is not None:
         torch.export.save(program, path)
     return program
 
 
-def _needed(name: str) -> Any:
+def needed(name: str) -> Any:
+    """A module of `robustprune[export]`; ImportError that says so where it is missing."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -101,7 +102,7 @@ def _batch(example: Tensor) -> Tensor:
     return example
 
 
-def _dense(model: nn.Module) -> nn.Module:
+def dense(model: nn.Module) -> nn.Module:
     """A copy with plain dense weights."""
     model = baked(model)
     for name, module in list(model.named_modules()):

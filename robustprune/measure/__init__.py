@@ -2,7 +2,17 @@
 
 from robustprune.measure.accuracy import Outcome, accuracy_curve, evaluate
 from robustprune.measure.attack_set import MORE, attack_set
+from robustprune.measure.comparison import (
+    PairedTest,
+    Ranking,
+    average_ranks,
+    bootstrap_interval,
+    groups,
+    holm,
+    paired_wilcoxon,
+)
 from robustprune.measure.cost import Cost, compare_cost
+from robustprune.measure.folds import Choice, choose_by_cross_validation, stratified_folds
 from robustprune.measure.minimal_perturbation import minimal_summary, nearest_adversarial
 from robustprune.measure.statistics import (
     Proportion,
@@ -15,19 +25,29 @@ from robustprune.measure.switch import SwitchOutcome, evaluate_switch
 
 __all__ = [
     "MORE",
+    "Choice",
     "Cost",
     "Outcome",
+    "PairedTest",
     "Proportion",
+    "Ranking",
     "Spread",
     "SwitchOutcome",
     "accuracy_curve",
     "attack_set",
+    "average_ranks",
+    "bootstrap_interval",
+    "choose_by_cross_validation",
     "compare_cost",
     "evaluate",
     "evaluate_switch",
     "expected_proportion",
+    "groups",
+    "holm",
     "mean_sd",
     "minimal_summary",
     "nearest_adversarial",
+    "paired_wilcoxon",
     "proportion",
+    "stratified_folds",
 ]

@@ -45,6 +45,7 @@ def nearest_adversarial(
             y[start : start + batch_size],
             norm=threat.norm,
             bounds=threat.bounds,
+            support=threat.support,
             attacks=attacks,
         )
         for start in starts
@@ -61,7 +62,9 @@ def minimal_summary(found: MinimalPerturbation, threat: ThreatModel) -> dict[str
     quantiles = {name: found.quantile(q) for name, q in _QUANTILES.items()}
     return {
         "norm": found.norm,
-        "attacks": [repr(attack) for attack in default_attacks(threat.norm, threat.bounds)],
+        "attacks": [
+            repr(attack) for attack in default_attacks(threat.norm, threat.bounds, threat.support)
+        ],
         "n": len(found.r),
         "success_rate": found.success_rate,
         "mean": _finite(found.mean),

@@ -3,6 +3,7 @@
 from robustprune.minmax.certified import Certified, CertifiedMethod
 from robustprune.minmax.constraint import Constraint
 from robustprune.minmax.free import Free, Repeated
+from robustprune.minmax.freelb import FreeLB
 from robustprune.minmax.objectives import (
     Adversarial,
     Gaussian,
@@ -14,7 +15,7 @@ from robustprune.minmax.objectives import (
 )
 from robustprune.minmax.optimizers import OptimizerSpec
 from robustprune.minmax.resume import Checkpoint, EpochRecord
-from robustprune.minmax.train import Batches, TrainingDiverged, Validation, train
+from robustprune.minmax.train import Batches, LoopOptions, TrainingDiverged, Validation, train
 
 __all__ = [
     "Adversarial",
@@ -25,7 +26,9 @@ __all__ = [
     "Constraint",
     "EpochRecord",
     "Free",
+    "FreeLB",
     "Gaussian",
+    "LoopOptions",
     "Mart",
     "Natural",
     "Objective",

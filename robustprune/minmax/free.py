@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,19 +31,20 @@ class Free:
     def __init__(self, threat: ThreatModel, *, step_size: float | None = None) -> None:
         self.threat = threat
         self.step_size = threat.eps if step_size is None else step_size
-        self._epoch = -1
+        self._epoch = math.inf
         self._last: tuple[Tensor, Tensor] | None = None  # (x, x_adv) of the step before
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
-        delta = self._carried(int(epoch), x)
+        delta = self._carried(epoch, x)
         x_adv = self.threat.project(x, x + delta).requires_grad_()
         self._last = (x, x_adv)
         logits = model(x_adv)
         return StepResult(F.cross_entropy(logits, y), logits, adversarial=True)
 
-    def _carried(self, epoch: int, x: Tensor) -> Tensor:
-        if epoch != self._epoch or self._last is None:
-            self._epoch, self._last = epoch, None
+    def _carried(self, epoch: float, x: Tensor) -> Tensor:
+        before_that, self._epoch = self._epoch, epoch
+        # a smaller epoch is another training's: a lottery's next round
+        if self._last is None or before_that > epoch or int(before_that) != int(epoch):
             return torch.zeros_like(x)
         before, x_adv = self._last
         if x_adv.grad is None:

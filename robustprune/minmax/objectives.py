@@ -78,11 +78,14 @@ class Trades:
     Attributes:
         attack: its loss is replaced by the divergence; it must keep `random_start`.
         beta: β, the weight of robustness (1/λ in the paper; 6 in its CIFAR-10 results).
+        symmetric: KL(p ‖ q) + KL(q ‖ p) in place of the divergence: the smoothness regulariser of
+            SMART, Jiang et al. 2020 (arXiv 1911.03437, Eq. 3), without its proximal term.
     """
 
     attack: PGD
     beta: float = 6.0
     warmup: float = 0.0
+    symmetric: bool = False
 
     def __post_init__(self) -> None:
         if not self.attack.random_start:
@@ -91,11 +94,15 @@ class Trades:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         with attacking(model, self.attack.mode), torch.no_grad():  # batch norm as in the attack
             fixed = model(x)
-        attack = replace(self.attack, loss=lambda logits, _: divergence(fixed, logits))
+        attack = replace(self.attack, loss=lambda logits, _: self._divergence(fixed, logits))
         x_adv = scaled(attack, ramp(epoch, self.warmup))(model, x, y)
         clean, attacked = model(x), model(x_adv)
-        robustness = divergence(clean, attacked).mean()
+        robustness = self._divergence(clean, attacked).mean()
         return StepResult(F.cross_entropy(clean, y) + self.beta * robustness, attacked, True)
+
+    def _divergence(self, clean: Tensor, attacked: Tensor) -> Tensor:
+        one_way = divergence(clean, attacked)
+        return one_way + divergence(attacked, clean) if self.symmetric else one_way
 
 
 @dataclass(frozen=True)
@@ -130,16 +137,19 @@ class Gaussian:
 
     Attributes:
         sigma: σ in input units. The noise may leave the bounds of the inputs, as in smoothing.
+        support: where there is noise, as in `ThreatModel`; None for everywhere.
     """
 
     sigma: float
+    support: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:
             raise ValueError(f"sigma={self.sigma} must be positive, in input units")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
-        logits = model(x + self.sigma * torch.randn_like(x))
+        noise = self.sigma * torch.randn_like(x)
+        logits = model(x + (noise if self.support is None else noise * self.support(x)))
         return StepResult(F.cross_entropy(logits, y), logits, adversarial=False)
 
 

@@ -13,25 +13,29 @@ from torch import nn
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSpec:
-    """SGD with momentum or Adam, with the learning rate as a function of the epoch.
+    """SGD with momentum, Adam or AdamW, with the learning rate as a function of the epoch.
 
     Attributes:
-        schedule: "constant"; "cosine", lr · ½(1 + cos πt/T); or "step", divided by 10 at each of
-            `milestones` (epochs).
+        name: "adam" adds weight_decay · θ to the gradient, "adamw" takes lr · weight_decay · θ off
+            the weights (Loshchilov & Hutter 2019, arXiv 1711.05101).
+        schedule: "constant"; "cosine", lr · ½(1 + cos πt/T); "linear", lr · (1 − t/T); or "step",
+            divided by 10 at each of `milestones` (epochs).
         warmup: epochs of linear growth from zero before the schedule's own value is reached.
     """
 
-    name: Literal["sgd", "adam"] = "sgd"
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
     milestones: tuple[int, ...] = ()
     warmup: float = 0.0
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         if self.name == "adam":
             return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        if self.name == "adamw":
+            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
         return torch.optim.SGD(
             parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
@@ -41,6 +45,8 @@ class OptimizerSpec:
         factor = 1.0
         if self.schedule == "cosine":
             factor = 0.5 * (1.0 + math.cos(math.pi * min(epoch / epochs, 1.0)))
+        elif self.schedule == "linear":
+            factor = 1.0 - min(epoch / epochs, 1.0)
         elif self.schedule == "step":
             factor = 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
         if epoch < self.warmup:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from robustprune.run.checkpoint import (
     flatten_optimizer,
-    load_tensors,
+    load_latest,
     restore_optimizer,
     save_tensors,
 )
+from robustprune.run.runtime import generator_states, restore_generators
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     parts: Mapping[str, object],
 ) -> None:
-    """Write the state after an epoch, replacing the file at once.
+    """Write the state after an epoch; the one before is kept beside it.
 
     Args:
         parts: by name, what else has a `state_dict`; one without is passed over.
@@ -71,13 +72,9 @@ def save(
         "model": dict(model.state_dict()),
         "optimizer": flatten_optimizer(optimizer),
         "best": progress.best or {},
-        "generator": {"cpu": torch.get_rng_state()},
-        **{name: _state_of(part) for name, part in parts.items()},
+        "generator": generator_states(),
+        **{name: state_of(part) for name, part in parts.items()},
     }
-    if torch.cuda.is_available():
-        for index, state in enumerate(torch.cuda.get_rng_state_all()):
-            sections["generator"][f"cuda{index}"] = state
-    tensors = {f"{section}/{k}": v for section, part in sections.items() for k, v in part.items()}
     meta = {
         "epoch": progress.epoch,
         "step": progress.step,
@@ -85,22 +82,23 @@ def save(
         "best_epoch": progress.best_epoch,
         "history": [asdict(record) for record in progress.history],
     }
-    save_tensors(path, tensors, meta)
+    save_tensors(path, flatten(sections), meta, keep_previous=True)
 
 
 def resume(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, parts: Mapping[str, object]
 ) -> Progress:
-    """Put back what `save` wrote, into model, optimizer, parts and torch's generators.
+    """Put back what `save` wrote last, into model, optimizer, parts and torch's generators; where
+    nothing was written, they stay as they are and the training is at its beginning.
 
     Raises:
-        ValueError: the file is damaged or of another model.
+        ValueError: the file and the one before are damaged, or of another model.
     """
-    tensors, meta = load_tensors(path)
-    sections: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        section, _, key = name.partition("/")
-        sections.setdefault(section, {})[key] = tensor
+    found = load_latest(path)
+    if found is None:
+        return Progress()
+    tensors, meta = found
+    sections = unflatten(tensors)
     try:
         model.load_state_dict(sections["model"])
         restore_optimizer(optimizer, sections.get("optimizer", {}))
@@ -115,11 +113,7 @@ def resume(
             best=sections.get("best"),
             history=[EpochRecord(**record) for record in meta["history"]],
         )
-        for name, state in sections["generator"].items():
-            if name == "cpu":
-                torch.set_rng_state(state)
-            elif torch.cuda.is_available():
-                torch.cuda.set_rng_state(state, int(name.removeprefix("cuda")))
+        restore_generators(sections["generator"])
     except (KeyError, RuntimeError, TypeError) as error:
         raise ValueError(
             f"{path} does not fit this run ({error}); delete it to start over"
@@ -127,5 +121,20 @@ def resume(
     return progress
 
 
-def _state_of(part: object) -> dict[str, Tensor]:
+def state_of(part: object) -> dict[str, Tensor]:
+    """What a part wants kept; nothing for one that has no `state_dict`."""
     return dict(part.state_dict()) if hasattr(part, "state_dict") else {}
+
+
+def flatten(sections: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Named groups of tensors as one, "section/name"."""
+    return {f"{section}/{k}": v for section, part in sections.items() for k, v in part.items()}
+
+
+def unflatten(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """What `flatten` was given."""
+    sections: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        section, _, key = name.partition("/")
+        sections.setdefault(section, {})[key] = tensor
+    return sections

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import NoReturn, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from attacks import Attack
 from attacks.modes import evaluating
 from robustprune.minmax.average import WeightAverage, snapshot
 from robustprune.minmax.constraint import Constraint
+from robustprune.minmax.finite import culprit, finite, first_weight
 from robustprune.minmax.objectives import Objective
 from robustprune.minmax.optimizers import OptimizerSpec
 from robustprune.minmax.progress import Meter
@@ -26,7 +27,7 @@ Batches = Iterable[Sequence[Tensor]]
 
 
 class TrainingDiverged(ValueError):
-    """Loss or weights became NaN or infinite."""
+    """Loss, gradients or weights became NaN or infinite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,18 @@ class Validation:
         return clean / n, None if self.attack is None else robust / n
 
 
+class LoopOptions(TypedDict, total=False):
+    """How a training runs, not what it learns: every search hands these on to `train`, whose
+    docstring explains them."""
+
+    amp: bool
+    device: torch.device | str
+    checkpoint: Checkpoint | None
+    title: str
+    quiet: bool
+    on_epoch: Callable[[EpochRecord], None]
+
+
 def train(
     model: nn.Module,
     loader: Batches,
@@ -71,10 +84,10 @@ def train(
     validation: Validation | None = None,
     average: float | None = None,
     amp: bool = False,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     checkpoint: Checkpoint | None = None,
     title: str = "training",
-    quiet: bool = True,
+    quiet: bool = False,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> list[EpochRecord]:
     """Minimise E[objective(model, x, y, epoch)] over `parameters`, in place.
@@ -84,13 +97,17 @@ def train(
     Args:
         loader: yields (x, y) batches; one with `state_dict`/`load_state_dict` keeps its place in
             a checkpoint, any other draws from torch's global generator, which is kept too.
+        objective: one with `before_epoch(model, epoch)` is told of each epoch (counted from 0)
+            before its first batch; one with a state, as above, keeps it in a checkpoint.
         parameters: what moves; default all parameters that require a gradient.
         constraint: what the search adds to the loop.
         validation: choose the epoch on held-out training data; default the last.
         average: decay of an exponential moving average of the weights, which is then what is
             validated and returned; default none.
         amp: forward passes in bfloat16 where torch finds it safe (autocast).
+        device: where to train; default where the model is.
         checkpoint: resume from its file if that is there, and save to it.
+        title: of the progress bar and of errors.
         quiet: no progress bar.
         on_epoch: called with each epoch's record.
 
@@ -99,26 +116,41 @@ def train(
 
     Raises:
         ValueError: nothing to train, an empty loader, or a batch that does not fit the model.
-        TrainingDiverged: loss or weights became non-finite; the model is then back at the last
-            good epoch.
+        TrainingDiverged: loss, gradients or weights became non-finite: the message says where
+            first. The model is then back at the last good epoch.
     """
-    device = torch.device(device)
-    model.to(device)
     moving = list(parameters or (p for p in model.parameters() if p.requires_grad))
     if not moving:
         raise ValueError("nothing to train: no parameter requires a gradient")
+    device = moving[0].device if device is None else torch.device(device)
+    model.to(device)
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     descent = optimizer.build(moving)
     progress = Progress()
     averaged = None if average is None else WeightAverage(model, average)
-    parts = {"loader": loader, "constraint": constraint, "average": averaged}
-    if checkpoint is not None and checkpoint.path.exists():
+    before_epoch = getattr(objective, "before_epoch", None)
+    parts: dict[str, object] = {
+        "loader": loader,
+        "objective": objective,
+        "constraint": constraint,
+        "average": averaged,
+    }
+    if checkpoint is not None:
         progress = resume(checkpoint.path, model, descent, parts)
+
+    def diverge(what: str) -> NoReturn:
+        model.load_state_dict(good)
+        raise TrainingDiverged(
+            f"{title}: {what} became non-finite in epoch {progress.epoch + 1}; the last good epoch "
+            f"is kept; try a learning rate below {optimizer.lr:g}"
+        )
 
     def run_epoch() -> EpochRecord:
         started, steps = time.monotonic(), 0
         model.train()
+        if before_epoch is not None:
+            before_epoch(model, progress.epoch)
         for x, y in loader:
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             if progress.step == 0:
@@ -134,6 +166,9 @@ def train(
                 penalty = None if constraint is None else constraint.penalty(model)
                 descended = result.loss if penalty is None else result.loss + penalty
                 descended.backward()  # type: ignore[no-untyped-call]
+                if not finite(descended, moving):
+                    summands = {"loss": result.loss, "penalty of the search": penalty}
+                    diverge(culprit(model, objective, x, y, epoch, summands))
                 meter.update(result, model, x, y)
             descent.step()
             steps += 1
@@ -145,12 +180,8 @@ def train(
         if steps == 0:
             raise ValueError("the loader has no batches: is the data set smaller than one batch?")
         loss, clean, robust = meter.end_of_epoch()
-        if not (math.isfinite(loss) and _all_finite(moving)):
-            model.load_state_dict(good)
-            raise TrainingDiverged(
-                f"{title}: loss or weights became non-finite in epoch {progress.epoch + 1}; the "
-                f"last good epoch is kept; try a learning rate below {optimizer.lr:g}"
-            )
+        if (weight := first_weight(model)) is not None:
+            diverge(weight)
         return EpochRecord(
             epoch=progress.epoch,
             step=progress.step,
@@ -196,10 +227,6 @@ def _out_of_patience(progress: Progress, validation: Validation | None) -> bool:
     if validation is None or validation.patience is None or progress.best is None:
         return False
     return progress.epoch - progress.best_epoch >= validation.patience
-
-
-def _all_finite(parameters: Sequence[nn.Parameter]) -> bool:
-    return all(bool(torch.isfinite(p).all()) for p in parameters)
 
 
 @torch.no_grad()

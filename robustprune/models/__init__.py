@@ -4,13 +4,16 @@ from robustprune.models.blocks import GlobalAveragePool
 from robustprune.models.build import Inputs, ModelInputs, build_model, model_names
 from robustprune.models.images import MLP, LeNet
 from robustprune.models.inception import InceptionModule, InceptionNet
+from robustprune.models.language import EmbeddingClassifier, language_model
 from robustprune.models.normalize import Normalize
 from robustprune.models.residual import PreActBlock, PreActNet, preact_resnet18, wide_resnet
+from robustprune.models.sentences import SentenceTokenizer, sentence_classifier
 from robustprune.models.timeseries import FCN, ResidualBlock, ResNet, TinyCNN
 
 __all__ = [
     "FCN",
     "MLP",
+    "EmbeddingClassifier",
     "GlobalAveragePool",
     "InceptionModule",
     "InceptionNet",
@@ -22,9 +25,12 @@ __all__ = [
     "PreActNet",
     "ResNet",
     "ResidualBlock",
+    "SentenceTokenizer",
     "TinyCNN",
     "build_model",
+    "language_model",
     "model_names",
     "preact_resnet18",
+    "sentence_classifier",
     "wide_resnet",
 ]

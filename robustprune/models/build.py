@@ -9,6 +9,7 @@ from torch import nn
 
 from robustprune.models.images import MLP, LeNet
 from robustprune.models.inception import InceptionNet
+from robustprune.models.language import language_model
 from robustprune.models.normalize import Normalize
 from robustprune.models.options import checked_options
 from robustprune.models.residual import preact_resnet18, wide_resnet
@@ -58,6 +59,7 @@ class _Entry:
 _MODELS = {
     "fcn": _Entry(FCN, "(channels, length)", 2),
     "inception": _Entry(InceptionNet, "(channels, length)", 2),
+    "language": _Entry(language_model, "(tokens, 3)", 2, whole_shape=True),
     "lenet": _Entry(LeNet, "(channels, height, width)", 3, whole_shape=True),
     "mlp": _Entry(MLP, "any", None, whole_shape=True),
     "preact_resnet18": _Entry(preact_resnet18, "(channels, height, width)", 3),

@@ -16,13 +16,16 @@ class LeNet(nn.Module):
         input_shape: (C, H, W) of one image, H and W at least 4.
         num_classes: logits per image.
         width: w.
+        units: read the image by so many units of one pixel each, convolution 1x1, in place of the
+            first convolution of 5x5. Random weights can't give a 5x5 filter what a large ε needs,
+            a threshold on single pixels; such a unit is one.
         batch_norm: batch norm before each ReLU; layers before it have no bias.
         affine_norm: whether batch norm learns scale and shift; only with batch_norm.
 
     Shapes: (N, C, H, W) -> (N, num_classes).
 
     Raises:
-        ValueError: width below 1, or images smaller than 4 x 4.
+        ValueError: width or units below 1, or images smaller than 4 x 4.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class LeNet(nn.Module):
         num_classes: int,
         *,
         width: int = 16,
+        units: int | None = None,
         batch_norm: bool = False,
         affine_norm: bool = True,
     ) -> None:
@@ -40,10 +44,13 @@ class LeNet(nn.Module):
             raise ValueError(f"LeNet needs images of at least 4 x 4, got {height} x {columns}")
         if width < 1:
             raise ValueError(f"width {width} must be at least 1")
-        first, second, hidden = 2 * width, 4 * width, 64 * width
+        if units is not None and units < 1:
+            raise ValueError(f"units {units} must be at least 1")
+        first, second, hidden = units or 2 * width, 4 * width, 64 * width
+        kernel = 1 if units else 5
         flat = second * (height // 4) * (columns // 4)
         bias = not batch_norm
-        self.conv1 = nn.Conv2d(channels, first, 5, padding=2, bias=bias)
+        self.conv1 = nn.Conv2d(channels, first, kernel, padding=kernel // 2, bias=bias)
         self.norm1 = nn.BatchNorm2d(first, affine=affine_norm) if batch_norm else nn.Identity()
         self.conv2 = nn.Conv2d(first, second, 5, padding=2, bias=bias)
         self.norm2 = nn.BatchNorm2d(second, affine=affine_norm) if batch_norm else nn.Identity()

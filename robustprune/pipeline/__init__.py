@@ -6,6 +6,7 @@ Each stage reads and writes files of the run directory and is skipped when its o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from robustprune.pipeline.certify import certify_headline
@@ -15,6 +16,7 @@ from robustprune.pipeline.measure import findings, measure_model, measure_switch
 from robustprune.pipeline.prepare import Run, prepare
 from robustprune.pipeline.searches import Sources, search
 from robustprune.report import write_report
+from robustprune.run.sections import SelectionSection
 
 __all__ = ["Run", "find_sparse_networks", "prepare"]
 
@@ -25,13 +27,23 @@ def find_sparse_networks(run: Run) -> dict[str, Any]:
 
     Returns:
         the content of metrics.json.
+
+    Raises:
+        ValueError: another process is at work in the run directory, or a file there is damaged.
     """
+    with run.folder.alone():
+        return _stages(run)
+
+
+def _stages(run: Run) -> dict[str, Any]:
     config = run.config
     sources = Sources(
         natural=fit_dense(run, "natural", config.natural, robust=False),
-        adversarial=fit_dense(run, "adversarial", config.adversarial, robust=True),
+        adversarial=_adversarial(run),
     )
     models = [sources.natural, sources.adversarial]
+    if config.selection.method != "none":
+        models.insert(1, _adversarial_on_all(run))
     scratch: list[Fitted] = []  # what a random ticket switch draws from
     for method in config.search.methods:
         densities = config.search.density[:1] if method == "admm_l1" else config.search.density
@@ -57,6 +69,20 @@ def find_sparse_networks(run: Run) -> dict[str, Any]:
     write_report(run.folder.path)
     run.folder.log("report")
     return metrics
+
+
+def _adversarial(run: Run) -> Fitted:
+    section, method = run.config.adversarial, run.config.selection.method
+    title = None if method == "none" else f"adversarial dense, examples chosen by {method}"
+    return fit_dense(run, "adversarial", section, robust=True, title=title)
+
+
+def _adversarial_on_all(run: Run) -> Fitted:
+    """What the chosen examples must beat: the same training on all of them."""
+    config = run.config.model_copy(update={"selection": SelectionSection()})
+    title = "adversarial dense, all examples"
+    everyone = replace(run, config=config)
+    return fit_dense(everyone, "adversarial_all", config.adversarial, robust=True, title=title)
 
 
 def _name(run: Run, method: str, density: float) -> str:

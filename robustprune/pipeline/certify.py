@@ -30,6 +30,7 @@ from robustprune.pipeline.fit import Fitted
 from robustprune.pipeline.prepare import Run
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir
+from robustprune.run.runtime import seed_stage
 from robustprune.run.sections import CertifySection
 from robustprune.tasks import Task
 
@@ -52,6 +53,7 @@ def certify_headline(run: Run, headline: Fitted) -> Path | None:
         return None
     if path.exists():
         return path
+    seed_stage(run.config.seed, FILE)
     x, y = certified_examples(run.config, run.task)
     certificates = issue(
         headline.model,
@@ -112,8 +114,7 @@ def issue(
 
 def certified_examples(config: Config, task: Task) -> tuple[Tensor, Tensor]:
     """The first test examples, as many as the config wants certified."""
-    count = config.certify.examples
-    return task.test.x[:count], task.test.y[:count]
+    return task.test.batch(slice(config.certify.examples))
 
 
 def manifest_of(

@@ -81,7 +81,7 @@ def estimate(run: Run) -> Estimate:
     """
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
-    robust, _ = run.robust(1)
+    robust, _ = run.robust(1, "estimate")
     steps = {"natural": _step_seconds(run, Natural()), "robust": _step_seconds(run, robust)}
     # replayed batches of free training come so often in a row
     repeated = run.config.objective.replays if run.config.objective.name == "free" else 1

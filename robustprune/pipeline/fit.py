@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from torch import nn
 from robustprune.minmax import Checkpoint, Natural, OptimizerSpec, train
 from robustprune.pipeline.prepare import Run
 from robustprune.run.config import TrainingSection
-from robustprune.run.runtime import seed_everything
+from robustprune.run.runtime import seed_stage
 from robustprune.search import FinetuneMode, Ticket, finetune_ticket
 from robustprune.sparsity import MaskSet, full_masks
 
@@ -34,9 +33,9 @@ def fit(run: Run, name: str, title: str, make: Callable[[Checkpoint], Ticket]) -
     skipped.
     """
     if not run.folder.has_model(name):
-        seed_everything(zlib.crc32(f"{run.config.seed}/{name}".encode()))
+        seed_stage(run.config.seed, name)
         run.folder.log("start", model=name)
-        ticket = make(Checkpoint(run.folder.checkpoint(name)))
+        ticket = make(Checkpoint(run.folder.checkpoint(name), run.checkpoint_seconds))
         masks = None if ticket.masks.density == 1.0 else ticket.masks  # ones say nothing
         run.folder.save_model(name, ticket.model.state_dict(), masks, ticket.history)
         figures = {}
@@ -51,12 +50,16 @@ def fit(run: Run, name: str, title: str, make: Callable[[Checkpoint], Ticket]) -
     return Fitted(name, title, model, MaskSet(stored) if stored else full_masks(model))
 
 
-def fit_dense(run: Run, name: str, section: TrainingSection, *, robust: bool) -> Fitted:
+def fit_dense(
+    run: Run, name: str, section: TrainingSection, *, robust: bool, title: str | None = None
+) -> Fitted:
     """A dense baseline: `robust` trains on the run's robust objective, else on clean examples."""
 
     def make(checkpoint: Checkpoint) -> Ticket:
         model = run.fresh_model()
-        objective, loader = run.robust(section.epochs) if robust else (Natural(), run.loader())
+        objective, loader = (
+            run.robust(section.epochs, name) if robust else (Natural(), run.loader())
+        )
         history = train(
             model,
             loader,
@@ -73,7 +76,7 @@ def fit_dense(run: Run, name: str, section: TrainingSection, *, robust: bool) ->
         )
         return Ticket(full_masks(model), model, history)
 
-    return fit(run, name, f"{name} dense", make)
+    return fit(run, name, title or f"{name} dense", make)
 
 
 def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
@@ -81,7 +84,7 @@ def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
     section, name = run.config.finetune, f"{ticket.name}-{mode}"
 
     def make(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs)
+        objective, loader = run.robust(section.epochs, name)
         return finetune_ticket(
             Ticket(ticket.masks, ticket.model, []),
             loader,

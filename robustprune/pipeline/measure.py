@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from attacks import PGD, check_attacks
@@ -24,6 +23,7 @@ from robustprune.measure import (
 from robustprune.pipeline.fit import Fitted
 from robustprune.pipeline.prepare import Run
 from robustprune.run.checkpoint import write_atomically
+from robustprune.run.runtime import seed_stage
 from robustprune.search import RandomTicketSwitch
 from robustprune.sparsity import MaskSet, full_masks
 
@@ -31,12 +31,14 @@ from robustprune.sparsity import MaskSet, full_masks
 SWITCH_DRAWS = 10
 #: test examples that the sanity checks look at
 SANITY_EXAMPLES = 100
+#: likewise of sentences, whose networks take a hundred times as long
+SANITY_SENTENCES = 8
 
 
 def test_examples(run: Run) -> tuple[Tensor, Tensor]:
     """The test examples that are measured on, on the run's device."""
-    count = run.config.evaluation.examples
-    return run.task.test.x[:count].to(run.device), run.task.test.y[:count].to(run.device)
+    x, y = run.task.test.batch(slice(run.config.evaluation.examples))
+    return x.to(run.device), y.to(run.device)
 
 
 def measure_model(run: Run, fitted: Fitted, *, minimal: bool = False) -> dict[str, Any]:
@@ -48,6 +50,7 @@ def measure_model(run: Run, fitted: Fitted, *, minimal: bool = False) -> dict[st
     file = f"measure/{fitted.name}.json"
     if (run.folder.path / file).exists():
         return dict(run.folder.read_json(file))
+    seed_stage(run.config.seed, file)
     section, attacks = run.config.evaluation, run.evaluation_attacks()
     x, y = test_examples(run)
     title = f"measuring {fitted.name}"
@@ -135,7 +138,7 @@ def measure_switch(run: Run, tickets: Sequence[Fitted]) -> dict[str, Any]:
     section = run.config.evaluation
     x, y = test_examples(run)
     switch = RandomTicketSwitch([t.model for t in tickets], seed=run.config.seed)
-    torch.manual_seed(run.config.seed)
+    seed_stage(run.config.seed, file)
     pgd = run.evaluation_attacks()[f"pgd{section.steps}"]
     assert isinstance(pgd, PGD)
     outcome = evaluate_switch(
@@ -184,8 +187,9 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
     if (run.folder.path / file).exists():
         checks = list(run.folder.read_json(file))
     else:
+        seed_stage(run.config.seed, file)
         x, y = test_examples(run)
-        some = slice(SANITY_EXAMPLES)
+        some = slice(SANITY_EXAMPLES if run.task.train.present is None else SANITY_SENTENCES)
         checks = [
             {
                 "name": f"{headline.name}: {check.name}",

@@ -35,6 +35,8 @@ def planned_trainings(config: Config) -> list[Training]:
         Training("natural", "natural", config.natural.epochs),
         Training("adversarial", "robust", config.adversarial.epochs),
     ]
+    if config.selection.method != "none":  # the same on all examples, to compare with
+        found.insert(1, Training("adversarial_all", "robust", config.adversarial.epochs))
     for method in config.search.methods:
         densities = config.search.density[:1] if method == "admm_l1" else config.search.density
         for density in densities:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from robustprune.minmax import (
     Adversarial,
     Certified,
     Free,
+    FreeLB,
     Gaussian,
     Mart,
     Natural,
@@ -23,12 +25,13 @@ from robustprune.minmax import (
     Trades,
     Validation,
 )
-from robustprune.models import build_model
+from robustprune.models import SentenceTokenizer, build_model
+from robustprune.pipeline.selection import check_selection, record, selective
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir, open_run
 from robustprune.run.runtime import environment
 from robustprune.sparsity import check_pattern, maskable_layers
-from robustprune.tasks import BatchLoader, Split, Task, holdout, load_task
+from robustprune.tasks import BatchLoader, Split, Task, holdout, load_task, text_names
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Run:
     device: torch.device
     folder: RunDir
     quiet: bool
+    checkpoint_seconds: float = (
+        15.0  # between two checkpoints of a training, which wait for its epoch
+    )
 
     def loader(self) -> BatchLoader:
         section = self.config.task
@@ -68,24 +74,27 @@ class Run:
             mode=inner.mode,
         )
 
-    def robust(self, epochs: int) -> tuple[Objective, BatchLoader | Repeated]:
+    def robust(self, epochs: int, name: str) -> tuple[Objective, BatchLoader | Repeated]:
         """The outer objective of everything that is trained robustly, and its batches.
 
         Args:
             epochs: of the training, of which certified objectives take the first half to let ε
                 grow, unless inner.warmup says otherwise.
+            name: of the model, whose folder keeps what was selected for it.
         """
         section, warmup, loader = self.config.objective, self.config.inner.warmup, self.loader()
         attack = self.inner_attack()
         if section.name == "natural":  # a search on clean examples, such as a plain lottery ticket
             return Natural(), loader
-        if section.name == "trades":
-            assert isinstance(attack, PGD), "`prepare` refuses trades without pgd"
-            return Trades(attack, section.beta, warmup), loader
+        if section.name in ("trades", "smart", "freelb"):
+            assert isinstance(attack, PGD), "`prepare` refuses these without pgd"
+            if section.name == "freelb":
+                return FreeLB(attack, warmup), loader
+            return Trades(attack, section.beta, warmup, section.name == "smart"), loader
         if section.name == "mart":
             return Mart(attack, section.beta, warmup), loader
         if section.name == "gaussian":
-            return Gaussian(section.sigma), loader
+            return Gaussian(section.sigma, self.threat.support), loader
         if section.name == "ibp" or section.name == "crown-ibp":
             certified = Certified(
                 self.threat,
@@ -97,6 +106,9 @@ class Run:
         if section.name == "free":
             free = Free(self.threat, step_size=self.config.inner.step_size)
             return free, Repeated(loader, section.replays)
+        if self.config.selection.method != "none":
+            save = partial(record, self.folder, name)
+            return selective(self.config, self.threat, loader, attack, self.held_out, save), loader
         return Adversarial(attack, warmup), loader
 
     def evaluation_attacks(self) -> dict[str, Attack]:
@@ -137,6 +149,7 @@ def prepare(
     data_dir: Path | None = None,
     device: torch.device | str = "cpu",
     quiet: bool = False,
+    checkpoint_seconds: float = 15.0,
 ) -> Run:
     """Load the data, check that the network fits them, and open the run directory.
 
@@ -146,7 +159,8 @@ def prepare(
         ValueError, OSError: bad config, data or folder; the message is complete in one line.
     """
     run = planned_run(config, out=out, data_dir=data_dir, device=device, quiet=quiet)
-    return replace(run, folder=open_run(config, out, environment(run.device)))
+    folder = open_run(config, out, environment(run.device))
+    return replace(run, folder=folder, checkpoint_seconds=checkpoint_seconds)
 
 
 def planned_run(
@@ -167,7 +181,7 @@ def planned_run(
     training, held_out = task.train, None
     if config.task.validation > 0:
         training, held_out = holdout(task.train, config.task.validation, config.seed)
-    threat = ThreatModel(config.threat.norm, config.threat.eps, task.bounds)
+    threat = ThreatModel(config.threat.norm, config.threat.eps, task.bounds, task.support)
     model = build_model(config.model.name, task, options=config.model.options)
     layers = maskable_layers(model, dense=config.search.dense)
     _check_search(config, layers)
@@ -181,7 +195,10 @@ def task_of(config: Config, data_dir: Path | None) -> Task:
     Raises:
         ValueError, FileNotFoundError: as `tasks.load_task`.
     """
-    section = config.task
+    section, encoder = config.task, None
+    if section.name in text_names():
+        weights = str(config.model.options.get("weights", "minilm"))
+        encoder = SentenceTokenizer(weights, max_length=section.max_length)
     return load_task(
         section.name,
         data_dir=data_dir,
@@ -190,11 +207,13 @@ def task_of(config: Config, data_dir: Path | None) -> Task:
         length=section.length,
         missing=section.missing,
         label=section.label,
+        encoder=encoder,
     )
 
 
 def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
     """What only fits together with the rest of the config, before anything is written."""
+    check_selection(config)
     search = config.search
     for density in search.density:
         check_pattern(search.pattern, density)
@@ -207,7 +226,21 @@ def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
         raise ValueError("method admm_l1 needs admm.l1, the weight λ of the l1 norm; try 1e-4")
     if "harp" in search.methods and ":" in search.pattern:
         raise ValueError(f"harp learns each layer's rate, and pattern {search.pattern} fixes it")
-    if config.objective.name == "trades" and config.inner.attack != "pgd":
-        raise ValueError(f"objective trades needs inner.attack pgd, got {config.inner.attack}")
+    if "language" in search.methods and search.pattern != "element":
+        raise ValueError(
+            f"method language groups weights by language.granularity, not by pattern "
+            f"{search.pattern}; set search.pattern to element"
+        )
+    if config.objective.name in ("trades", "smart", "freelb") and config.inner.attack != "pgd":
+        raise ValueError(
+            f"objective {config.objective.name} needs inner.attack pgd, got {config.inner.attack}"
+        )
+    if config.task.name in text_names() and (
+        config.certify.method != "none" or config.certify.sigma
+    ):
+        raise ValueError(
+            "certificates of sentences are no stage of a run yet; leave certify out and use "
+            "certify.smoothing.certify(..., support=words)"
+        )
     if config.loop.patience is not None and config.task.validation == 0:
         raise ValueError("loop.patience needs a validation split; set task.validation to 0.1, say")

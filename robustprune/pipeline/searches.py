@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from robustprune.minmax import Checkpoint
+from robustprune.minmax import Checkpoint, Natural
 from robustprune.pipeline.fit import Fitted, fit, optimizer_of
 from robustprune.pipeline.prepare import Run
 from robustprune.run.config import TrainingSection
@@ -16,14 +16,19 @@ from robustprune.search import (
     LotteryTicket,
     ScoreMethod,
     Ticket,
+    find_language_ticket,
     find_lottery_ticket,
     find_scratch_ticket,
+    finetune_ticket,
     prune_admm,
     prune_one_shot,
     prune_scores,
     train_control,
 )
 from robustprune.sparsity.criteria import CriterionName
+
+#: what changes in a control, for readers
+CONTROL_TITLES = {"random": "random mask", "reinit": "mask kept, weights drawn anew"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ def search(run: Run, method: str, density: float, name: str, sources: Sources) -
         return Found(_scores(run, cast(ScoreMethod, method), density, name, sources))
     if method == "lottery":
         return _lottery(run, density, name)
+    if method == "language":
+        return _language(run, density, name, sources)
     return Found(_one_shot(run, cast(CriterionName, method), density, name, sources))
 
 
@@ -97,7 +104,7 @@ def scratch_ticket(run: Run, density: float, name: str, sources: Sources | None)
     section, trained = run.config.search, run.config.search.weights != "random"
 
     def make(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs)
+        objective, loader = run.robust(section.epochs, name)
         return find_scratch_ticket(
             sources.model(run, section.weights) if sources else run.fresh_model(),
             loader,
@@ -106,7 +113,7 @@ def scratch_ticket(run: Run, density: float, name: str, sources: Sources | None)
             init=None if trained else section.init,
             fan_scaling=section.fan_scaling,
             bias_scale=section.bias_scale,
-            norm_shift=section.norm_shift,
+            thresholds=section.thresholds,
             seed=run.config.seed,
             validation=run.validation(attacked=True),
             **_space(run),
@@ -121,7 +128,7 @@ def _admm(run: Run, method: str, density: float, name: str, sources: Sources) ->
     section, l1 = run.config.admm, run.config.admm.l1 if method == "admm_l1" else None
 
     def make(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs)
+        objective, loader = run.robust(section.epochs, name)
         return prune_admm(
             sources.model(run, section.weights),
             loader,
@@ -144,7 +151,7 @@ def _scores(run: Run, method: ScoreMethod, density: float, name: str, sources: S
     section = run.config.scores
 
     def make(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs)
+        objective, loader = run.robust(section.epochs, name)
         return prune_scores(
             sources.model(run, section.weights),
             loader,
@@ -164,7 +171,7 @@ def _lottery(run: Run, density: float, name: str) -> Found:
     title = _title(run, "lottery ticket", density)
 
     def make(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs)
+        objective, loader = run.robust(section.epochs, name)
         ticket = find_lottery_ticket(
             run.fresh_model(),
             loader,
@@ -189,7 +196,7 @@ def _lottery(run: Run, density: float, name: str) -> Found:
 
     def control(kind: ControlName) -> Fitted:
         def make(checkpoint: Checkpoint) -> Ticket:
-            objective, loader = run.robust(section.epochs)
+            objective, loader = run.robust(section.epochs, f"{name}-{kind}")
             return train_control(
                 LotteryTicket(ticket.masks, ticket.model, [], start),
                 loader,
@@ -201,10 +208,55 @@ def _lottery(run: Run, density: float, name: str) -> Found:
                 **_training(run, section, checkpoint, f"{name}-{kind}"),
             )
 
-        what = {"random": "random mask", "reinit": "mask kept, weights drawn anew"}[kind]
-        return fit(run, f"{name}-{kind}", f"{title}, control ({what})", make)
+        return fit(run, f"{name}-{kind}", f"{title}, control ({CONTROL_TITLES[kind]})", make)
 
     return Found(ticket, tuple(control(kind) for kind in section.controls), trained=True)
+
+
+def _language(run: Run, density: float, name: str, sources: Sources) -> Found:
+    section, tuning, space = run.config.language, run.config.finetune, _space(run)
+    start = run.fresh_model()  # the pre-trained weights, with the classifier of every stage
+    robust = section.finetune == "robust"
+
+    def search(checkpoint: Checkpoint) -> Ticket:
+        objective, loader = run.robust(section.epochs, name)
+        return find_language_ticket(
+            sources.model(run, section.weights),
+            loader,
+            density=density,
+            objective=objective,
+            pretrained=start,
+            granularity=section.granularity,
+            penalty=section.penalty,
+            kept=section.kept,
+            dense=space["dense"] or ("last",),
+            seed=run.config.seed,
+            validation=run.validation(attacked=True),
+            **_training(run, section, checkpoint, name),
+        )
+
+    title = _title(run, "robust ticket", density)
+    drawn = fit(run, f"{name}-drawn", f"{title}, not yet trained", search)
+    ticket = LotteryTicket(drawn.masks, drawn.model, [], start)
+
+    def trained(kind: ControlName | None) -> Fitted:
+        def make(checkpoint: Checkpoint) -> Ticket:
+            objective, loader = (
+                run.robust(tuning.epochs, name) if robust else (Natural(), run.loader())
+            )
+            options = {
+                "objective": objective,
+                "validation": run.validation(attacked=robust),
+                **_training(run, tuning, checkpoint, name),
+            }
+            if kind is None:
+                return finetune_ticket(ticket, loader, **options)
+            return train_control(ticket, loader, kind, seed=run.config.seed + 1, **options)
+
+        what = "" if kind is None else f", control ({CONTROL_TITLES[kind]})"
+        return fit(run, name if kind is None else f"{name}-{kind}", f"{title}{what}", make)
+
+    return Found(trained(None), tuple(trained(kind) for kind in section.controls), trained=True)
 
 
 def _one_shot(

@@ -92,11 +92,14 @@ def _rebuild(folder: RunDir, data_dir: Path | None, device: torch.device) -> _Re
     model.load_state_dict(load_tensors(folder.path / "model.safetensors")[0])
     masks = folder.path / "masks.safetensors"
     metrics = folder.read_json("metrics.json")
+    headline = metrics.get("headline") if isinstance(metrics, dict) else None
+    if not isinstance(headline, str):
+        raise ValueError(f"{folder.path / 'metrics.json'} names no headline model")
     return _Rebuilt(
         folder=folder,
         config=config,
         task=task,
         model=model.to(device).eval(),
         masks=MaskSet(load_tensors(masks)[0]) if masks.exists() else None,
-        headline=str(metrics["headline"]),
+        headline=headline,
     )

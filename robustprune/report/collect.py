@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from robustprune.report.records import (
     TaskRecord,
     ThreatRecord,
 )
+from robustprune.report.selection import read_selections
 
 SCHEMA = 1
 NORMS = ("linf", "l2", "l1")
@@ -35,7 +37,7 @@ SWITCH_ATTACKS = ("adaptive", "eot", WORST, "independent")
 
 def collect(run_dir: Path) -> RunRecord:
     """Read config.yaml, env.json, metrics.json, per_example.csv, each model's history.jsonl and,
-    where they are there, cost.json and certificates.jsonl.
+    where they are there, cost.json, certificates.jsonl and the models' selection.safetensors.
 
     Raises:
         ValueError: a file is missing, unreadable or not as described; the message names it.
@@ -49,6 +51,7 @@ def collect(run_dir: Path) -> RunRecord:
         costs=_costs(run_dir / "cost.json"),
         certificates=read_certificates(proofs) if proofs.exists() else None,
         labels=_labels(run_dir / "per_example.csv", metrics.headline),
+        selections=read_selections(run_dir, [model.name for model in metrics.models]),
         histories={
             model.name: _history(run_dir / "models" / model.name / "history.jsonl")
             for model in metrics.models
@@ -129,7 +132,7 @@ def _attack(name: str, field: Field) -> AttackRecord:
 
 def _model(field: Field, columns: tuple[str, ...]) -> ModelRecord:
     name = field["name"].text()
-    if not name or Path(name).name != name:
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", name):
         raise field["name"].wrong(f"must be usable as a folder's name, got {name!r}")
     kept, total = field["kept"].count(), field["total"].count()
     if kept > total:

@@ -108,7 +108,7 @@ def parse_json(text: str, *, source: str) -> Field:
     """Text as a Field; ValueError that names the source when it is not JSON."""
     try:
         return Field(source, "", json.loads(text))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is not valid JSON: {error}") from error
 
 

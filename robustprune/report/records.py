@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from robustprune.certify import Certificate, Manifest
 from robustprune.measure.statistics import Proportion
 
@@ -181,6 +184,29 @@ class CostsRecord:
     rows: tuple[CostRecord, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class WaveRecord:
+    """A candidate beside the clean example it was made of; both are (channels, length)."""
+
+    index: int
+    label: int
+    score: float
+    place: str  # "best 1", "worst 2"
+    x: NDArray[np.float32]
+    x_adv: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class SelectionRecord:
+    """On which adversarial examples one network was trained: R selections among N candidates."""
+
+    epochs: NDArray[np.int64]  # (R,), counted from 0
+    scores: NDArray[np.float64]  # (R, N)
+    weights: NDArray[np.float64]  # (R, N), 0 where not taken
+    labels: NDArray[np.int64]  # (N,)
+    waves: tuple[WaveRecord, ...]  # of the last selection; none where examples are no series
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """Everything the report is made from."""
@@ -189,6 +215,7 @@ class RunRecord:
     costs: CostsRecord | None
     certificates: tuple[Manifest, tuple[Certificate, ...]] | None
     labels: tuple[int, ...]
+    selections: Mapping[str, SelectionRecord]
     histories: Mapping[str, tuple[EpochRecord, ...]]
     config: str
     environment: Mapping[str, str]

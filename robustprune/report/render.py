@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,8 +23,10 @@ from robustprune.report.plots import (
     training_curves,
 )
 from robustprune.report.records import WORST, MetricsRecord, RunRecord, SwitchRecord
+from robustprune.report.selection import score_figures, wave_figures
 from robustprune.report.style import Plot, inline, page_colours
 from robustprune.report.table import main_table
+from robustprune.run.checkpoint import write_atomically
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SWITCH_ROWS = {
@@ -73,8 +74,11 @@ def write_report(run_dir: Path) -> tuple[Path, Path]:
     (run_dir / "plots").mkdir(exist_ok=True)
     for illustration in illustrations:
         for plot in illustration.plots:
-            put(run_dir / "plots" / f"{plot.key}.svg", plot.svg)
-    return put(run_dir / "report.html", html), put(run_dir / "report.md", markdown)
+            write_atomically(run_dir / "plots" / f"{plot.key}.svg", plot.svg)
+    pages = run_dir / "report.html", run_dir / "report.md"
+    for path, text in zip(pages, (html, markdown), strict=True):
+        write_atomically(path, text)
+    return pages
 
 
 def _context(run: RunRecord, illustrations: list[Illustration]) -> dict[str, object]:
@@ -133,6 +137,22 @@ def _illustrations(run: RunRecord) -> list[Illustration]:
             "The filled part of a bar is the fraction of the layer's weights that the mask keeps.",
             2,
             tuple(layer_density(metrics)),
+        ),
+        Illustration(
+            "What adversarial examples were worth",
+            "The values of the last selection, of the dense network and of the headline (those of"
+            " every other training are in its selection.safetensors). Left, from the best candidate"
+            " to the worst; right, how many have which value.",
+            2,
+            tuple(score_figures(run)),
+        ),
+        Illustration(
+            "The best and the worst adversarial examples",
+            "Candidates of the last selection over the clean series that they were made of, in grey"
+            " (of several channels, the one that was changed most). The best were worth most to the"
+            " training, by the method of the config.",
+            3,
+            tuple(wave_figures(run)),
         ),
         Illustration(
             "Training",
@@ -238,14 +258,3 @@ def _fenced(text: str) -> Markup:
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return Markup(f"{fence}\n{text.rstrip()}\n{fence}")
-
-
-def put(path: Path, text: str) -> Path:
-    """Write beside the final name, then move: a reader never meets half a file."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path

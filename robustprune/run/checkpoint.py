@@ -1,10 +1,19 @@
-"""Checkpoints: one safetensors file with its JSON in the header, replaced atomically."""
+"""Checkpoints: one safetensors file with its JSON and a digest in the header, replaced atomically.
+
+A process that is killed at any moment leaves the old file, the new one, or both; a file that was
+cut off or changed afterwards is told by its digest.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,43 +22,168 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+#: what a write says that found no room, by the system's number of the error
+_FULL = {
+    errno.ENOSPC: "no space left on the device",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than is allowed here",
+}
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write to a temporary name beside `path`, flush to disk, then move into place."""
+#: where the header of a file has the digest, so many hex digits of SHA-256, and then the JSON
+_HEADER, _DIGITS = "digest and json", 64
+
+
+class Damaged(ValueError):
+    """A file that was cut off or changed after it was written."""
+
+
+@contextmanager
+def replacing(path: Path, *, previous: Path | None = None) -> Iterator[Path]:
+    """Gives a temporary name beside `path` to write to; flushes it to disk and moves it into place.
+
+    Args:
+        previous: where the file that is there now is kept, instead of being replaced.
+
+    Raises:
+        OSError: it could not be written, in a line that says why. The old file is as it was.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
+        os.replace(temporary, path)
+        flush_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise unwritten(path, error) from error
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder outlast a power failure, where the system can do that."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unwritten(path: Path, error: Exception) -> OSError:
+    """The error to raise where `path` could not be written, full disks told from other faults."""
+    reason = no_room(error) or getattr(error, "strerror", None) or error
+    return OSError(f"cannot write {path}: {reason}")
+
+
+def no_room(error: Exception) -> str | None:
+    """What to say of an error that means that the disk is full; None for any other."""
+    number = getattr(error, "errno", None)
+    if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(told[1])  # safetensors gives the system's number only in its text
+    if number not in _FULL:
+        return None
+    return (
+        f"{_FULL[number]}; make room and give the same command again, what was saved before is "
+        "whole"
+    )
+
+
+def write_atomically(path: Path, content: str | bytes) -> Path:
+    """Write to a temporary name beside `path`, flush to disk, then move into place; returns it.
+
+    Raises:
+        OSError: as `replacing`.
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    return path
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    meta: Mapping[str, Any] | None = None,
+    *,
+    keep_previous: bool = False,
 ) -> None:
     """Write `tensors` with the JSON-able `meta`; an existing file stays whole until the new one
-    is complete. Tensors that share storage are written separately."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    is complete. Tensors that share storage are written separately.
+
+    Args:
+        keep_previous: keep the file that is there now beside the new one, for `load_latest`.
+
+    Raises:
+        OSError: as `replacing`.
+    """
     copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
-    save_file(copies, temporary, metadata={"json": json.dumps(dict(meta or {}))})
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    text = json.dumps(dict(meta or {}))
+    # one entry: safetensors writes several in an order that differs from process to process
+    header = {_HEADER: _digest(copies, text) + text}
+    with replacing(path, previous=_previous(path) if keep_previous else None) as temporary:
+        save_file(copies, temporary, metadata=header)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote.
+    """Read what `save_tensors` wrote, or any other safetensors file, which has no digest.
 
     Raises:
-        ValueError: the file is not one, or is damaged.
+        Damaged: the file is not one, was cut off, or is not what was written.
     """
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            meta = json.loads((file.metadata() or {}).get("json", "{}"))
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to start over") from error
+            header = (file.metadata() or {}).get(_HEADER)
+        if header is None:
+            return tensors, {}
+        text = header[_DIGITS:]
+        if header[:_DIGITS] != _digest(tensors, text):
+            raise ValueError("its content is not what was written: the digest differs")
+        meta = json.loads(text)
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged ({error}); delete it to start over") from error
     return tensors, meta
+
+
+def load_latest(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """What `save_tensors(..., keep_previous=True)` wrote last; where that is damaged, the one
+    before, with a warning, which then takes its place. None where there is neither.
+
+    Raises:
+        Damaged: both are.
+    """
+    previous = _previous(path)
+    try:
+        if path.exists():
+            return load_tensors(path)
+    except Damaged as error:
+        if not previous.exists():
+            raise
+        found = load_tensors(previous)
+        reason = str(error).removesuffix("; delete it to start over")
+        warnings.warn(f"{reason}; going on from the checkpoint before it", stacklevel=2)
+    else:
+        if not previous.exists():
+            return None
+        found = load_tensors(previous)  # killed between the two moves of `replacing`
+    os.replace(previous, path)
+    return found
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-previous{path.suffix}")
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """SHA-256 of everything that a file says: names, types, shapes, values and JSON."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\0{name}\0{tensor.dtype}{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

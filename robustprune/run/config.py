@@ -19,9 +19,11 @@ from robustprune.run.sections import (
     OBJECTIVES,
     AdmmSection,
     CertifySection,
+    DeploySection,
     EvaluationSection,
     FinetuneSection,
     InnerSection,
+    LanguageSection,
     LoopSection,
     LotterySection,
     ModelSection,
@@ -30,6 +32,7 @@ from robustprune.run.sections import (
     ScoresSection,
     SearchSection,
     Section,
+    SelectionSection,
     TaskSection,
     ThreatSection,
     TrainingSection,
@@ -41,7 +44,7 @@ __all__ = ["METHODS", "OBJECTIVES", "Config", "TrainingSection", "load_config", 
 
 class Config(Section):
     name: str = Field(default="rst_ecg200", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     task: TaskSection = TaskSection()
     model: ModelSection = ModelSection()
     threat: ThreatSection = ThreatSection()
@@ -49,15 +52,18 @@ class Config(Section):
     natural: TrainingSection = TrainingSection()  # dense baseline on clean examples
     adversarial: TrainingSection = TrainingSection()  # dense baseline under attack
     objective: ObjectiveSection = ObjectiveSection()
+    selection: SelectionSection = SelectionSection()
     loop: LoopSection = LoopSection()
     search: SearchSection = SearchSection()
     admm: AdmmSection = AdmmSection()
     scores: ScoresSection = ScoresSection()
     lottery: LotterySection = LotterySection()
+    language: LanguageSection = LanguageSection()
     one_shot: OneShotSection = OneShotSection()
     finetune: FinetuneSection = FinetuneSection()
     evaluation: EvaluationSection = EvaluationSection()
     certify: CertifySection = CertifySection()
+    deploy: DeploySection = DeploySection()
 
     def digest(self) -> str:
         """Eight hex digits of everything but the seed: runs that differ only in it lie together."""
@@ -81,16 +87,42 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         FileNotFoundError: no such file.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"config file {path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:  # wrong bytes for UTF-8 among them
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold a mapping of sections, got {type(tree).__name__}")
     for override in overrides:
         _override(tree, override)
     return parse_config(tree, source=str(path))
+
+
+class _Plain(yaml.SafeLoader):
+    """Plain values only, each written out: an alias inside an alias inside an alias is a short
+    text that stands for more than any memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not taken; write the value out")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(text: str) -> Any:
+    """The value of a text, made of mappings, lists and plain values, whatever it asks for.
+
+    Raises:
+        ValueError: it is not YAML, or has an alias.
+    """
+    try:
+        return yaml.load(text, Loader=_Plain)  # a SafeLoader
+    except (
+        *(yaml.YAMLError, ValueError),
+        # what PyYAML lets through of values that are not what their tag or form says
+        *(ArithmeticError, AttributeError, LookupError, TypeError, RecursionError),
+    ) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def parse_config(tree: Mapping[str, Any], *, source: str = "config") -> Config:
@@ -103,32 +135,38 @@ def parse_config(tree: Mapping[str, Any], *, source: str = "config") -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = [str(part) for part in first["loc"]]
+        where = [_short(str(part)) for part in first["loc"]]
         if first["type"] == "extra_forbidden":
             known = _keys(where[:-1])
             raise ValueError(
                 f"{source}: unknown key '{'.'.join(where)}'"
                 f"{did_you_mean(where[-1], known)}; valid keys there: {', '.join(known)}"
             ) from error
+        given = _short(repr(first["input"]))
         raise ValueError(
-            f"{source}: {'.'.join(where)}={first['input']!r} is not valid: {first['msg']}"
+            f"{source}: {'.'.join(where)}={given} is not valid: {_short(first['msg'])}"
         ) from error
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
     path, equals, value = text.partition("=")
+    shown = _short(repr(text))
     if not equals or not path:
-        raise ValueError(f"override {text!r} is not of the form section.key=value")
+        raise ValueError(f"override {shown} is not of the form section.key=value")
     *sections, key = path.strip().split(".")
     node: Any = tree
     for section in sections:
         node = node.setdefault(section, {}) if isinstance(node, dict) else None
     if not isinstance(node, dict):
-        raise ValueError(f"override {text!r}: '{'.'.join(sections)}' is not a section")
+        raise ValueError(f"override {shown}: '{_short('.'.join(sections))}' is not a section")
     try:
-        node[key] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f"override {text!r}: the value is not valid YAML") from error
+        node[key] = read_yaml(value)
+    except ValueError as error:
+        raise ValueError(f"override {shown}: the value is not valid YAML") from error
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _keys(sections: Sequence[str]) -> list[str]:

@@ -1,8 +1,9 @@
 """The run directory: every stage's files, written under a temporary name and moved into place.
 
     runs/<name>-<digest>/seed<k>/
-        config.yaml  env.json  log.jsonl
+        config.yaml  env.json  log.jsonl  lock
         models/<name>/model.safetensors masks.safetensors history.jsonl     one folder a model
+        models/<name>/selection.safetensors             where its examples were selected
         model.safetensors  masks.safetensors                                the headline model
         measure/<name>.json  per_example.csv  metrics.json
         report.html  report.md
@@ -17,14 +18,27 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from robustprune.run.checkpoint import load_tensors, save_tensors, write_atomically
+from robustprune.run.checkpoint import (
+    Damaged,
+    flush_folder,
+    load_tensors,
+    replacing,
+    save_tensors,
+    unwritten,
+    write_atomically,
+)
 from robustprune.run.config import Config
+from robustprune.run.lock import alone
+
+#: which examples a training selected: written beside its checkpoints, kept with its model
+SELECTION = "selection.safetensors"
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,10 @@ class RunDir:
     """One run's folder."""
 
     path: Path
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep other processes out; see `run.lock`."""
+        return alone(self.path)
 
     def write_json(self, name: str, content: Any) -> None:
         path = self.path / name
@@ -42,14 +60,18 @@ class RunDir:
         path = self.path / name
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error}); delete it to start over") from error
 
     def log(self, event: str, **figures: Any) -> None:
         """Append one line to log.jsonl."""
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **figures}
-        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        path = self.path / "log.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise unwritten(path, error) from error
 
     # -- trained models ------------------------------------------------------------------------
 
@@ -69,44 +91,63 @@ class RunDir:
         masks: Mapping[str, Tensor] | None,
         history: Sequence[Any],
     ) -> None:
-        """Write a finished model's folder, whole or not at all."""
-        folder = self.checkpoint(name).parent
+        """Write a finished model's folder, whole or not at all, then forget its checkpoints."""
+        models = self.path / "models"
+        folder = models / f".{name}.new"
+        if folder.exists():  # of a process that was killed here
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
         save_tensors(folder / "model.safetensors", state)
         if masks is not None:
             save_tensors(folder / "masks.safetensors", masks)
         lines = "".join(json.dumps(asdict(record)) + "\n" for record in history)
         write_atomically(folder / "history.jsonl", lines)
-        for unfinished in folder.glob("state*.safetensors"):
-            unfinished.unlink()
-        os.replace(folder, self.path / "models" / name)
+        self._copy(models / f".{name}.partial" / SELECTION, folder / SELECTION)
+        os.replace(folder, models / name)
+        flush_folder(models)
+        self._forget_finished()
+
+    def _forget_finished(self) -> None:
+        """Remove the checkpoints of models that are finished, and models half written."""
+        for folder in (self.path / "models").glob(".*"):
+            name = folder.name.removeprefix(".").rpartition(".")[0]
+            if folder.suffix == ".new" or self.has_model(name):
+                shutil.rmtree(folder)
 
     def load_model(self, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
         """State and masks of a finished model."""
         folder = self.path / "models" / name
         masks = folder / "masks.safetensors"
-        return (
-            load_tensors(folder / "model.safetensors")[0],
-            load_tensors(masks)[0] if masks.exists() else None,
-        )
+        try:
+            return (
+                load_tensors(folder / "model.safetensors")[0],
+                load_tensors(masks)[0] if masks.exists() else None,
+            )
+        except (Damaged, FileNotFoundError) as error:
+            reason = str(error).partition("; delete")[0]
+            raise ValueError(f"{reason}; delete {folder} to have it made again") from error
 
     def publish(self, name: str) -> None:
         """Copy a model's weights and masks to the top of the run: the headline."""
         for file in ("model.safetensors", "masks.safetensors"):
-            source = self.path / "models" / name / file
-            if source.exists():
-                temporary = self.path / f".{file}.tmp"
+            self._copy(self.path / "models" / name / file, self.path / file)
+
+    @staticmethod
+    def _copy(source: Path, target: Path) -> None:
+        if source.exists():
+            with replacing(target) as temporary:
                 shutil.copyfile(source, temporary)
-                os.replace(temporary, self.path / file)
 
 
 def open_run(config: Config, root: Path, env: Mapping[str, Any]) -> RunDir:
     """The folder of this config and seed, made where it is not there yet.
 
     Raises:
-        ValueError: the folder holds another config (it was edited by hand).
+        ValueError: the folder holds another config (it was edited by hand), or another process is
+            at work in it.
         OSError: the folder cannot be written to.
     """
-    path = root / f"{config.name}-{config.digest()}" / f"seed{config.seed}"
+    path = config.folder(root)
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
@@ -117,8 +158,12 @@ def open_run(config: Config, root: Path, env: Mapping[str, Any]) -> RunDir:
         ) from error
     run = RunDir(path)
     described = path / "config.yaml"
-    if described.exists() and described.read_text(encoding="utf-8") != config.to_yaml():
-        raise ValueError(f"{described} does not belong to this run; delete {path} to start over")
-    write_atomically(described, config.to_yaml())
-    run.write_json("env.json", dict(env))
+    with run.alone():
+        if described.exists() and described.read_text(encoding="utf-8") != config.to_yaml():
+            raise ValueError(
+                f"{described} does not belong to this run; delete {path} to start over"
+            )
+        write_atomically(described, config.to_yaml())
+        run.write_json("env.json", dict(env))
+        run._forget_finished()
     return run

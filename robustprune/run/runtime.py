@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import platform
 import sys
+import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import robustprune
 
@@ -40,6 +43,28 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+
+
+def seed_stage(seed: int, stage: str) -> None:
+    """`seed_everything` from the run's seed and the stage's name, so that a stage gives the same
+    result whether or not the ones before it were skipped."""
+    seed_everything(zlib.crc32(f"{seed}/{stage}".encode()))
+
+
+def generator_states() -> dict[str, Tensor]:
+    """Where torch's global generators stand, by device."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def restore_generators(states: Mapping[str, Tensor]) -> None:
+    """Put back what `generator_states` gave; of devices that are not here nothing is."""
+    torch.set_rng_state(states["cpu"])
+    for name, state in states.items():
+        if name != "cpu" and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state, int(name.removeprefix("cuda")))
 
 
 def environment(device: torch.device) -> dict[str, Any]:

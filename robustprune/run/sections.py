@@ -14,7 +14,7 @@ def _number(value: object) -> object:
     if isinstance(value, str) and "/" in value:
         try:
             return float(Fraction(value))
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ArithmeticError):
             return value
     return value
 
@@ -32,12 +32,15 @@ class Section(BaseModel):
 
 class TaskSection(Section):
     name: str = "ecg200"  # a name from `robustprune.tasks.task_names()`, or ucr:<Name>
-    path: Path | None = None  # of tasks "npz" (the file), "csv" and "series" (TRAIN or folder)
+    path: Path | None = (
+        None  # of tasks npz (the file), csv, series (TRAIN or folder), text (folder)
+    )
     bounds: tuple[Number, Number] | None = None  # valid input range of task "npz"
     # Series of unequal length and missing values, of tasks ucr:<Name>, "csv" and "series"
     length: Literal["refuse", "pad", "truncate"] = "refuse"
     missing: Literal["refuse", "interpolate", "zero"] = "refuse"
     label: Literal["first", "last"] = "first"  # column of task "csv"
+    max_length: Count = 128  # tokens of a sentence (or pair) of a text task; the rest is cut
     batch_size: Count = 25
     augment: bool = True  # the task's own augmentation, where it has one
     # Part of the training data held out to choose the epoch; 0 takes the last epoch.
@@ -65,11 +68,11 @@ class InnerSection(Section):
 
 
 class OptimizerSection(Section):
-    name: Literal["sgd", "adam"] = "sgd"
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Positive = 0.1
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegative = 5e-4
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
     milestones: tuple[int, ...] = ()  # epochs of schedule "step": lr divided by 10 at each
     warmup: NonNegative = 0.0  # epochs
 
@@ -88,6 +91,7 @@ Method = Literal[
     "hydra",
     "harp",
     "lottery",
+    "language",
     "magnitude",
     "random",
     "snip",
@@ -99,7 +103,16 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 
 ObjectiveName = Literal[
-    "adversarial", "natural", "trades", "mart", "free", "gaussian", "ibp", "crown-ibp"
+    "adversarial",
+    "natural",
+    "trades",
+    "mart",
+    "smart",
+    "freelb",
+    "free",
+    "gaussian",
+    "ibp",
+    "crown-ibp",
 ]
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 
@@ -108,10 +121,29 @@ class ObjectiveSection(Section):
     """The outer objective of everything that is trained robustly."""
 
     name: ObjectiveName = "adversarial"
-    beta: Positive = 6.0  # weight of the robust term of trades; mart's λ is mostly 5
+    beta: Positive = 6.0  # weight of the robust term of trades and smart; mart's λ is mostly 5
     sigma: Positive = 0.25  # of gaussian, in input units
     replays: Count = 4  # of free: each batch comes so often in a row
     kappa: Annotated[Number, Field(ge=0, le=1)] = 0.5  # clean share of ibp and crown-ibp at the end
+
+
+class SelectionSection(Section):
+    """On which adversarial examples everything robust is trained; of objective adversarial."""
+
+    method: Literal[
+        "none", "knn_shapley", "data_shapley", "tracin", "boundary", "loss", "random"
+    ] = "none"  # none trains on all
+    # Part of the training examples, or positive: all whose value is above zero
+    keep: Density | Literal["positive"] = 0.5
+    balanced: bool = True  # that part of each class, where keep is a fraction
+    weighted: bool = False  # losses in proportion to the values, instead of all alike
+    start: Annotated[int, Field(ge=0)] = 10  # epochs of each training before the first selection
+    every: Count | None = None  # epochs between two selections; none for one only
+    clean_rest: bool = True  # what is not taken is trained on as it is, or else not at all
+    values: Literal["attacked", "clean"] = "attacked"  # which examples the candidates are for
+    pool_steps: Count | None = None  # of the PGD that makes the candidates; default as inner
+    neighbours: Count = 5  # K of knn_shapley
+    permutations: Annotated[int, Field(ge=2)] = 10  # of data_shapley
 
 
 class LoopSection(Section):
@@ -141,7 +173,8 @@ class SearchSection(TrainingSection):
     ] = "signed_kaiming_constant"
     fan_scaling: bool = False
     bias_scale: NonNegative = 0.0  # random biases, U(-b, b) with b = bias_scale·√(2/fan in)
-    norm_shift: NonNegative = 0.0  # random shifts of batch norms, U(-norm_shift, 0)
+    # Units of the first layer as random thresholds: lo, hi in standard deviations of each unit.
+    thresholds: tuple[Number, Number] | None = None
 
 
 class AdmmSection(TrainingSection):
@@ -166,6 +199,21 @@ class LotterySection(TrainingSection):
 
     rounds: Count | None = None  # 1 is one-shot; default 20% of the survivors a round
     rewind: Annotated[int, Field(ge=0)] = 0  # optimizer steps of the first training
+    controls: tuple[Literal["random", "reinit"], ...] = ("random", "reinit")
+
+
+class LanguageSection(TrainingSection):
+    """Method language: the search for masks; the ticket is trained as `finetune` says."""
+
+    epochs: Count = 20
+    optimizer: OptimizerSection = OptimizerSection(
+        name="adamw", lr=0.1, weight_decay=1e-6, schedule="linear"
+    )
+    weights: Trained = "natural"  # the fine-tuned model whose weights are masked
+    granularity: Literal["weight", "head", "neuron", "layer"] = "weight"
+    penalty: NonNegative = 0.5  # λ of the expected share of kept weights
+    kept: Annotated[Number, Field(gt=0, lt=1)] = 0.9  # P(m ≠ 0) at the start
+    finetune: Literal["natural", "robust"] = "natural"  # of the ticket and its controls
     controls: tuple[Literal["random", "reinit"], ...] = ("random", "reinit")
 
 
@@ -196,6 +244,12 @@ class EvaluationSection(Section):
     # on the first so many of these examples; 0 leaves it out.
     minimal: Annotated[int, Field(ge=0)] = 0
     switch: bool = True  # random ticket switch (R2S) over the densities, when there are several
+
+
+class DeploySection(Section):
+    """Files of the headline model for other runtimes."""
+
+    int8: bool = False  # headline.onnx with static shapes and, calibrated, headline.int8.onnx
 
 
 class CertifySection(Section):

@@ -2,7 +2,8 @@
 
 from robustprune.search.admm import prune_admm
 from robustprune.search.finetune import FINETUNE_MODES, FinetuneMode, finetune_ticket
-from robustprune.search.initialise import INITS, InitName, initialise, shift_norms
+from robustprune.search.initialise import INITS, InitName, draw_thresholds, initialise
+from robustprune.search.language_ticket import LanguageTicket, find_language_ticket
 from robustprune.search.lottery import (
     CONTROLS,
     ControlName,
@@ -24,10 +25,13 @@ __all__ = [
     "ControlName",
     "FinetuneMode",
     "InitName",
+    "LanguageTicket",
     "LotteryTicket",
     "RandomTicketSwitch",
     "ScoreMethod",
     "Ticket",
+    "draw_thresholds",
+    "find_language_ticket",
     "find_lottery_ticket",
     "find_scratch_ticket",
     "finetune_ticket",
@@ -35,6 +39,5 @@ __all__ = [
     "prune_admm",
     "prune_one_shot",
     "prune_scores",
-    "shift_norms",
     "train_control",
 ]

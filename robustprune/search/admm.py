@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from attacks import Attack
 from robustprune.minmax import (
     Batches,
-    Checkpoint,
     Constraint,
-    EpochRecord,
+    LoopOptions,
     Objective,
     OptimizerSpec,
     train,
 )
-from robustprune.search.ticket import Ticket, chosen_objective, device_of
+from robustprune.search.ticket import Ticket, chosen_objective, copy_on
 from robustprune.sparsity import (
     Allocation,
     MaskSet,
@@ -134,12 +133,7 @@ def prune_admm(
     pattern: str = "element",
     allocate: Allocation = "layer",
     dense: Iterable[str] = (),
-    amp: bool = False,
-    device: torch.device | str | None = None,
-    checkpoint: Checkpoint | None = None,
-    title: str | None = None,
-    quiet: bool = False,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """Drive a (pretrained) network's weights towards a sparsity set while it goes on training:
 
@@ -160,7 +154,7 @@ def prune_admm(
         pattern: see `robustprune.sparsity.patterns`; of `l1` always element.
         allocate: see `robustprune.sparsity.allot`.
         dense: layers to leave whole: "first", "last" or layer names.
-        checkpoint: resume from its file if that is there, and save to it.
+        loop: how the training runs, see `train`: amp, device, checkpoint, title, quiet, on_epoch.
 
     Returns:
         Ticket(masks, model, history); the records carry the residuals, see `Admm`.
@@ -180,9 +174,7 @@ def prune_admm(
             raise ValueError(f"{name}={value} must be positive")
     if every < 1:
         raise ValueError(f"every={every} must be at least 1, in epochs")
-    network = copy.deepcopy(model).requires_grad_(True)
-    if device is not None:
-        network.to(device)
+    network = copy_on(model, loop.get("device")).requires_grad_(True)
     layers = maskable_layers(network, dense=dense)
 
     def support(v: Mapping[str, Tensor], rho: float) -> MaskSet:
@@ -195,6 +187,7 @@ def prune_admm(
     constraint = Admm(
         layers, support, l1=l1, rho=rho, rho_growth=rho_growth, rho_max=rho_max, every=every
     )
+    loop.setdefault("title", "ADMM")
     history = train(
         network,
         loader,
@@ -202,12 +195,7 @@ def prune_admm(
         optimizer=optimizer,
         epochs=epochs,
         constraint=constraint,
-        amp=amp,
-        device=device or device_of(network),
-        checkpoint=checkpoint,
-        title=title or "ADMM",
-        quiet=quiet,
-        on_epoch=on_epoch,
+        **loop,
     )
     masks = constraint.masks(network)
     apply_masks(network, masks)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
 from torch import nn
+from typing_extensions import Unpack
 
 from robustprune.minmax import (
     Batches,
-    Checkpoint,
-    EpochRecord,
+    LoopOptions,
     Objective,
     OptimizerSpec,
     Validation,
     train,
 )
 from robustprune.search.initialise import InitName, initialise
-from robustprune.search.ticket import Ticket, device_of
+from robustprune.search.ticket import Ticket, copy_on
 from robustprune.sparsity import MaskSet, apply_masks, bake, maskable_layers
 
 FinetuneMode = Literal["inherit", "reinit", "full"]
@@ -38,12 +36,7 @@ def finetune_ticket(
     seed: int = 0,
     validation: Validation | None = None,
     average: float | None = None,
-    amp: bool = False,
-    device: torch.device | str | None = None,
-    checkpoint: Checkpoint | None = None,
-    title: str | None = None,
-    quiet: bool = False,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """Train the weights of a ticket that was found without training them
     (arXiv 2110.14068, Sec. 3.4).
@@ -62,7 +55,7 @@ def finetune_ticket(
     """
     if mode not in FINETUNE_MODES:
         raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(FINETUNE_MODES)}")
-    network = copy.deepcopy(ticket.model).requires_grad_(True)
+    network = copy_on(ticket.model, loop.get("device")).requires_grad_(True)
     masks = ticket.masks
     if mode == "reinit":
         initialise(maskable_layers(network), init, generator=torch.Generator().manual_seed(seed))
@@ -71,6 +64,7 @@ def finetune_ticket(
         masks = MaskSet({name: torch.ones_like(mask) for name, mask in masks.items()})
     else:
         apply_masks(network, masks)
+    loop.setdefault("title", f"fine-tune ({mode})")
     history = train(
         network,
         loader,
@@ -79,12 +73,7 @@ def finetune_ticket(
         epochs=epochs,
         validation=validation,
         average=average,
-        amp=amp,
-        device=device or device_of(network),
-        checkpoint=checkpoint,
-        title=title or f"fine-tune ({mode})",
-        quiet=quiet,
-        on_epoch=on_epoch,
+        **loop,
     )
     return Ticket(masks, bake(network), history)
 

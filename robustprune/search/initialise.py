@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from robustprune.sparsity import group_weight
+from robustprune.sparsity import group_weight, maskable_layers
 
 InitName = Literal[
     "signed_kaiming_constant",
@@ -77,26 +77,38 @@ def initialise(
 
 
 @torch.no_grad()
-def shift_norms(model: nn.Module, shift: float, *, generator: torch.Generator) -> None:
-    """Draw the shifts of affine batch norms from U(−shift, 0), with scale 1, in place.
+def draw_thresholds(
+    model: nn.Module, between: tuple[float, float], *, generator: torch.Generator
+) -> None:
+    """Make the units of the first layer random thresholds, in place: weights |θ|, and shifts −t of
+    the batch norm behind it with t ~ U(lo, hi), in standard deviations of each unit.
 
     Batch norm without an affine part puts every threshold of a random network at the mean of its
-    unit. A large ε needs units that stay silent below a higher one, so that a perturbation of
-    the background dies at the first ReLU; random shifts, never trained, offer them to the search.
+    unit, where a perturbation of the background passes. Under a large ε units are needed that
+    stay silent for a dark pixel, so that the perturbation dies at the first ReLU; and a unit is
+    silent for dark pixels only if it weighs them positively. All batch norms get scale 1, those
+    behind the first shift 0.
 
     Raises:
-        ValueError: shift is negative, or the model has no affine batch norm to shift.
+        ValueError: not lo ≤ hi, or the model's first batch norm is not an affine one over the
+            first layer's outputs.
     """
-    if shift < 0:
-        raise ValueError(f"norm_shift must be at least 0, got {shift}")
+    lo, hi = between
+    if not lo <= hi:
+        raise ValueError(f"thresholds ({lo:g}, {hi:g}) must be (lo, hi) with lo ≤ hi")
+    first = next(iter(maskable_layers(model).values()))
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if shift > 0 and not any(norm.affine for norm in norms):
+    outputs = group_weight(first).out_first[0]
+    if not norms or not norms[0].affine or norms[0].num_features != outputs:
         raise ValueError(
-            f"norm_shift {shift:g} needs batch norms with affine parameters, and "
-            f"{type(model).__name__} has none; set norm_shift to 0 or build it with affine norms"
+            f"thresholds need an affine batch norm over the {outputs} outputs of the first layer, "
+            f"and {type(model).__name__} has none; leave thresholds out or add one"
         )
+    assert isinstance(first.weight, Tensor)
+    first.weight.abs_()
     for norm in norms:
         if norm.affine:
-            drawn = torch.empty(norm.bias.shape, dtype=torch.float64)
             norm.weight.fill_(1.0)
-            norm.bias.copy_(drawn.uniform_(-1.0, 0.0, generator=generator) * shift)
+            norm.bias.zero_()
+    drawn = torch.empty(outputs, dtype=torch.float64)
+    norms[0].bias.copy_(-drawn.uniform_(lo, hi, generator=generator))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from attacks import Attack
 from robustprune.minmax import (
@@ -17,15 +18,18 @@ from robustprune.minmax import (
     Checkpoint,
     Constraint,
     EpochRecord,
+    LoopOptions,
     Objective,
     OptimizerSpec,
     Validation,
     train,
 )
 from robustprune.minmax.average import snapshot
+from robustprune.minmax.resume import flatten, state_of, unflatten
 from robustprune.run.checkpoint import load_tensors, save_tensors
+from robustprune.run.runtime import generator_states, restore_generators
 from robustprune.search.initialise import InitName, initialise
-from robustprune.search.ticket import Ticket, chosen_objective, device_of
+from robustprune.search.ticket import Ticket, chosen_objective, copy_on
 from robustprune.sparsity import (
     Allocation,
     MaskSet,
@@ -90,12 +94,7 @@ def find_lottery_ticket(
     dense: Iterable[str] = (),
     validation: Validation | None = None,
     average: float | None = None,
-    amp: bool = False,
-    device: torch.device | str | None = None,
-    checkpoint: Checkpoint | None = None,
-    title: str | None = None,
-    quiet: bool = False,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    **loop: Unpack[LoopOptions],
 ) -> LotteryTicket:
     """Iterative magnitude pruning with rewinding: in each of n rounds train, keep the p^(i/n)
     largest |w| of the survivors, set the weights back to step k, and train what is left
@@ -114,7 +113,8 @@ def find_lottery_ticket(
         pattern, allocate: see `robustprune.sparsity`; "global" compares |w| over all layers.
         dense: layers to leave whole: "first", "last" or layer names.
         validation: choose the epoch of each training on held-out training data.
-        checkpoint: every round keeps its own file beside it and is not repeated.
+        loop: how the training runs, see `train`: amp, device, checkpoint, title, quiet, on_epoch.
+            Every round keeps its own file beside the checkpoint and is not repeated.
 
     Returns:
         LotteryTicket(masks, model, history, start); `train_control` makes the controls for it.
@@ -133,10 +133,9 @@ def find_lottery_ticket(
     if ":" in pattern:
         rounds = 1  # N of every M: there is nothing in between
     objective = chosen_objective(attack, objective)
-    title = title or f"lottery {density:.0%}"
-    start = copy.deepcopy(model).requires_grad_(True)
-    if device is not None:
-        start.to(device)
+    title = loop.setdefault("title", f"lottery {density:.0%}")
+    checkpoint = loop.get("checkpoint")
+    start = copy_on(model, loop.get("device")).requires_grad_(True)
     masks: MaskSet | None = None
 
     def trained(part: str, at: _AtStep | None) -> tuple[nn.Module, list[EpochRecord]]:
@@ -144,6 +143,8 @@ def find_lottery_ticket(
         network = copy.deepcopy(start)
         if masks is not None:
             apply_masks(network, masks)
+        of_part: LoopOptions = {**loop, "checkpoint": _part(checkpoint, part)}
+        of_part["title"] = f"{title}, {part}"
         history = train(
             network,
             loader,
@@ -153,20 +154,14 @@ def find_lottery_ticket(
             constraint=at,
             validation=validation,
             average=average,
-            amp=amp,
-            device=device or device_of(network),
-            checkpoint=_part(checkpoint, part),
-            title=f"{title}, {part}",
-            quiet=quiet,
-            on_epoch=on_epoch,
+            **of_part,
         )
         return bake(network), history
 
     for number in range(1, rounds + 1):
         done = _part(checkpoint, f"round {number} done")
         if done is not None and done.path.exists():
-            masks, state = _read_round(done)
-            start.load_state_dict(state)
+            masks = _read_round(done, start, loader)
             continue
         at = _AtStep(start, rewind) if number == 1 else None
         network, _ = trained(f"round {number}/{rounds}", at)
@@ -177,7 +172,7 @@ def find_lottery_ticket(
             pattern=pattern, allocate=allocate, dense=dense,
         )  # fmt: skip
         if done is not None:
-            _write_round(done, masks, start)
+            _write_round(done, masks, start, loader)
     assert masks is not None
     network, history = trained("ticket", None)
     return LotteryTicket(masks, network, history, start)
@@ -196,12 +191,7 @@ def train_control(
     seed: int = 0,
     validation: Validation | None = None,
     average: float | None = None,
-    amp: bool = False,
-    device: torch.device | str | None = None,
-    checkpoint: Checkpoint | None = None,
-    title: str | None = None,
-    quiet: bool = False,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """What a ticket must beat: the same training with one thing changed.
 
@@ -216,13 +206,14 @@ def train_control(
     """
     if kind not in CONTROLS:
         raise ValueError(f"unknown control {kind!r}; choose one of {', '.join(CONTROLS)}")
-    network = copy.deepcopy(ticket.start).requires_grad_(True)
+    network = copy_on(ticket.start, loop.get("device")).requires_grad_(True)
     masks, generator = ticket.masks, torch.Generator().manual_seed(seed)
     if kind == "random":
         masks = shuffled(masks, generator)
     else:
         initialise(maskable_layers(network), init, generator=generator)
     apply_masks(network, masks)
+    loop.setdefault("title", f"control ({kind})")
     history = train(
         network,
         loader,
@@ -231,12 +222,7 @@ def train_control(
         epochs=epochs,
         validation=validation,
         average=average,
-        amp=amp,
-        device=device or device_of(network),
-        checkpoint=checkpoint,
-        title=title or f"control ({kind})",
-        quiet=quiet,
-        on_epoch=on_epoch,
+        **loop,
     )
     return Ticket(masks, bake(network), history)
 
@@ -279,14 +265,22 @@ def _part(checkpoint: Checkpoint | None, name: str) -> Checkpoint | None:
     return replace(checkpoint, path=path.with_name(f"{path.stem}-{plain}{path.suffix}"))
 
 
-def _write_round(done: Checkpoint, masks: MaskSet, start: nn.Module) -> None:
-    tensors = {f"mask/{name}": mask for name, mask in masks.items()}
-    tensors |= {f"start/{name}": value for name, value in start.state_dict().items()}
-    save_tensors(done.path, tensors)
+def _write_round(done: Checkpoint, masks: MaskSet, start: nn.Module, loader: Batches) -> None:
+    """Keep what a round found, and where random numbers and batches stand for the next one."""
+    sections: dict[str, Mapping[str, Tensor]] = {
+        "mask": masks,
+        "start": start.state_dict(),
+        "loader": state_of(loader),
+        "generator": generator_states(),
+    }
+    save_tensors(done.path, flatten(sections))
 
 
-def _read_round(done: Checkpoint) -> tuple[MaskSet, dict[str, Tensor]]:
-    tensors, _ = load_tensors(done.path)
-    masks = {k.removeprefix("mask/"): v for k, v in tensors.items() if k.startswith("mask/")}
-    state = {k.removeprefix("start/"): v for k, v in tensors.items() if k.startswith("start/")}
-    return MaskSet(masks), state
+def _read_round(done: Checkpoint, start: nn.Module, loader: Batches) -> MaskSet:
+    """Put back what `_write_round` kept; returns the masks."""
+    sections = unflatten(load_tensors(done.path)[0])
+    start.load_state_dict(sections["start"])
+    if hasattr(loader, "load_state_dict"):
+        loader.load_state_dict(sections["loader"])
+    restore_generators(sections["generator"])
+    return MaskSet(sections["mask"])

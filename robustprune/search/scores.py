@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from typing_extensions import Unpack
 
 from attacks import Attack
 from robustprune.minmax import (
     Batches,
-    Checkpoint,
     Constraint,
-    EpochRecord,
+    LoopOptions,
     Objective,
     OptimizerSpec,
     Validation,
     train,
 )
 from robustprune.search.popup import Popup, ScoreTopK, scaled_scores
-from robustprune.search.ticket import Ticket, chosen_objective, device_of
+from robustprune.search.ticket import Ticket, chosen_objective, copy_on
 from robustprune.sparsity import (
     Allocation,
     Groups,
@@ -160,12 +159,7 @@ def prune_scores(
     allocate: Allocation = "layer",
     dense: Iterable[str] = (),
     validation: Validation | None = None,
-    amp: bool = False,
-    device: torch.device | str | None = None,
-    checkpoint: Checkpoint | None = None,
-    title: str | None = None,
-    quiet: bool = False,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """Learn which weights of a pretrained network to keep, under the robust loss itself:
 
@@ -185,7 +179,7 @@ def prune_scores(
         dense: layers to leave whole: "first", "last" or layer names.
         validation: choose the epoch on held-out training data ("hydra"); default the last. Before
             its end "harp" keeps more than the target, so that there an early epoch would win.
-        checkpoint: resume from its file if that is there, and save to it.
+        loop: how the training runs, see `train`: amp, device, checkpoint, title, quiet, on_epoch.
 
     Raises:
         ValueError: an option out of range, nothing to mask, a batch that does not fit the model.
@@ -199,14 +193,13 @@ def prune_scores(
     if method == "harp" and validation is not None:
         raise ValueError("harp takes its last epoch; leave `validation` to the fine-tuning")
     objective = chosen_objective(attack, objective)
-    network = copy.deepcopy(model).requires_grad_(False)
-    if device is not None:
-        network.to(device)
+    network = copy_on(model, loop.get("device")).requires_grad_(False)
     layers = maskable_layers(network, dense=dense)
     make = {"hydra": ScoreTopK, "harp": LearnedRates}[method]
     constraint = make(
         layers, density=density, pattern=pattern, allocate=allocate, scores=scaled_scores(layers)
     )
+    loop.setdefault("title", f"{method} {density:.0%}")
     history = train(
         network,
         loader,
@@ -216,12 +209,7 @@ def prune_scores(
         parameters=constraint.parameters(),
         constraint=constraint,
         validation=validation,
-        amp=amp,
-        device=device or device_of(network),
-        checkpoint=checkpoint,
-        title=title or f"{method} {density:.0%}",
-        quiet=quiet,
-        on_epoch=on_epoch,
+        **loop,
     )
     masks = constraint.masks(network)
     return Ticket(masks, bake(network).requires_grad_(True), history)

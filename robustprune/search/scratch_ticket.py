@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import nn
+from typing_extensions import Unpack
 
 from attacks import Attack
 from robustprune.minmax import (
     Batches,
-    Checkpoint,
-    EpochRecord,
+    LoopOptions,
     Objective,
     OptimizerSpec,
     Validation,
     train,
 )
-from robustprune.search.initialise import InitName, initialise, shift_norms
+from robustprune.search.initialise import InitName, draw_thresholds, initialise
 from robustprune.search.popup import ScoreTopK, random_scores
-from robustprune.search.ticket import Ticket, chosen_objective, device_of
+from robustprune.search.ticket import Ticket, chosen_objective, copy_on
 from robustprune.sparsity import (
     Allocation,
     bake,
@@ -44,18 +43,13 @@ def find_scratch_ticket(
     init: InitName | None = "signed_kaiming_constant",
     fan_scaling: bool = False,
     bias_scale: float = 0.0,
-    norm_shift: float = 0.0,
+    thresholds: tuple[float, float] | None = None,
     pattern: str = "element",
     allocate: Allocation = "layer",
     dense: Iterable[str] = (),
     seed: int = 0,
     validation: Validation | None = None,
-    amp: bool = False,
-    device: torch.device | str | None = None,
-    checkpoint: Checkpoint | None = None,
-    title: str | None = None,
-    quiet: bool = False,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """Search the mask m̂ of a network whose weights θ are never trained:
 
@@ -77,7 +71,7 @@ def find_scratch_ticket(
             robust *trained* ticket (RTT, ibid. Sec. 3.5).
         fan_scaling: draw θ for the fan that is left after masking.
         bias_scale: of the random biases, see `initialise`.
-        norm_shift: of the random thresholds of batch norms, see `shift_norms`.
+        thresholds: make the first layer's units random thresholds, see `draw_thresholds`.
         pattern: what lives or dies together, see `robustprune.sparsity.patterns`.
         allocate: top-k within each "layer", over all of them ("global"), "erk", or a density for
             each layer by its parameter name, see `robustprune.sparsity.allot`.
@@ -86,8 +80,7 @@ def find_scratch_ticket(
         seed: of θ and of the first scores. Batch order and random starts of the attack come from
             the loader and torch's global generator.
         validation: choose the epoch on held-out training data; default the last.
-        device: default the model's own.
-        checkpoint: resume from its file if that is there, and save to it.
+        loop: how the training runs, see `train`: amp, device, checkpoint, title, quiet, on_epoch.
 
     Returns:
         Ticket(masks, model, history).
@@ -99,9 +92,7 @@ def find_scratch_ticket(
     """
     check_pattern(pattern, check_density(density))
     objective = chosen_objective(attack, objective)
-    network = copy.deepcopy(model)
-    if device is not None:
-        network.to(device)
+    network = copy_on(model, loop.get("device"))
     layers = maskable_layers(network, dense=dense)
     generator = torch.Generator().manual_seed(seed)
     if init is not None:
@@ -112,7 +103,8 @@ def find_scratch_ticket(
             density=density if fan_scaling else 1.0,
             bias_scale=bias_scale,
         )
-        shift_norms(network, norm_shift, generator=generator)
+        if thresholds is not None:
+            draw_thresholds(network, thresholds, generator=generator)
     network.requires_grad_(False)
     constraint = ScoreTopK(
         layers,
@@ -121,6 +113,7 @@ def find_scratch_ticket(
         allocate=allocate,
         scores=random_scores(layers, generator=generator),
     )
+    loop.setdefault("title", f"ticket {density:.0%}")
     history = train(
         network,
         loader,
@@ -130,12 +123,7 @@ def find_scratch_ticket(
         parameters=constraint.parameters(),
         constraint=constraint,
         validation=validation,
-        amp=amp,
-        device=device or device_of(network),
-        checkpoint=checkpoint,
-        title=title or f"ticket {density:.0%}",
-        quiet=quiet,
-        on_epoch=on_epoch,
+        **loop,
     )
     masks = constraint.masks(network)
     return Ticket(masks, bake(network).requires_grad_(True), history)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +39,12 @@ def chosen_objective(attack: Attack | None, objective: Objective | None) -> Obje
     if attack is not None and objective is None:
         return Adversarial(attack)
     raise ValueError("give either `attack` or `objective`, not both and not neither")
+
+
+def copy_on(model: nn.Module, device: torch.device | str | None) -> nn.Module:
+    """A copy of the model, on the device if one is given, to search in."""
+    network = copy.deepcopy(model)
+    return network if device is None else network.to(device)
 
 
 def device_of(model: nn.Module) -> torch.device:

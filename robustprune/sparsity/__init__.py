@@ -17,6 +17,14 @@ from robustprune.sparsity.apply import (
     full_masks,
     maskable_layers,
 )
+from robustprune.sparsity.gates import (
+    GRANULARITIES,
+    GateGroup,
+    Granularity,
+    draw_masks,
+    gate_groups,
+    transformer_blocks,
+)
 from robustprune.sparsity.mask import LayerDensity, MaskSet
 from robustprune.sparsity.patterns import (
     PATTERNS,
@@ -30,10 +38,13 @@ from robustprune.sparsity.patterns import (
 
 __all__ = [
     "ALLOCATIONS",
+    "GRANULARITIES",
     "MASKABLE",
     "PATTERNS",
     "Allocation",
     "AllocationName",
+    "GateGroup",
+    "Granularity",
     "Groups",
     "LayerDensity",
     "MaskSet",
@@ -46,9 +57,12 @@ __all__ = [
     "check_pattern",
     "computed_once",
     "count_kept",
+    "draw_masks",
     "full_masks",
+    "gate_groups",
     "group_weight",
     "keep_best",
     "maskable_layers",
     "top_k",
+    "transformer_blocks",
 ]

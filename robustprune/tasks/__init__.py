@@ -5,15 +5,21 @@ from robustprune.tasks.batches import BatchLoader
 from robustprune.tasks.load import load_task, task_names
 from robustprune.tasks.split import digest, holdout
 from robustprune.tasks.task import Augment, Split, Task
+from robustprune.tasks.text import load_sentences, text_names, text_task
+from robustprune.tasks.text_files import Sentences
 
 __all__ = [
     "Augment",
     "BatchLoader",
+    "Sentences",
     "Split",
     "Task",
     "digest",
     "holdout",
+    "load_sentences",
     "load_task",
     "npz_examples",
     "task_names",
+    "text_names",
+    "text_task",
 ]

@@ -11,7 +11,9 @@ layer; other arrays are taken to be normalised as their owner wants them.
 Labels are whole numbers or strings; the distinct ones of y_train, sorted, become 0..C-1.
 """
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,9 @@ def npz_task(path: Path, *, bounds: tuple[float, float] | None) -> Task:
         )
     x_train, x_test = (to_inputs(arrays[key], where=f"{path}: {key}") for key in _KEYS[::2])
     y_train, y_test, names = encode_labels(arrays["y_train"], arrays["y_test"], where=str(path))
-    mean, std = _channel_statistics(x_train) if x_train.ndim == 4 else (None, None)
+    mean, std = None, None
+    if x_train.ndim == 4 and x_train.numel():
+        mean, std = _channel_statistics(x_train)
     return Task(
         name="npz",
         train=Split(x_train, y_train),
@@ -110,15 +114,22 @@ def read_npz(path: Path, *, keys: Sequence[str] = _KEYS) -> dict[str, Array]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; give the path of an .npz file")
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with archive:
-            missing = [key for key in keys if key not in archive.files]
-            if not missing:
-                arrays = {key: archive[key] for key in keys}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
+        # the file is opened here, since numpy leaves one open that it cannot read
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
+            with archive:
+                missing = [key for key in keys if key not in archive.files]
+                if not missing:
+                    arrays = {key: archive[key] for key in keys}
+    except (
+        *(ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
+        # what a damaged archive, or one with sizes beyond any memory, makes of numpy and zipfile
+        *(ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError),
+        *(NotImplementedError, SyntaxError, struct.error),
+    ) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
             f"{path} cannot be read as .npz: {reason}; save plain arrays with "
             f"np.savez(path, {', '.join(f'{key}=...' for key in keys)})"
@@ -149,7 +160,8 @@ def to_inputs(array: Array, *, where: str) -> Tensor:
             "(N, F), (N, C, L), (N, C, H, W) or uint8 (N, H, W, C)"
         )
     if array.dtype != np.uint8:
-        return torch.from_numpy(array.astype(np.float32))
+        with np.errstate(over="ignore"):  # infinity, which `check_examples` refuses
+            return torch.from_numpy(array.astype(np.float32))
     x = torch.from_numpy(np.ascontiguousarray(array))
     if x.ndim == 3:
         x = x.unsqueeze(1)

@@ -26,6 +26,9 @@ class BatchLoader:
     Raises:
         ValueError: batch_size below 1, an empty split, or drop_last with fewer than batch_size
             examples.
+
+    Attributes:
+        indices: (B,) int64, which examples of the split the last batch is made of.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class BatchLoader:
         self.shuffle = shuffle
         self.augment = augment
         self.drop_last = drop_last
+        self.indices = torch.arange(0)
         self._generator = torch.Generator().manual_seed(seed)
         self._epoch_start = self._generator.get_state()
         self._next_batch = 0
@@ -69,7 +73,8 @@ class BatchLoader:
         order = self._order(resumed=first > 0).to(self.split.y.device)
         for index in range(first, len(self)):
             chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-            x, y = self.split.x.index_select(0, chosen), self.split.y.index_select(0, chosen)
+            self.indices = chosen
+            x, y = self.split.batch(chosen)
             if self.augment is not None:
                 x = self.augment(x, self._generator)
             # Before the yield: a state saved while this batch is in use continues after it.

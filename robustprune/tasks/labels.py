@@ -68,4 +68,5 @@ def _canonical(labels: Labels, where: str) -> Labels:
 
 
 def _whole(numbers: Labels) -> bool:
-    return bool(np.isfinite(numbers).all() and (numbers == np.floor(numbers)).all())
+    """Whether all are whole and small enough for a float to tell each from the next."""
+    return bool((np.abs(numbers) < 2**53).all() and (numbers == np.floor(numbers)).all())

@@ -7,6 +7,7 @@ from robustprune.tasks.arrays import npz_task
 from robustprune.tasks.images import cifar10, fashion_mnist, mnist
 from robustprune.tasks.series_files import csv_task, series_task
 from robustprune.tasks.task import Task
+from robustprune.tasks.text import Encoder, text_names, text_task
 from robustprune.tasks.timeseries import packaged_ucr, ucr_from_folder
 from robustprune.tasks.uneven import Length, Missing
 
@@ -18,7 +19,7 @@ _OWN = ("csv", "npz", "series")  # from the path that the user gives
 
 def task_names() -> list[str]:
     """The names that `load_task` knows; 'ucr:<Name>' is any set of the UCR and UEA archives."""
-    return sorted([*_PACKAGED, *_IMAGES, *_OWN, _UCR])
+    return sorted([*_PACKAGED, *_IMAGES, *_OWN, _UCR, *text_names()])
 
 
 def load_task(
@@ -30,6 +31,7 @@ def load_task(
     length: Length = "refuse",
     missing: Missing = "refuse",
     label: str = "first",
+    encoder: Encoder | None = None,
     download: bool = True,
 ) -> Task:
     """Load a data set into memory, checked.
@@ -37,15 +39,16 @@ def load_task(
     Args:
         name: ecg200 and sony_aibo_1 (packaged, need no files), mnist, fashion_mnist, cifar10,
             ucr:<Name> for a set of the UCR or UEA archive, or an own file or pair of files: npz,
-            csv, or series (.tsv, .ts, .arff).
+            csv, or series (.tsv, .ts, .arff); text data sets are listed in `text`.
         data_dir: folder of the data sets (see `images` and `timeseries` for the layout); default
             the environment variable ROBUSTPRUNE_DATA, else ~/.cache/robustprune.
-        path: the file or folder; only for npz (see `arrays` for its keys and layout), csv and
-            series (see `series_files`).
+        path: the file or folder; only for npz (see `arrays` for its keys and layout), csv,
+            series (see `series_files`) and text (see `text_files`).
         bounds: the range of valid inputs; only for npz.
         length, missing: what to do about series of unequal length and missing values (see
             `uneven`); only for csv, series and ucr:<Name>.
         label: the column of the labels, first or last; only for csv.
+        encoder: what turns sentences into codes, for text data sets, which need one.
         download: fetch missing image sets through torchvision.
 
     Raises:
@@ -53,8 +56,8 @@ def load_task(
             malformed data.
         FileNotFoundError: a missing folder or file, or a download that failed.
     """
-    ucr = name.startswith("ucr:")
-    if not ucr and name not in (*_PACKAGED, *_IMAGES, *_OWN):
+    ucr, text = name.startswith("ucr:"), name in text_names()
+    if not ucr and not text and name not in (*_PACKAGED, *_IMAGES, *_OWN):
         raise ValueError(
             f"unknown task '{name}'{did_you_mean(name, task_names())}; "
             f"use one of {', '.join(task_names())}"
@@ -63,16 +66,21 @@ def load_task(
         raise ValueError(f"task '{name}' needs path, what to load; give path=...")
     uneven = ucr or name in ("csv", "series")
     for argument, value, default, taken, use in (
-        ("path", path, None, name in _OWN, ", ".join(_OWN)),
+        ("path", path, None, name in (*_OWN, "text"), ", ".join([*_OWN, "text"])),
         ("bounds", bounds, None, name == "npz", "npz"),
         ("length", length, "refuse", uneven, "csv, series or ucr:<Name>"),
         ("missing", missing, "refuse", uneven, "csv, series or ucr:<Name>"),
         ("label", label, "first", name == "csv", "csv"),
+        ("encoder", encoder, None, text, ", ".join(text_names())),
     ):
         if value != default and not taken:
             raise ValueError(
                 f"task '{name}' takes no {argument}, got {value}; leave it out, or use task {use}"
             )
+    if text:
+        if encoder is None:
+            raise ValueError(f"task '{name}' needs an encoder, such as models.SentenceTokenizer()")
+        return text_task(name, encoder, data_dir=data_dir, path=path)
     if ucr:
         set_name = name.removeprefix("ucr:")
         return ucr_from_folder(set_name, data_dir=data_dir, length=length, missing=missing)

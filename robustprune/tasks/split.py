@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from dataclasses import replace
 
 import torch
 
@@ -40,7 +41,10 @@ def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
             "give more data"
         )
     held = held.to(split.y.device)
-    return Split(split.x[~held], split.y[~held]), Split(split.x[held], split.y[held])
+    return (
+        replace(split, x=split.x[~held], y=split.y[~held]),
+        replace(split, x=split.x[held], y=split.y[held]),
+    )
 
 
 def digest(split: Split) -> str:

@@ -1,7 +1,7 @@
 """The data of one problem, in memory, in the units that the threat model speaks about."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,8 +17,10 @@ class Split:
 
     Attributes:
         x: (N, ...) float32 in model input units: (N, C, H, W) images in [0, 1], (N, C, L) series,
-            (N, F) features.
+            (N, F) features, (N, T, 3) codes of sentences.
         y: (N,) int64 class indices, on the same device.
+        present: what makes a batch of stored examples what a model takes, for data that are
+            smaller than their inputs (sentences, see `robustprune.view`); None where they are it.
 
     Raises:
         ValueError: a wrong dtype or dimension, or x and y of different lengths.
@@ -26,6 +28,7 @@ class Split:
 
     x: Tensor
     y: Tensor
+    present: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.x.dtype != torch.float32 or self.x.ndim < 2:
@@ -49,7 +52,13 @@ class Split:
 
     def to(self, device: torch.device | str) -> "Split":
         """The same split on `device`; nothing is copied when it is there already."""
-        return Split(self.x.to(device), self.y.to(device))
+        return replace(self, x=self.x.to(device), y=self.y.to(device))
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The examples `index` (int64 on the split's device, or a slice) as a model takes them."""
+        x = self.x[index] if isinstance(index, slice) else self.x.index_select(0, index)
+        y = self.y[index] if isinstance(index, slice) else self.y.index_select(0, index)
+        return (x if self.present is None else self.present(x)), y
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +75,8 @@ class Task:
             stays in input units; None for data that are normalised already.
         augment: (x, generator) -> x for training batches, or None.
         source: where the data come from, with the citation.
+        support: where an adversary may change a batch (`ThreatModel.support`), or None for
+            everywhere.
 
     Raises:
         ValueError: an empty split, non-finite values, labels outside the classes, a single class,
@@ -83,6 +94,7 @@ class Task:
     std: tuple[float, ...] | None
     augment: Augment | None
     source: str
+    support: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if len(self.class_names) != self.num_classes:
@@ -112,5 +124,5 @@ class Task:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one example: (C, H, W), (C, L) or (F,)."""
+        """The shape of one stored example: (C, H, W), (C, L), (F,) or (T, 3)."""
         return tuple(self.train.x.shape[1:])

@@ -170,6 +170,24 @@ def test_half_and_resume_equals_straight(tmp_path: Path, name: str) -> None:
         assert torch.equal(value, resumed.state_dict()[name_])
 
 
+def test_a_damaged_checkpoint_costs_an_epoch_and_changes_nothing(tmp_path: Path) -> None:
+    def go(model: nn.Module, epochs: int, checkpoint: Checkpoint | None) -> nn.Module:
+        torch.manual_seed(1)
+        spec = OptimizerSpec(lr=0.05, schedule="constant")
+        objective = Adversarial(PGD(THREAT, steps=2))
+        train(model, data(), objective, optimizer=spec, epochs=epochs, checkpoint=checkpoint)
+        return model
+
+    place = Checkpoint(tmp_path / "s.safetensors", seconds=0)
+    straight = go(network(), 5, None)
+    go(network(), 3, place)
+    place.path.write_bytes(place.path.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match=r"s\.safetensors is damaged"):
+        resumed = go(network(), 5, place)
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name])
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     place = Checkpoint(tmp_path / "s.safetensors", seconds=0)
     spec = OptimizerSpec(lr=0.1)

@@ -98,6 +98,7 @@ def test_every_model_is_listed() -> None:
     assert model_names() == [
         "fcn",
         "inception",
+        "language",
         "lenet",
         "mlp",
         "preact_resnet18",

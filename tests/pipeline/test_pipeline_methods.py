@@ -11,7 +11,7 @@ from robustprune.run.config import METHODS, Config, parse_config
 from robustprune.run.rundir import RunDir
 from robustprune.sparsity import count_kept
 
-TRAINED = {"lottery"}
+TRAINED = {"lottery", "language"}
 
 
 def small_with(small: Config, **sections: dict) -> Config:
@@ -30,6 +30,7 @@ ONE_EPOCH = {
     "admm": {"epochs": 2, "every": 1, "l1": 1e-3},
     "scores": {"epochs": 1},
     "lottery": {"epochs": 1, "rounds": 2},
+    "language": {"epochs": 1},
     "evaluation": {"steps": 1, "restarts": 1, "curve": False},
 }
 

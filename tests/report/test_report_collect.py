@@ -123,6 +123,7 @@ def _set(path: str, value: object) -> Change:
         (_set("models.0.clean.n", 0), "needs n of at least 1"),
         (_set("models.0.kept", 1001), "keeps 1001 of 1000 weights"),
         (_set("models.0.name", "../natural"), "usable as a folder's name"),
+        (_set("models.0.name", ".."), "usable as a folder's name"),
         (_set("models.0.name", "rst"), "names must differ"),
         (_set("models.0.curve.0.n", 0), r"curve\[0\]: needs n of at least 1"),
         (_set("threat.norm", "linfty"), "threat.norm: must be one of linf, l2, l1"),

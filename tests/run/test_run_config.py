@@ -25,6 +25,8 @@ def test_the_promised_configs_are_there() -> None:
     promised = {f"{method}_cifar10_resnet18" for method in cifar} | {"rst_cifar10_wrn34_10"}
     promised |= {f"{method}_mnist" for method in cifar} | {"rst_fashion_mnist", "rst_sony"}
     promised |= {f"{method}_ecg200" for method in (*cifar, "one_shot", "methods")}
+    text = ("sst2", "ag_news", "imdb", "qnli", "qqp", "mnli")
+    promised |= {f"plm_bert_{task}" for task in text} | {"plm_minilm_sst2"}
     assert set(config_names()) == promised
 
 
@@ -32,7 +34,8 @@ def test_the_promised_configs_are_there() -> None:
 def test_every_config_is_valid_and_builds_its_network(name: str) -> None:
     config = load_config(config_path(name))
     assert config.name == name
-    if "wrn" not in name:  # 46 million weights: too slow to draw here
+    # 46 million weights are too slow to draw here; language models have tests of their own
+    if "wrn" not in name and "plm" not in name:
         model = build_model(
             config.model.name, INPUTS[config.task.name], options=config.model.options
         )

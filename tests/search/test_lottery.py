@@ -77,7 +77,7 @@ def test_rounds_are_nested(make_network: Make, batches: Batches, tmp_path: Path)
     place = Checkpoint(tmp_path / "state.safetensors", seconds=0)
     ticket = find(make_network(), batches, rounds=3, checkpoint=place)
     files = sorted(tmp_path.glob("state-round-*-done.safetensors"))
-    masks = [_read_round(Checkpoint(file))[0] for file in files]
+    masks = [_read_round(Checkpoint(file), make_network(), batches) for file in files]
     assert [m.density for m in masks] == pytest.approx(
         [0.25 ** (1 / 3), 0.25 ** (2 / 3), 0.25], abs=2e-3
     )

@@ -213,15 +213,22 @@ def test_a_diverging_search_says_so() -> None:
         search(optimizer=OptimizerSpec(lr=1e38, momentum=0.0, weight_decay=10.0), epochs=20)
 
 
-def test_random_thresholds() -> None:
-    plain, shifted = search(), search(norm_shift=1.5)
-    drawn = shifted.model.get_parameter("norm.bias")
+def test_the_first_layer_as_random_thresholds() -> None:
+    plain, drawn = search(), search(thresholds=(0.5, 2.0), density=1.0)
+    shift = drawn.model.get_parameter("norm.bias")
     assert float(plain.model.get_parameter("norm.bias").detach().abs().max()) == 0.0
-    assert bool(((drawn <= 0) & (drawn >= -1.5)).all())
-    assert len(drawn.unique()) == 16
-    assert torch.equal(shifted.model.get_parameter("norm.weight"), torch.ones(16))
-    with pytest.raises(ValueError, match="needs batch norms with affine parameters"):
-        search(norm_shift=1.0, model=nn.Sequential(nn.Flatten(), nn.Linear(10, 3)))
+    assert bool(((shift <= -0.5) & (shift >= -2.0)).all())
+    assert len(shift.unique()) == 16
+    assert torch.equal(drawn.model.get_parameter("norm.weight"), torch.ones(16))
+    first, *others = (
+        p for n, p in drawn.model.named_parameters() if "norm" not in n and p.ndim > 1
+    )
+    assert bool((first > 0).all())
+    assert all(bool((other < 0).any()) for other in others)
+    with pytest.raises(ValueError, match=r"thresholds \(2, 1\) must be \(lo, hi\)"):
+        search(thresholds=(2.0, 1.0))
+    with pytest.raises(ValueError, match="need an affine batch norm over the 3 outputs"):
+        search(thresholds=(0.5, 2.0), model=nn.Sequential(nn.Flatten(), nn.Linear(10, 3)))
 
 
 @pytest.mark.parametrize("mode", ["inherit", "reinit", "full"])

@@ -152,3 +152,17 @@ def test_the_example_of_the_guide_runs(capsys):
     for code in re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL):
         exec(compile(code, str(guide), "exec"), {})
     assert "chosen" in capsys.readouterr().out
+
+
+def test_balanced_takes_the_fraction_of_each_class() -> None:
+    pool = Pool(torch.zeros(7, 2), torch.tensor([0, 0, 0, 0, 1, 1, 1]))
+    method = Given((9.0, 8.0, 7.0, 6.0, 1.0, 3.0, 2.0))
+    model = nn.Linear(2, 2)
+    plain = select_adversarial_examples(model, pool, method=method, keep=0.5)
+    assert plain.chosen.tolist() == [0, 1, 2, 3]
+    halves = select_adversarial_examples(model, pool, method=method, keep=0.5, balanced=True)
+    assert halves.chosen.tolist() == [0, 1, 5, 6]  # round(1.5) is 2
+    few = select_adversarial_examples(model, pool, method=method, keep=0.01, balanced=True)
+    assert few.chosen.tolist() == [0, 5]
+    with pytest.raises(ValueError, match="leave out balanced"):
+        select_adversarial_examples(model, pool, method=method, keep="positive", balanced=True)

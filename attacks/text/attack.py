@@ -1,0 +1,176 @@
+"""The greedy word-by-word attack that TextFooler, TextBugger, PWWS and BERT-Attack share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from attacks.text.constraints import Constraint
+from attacks.text.engine import Embed, drive
+from attacks.text.ranking import Problem, Ranking
+from attacks.text.request import Search, embeddings, probabilities
+from attacks.text.result import Classify, Status, TextResult
+from attacks.text.words import Words, split
+
+#: sentences -> for each, the replacements to try in each slot
+Candidates = Callable[[Sequence[Words]], list[list[tuple[str, ...]]]]
+
+
+class _Found(NamedTuple):
+    words: Words
+    original: Words
+    status: Status
+
+
+def check_texts(texts: Sequence[str], labels: Sequence[int] | Tensor) -> list[int]:
+    """The labels as integers.
+
+    Raises:
+        ValueError: not one label a text, or a single string.
+    """
+    y = [int(label) for label in labels]
+    if isinstance(texts, str) or len(texts) != len(y):
+        raise ValueError(
+            f"{len(y)} labels do not fit {len(texts)} texts; pass a list of texts and one label "
+            "each"
+        )
+    return y
+
+
+@dataclass(frozen=True)
+class TextAttack:
+    """Change one word after the other, in order of importance, until the class changes.
+
+    In each step all replacements of a word that keep the constraints are asked about together.
+    If some change the class, the one that keeps the sentence closest in meaning is the result
+    (the one of lowest F_y where no `embed` is given); else the one of lowest F_y is kept if it
+    lowers F_y = softmax(logits)_y at all.
+
+    Black-box: the classifier is only asked for logits.  Sentences are attacked side by side, so
+    that each call holds `batch_size` texts from many sentences; what one sentence is asked and
+    answered does not depend on its neighbours.
+
+    Args:
+        name: by which reports call it.
+        ranking: order of the words, from ``attacks.text.ranking``.
+        candidates: sentences -> for each, replacements by slot.
+        constraints: each must allow the whole changed sentence.
+        embed: texts -> (n, D); None for no similarity constraint.
+        min_similarity: least cosine between the embeddings of the original and the changed text.
+        queries: most queries for one sentence, the first look at it included; None for no limit.
+        batch_size: texts in one call of the classifier.
+
+    Raises:
+        ValueError: options out of range; at the call, texts and labels that do not fit, or
+            answers of `classify` that are not (n, C ≥ 2) or hold NaN.
+    """
+
+    name: str
+    ranking: Ranking
+    candidates: Candidates
+    _: KW_ONLY
+    constraints: tuple[Constraint, ...] = ()
+    embed: Embed | None = None
+    min_similarity: float = -1.0
+    queries: int | None = None
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.queries is not None and self.queries < 1:
+            raise ValueError(f"queries={self.queries} must be at least 1, or None for no limit")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1")
+        if not -1 <= self.min_similarity <= 1:
+            raise ValueError(f"min_similarity={self.min_similarity} is a cosine, in [-1, 1]")
+        if self.embed is None and self.min_similarity > -1:
+            raise ValueError(
+                f"min_similarity={self.min_similarity} needs embed, a function of texts; "
+                "attacks.text.minilm() is one"
+            )
+
+    def __call__(
+        self, classify: Classify, texts: Sequence[str], labels: Sequence[int] | Tensor
+    ) -> list[TextResult]:
+        """Attack every text; one result each, in their order."""
+        y = check_texts(texts, labels)
+        results: dict[int, TextResult] = {}
+        ends = drive(
+            self._searches(texts, y),
+            classify,
+            self.embed,
+            batch_size=self.batch_size,
+            budget=self.queries,
+        )
+        for index, found, queries in ends:
+            changed = found.words.changed_from(found.original)
+            results[index] = TextResult(
+                text=texts[index],
+                label=y[index],
+                adversarial=found.words.text,
+                status=found.status,
+                queries=queries,
+                words=len(found.original),
+                changed=len(changed),
+            )
+        return [results[index] for index in range(len(texts))]
+
+    def _searches(self, texts: Sequence[str], labels: list[int]) -> Iterator[Search[_Found]]:
+        """One search a text; candidates are looked up for `batch_size` texts at a time."""
+        for start in range(0, len(texts), self.batch_size):
+            sentences = [split(text) for text in texts[start : start + self.batch_size]]
+            proposed = self.candidates(sentences)
+            part = labels[start : start + self.batch_size]
+            for words, slots, label in zip(sentences, proposed, part, strict=True):
+                yield self._search(words, slots, label)
+
+    def _search(self, words: Words, proposed: list[tuple[str, ...]], label: int) -> Search[_Found]:
+        clean = (yield from probabilities([words.text]))[0]
+        if not 0 <= label < len(clean):
+            raise ValueError(f"label {label} must lie in 0, …, {len(clean) - 1}")
+        if clean.argmax() != label:
+            return _Found(words, words, "skipped")
+        allowed = {
+            i: tuple(new for new in dict.fromkeys(words_for) if self._allows(words, words, i, new))
+            for i, words_for in enumerate(proposed)
+        }
+        candidates = {i: replacements for i, replacements in allowed.items() if replacements}
+        if not candidates:
+            return _Found(words, words, "failed")
+        steps = yield from self.ranking(Problem(words, label, clean, candidates))
+        home = (yield from embeddings([words.text]))[0] if self.embed is not None else None
+        current, lowest = words, float(clean[label])
+        for i, replacements in steps:
+            tried = [
+                current.replaced(i, new)
+                for new in replacements
+                if self._allows(words, current, i, new)
+            ]
+            similarity = np.zeros(len(tried))
+            if home is not None and tried:
+                similarity = (yield from embeddings([t.text for t in tried])) @ home
+                keep = np.flatnonzero(similarity >= self.min_similarity)
+                tried, similarity = [tried[k] for k in keep], similarity[keep]
+            if not tried:
+                continue
+            p = yield from probabilities([t.text for t in tried])
+            flips = np.flatnonzero(p.argmax(1) != label)
+            if len(flips):
+                closest = min(flips, key=lambda k: (-similarity[k], p[k, label]))
+                return _Found(tried[closest], words, "success")
+            if len(p) < len(tried):
+                break  # the budget is spent
+            k = int(p[:, label].argmin())
+            if p[k, label] < lowest:
+                current, lowest = tried[k], float(p[k, label])
+        return _Found(words, words, "failed")
+
+    def _allows(self, original: Words, current: Words, i: int, new: str) -> bool:
+        """Whether putting `new` into slot i is a change at all, and allowed."""
+        if new == original.words[i]:
+            return False
+        changed = current.replaced(i, new)
+        return all(allows(original, changed) for allows in self.constraints)

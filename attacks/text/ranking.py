@@ -1,0 +1,129 @@
+"""Which word to change first: rankings as generators that query, then sort.
+
+A ranking receives a `Problem` and returns steps in the order in which the attack takes them; each
+step is a slot with the replacements to try there.  Slots that have no replacement are not asked
+about.  Where the budget ends early, what was answered is ranked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from attacks.text.request import Array, Search, probabilities
+from attacks.text.words import Words
+
+UNKNOWN = "[UNK]"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One sentence under attack.
+
+    Attributes:
+        words: of the sentence.
+        label: the class it has.
+        clean: (C,) probabilities of the untouched sentence.
+        candidates: slot -> replacements that every constraint allows, at least one each.
+    """
+
+    words: Words
+    label: int
+    clean: Array
+    candidates: Mapping[int, tuple[str, ...]]
+
+
+Steps = list[tuple[int, tuple[str, ...]]]
+Ranking = Callable[[Problem], Search[Steps]]
+
+
+def by_deletion(problem: Problem) -> Search[Steps]:
+    """I_i = F_y(X) − F_y(X without w_i), and + F_z(X without w_i) − F_z(X) if the class turns to z.
+
+    Jin et al. 2020 (TextFooler, arXiv 1907.11932), eq. 2; the first case alone is the score of
+    Li et al. 2019 (TextBugger, arXiv 1812.05271), §III-C.
+    """
+    slots = list(problem.candidates)
+    p = yield from probabilities([problem.words.without(i) for i in slots])
+    clean, y = problem.clean, problem.label
+    score = clean[y] - p[:, y]
+    z = p.argmax(1)
+    turned = z != y
+    score = score + turned * (p[np.arange(len(p)), z] - clean[z])
+    return _sorted(problem, slots, score)
+
+
+def by_unknown(token: str = UNKNOWN) -> Ranking:
+    """I_i = F_y(X) − F_y(X with w_i replaced by a token that says nothing).
+
+    With "[MASK]" the ranking of Li et al. 2020 (BERT-Attack, arXiv 2004.09984), eq. 2.
+    """
+
+    def rank(problem: Problem) -> Search[Steps]:
+        slots = list(problem.candidates)
+        drop = yield from _unknown_drop(problem, slots, token)
+        return _sorted(problem, slots, drop)
+
+    return rank
+
+
+def by_context(tail_weight: float = 1.0) -> Ranking:
+    """Temporal head plus λ times temporal tail score.
+
+    F_y(w_1 … w_i) − F_y(w_1 … w_{i−1}) + λ (F_y(w_i … w_n) − F_y(w_{i+1} … w_n)): Gao et al. 2018
+    (DeepWordBug, arXiv 1801.04354), §III-B.
+    """
+
+    def rank(problem: Problem) -> Search[Steps]:
+        words, n = problem.words, len(problem.words)
+        slots = list(problem.candidates)
+        bounds = [
+            part for i in slots for part in ((0, i + 1), (0, i), (i, n), (i + 1, n))
+        ]  # neighbouring slots share parts; a repeated text costs one query only
+        p = (yield from probabilities([words.part(*part) for part in bounds]))[:, problem.label]
+        p = p[: len(p) // 4 * 4].reshape(-1, 4)
+        return _sorted(problem, slots, p[:, 0] - p[:, 1] + tail_weight * (p[:, 2] - p[:, 3]))
+
+    return rank
+
+
+def by_saliency(token: str = UNKNOWN) -> Ranking:
+    """Probability-weighted word saliency: softmax(S)_i · ΔP*_i, with w_i* chosen beforehand.
+
+    ΔP*_i = max over the replacements of F_y(X) − F_y(X with w_i replaced); S is the drop under an
+    unknown word: Ren et al. 2019 (PWWS, ACL 2019), eq. 4 to 8.  The softmax runs over the slots
+    that have a replacement.
+    """
+
+    def rank(problem: Problem) -> Search[Steps]:
+        slots = list(problem.candidates)
+        saliency = yield from _unknown_drop(problem, slots, token)
+        variants = [(i, word) for i in slots for word in problem.candidates[i]]
+        texts = [problem.words.replaced(i, word).text for i, word in variants]
+        p = (yield from probabilities(texts))[:, problem.label]
+        best: dict[int, tuple[float, str]] = {}
+        for (i, word), value in zip(variants, p, strict=False):  # the budget may cut the answer
+            drop = float(problem.clean[problem.label] - value)
+            if i not in best or drop > best[i][0]:
+                best[i] = (drop, word)
+        weight = np.exp(saliency - saliency.max(initial=0.0))
+        weight /= weight.sum() or 1.0
+        score = {i: weight[k] * best[i][0] for k, i in enumerate(slots) if i in best}
+        return [(i, (best[i][1],)) for i in sorted(score, key=lambda i: -score[i])]
+
+    return rank
+
+
+def _unknown_drop(problem: Problem, slots: list[int], token: str) -> Search[Array]:
+    texts = [problem.words.replaced(i, token).text for i in slots]
+    p = yield from probabilities(texts)
+    drop: Array = problem.clean[problem.label] - p[:, problem.label]
+    return drop
+
+
+def _sorted(problem: Problem, slots: list[int], score: Array) -> Steps:
+    """The slots with a score, highest first, ties in the order of the text."""
+    order = np.argsort(-score, kind="stable")
+    return [(slots[k], problem.candidates[slots[k]]) for k in order]

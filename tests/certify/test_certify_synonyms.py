@@ -1,0 +1,190 @@
+"""Synonym smoothing against exact probabilities: every sample and every attack enumerated."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from attacks.text import split
+from robustprune.certify import ABSTAIN, certify_synonyms, synonym_groups
+
+VOCABULARY = ("a", "b", "c", "d", "e")
+Sets = Mapping[str, Sequence[str]]
+
+
+def classifier(answers: Mapping[tuple[str, ...], int]):  # type: ignore[no-untyped-def]
+    """Any function at all of the words, as a table; class 0 where the table is silent."""
+
+    def classify(texts: list[str]) -> Tensor:
+        labels = [answers.get(split(text).words, 0) for text in texts]
+        return torch.nn.functional.one_hot(torch.tensor(labels), 3).double()
+
+    return classify
+
+
+def exact(words: Sequence[str], sets: Sets, answers: Mapping[tuple[str, ...], int]) -> list[float]:
+    """P(f(Z) = c) of the three classes, by enumeration."""
+    support = list(itertools.product(*(dict.fromkeys([w, *sets.get(w, ())]) for w in words)))
+    counts = [0, 0, 0]
+    for z in support:
+        counts[answers.get(z, 0)] += 1
+    return [count / len(support) for count in counts]
+
+
+SETS = st.dictionaries(
+    st.sampled_from(VOCABULARY), st.lists(st.sampled_from(VOCABULARY), max_size=4), max_size=5
+)
+SENTENCE = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=3)
+
+
+@given(SETS, SETS, SENTENCE, st.data())
+@settings(deadline=None, max_examples=150)
+def test_no_allowed_sentence_changes_the_class(
+    noise: Sets, adversary: Sets, words: list[str], data: st.DataObject
+) -> None:
+    """Three classes decided by a random table; the whole neighbourhood is enumerated."""
+    sentences = list(itertools.product(VOCABULARY, repeat=len(words)))
+    rare = data.draw(st.lists(st.sampled_from(sentences), max_size=len(sentences) // 4 + 1))
+    answers = {z: 1 + k % 2 for k, z in enumerate(rare)}
+    result = certify_synonyms(
+        classifier(answers),
+        [" ".join(words)],
+        lambda word: noise.get(word, ()),
+        adversary=lambda word: adversary.get(word, ()),
+        n=400,
+        alpha=1e-9,  # so that a single wrong statement can't be chance
+    )
+    prediction = int(result.prediction)
+    if prediction == ABSTAIN:
+        assert int(result.substitutions) == -1
+        return
+    choices = [tuple(dict.fromkeys([w, *adversary.get(w, ())])) for w in words]
+    assert int(result.open_slots) == sum(len(c) > 1 for c in choices)
+    assert 0 <= int(result.substitutions) <= int(result.open_slots)
+    for other in itertools.product(*choices):
+        changed = sum(a != b for a, b in zip(words, other, strict=True))
+        if changed <= int(result.substitutions):
+            p = exact(other, noise, answers)
+            assert p[prediction] > 0.5
+
+
+def test_the_bound_is_met_with_equality() -> None:
+    """P(a) = {a, b, c, d}, P(e) = {e, b, c, d}: o = 3/4, and f can turn on what they don't share.
+
+    p_A(x) = 1 falls to 3/4 at x' = e for the worst f, so that one substitution is certified; with
+    f wrong on b too p_A is 3/4, the bound is 1/2 and certifies nothing, and p_A(x') = 1/2 indeed.
+    """
+    noise = {"a": ["b", "c", "d"], "e": ["b", "c", "d"]}
+
+    def run(answers: Mapping[tuple[str, ...], int]):  # type: ignore[no-untyped-def]
+        return certify_synonyms(
+            classifier(answers),
+            ["a"],
+            lambda word: noise.get(word, ()),
+            adversary=lambda word: ["e"] if word == "a" else [],
+            n=4000,
+        )
+
+    sure = run({("e",): 1})
+    assert exact(["e"], noise, {("e",): 1})[0] == 0.75
+    assert (int(sure.prediction), int(sure.substitutions), int(sure.open_slots)) == (0, 1, 1)
+    unsure = run({("e",): 1, ("b",): 1})
+    assert exact(["e"], noise, {("e",): 1, ("b",): 1})[0] == 0.5
+    assert (int(unsure.prediction), int(unsure.substitutions)) == (0, 0)
+
+
+def test_equal_sets_lose_nothing() -> None:
+    """Where all words of a set share it, g can't tell them apart: any number is certified."""
+    group = {w: [v for v in "abc" if v != w] for w in "abc"}
+    answers = {z: 1 for z in itertools.product("abc", repeat=4) if z.count("a") >= 2}
+    result = certify_synonyms(
+        classifier(answers), ["a b c a", "d d"], lambda word: group.get(word, ()), n=5000
+    )
+    p = exact(["a", "b", "c", "a"], group, answers)
+    assert p[0] > 0.5
+    assert result.substitutions.tolist() == [4, 0]
+    assert result.open_slots.tolist() == [4, 0]
+    assert result.prediction.tolist() == [0, 0]
+    assert float(result.p_lower[0]) <= p[0] <= float(result.hits[0]) / 5000 + 0.05
+    labels = torch.tensor([0, 1])
+    assert result.certified_accuracy(labels) == 0.5
+    assert result.certified_accuracy(labels, substitutions=0) == 0.5
+
+
+@given(SETS, st.integers(1, 5))
+def test_groups_part_the_vocabulary(sets: Sets, most: int) -> None:
+    groups = synonym_groups(VOCABULARY, lambda word: sets.get(word, ()), most=most)
+    for word in VOCABULARY:
+        assert word in groups(word)
+        assert 1 <= len(set(groups(word))) == len(groups(word)) <= most
+        assert all(groups(other) == groups(word) for other in groups(word))
+    assert groups("unheard-of") == ()
+
+
+def test_groups_join_what_is_linked() -> None:
+    links = {"a": ["b"], "b": ["c"], "d": ["e"]}
+    groups = synonym_groups(VOCABULARY, lambda word: links.get(word, ()), most=3)
+    assert groups("c") == ("a", "b", "c")
+    assert groups("e") == ("d", "e")
+    with pytest.raises(ValueError, match="most=0 must be at least 1"):
+        synonym_groups(VOCABULARY, lambda word: (), most=0)
+
+
+def test_case_of_the_word_is_kept_and_counts() -> None:
+    seen: set[str] = set()
+
+    def classify(texts: list[str]) -> Tensor:
+        seen.update(texts)
+        return torch.tensor([[1.0, 0.0]] * len(texts))
+
+    certify_synonyms(
+        classify, ["Good, GOOD!"], lambda word: {"good": ["fine"]}.get(word, ()), n=200
+    )
+    assert seen == {"Good, GOOD!", "Fine, GOOD!", "Good, FINE!", "Fine, FINE!"}
+
+
+def test_samples_depend_on_seed_and_place_alone() -> None:
+    answers = {("b", "b"): 1, ("c", "b"): 2}
+    group = {"a": ["b", "c"], "b": ["a", "c"]}
+
+    def run(batch_size: int, seed: int) -> list[int]:
+        result = certify_synonyms(
+            classifier(answers),
+            ["a b", "b b", "a a"],
+            lambda word: group.get(word, ()),
+            n=300,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        hits: list[int] = result.hits.tolist()
+        return hits
+
+    assert run(7, 0) == run(1000, 0)
+    assert run(7, 0) != run(7, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n0": 0}, "n0=0 must be at least 1"),
+        ({"alpha": 1.5}, r"alpha=1.5 must lie in \(0, 1\)"),
+        ({"n": 5}, "use at least n=10"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+    ],
+)
+def test_options_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        certify_synonyms(classifier({}), ["a"], lambda word: (), **options)  # type: ignore[arg-type]
+
+
+def test_sets_of_single_words_only() -> None:
+    with pytest.raises(ValueError, match="'not bad', which is not a single word"):
+        certify_synonyms(classifier({}), ["good"], lambda word: ["not bad"])
+    with pytest.raises(ValueError, match=r"must answer 100 texts with \(100, C\)"):
+        certify_synonyms(lambda texts: torch.zeros(3), ["a"], lambda word: (), batch_size=100)

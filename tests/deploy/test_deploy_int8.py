@@ -1,0 +1,80 @@
+"""int8 files: the float file is the network, the int8 file stays near it and is smaller."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from robustprune.deploy import export_int8, onnx_logits, slim
+from robustprune.models import build_model
+from robustprune.models.build import ModelInputs
+from robustprune.sparsity import MaskSet, apply_masks, full_masks
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+def network(name: str = "fcn", **options: object) -> nn.Module:
+    torch.manual_seed(0)
+    model = build_model(name, ModelInputs((1, 40), 2, None, None), options=options)
+    model.train()
+    with torch.no_grad():
+        for _ in range(20):  # batch norm whose statistics are not its initial ones
+            model(1.0 + 2.0 * torch.randn(16, 1, 40))
+    return model.eval()
+
+
+def operators(path: Path) -> set[str]:
+    return {node.op_type for node in onnx.load(str(path)).graph.node}
+
+
+@pytest.mark.parametrize("name", ["fcn", "tiny_cnn"])
+def test_float_equals_torch_and_int8_is_near(name: str, tmp_path: Path) -> None:
+    model = network(name)
+    calibration = 1.0 + 2.0 * torch.randn(50, 1, 40)
+    files = export_int8(model, calibration, tmp_path / "net.onnx")
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["net.int8.onnx", "net.onnx"]
+    assert (files.float_bytes, files.int8_bytes) == tuple(
+        (tmp_path / name).stat().st_size for name in ("net.onnx", "net.int8.onnx")
+    )
+    x = 1.0 + 2.0 * torch.randn(30, 1, 40)
+    with torch.no_grad():
+        expected = model(x)
+    torch.testing.assert_close(onnx_logits(files.float_path, x), expected, atol=1e-4, rtol=1e-4)
+    gap = (onnx_logits(files.int8_path, x) - expected).abs().max()
+    assert 0 < gap <= 0.1 * expected.abs().max()
+    assert "BatchNormalization" not in operators(files.float_path)
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators(files.int8_path)
+    shape = onnx.load(str(files.float_path)).graph.input[0].type.tensor_type.shape
+    assert [dim.dim_value for dim in shape.dim] == [1, 1, 40]
+    if name == "fcn":  # the weights, not the graph, are most of the file
+        assert files.int8_bytes < 0.35 * files.float_bytes
+
+
+def test_masks_and_slim_networks(tmp_path: Path) -> None:
+    model = network(widths=[8, 12], kernels=[5, 3])
+    x = torch.randn(20, 1, 40)
+    masks = {name: mask.clone() for name, mask in full_masks(model).items()}
+    masks["blocks.0.conv.weight"][::2] = False
+    small = slim(model, MaskSet(masks), x[:4])
+    apply_masks(model, MaskSet(masks))
+    with torch.no_grad():
+        expected = model(x)
+    for name, form in (("masked", model), ("slim", small)):
+        files = export_int8(form, x, tmp_path / f"{name}.onnx")
+        torch.testing.assert_close(onnx_logits(files.float_path, x), expected, atol=1e-4, rtol=1e-4)
+    assert (tmp_path / "slim.onnx").stat().st_size < (tmp_path / "masked.onnx").stat().st_size
+
+
+def test_refusals(tmp_path: Path) -> None:
+    model = network(widths=[4], kernels=[3])
+    with pytest.raises(ValueError, match="holds no example"):
+        export_int8(model, torch.zeros(0, 1, 40), tmp_path / "net.onnx")
+    with pytest.raises(ValueError, match=r"differ from the network's by .* no file was written"):
+        export_int8(model, torch.randn(4, 1, 40), tmp_path / "net.onnx", tolerance=-1.0)
+    first = nn.Sequential(nn.BatchNorm1d(1), nn.ReLU(), nn.Flatten(), nn.Linear(40, 2)).eval()
+    with pytest.raises(ValueError, match="BatchNormalization is left"):
+        export_int8(first, torch.randn(4, 1, 40), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,216 @@
+"""The search for language tickets: what must hold whatever is learned."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from attacks import PGD, ThreatModel
+from robustprune.minmax import Checkpoint, FreeLB, Natural, OptimizerSpec, Trades, Validation, train
+from robustprune.models import EmbeddingClassifier
+from robustprune.search import (
+    LanguageTicket,
+    find_language_ticket,
+    find_lottery_ticket,
+    finetune_ticket,
+    prune_admm,
+    prune_scores,
+    train_control,
+)
+from robustprune.search.language_ticket import HardConcreteGates
+from robustprune.sparsity import count_kept, gate_groups, maskable_layers
+from robustprune.tasks import BatchLoader, Split
+from robustprune.view import words
+
+MakeModel = Callable[..., EmbeddingClassifier]
+ATTACK = PGD(ThreatModel("l2", 0.3, support=words), steps=2)
+ADAM = OptimizerSpec(name="adamw", lr=1e-3, weight_decay=1e-2, schedule="linear")
+LINEARS = 2 * (4 * 32 * 32 + 2 * 32 * 64) + 32 * 32  # of both layers and the pooler
+
+
+def find(model: EmbeddingClassifier, split: Split, **options: object) -> LanguageTicket:
+    settings: dict = {"density": 0.7, "attack": ATTACK, "epochs": 2, "quiet": True} | options
+    torch.manual_seed(0)
+    loader = BatchLoader(split, 12, shuffle=True, seed=0)
+    return find_language_ticket(model, loader, **settings)
+
+
+def test_the_weights_do_not_move(make_model: MakeModel, split: Split) -> None:
+    model, pretrained = make_model(), make_model(seed=1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    frozen = make_model().requires_grad_(False)
+    groups = gate_groups(frozen, "weight", dense=("last",))
+    gates = HardConcreteGates(frozen, groups, density=0.5, penalty=0.5, kept=0.9, seed=0)
+    loader = BatchLoader(split, 12, shuffle=True, seed=0)
+    spec = OptimizerSpec(name="adamw", lr=0.1, weight_decay=1e-6)
+    start = gates.scores()
+    train(frozen, loader, Natural(), optimizer=spec, epochs=2, parameters=gates.parameters(),
+          constraint=gates, quiet=True)  # fmt: skip
+    moved = frozen.state_dict()
+    for name, value in before.items():
+        layer, _, leaf = name.rpartition(".")
+        found = moved.get(name, moved.get(f"{layer}.parametrizations.{leaf}.original"))
+        assert torch.equal(found, value), name
+    assert any(not torch.equal(s, start[n]) for n, s in gates.scores().items())
+    ticket = find(model, split, pretrained=pretrained)
+    for name, value in before.items():  # the caller's model too
+        assert torch.equal(model.state_dict()[name], value)
+    for name, value in pretrained.state_dict().items():  # and the ticket starts where it should
+        assert torch.equal(ticket.start.state_dict()[name], value)
+        mask = ticket.masks.get(name)
+        expected = value if mask is None else value * mask
+        assert torch.equal(ticket.model.state_dict()[name], expected)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.5, 0.7, 1.0])
+def test_the_density_is_exact(make_model: MakeModel, split: Split, density: float) -> None:
+    ticket = find(make_model(), split, epochs=1).at(density)
+    assert ticket.masks.total == LINEARS
+    assert ticket.masks.kept == count_kept(density, LINEARS)
+
+
+@pytest.mark.parametrize(
+    ("granularity", "kept", "of"), [("head", 5, 8), ("neuron", 77, 128), ("layer", 2, 2)]
+)
+def test_coarser_granularities(
+    make_model: MakeModel, split: Split, granularity: str, kept: int, of: int
+) -> None:
+    ticket = find(make_model(), split, granularity=granularity, density=0.6, epochs=1)
+    assert ticket.masks.density == kept / of
+    columns = {"head": "attention.output", "neuron": "output", "layer": "output"}[granularity]
+    alive = 0
+    for layer in range(2):
+        prefix = f"network.bert.encoder.layer.{layer}"
+        down = ticket.masks[f"{prefix}.{columns}.dense.weight"]
+        assert bool((down == down[:1]).all())  # whole columns
+        if granularity == "head":
+            heads = down[0].view(4, 8)
+            assert bool((heads == heads[:, :1]).all())
+            for name in ("query", "key", "value"):
+                rows = ticket.masks[f"{prefix}.attention.self.{name}.weight"]
+                assert torch.equal(rows, down[0][:, None].expand_as(rows))
+            alive += int(heads[:, 0].sum())
+        elif granularity == "neuron":
+            rows = ticket.masks[f"{prefix}.intermediate.dense.weight"]
+            assert torch.equal(rows, down[0][:, None].expand_as(rows))
+            alive += int(down[0].sum())
+        else:
+            alive += int(down.all())
+    assert alive == kept
+
+
+def test_equal_seeds_give_equal_tickets(make_model: MakeModel, split: Split) -> None:
+    first, again = find(make_model(), split), find(make_model(), split)
+    assert first.masks == again.masks
+    for name, score in first.scores.items():
+        assert torch.equal(score, again.scores[name])
+    other = find(make_model(), split, seed=1)
+    assert any(not torch.equal(s, other.scores[n]) for n, s in first.scores.items())
+
+
+def test_an_interrupted_search_ends_alike(
+    make_model: MakeModel, split: Split, tmp_path: Path
+) -> None:
+    straight = find(make_model(), split, epochs=3)
+    place = Checkpoint(tmp_path / "state.safetensors", seconds=0)
+
+    class Killed(Exception):
+        pass
+
+    def kill(record: object) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        find(make_model(), split, epochs=3, checkpoint=place, on_epoch=kill)
+    resumed = find(make_model(), split, epochs=3, checkpoint=place)
+    for name, score in straight.scores.items():
+        assert torch.equal(score, resumed.scores[name])
+    assert len(resumed.history) == 3
+
+
+def test_a_heavier_penalty_keeps_less(make_model: MakeModel, split: Split) -> None:
+    densities = [
+        find(make_model(), split, penalty=p, epochs=4).history[-1].figures["expected density"]
+        for p in (0.0, 100.0)
+    ]
+    assert densities[1] < densities[0] - 0.02
+
+
+def test_the_expected_density_counts_weights(make_model: MakeModel) -> None:
+    model = make_model()
+    groups = gate_groups(model, "head")
+    gates = HardConcreteGates(model, groups, density=0.5, penalty=1.0, kept=0.9, seed=0)
+    assert float(gates.expected_density().detach()) == pytest.approx(0.9)
+    with torch.no_grad():  # half of the first layer's heads closed for good
+        gates.gates["head.0"].score[:2] = -100.0
+    assert float(gates.expected_density().detach()) == pytest.approx(0.9 * 6 / 8)
+
+
+def test_the_epoch_is_chosen_on_held_out_data(make_model: MakeModel, split: Split) -> None:
+    held = BatchLoader(split, 24, shuffle=False, seed=0)
+    ticket = find(make_model(), split, validation=Validation(loader=held, attack=ATTACK))
+    assert all(record.val_robust is not None for record in ticket.history)
+
+
+@pytest.mark.parametrize(
+    "objective", [Natural(), FreeLB(ATTACK), Trades(ATTACK, 1.0, symmetric=True)]
+)
+def test_finetuning_and_controls(make_model: MakeModel, split: Split, objective) -> None:
+    ticket = find(make_model(), split, epochs=1, pretrained=make_model(seed=1))
+    loader = BatchLoader(split, 12, shuffle=True, seed=0)
+    options: dict = {"epochs": 2, "optimizer": ADAM, "quiet": True}
+    tuned = finetune_ticket(ticket, loader, objective, **options)
+    for name, mask in ticket.masks.items():
+        weight = tuned.model.get_parameter(name)
+        assert bool((weight[~mask] == 0).all())
+        assert not torch.equal(weight, ticket.model.get_parameter(name))
+    random = train_control(ticket, loader, "random", objective=objective, **options)
+    assert random.masks != ticket.masks
+    assert random.masks.kept == ticket.masks.kept
+    reinit = train_control(ticket, loader, "reinit", objective=objective, **options)
+    assert reinit.masks == ticket.masks
+
+
+def test_the_other_searches_take_text_as_it_is(make_model: MakeModel, split: Split) -> None:
+    loader = BatchLoader(split, 12, shuffle=True, seed=0)
+    options: dict = {
+        "density": 0.5,
+        "attack": ATTACK,
+        "epochs": 1,
+        "dense": ("last",),
+        "quiet": True,
+    }
+    total = LINEARS
+    for found in (
+        prune_admm(make_model(), loader, optimizer=ADAM, every=1, allocate="global", **options),
+        prune_scores(make_model(), loader, allocate="global", **options),
+        find_lottery_ticket(make_model(), loader, optimizer=ADAM, rounds=2, **options),
+    ):
+        assert found.masks.total == total
+        assert found.masks.kept == count_kept(0.5, total)
+
+
+def test_embeddings_norms_and_biases_are_never_masked(make_model: MakeModel) -> None:
+    model = make_model()
+    names = set(maskable_layers(model))
+    assert all(name.endswith("weight") for name in names)
+    assert not any("embeddings" in name or "LayerNorm" in name for name in names)
+    # a linear layer whose weight is the table of word embeddings is left out too
+    tied = torch.nn.Linear(32, 50, bias=False)
+    tied.weight = model.table.weight
+    model.decoder = tied
+    assert set(maskable_layers(model)) == names
+
+
+def test_refusals(make_model: MakeModel, split: Split) -> None:
+    for options, match in (
+        ({"density": 0.0}, "density must be in"),
+        ({"penalty": -1.0}, "penalty=-1.0 must be at least 0"),
+        ({"granularity": "heads"}, "unknown granularity 'heads'"),
+        ({"kept": 1.0}, "strictly between 0 and 1"),
+        ({"attack": None}, "give either `attack` or `objective`"),
+        ({"dense": ("nothing",)}, "no such layer"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            find(make_model(), split, **options)

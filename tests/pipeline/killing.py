@@ -1,0 +1,43 @@
+"""A process to kill: it runs one of the scripts, and may end itself at a chosen write."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+
+def run(arguments: Sequence[str], die_at: int = 0, log: str = os.devnull) -> None:
+    """What `robustprune <arguments>` does, in a process of its own.
+
+    Args:
+        die_at: kill -9 at this file operation (from 1): just before it if odd, just after if even.
+        log: file for stderr.
+    """
+    import torch
+
+    from robustprune.cli import main
+
+    torch.set_num_threads(1)
+    sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
+    left = [die_at]
+
+    def dying(name: str) -> None:
+        real = getattr(os, name)
+
+        def operation(*arguments: object, **options: object) -> object:
+            left[0] -= 1
+            if left[0] == 0 and die_at % 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*arguments, **options)
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(os, name, operation)
+
+    if die_at:
+        for name in ("replace", "fsync", "unlink", "rmdir", "mkdir"):
+            dying(name)
+    sys.exit(main(arguments))

