@@ -62,7 +62,7 @@ METHODS = (
     "data_shapley-clean",
 )
 CHOSEN = "data_shapley"  # with which the pruning part trains
-SEARCHES = ("hydra", "admm", "lottery")
+SEARCHES = ("hydra", "harp", "admm", "lottery")
 PRUNED = ("ecg200", "sony_aibo_1")
 
 
@@ -169,10 +169,10 @@ def pruned(setting: Setting, method: str, search: str, dense: Callable[[], nn.Mo
     else:
         scores = OptimizerSpec(lr=0.1, weight_decay=1e-4)
         ticket = prune_scores(
-            dense(), loader, method="hydra", epochs=case.epochs // 2, optimizer=scores, **common
+            dense(), loader, method=search, epochs=case.epochs // 2, optimizer=scores, **common
         )
     objective, loader = setting.robust(method)
-    settings = {"optimizer": OptimizerSpec(lr=0.05), "epochs": case.epochs, "quiet": True}
+    settings = {"optimizer": case.optimizer(), "epochs": case.epochs, "quiet": True}
     return finetune_ticket(ticket, loader, objective, **settings).model
 
 

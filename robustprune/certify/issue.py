@@ -87,7 +87,7 @@ def smoothed_certificates(
     n: int,
     alpha: float,
     seed: int,
-    batch_size: int,
+    batch_size: int | None = None,
     title: str = "smoothing",
     quiet: bool = True,
 ) -> list[Certificate]:

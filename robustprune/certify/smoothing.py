@@ -72,7 +72,7 @@ def certify(
     alpha: float = 0.001,
     simultaneous: bool = False,
     support: Callable[[Tensor], Tensor] | None = None,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     seed: int = 0,
     title: str = "smoothing",
     quiet: bool = True,
@@ -97,9 +97,10 @@ def certify(
             probability 1 − α.
         support: where there is noise, as in `ThreatModel`; None for everywhere. The radius then
             holds for changes within it, such as those of word embeddings.
-        batch_size: pairs (example, noise) in one forward pass. The noise of example i depends on
-            seed, i, the shape and the kind of device alone, so results are the same for every
-            batch size as long as the network's answers are.
+        batch_size: pairs (example, noise) in one forward pass; None for as many as the device
+            takes; a batch that runs out of memory is tried again in halves. The noise of example
+            i depends on seed, i, the shape and the kind of device alone, so results are the same
+            for every batch size as long as the network's answers are.
 
     Raises:
         ValueError: options out of range, n too small to certify anything at this α, logits that
@@ -155,7 +156,7 @@ def predict(
     n: int = 1000,
     alpha: float = 0.001,
     support: Callable[[Tensor], Tensor] | None = None,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     seed: int = 0,
     title: str = "smoothed prediction",
     quiet: bool = True,
@@ -224,7 +225,7 @@ def _hopeless(hits: Tensor, drawn: Tensor) -> Tensor:
 
 
 def _check(
-    x: Tensor, *, sigma: float, alpha: float, batch_size: int, seed: int, **samples: int
+    x: Tensor, *, sigma: float, alpha: float, batch_size: int | None, seed: int, **samples: int
 ) -> None:
     if not x.is_floating_point() or x.dim() < 2:
         raise ValueError(
@@ -235,7 +236,7 @@ def _check(
     if not 0 < alpha < 1:
         raise ValueError(f"alpha={alpha} must lie in (0, 1), as in 0.001")
     for name, value in {"batch_size": batch_size, **samples}.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     if seed < 0:
         raise ValueError(f"seed={seed} must be at least 0")

@@ -105,7 +105,6 @@ def issue(
             n=section.n,
             alpha=section.alpha,
             seed=seed,
-            batch_size=batch_size,
             title=title,
             quiet=quiet,
         )

@@ -15,6 +15,7 @@ from robustprune.minmax import StepResult
 from robustprune.minmax.objectives import ramp
 from robustprune.selection.pool import Pool, batches
 from robustprune.selection.select import Selection
+from robustprune.sparsity import computed_once
 
 #: (model, pool, epoch) -> Selection; the epoch seeds what is drawn anew each time
 Choose = Callable[[nn.Module, Pool, int], Selection]
@@ -104,10 +105,9 @@ class Selective:
                 self.on_selection(self)
 
     def _candidates(self, model: nn.Module) -> Tensor:
-        parts = [
-            self.pool_attack(model, *part) for part in batches(self.batch_size, self.x, self.y)
-        ]
-        return torch.cat(parts).detach()
+        parts = batches(self.batch_size, self.x, self.y)
+        with computed_once(model):  # not around `choose`: TracIn differentiates by the weights
+            return torch.cat([self.pool_attack(model, x, y) for x, y in parts]).detach()
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         weights = torch.ones(len(y), device=x.device)
