@@ -6,12 +6,13 @@
 Each point is a robust scratch ticket search on a pre-activation ResNet-18 of some width, on random
 images (3, 32, 32), in a process of its own, so that its peak memory is its own too. The fit is
 
-    seconds a step  = c0 + c1 · B · (2K + 3) · MACs + c2 · parameters
+    seconds a step  = c0 + B · (2K + 3) · (c1 · MACs + c2 · saved) + c3 · parameters
     bytes           = m0 + m1 · parameters + m2 · B · saved
 
 with B examples a batch, MACs of one example's forward pass, and `saved` the bytes that autograd
-keeps for one example. An attack step is a forward and a backward pass to the input (2 units), the
-step itself one more and a backward pass to input and weights (3 units).
+keeps for one example, a measure of what moves through memory. An attack step is a forward and a
+backward pass to the input (2 units), the step itself one more and a backward pass to input and
+weights (3 units).
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class Point:
     bytes: int
 
     @property
-    def work(self) -> float:
-        """Multiply-accumulates of the step."""
-        return float(self.batch * (2 * self.steps + 3) * self.macs)
+    def units(self) -> int:
+        """Passes of an example through the network, forward or back."""
+        return self.batch * (2 * self.steps + 3)
 
 
 def measure(width: int, batch: int, steps: int, repeats: int) -> Point:
@@ -162,7 +163,7 @@ def measure_apart(width: int, batch: int, steps: int, repeats: int) -> Point:
 
 
 def fit(points: list[Point]) -> tuple[np.ndarray, np.ndarray]:
-    """(c0, c1, c2) and (m0, m1, m2), none below 0, by least squares of the relative error."""
+    """(c0, c1, c2, c3) and (m0, m1, m2), none below 0, by least squares of the relative error."""
     return _relative(_time_columns(points), [p.seconds for p in points]), _relative(
         _memory_columns(points), [float(p.bytes) for p in points]
     )
@@ -176,7 +177,7 @@ def _relative(columns: np.ndarray, values: list[float]) -> np.ndarray:
 
 
 def _time_columns(points: list[Point]) -> np.ndarray:
-    return np.array([[1.0, p.work, p.parameters] for p in points])
+    return np.array([[1.0, p.units * p.macs, p.units * p.saved, p.parameters] for p in points])
 
 
 def _memory_columns(points: list[Point]) -> np.ndarray:
@@ -199,14 +200,13 @@ def report(points: list[Point], check: Point) -> str:
             f"{point.steps} | {point.seconds:.3f} | {seconds:.3f} | {point.bytes / 1e6:.0f} | "
             f"{memory / 1e6:.0f} |"
         )
-    c0, c1, c2 = time_fit
+    c0, c1, c2, c3 = time_fit
     m0, m1, m2 = memory_fit
     errors = [abs(float((_time_columns([p]) @ time_fit)[0]) / p.seconds - 1) for p in points]
     lines += [
         "",
-        f"seconds = {c0:.3g} + {c1:.3g} · B(2K+3)·MACs + {c2:.3g} · parameters "
-        f"({2e-9 / c1 if c1 else float('nan'):.1f} GFLOP/s; mean error {np.mean(errors):.0%}, "
-        f"largest {max(errors):.0%})",
+        f"seconds = {c0:.3g} + B(2K+3)({c1:.3g} · MACs + {c2:.3g} · saved) + {c3:.3g} · parameters "
+        f"(mean error {np.mean(errors):.0%}, largest {max(errors):.0%})",
         f"bytes = {m0:.3g} + {m1:.3g} · parameters + {m2:.3g} · B·saved",
     ]
     return "\n".join(lines)

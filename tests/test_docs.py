@@ -67,16 +67,64 @@ def at_hand() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def text_at_hand() -> dict[str, Any]:
+    """Two texts and an untrained BERT of one layer, for fragments about text."""
+    transformers = pytest.importorskip("transformers")
+    words = ["good", "fine", "bad", "poor", "film", "movie", "the", "a", "was", "."]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    Path("vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    tokenizer = transformers.BertTokenizerFast("vocab.txt")
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+    )
+    model = transformers.BertForSequenceClassification(config).eval()
+
+    def classify(texts: list[str]) -> torch.Tensor:
+        with torch.no_grad():
+            return model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+
+    from attacks.text import split, wordnet
+
+    texts = ["The film was good.", "A bad movie."]
+    return {
+        "tokenizer": tokenizer,
+        "model": model,
+        "classify": classify,
+        "texts": texts,
+        "labels": classify(texts).argmax(1).tolist(),
+        "my_synonyms": {"good": ("fine",), "bad": ("poor",)},
+        "split": split,
+        "wordnet": wordnet,
+    }
+
+
+#: what a fragment needs besides what `pip install "robustprune[all]"` brings
+_PEERS = {"from_textattack": "textattack"}
+#: pages whose examples load and train a language model, which is for the night
+LONG = ("language",)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] if p.stem in LONG else []) for p in PAGES],
+    ids=[page.stem for page in PAGES],
+)
 def test_the_examples_of_a_page_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for number, code in enumerate(blocks(page, "python")):
         torch.manual_seed(0)
+        needed = [package for name, package in _PEERS.items() if name in code]
+        if not all(importlib.util.find_spec(package) for package in needed):
+            continue
         # dataclasses look their module up by name
         module = type(sys)(f"docs_{page.stem}_{number}")
-        vars(module).update(at_hand())
+        vars(module).update(text_at_hand() if page.stem == "text_attacks" else at_hand())
         monkeypatch.setitem(sys.modules, module.__name__, module)
         exec(compile(code, f"{page.name}, Python block {number}", "exec"), vars(module))
 
