@@ -59,7 +59,7 @@ def counting(
     def answers(batch: Tensor) -> tuple[Tensor, int]:
         nonlocal size
         try:
-            parts = [_answers(model, part) for part in batch.split(size)]
+            parts = [_answers(model, part) for part in torch.split(batch, size)]
         except torch.OutOfMemoryError:
             if size == 1:
                 raise

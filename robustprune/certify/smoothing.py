@@ -21,6 +21,7 @@ from torch import Tensor
 
 from attacks import Model
 from robustprune.certify.noise import counting
+from robustprune.run.runtime import merged, rank, ranks
 
 ABSTAIN = -1
 
@@ -89,6 +90,8 @@ def certify(
     abstaining, so it can't certify anything that the full count would not: the error probability
     stays at most α. All it may cost is an abstention where a radius next to zero was to be had.
 
+    Several ranks share the examples out among them; each gets the whole result.
+
     Args:
         model: a module (in eval mode meanwhile) or any callable that returns logits.
         x: (N, ...) floating point, on the model's device.
@@ -113,8 +116,8 @@ def certify(
             f"n={n} samples can't certify anything at alpha={level:g} an example, even if all are "
             f"hits; use at least n={math.floor(math.log(level) / math.log(0.5)) + 1}"
         )
-    hits, drawn = (torch.zeros(len(x), dtype=torch.int64) for _ in range(2))
-    active = torch.arange(len(x))
+    hits, drawn, guess = (torch.zeros(len(x), dtype=torch.int64) for _ in range(3))
+    active = torch.arange(len(x))[rank() :: ranks()]
     noise = counting(
         model,
         x,
@@ -127,12 +130,13 @@ def certify(
         support=support,
     )
     with noise as count:
-        guess = count(active, n0).argmax(1)
+        guess[active] = count(active, n0).argmax(1)
         for samples in _rounds(n):
             counts = count(active, samples)
             hits[active] += counts.gather(1, guess[active, None]).squeeze(1)
             drawn[active] += samples
             active = active[~_hopeless(hits[active], drawn[active])]
+    hits, drawn, guess = merged(torch.stack((hits, drawn, guess)))
     p_lower = clopper_pearson_lower(hits.numpy(), n, level)
     sure = p_lower > 0.5
     return SmoothingResult(
