@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """Your own classifier, from a dense network to a small robust file with certificates.
 
-    python examples/prune_your_classifier.py            # a minute or two
+    python examples/prune_your_classifier.py            # half a minute
     python examples/prune_your_classifier.py --quick
 
 The data are made up (noisy shapes in pictures); put your own arrays in their place. HYDRA keeps a
-tenth of the filters' inputs, fine-tuning repairs what was lost, `slim` makes the network really
+quarter of the filters, fine-tuning repairs what was lost, `slim` makes the network really
 smaller, and smoothing certifies it with a stated probability.
 """
 

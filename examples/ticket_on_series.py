@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """A robust scratch ticket on ECG200, step by step: the network is never trained, only its mask.
 
-    python examples/ticket_on_series.py            # a minute or two
+    python examples/ticket_on_series.py            # a minute
     python examples/ticket_on_series.py --quick    # a look at how it goes
 
 Train a dense network under attack, search a mask over random weights, then look at both from above

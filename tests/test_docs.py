@@ -74,13 +74,8 @@ def text_at_hand() -> dict[str, Any]:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     Path("vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     tokenizer = transformers.BertTokenizerFast("vocab.txt")
-    config = transformers.BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-    )
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = transformers.BertConfig(vocab_size=len(vocabulary), num_attention_heads=2, **sizes)
     model = transformers.BertForSequenceClassification(config).eval()
 
     def classify(texts: list[str]) -> torch.Tensor:
@@ -95,7 +90,7 @@ def text_at_hand() -> dict[str, Any]:
         "model": model,
         "classify": classify,
         "texts": texts,
-        "labels": classify(texts).argmax(1).tolist(),
+        "labels": classify(texts).argmax(1),
         "my_synonyms": {"good": ("fine",), "bad": ("poor",)},
         "split": split,
         "wordnet": wordnet,

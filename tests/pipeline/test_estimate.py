@@ -120,7 +120,7 @@ def test_every_packaged_config_has_a_plan(name: str) -> None:
 
     config = load_config(config_path(name))
     names = [training.name for training in planned_trainings(config)]
-    assert names[:2] == ["natural", "adversarial"]
+    assert {"natural", "adversarial"} <= set(names)
     assert len(set(names)) == len(names)
 
 
