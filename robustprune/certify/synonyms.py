@@ -49,12 +49,14 @@ class SynonymResult:
     n: int
     alpha: float
 
-    def certified_accuracy(self, labels: Tensor, substitutions: int | None = None) -> float:
+    def certified_accuracy(
+        self, labels: Tensor | Sequence[int], substitutions: int | None = None
+    ) -> float:
         """Share of texts answered with their label under R substitutions; None for any number."""
         needed = self.open_slots
         if substitutions is not None:
             needed = needed.clamp(max=substitutions)
-        right = (self.prediction == labels.cpu()) & (self.substitutions >= needed)
+        right = (self.prediction == torch.as_tensor(labels).cpu()) & (self.substitutions >= needed)
         return right.double().mean().item()
 
 

@@ -126,7 +126,7 @@ def test_results_do_not_depend_on_the_batch_size():
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does():
-    model, x = Halves((2, 3)), points((2, 3), n=4) * 0.3
+    model, x = Halves((2, 3)).eval(), points((2, 3), n=4) * 0.3
     passes = []
 
     def small_device(inputs: torch.Tensor) -> torch.Tensor:
