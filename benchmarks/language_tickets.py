@@ -171,6 +171,7 @@ class Bench:
                 density=density,
                 attack=self.attack,
                 penalty=self.options.penalty,
+                kept=self.options.kept,
                 epochs=self.options.search_epochs,
                 optimizer=OptimizerSpec(
                     name="adamw", lr=self.options.mask_lr, weight_decay=1e-6, schedule="linear"
@@ -300,6 +301,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="of the search's PGD")
     parser.add_argument("--step-size", type=float, default=0.1)
     parser.add_argument("--penalty", type=float, default=0.5, help="λ")
+    parser.add_argument(
+        "--kept", type=float, default=0.99, help="P(m ≠ 0) at first; 0.9 scales every weight by 0.7"
+    )
     parser.add_argument("--mask-lr", type=float, default=0.1)
     parser.add_argument("--search-epochs", type=int, default=2)
     parser.add_argument("--search-sentences", type=int, default=None, help="default all of them")

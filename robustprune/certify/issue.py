@@ -14,6 +14,7 @@ from robustprune.certify.certificate import Certificate, Norm
 from robustprune.certify.digests import tensor_digest
 from robustprune.certify.sandwich import check_sandwich
 from robustprune.certify.smoothing import ABSTAIN, certify
+from robustprune.run.runtime import merged, own_batches
 
 #: proofs are looked for up to this many times the threat model's eps
 REACH = 100.0
@@ -33,6 +34,8 @@ def proofs(
 ) -> list[Certificate]:
     """One certificate an example by deterministic bounds, checked against attacks.
 
+    Several ranks share the batches out among them; each gets all certificates.
+
     Args:
         x: (N, ...) and y: (N,), the first N test examples.
         threat: its norm and bounds are those of the proof; eps, a float, sets the scale.
@@ -44,18 +47,20 @@ def proofs(
         ValueError: as `bounds.certified_radius`.
     """
     settings = {"eps_max": REACH * float(threat.eps), "rounds": rounds, "steps": steps}
-    radius = certified_radius(
-        model,
-        x,
-        y,
-        norm=threat.norm,
-        bounds=threat.bounds,
-        method=method,
-        eps_max=settings["eps_max"],
-        rounds=rounds,
-        steps=steps,
-        batch_size=batch_size,
-    )
+    radius = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for rows in own_batches(len(x), batch_size or max(len(x), 1)):
+        radius[rows] = certified_radius(
+            model,
+            x[rows],
+            y[rows],
+            norm=threat.norm,
+            bounds=threat.bounds,
+            method=method,
+            eps_max=settings["eps_max"],
+            rounds=rounds,
+            steps=steps,
+        )
+    radius = merged(radius)
     check_sandwich(radius, nearest.r)
     answers = answers_of(model, x, y, batch_size=batch_size)
     return [
@@ -87,7 +92,7 @@ def smoothed_certificates(
     n: int,
     alpha: float,
     seed: int,
-    batch_size: int,
+    batch_size: int | None = None,
     title: str = "smoothing",
     quiet: bool = True,
 ) -> list[Certificate]:

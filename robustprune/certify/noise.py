@@ -27,7 +27,7 @@ def counting(
     *,
     sigma: float,
     seed: int,
-    batch_size: int,
+    batch_size: int | None,
     most: int,
     title: str,
     quiet: bool,
@@ -42,6 +42,8 @@ def counting(
 
     Args:
         x: (N, ...) floating point.
+        batch_size: pairs in one forward pass; None for as many as the device takes, see
+            `as_many`. A batch that runs out of memory is tried again in halves.
         most: samples an example that may be asked for in all: the length of the progress bar.
         support: where there is noise, as in `ThreatModel`; None for everywhere.
 
@@ -51,15 +53,27 @@ def counting(
     """
     seeds = (np.random.SeedSequence([seed, i]).generate_state(1)[0] for i in range(len(x)))
     streams = [torch.Generator(x.device).manual_seed(int(one)) for one in seeds]
+    size = batch_size or as_many(x)
     bar = tqdm(total=len(x) * most, desc=title, unit="sample", leave=False, disable=quiet)
+
+    def answers(batch: Tensor) -> tuple[Tensor, int]:
+        nonlocal size
+        try:
+            parts = [_answers(model, part) for part in torch.split(batch, size)]
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size = max(1, min(size, len(batch)) // 2)
+            return answers(batch)
+        return torch.cat([part for part, _ in parts]), parts[0][1]
 
     def count(rows: Tensor, samples: int) -> Tensor:
         if len(rows) == 0:
             return torch.zeros(0, 2, dtype=torch.int64)
         counts: Tensor | None = None
         noisy = _noisy(x, rows.tolist(), streams, sigma, samples, support)
-        for owner, batch in _batches(noisy, batch_size):
-            answer, classes = _answers(model, batch)
+        for owner, batch in _batches(noisy, size):
+            answer, classes = answers(batch)
             if counts is None:
                 counts = torch.zeros(len(rows), classes, dtype=torch.int64, device=x.device)
             index = torch.tensor(owner, device=x.device)
@@ -70,6 +84,12 @@ def counting(
 
     with evaluating(model), torch.no_grad(), bar:
         yield count
+
+
+def as_many(x: Tensor) -> int:
+    """Inputs in one pass: a thousand on a CPU, whose caches gain nothing from more; elsewhere
+    128 MiB of float32 numbers, from which the halving finds what the memory takes."""
+    return 1000 if x.device.type == "cpu" else max(1, 2**25 // x[0].numel())
 
 
 def _answers(model: Model, x: Tensor) -> tuple[Tensor, int]:

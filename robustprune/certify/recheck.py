@@ -196,7 +196,7 @@ def hits_again(claims: Claims) -> Finding:
         claims.x,
         sigma=float(claims.setting("sigma")),
         seed=claims.seed,
-        batch_size=claims.batch_size,
+        batch_size=None,
         most=FRESH,
         title="fresh noise",
         quiet=claims.quiet,
@@ -237,7 +237,6 @@ def smoothed_attacked_inside(claims: Claims) -> Finding:
             x_adv,
             sigma=sigma,
             alpha=FALSE_ALARM / max(len(some), 1),
-            batch_size=claims.batch_size,
             seed=claims.seed,
         )
         broken[part.cpu()] = (answer != ABSTAIN) & (answer != claims.y[part].cpu())

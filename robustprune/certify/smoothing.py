@@ -21,6 +21,7 @@ from torch import Tensor
 
 from attacks import Model
 from robustprune.certify.noise import counting
+from robustprune.run.runtime import merged, rank, ranks
 
 ABSTAIN = -1
 
@@ -72,7 +73,7 @@ def certify(
     alpha: float = 0.001,
     simultaneous: bool = False,
     support: Callable[[Tensor], Tensor] | None = None,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     seed: int = 0,
     title: str = "smoothing",
     quiet: bool = True,
@@ -89,6 +90,8 @@ def certify(
     abstaining, so it can't certify anything that the full count would not: the error probability
     stays at most α. All it may cost is an abstention where a radius next to zero was to be had.
 
+    Several ranks share the examples out among them; each gets the whole result.
+
     Args:
         model: a module (in eval mode meanwhile) or any callable that returns logits.
         x: (N, ...) floating point, on the model's device.
@@ -97,9 +100,10 @@ def certify(
             probability 1 − α.
         support: where there is noise, as in `ThreatModel`; None for everywhere. The radius then
             holds for changes within it, such as those of word embeddings.
-        batch_size: pairs (example, noise) in one forward pass. The noise of example i depends on
-            seed, i, the shape and the kind of device alone, so results are the same for every
-            batch size as long as the network's answers are.
+        batch_size: pairs (example, noise) in one forward pass; None for as many as the device
+            takes; a batch that runs out of memory is tried again in halves. The noise of example
+            i depends on seed, i, the shape and the kind of device alone, so results are the same
+            for every batch size as long as the network's answers are.
 
     Raises:
         ValueError: options out of range, n too small to certify anything at this α, logits that
@@ -112,8 +116,8 @@ def certify(
             f"n={n} samples can't certify anything at alpha={level:g} an example, even if all are "
             f"hits; use at least n={math.floor(math.log(level) / math.log(0.5)) + 1}"
         )
-    hits, drawn = (torch.zeros(len(x), dtype=torch.int64) for _ in range(2))
-    active = torch.arange(len(x))
+    hits, drawn, guess = (torch.zeros(len(x), dtype=torch.int64) for _ in range(3))
+    active = torch.arange(len(x))[rank() :: ranks()]
     noise = counting(
         model,
         x,
@@ -126,12 +130,13 @@ def certify(
         support=support,
     )
     with noise as count:
-        guess = count(active, n0).argmax(1)
+        guess[active] = count(active, n0).argmax(1)
         for samples in _rounds(n):
             counts = count(active, samples)
             hits[active] += counts.gather(1, guess[active, None]).squeeze(1)
             drawn[active] += samples
             active = active[~_hopeless(hits[active], drawn[active])]
+    hits, drawn, guess = merged(torch.stack((hits, drawn, guess)))
     p_lower = clopper_pearson_lower(hits.numpy(), n, level)
     sure = p_lower > 0.5
     return SmoothingResult(
@@ -155,7 +160,7 @@ def predict(
     n: int = 1000,
     alpha: float = 0.001,
     support: Callable[[Tensor], Tensor] | None = None,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     seed: int = 0,
     title: str = "smoothed prediction",
     quiet: bool = True,
@@ -224,7 +229,7 @@ def _hopeless(hits: Tensor, drawn: Tensor) -> Tensor:
 
 
 def _check(
-    x: Tensor, *, sigma: float, alpha: float, batch_size: int, seed: int, **samples: int
+    x: Tensor, *, sigma: float, alpha: float, batch_size: int | None, seed: int, **samples: int
 ) -> None:
     if not x.is_floating_point() or x.dim() < 2:
         raise ValueError(
@@ -235,7 +240,7 @@ def _check(
     if not 0 < alpha < 1:
         raise ValueError(f"alpha={alpha} must lie in (0, 1), as in 0.001")
     for name, value in {"batch_size": batch_size, **samples}.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     if seed < 0:
         raise ValueError(f"seed={seed} must be at least 0")

@@ -63,7 +63,10 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def answer(options: argparse.Namespace, content: Any, show: Callable[[], None]) -> None:
-    """What a command has found: as JSON, as `show` prints it, or not at all."""
+    """What a command has found: as JSON, as `show` prints it, or not at all; of several ranks,
+    the first answers."""
+    if _rank() > 0:
+        return
     if options.json:
         print(json.dumps(content, allow_nan=False))
     elif not options.quiet:
@@ -72,7 +75,12 @@ def answer(options: argparse.Namespace, content: Any, show: Callable[[], None]) 
 
 def silent(options: argparse.Namespace) -> bool:
     """Whether progress bars would be in the way."""
-    return bool(options.quiet or options.json)
+    return bool(options.quiet or options.json or _rank() > 0)
+
+
+def _rank() -> int:
+    """The number that a launcher of several processes gave to this one."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def path_argument(
@@ -102,17 +110,29 @@ def guarded(command: Callable[[], int]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return command()
+            status = command()
+            _part_from_other_ranks()
+            return status
     except (ValueError, OSError) as error:
         if os.environ.get("ROBUSTPRUNE_TRACEBACK"):
             traceback.print_exc()
         from robustprune.run.checkpoint import no_room
 
-        print(f"error: {' '.join((no_room(error) or str(error)).split())}", file=sys.stderr)
+        where = f" (rank {_rank()})" if _rank() > 0 else ""
+        said = " ".join((no_room(error) or str(error)).split())
+        print(f"error{where}: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        if _rank() == 0:
+            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+
+
+def _part_from_other_ranks() -> None:
+    if "WORLD_SIZE" in os.environ:
+        from robustprune.run.runtime import leave
+
+        leave()
 
 
 def _show_warning(

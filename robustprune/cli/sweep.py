@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from robustprune.cli.shared import Parser, add_command, answer, path_argument, silent
+from robustprune.run.config import read_yaml
 
 if TYPE_CHECKING:
     from robustprune.sweep import Job, RunStatus
@@ -122,7 +121,7 @@ def _settings(texts: list[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ValueError(f"--slurm {text!r} is not of the form key=value")
-        settings[key] = yaml.safe_load(value)
+        settings[key] = read_yaml(value)
     return settings
 
 

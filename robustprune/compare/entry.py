@@ -25,6 +25,7 @@ _CRITERIA = {
     "admm_l1": "Solver Based LWM (SOLWM)",
     "hydra": _LEAST_SCORE,
     "harp": _LEAST_SCORE,
+    "language": _LEAST_SCORE,
     "lottery": "Lowest Weight Magnitude LWM",
     "magnitude": "Lowest Weight Magnitude LWM",
     "snip": _LEAST_SCORE,
@@ -130,7 +131,7 @@ def _taxonomy(result: Result, key: str, paper: str) -> dict[str, str]:
 def _start(method: str, config: Mapping[str, Any]) -> str:
     """Which weights the search starts from: random, natural or adversarial."""
     section = {"rst": "search", "admm": "admm", "admm_l1": "admm", "hydra": "scores"}
-    section |= {"harp": "scores"}
+    section |= {"harp": "scores", "language": "language"}
     return str(config[section.get(method, "one_shot")]["weights"])
 
 

@@ -122,7 +122,7 @@ def _bars(rows: list[Row], read: Callable[[Row], Measured | None], key: str, lab
         axes.barh(
             range(len(rows)),
             [value.mean for value in measured],
-            xerr=_error(measured),
+            xerr=_error(measured) if any(value.sd for value in measured) else None,
             color=SERIES_COLOURS[1],
             height=0.6,
             error_kw={"elinewidth": 1.0, "capsize": 2.5, "ecolor": INK},

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from robustprune.certify import Certificate, Manifest
 from robustprune.measure.statistics import Proportion, proportion
 from robustprune.report.collect import collect
 from robustprune.report.records import CostRecord, MetricsRecord, ModelRecord, RunRecord
+from robustprune.run.config import read_yaml
 
 #: the dense networks that stand beside every search
 BASELINES = ("natural", "adversarial")
@@ -135,8 +134,8 @@ def _certified(found: tuple[Manifest, Sequence[Certificate]] | None) -> Proporti
 
 def _tree(text: str, path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        tree = read_yaml(text)
+    except ValueError as error:
         raise ValueError(f"{path / 'config.yaml'} is not valid YAML") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path / 'config.yaml'} must hold a mapping of sections")

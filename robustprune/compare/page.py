@@ -7,7 +7,7 @@ from pathlib import Path
 
 from robustprune.compare.board import Board
 from robustprune.compare.figures import figures
-from robustprune.compare.table import as_csv, as_latex, columns_of
+from robustprune.compare.table import apart, as_csv, as_latex, columns_of
 from robustprune.measure.statistics import INTERVAL_METHOD
 from robustprune.report.render import render_html
 from robustprune.report.style import inline, page_colours
@@ -29,13 +29,16 @@ def write_comparison(boards: Sequence[Board], folder: Path, runs: Sequence[Path]
     for number, board in enumerate(boards):
         drawn = figures(board, prefix=f"{number}-" if len(boards) > 1 else "")
         plots += drawn
-        front = board.front
+        front, columns = board.front, columns_of(board)
         sections.append(
             {
                 "title": f"{board.task}, {threat_phrase(board.threat)}",
                 "board": board,
-                "columns": columns_of(board),
-                "rows": [(row, row in front) for row in board.rows],
+                "columns": columns,
+                "rows": [
+                    (row.title, row in front, [apart(c.write(row)) for c in columns])
+                    for row in board.rows
+                ],
                 "plots": drawn,
             }
         )

@@ -97,9 +97,14 @@ _NARROW = {
 }
 
 
-def _stacked(text: str) -> Text:
-    """The figure, and beneath it how sure it is."""
+def apart(text: str) -> tuple[str, str]:
+    """("83.2", "± 0.8") or ("83.0", "[74.2, 89.8]"): a figure, and how sure it is."""
     value, _, rest = text.replace(" ± ", "\n± ").replace(" [", "\n[").partition("\n")
+    return value, rest
+
+
+def _stacked(text: str) -> Text:
+    value, rest = apart(text)
     return Text.assemble(value, "\n", (rest, "dim")) if rest else Text(value)
 
 

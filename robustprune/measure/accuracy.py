@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from tqdm import tqdm
 from attacks import PGD, Attack, Model
 from attacks.modes import evaluating
 from attacks.scale import scaled
+from robustprune.run.runtime import merged, own_batches
 from robustprune.sparsity import computed_once
 
 
@@ -59,6 +60,8 @@ def evaluate(
 ) -> Outcome:
     """Run each attack on the examples that are right without it; decide success by the model.
 
+    Several ranks share the batches out among them; each gets the whole outcome.
+
     Args:
         x: (N, ...), y: (N,); on the model's device.
         attacks: by the names that the outcome will carry.
@@ -66,19 +69,21 @@ def evaluate(
     Raises:
         ValueError: non-finite logits.
     """
-    clean, robust = [], {name: [] for name in attacks}  # type: ignore[var-annotated]
+    clean = torch.zeros(len(y), dtype=torch.bool)
+    robust = {name: torch.zeros_like(clean) for name in attacks}
     with evaluating(model), computed_once(model):
-        for xs, ys in _batches(x, y, batch_size, title=title, quiet=quiet):
-            right = correct(model, xs, ys)
-            clean.append(right)
-            alive = right.nonzero().flatten().to(x.device)
+        batches = own_batches(len(y), batch_size)
+        for rows in tqdm(batches, desc=title, unit="batch", leave=False, disable=quiet):
+            xs, ys = x[rows], y[rows]
+            clean[rows] = correct(model, xs, ys)
+            alive = clean[rows].nonzero().flatten().to(x.device)
             for name, attack in attacks.items():
-                survived = torch.zeros_like(right)
+                survived = torch.zeros(len(ys), dtype=torch.bool)
                 if len(alive):
                     attacked = attack(model, xs[alive], ys[alive])
                     survived[alive.cpu()] = correct(model, attacked, ys[alive])
-                robust[name].append(survived)
-    return Outcome(torch.cat(clean), {name: torch.cat(parts) for name, parts in robust.items()})
+                robust[name][rows] = survived
+    return Outcome(merged(clean), {name: merged(part) for name, part in robust.items()})
 
 
 #: ε of the curve's points, in multiples of the threat model's own
@@ -126,13 +131,3 @@ def accuracy_curve(
             alive[index.cpu()] = found.robust["pgd"]
         points.append((float(attack.threat.eps) * factor, int(alive.sum()) / n))
     return points
-
-
-def _batches(
-    x: Tensor, y: Tensor, batch_size: int, *, title: str, quiet: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
-    starts = tqdm(
-        range(0, len(y), batch_size), desc=title, unit="batch", leave=False, disable=quiet
-    )
-    for start in starts:
-        yield x[start : start + batch_size], y[start : start + batch_size]

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from attacks import Attack, MinimalPerturbation, Model, ThreatModel, minimal_perturbation
 from attacks.minimal import default_attacks
+from robustprune.run.runtime import merged, own_batches
 
 #: quantiles that a summary holds, by their names
 _QUANTILES = {"q25": 0.25, "median": 0.5, "q75": 0.75}
@@ -30,6 +31,8 @@ def nearest_adversarial(
 ) -> MinimalPerturbation:
     """`attacks.minimal_perturbation` a batch at a time, in the threat model's norm and bounds.
 
+    Several ranks share the batches out among them; each gets all that was found.
+
     Args:
         x: (N, ...), N at least 1; y: (N,).
         attacks: None for `attacks.minimal.default_attacks`.
@@ -37,21 +40,21 @@ def nearest_adversarial(
     Raises:
         ValueError: as `attacks.minimal_perturbation`.
     """
-    starts = tqdm(range(0, len(x), batch_size), desc=title, leave=False, disable=quiet)
-    parts = [
-        minimal_perturbation(
+    r, x_adv = x.new_zeros(len(x)), torch.zeros_like(x)
+    batches = own_batches(len(x), batch_size)
+    for rows in tqdm(batches, desc=title, leave=False, disable=quiet):
+        found = minimal_perturbation(
             model,
-            x[start : start + batch_size],
-            y[start : start + batch_size],
+            x[rows],
+            y[rows],
             norm=threat.norm,
             bounds=threat.bounds,
             support=threat.support,
             attacks=attacks,
         )
-        for start in starts
-    ]
-    r = torch.cat([part.r for part in parts])
-    return MinimalPerturbation(r, torch.cat([part.x_adv for part in parts]), threat.norm)
+        r, x_adv = r.to(found.r), x_adv.to(found.x_adv)
+        r[rows], x_adv[rows] = found.r, found.x_adv
+    return MinimalPerturbation(merged(r), merged(x_adv), threat.norm)
 
 
 def minimal_summary(found: MinimalPerturbation, threat: ThreatModel) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from attacks.modes import evaluating
 from robustprune.minmax.objectives import StepResult
+from robustprune.run.runtime import summed
 
 #: Clean batch accuracy costs a forward pass of its own in adversarial training, and reading a
 #: number back makes an accelerator wait: both happen once in this many steps.
@@ -80,6 +81,10 @@ class Meter:
 
     def end_of_epoch(self) -> tuple[float, float | None, float | None]:
         """The epoch's averages; starts the next one."""
+        sums = (self.loss, self.correct, self.seen, self.clean_correct, self.looked_at)
+        self.loss, self.correct, self.seen, self.clean_correct, self.looked_at = summed(
+            torch.tensor([float(value) for value in sums], dtype=torch.float64)
+        ).tolist()
         averages = self.averages()
         self.epoch += 1
         self._reset()

@@ -20,6 +20,14 @@ from robustprune.minmax.objectives import Objective
 from robustprune.minmax.optimizers import OptimizerSpec
 from robustprune.minmax.progress import Meter
 from robustprune.minmax.resume import Checkpoint, EpochRecord, Progress, resume, save
+from robustprune.run.runtime import (
+    first_before_others,
+    is_first,
+    own_part,
+    own_random_numbers,
+    step_together,
+    summed,
+)
 from robustprune.sparsity import computed_once
 
 #: a loader: anything that yields (x, y) batches anew at each iteration
@@ -47,9 +55,11 @@ class Validation:
 
     def __call__(self, model: nn.Module, device: torch.device) -> tuple[float, float | None]:
         clean = robust = n = 0
-        with evaluating(model), computed_once(model):
+        with evaluating(model), computed_once(model), own_random_numbers():
             for x, y in self.loader:
-                x, y = x.to(device), y.to(device)
+                x, y, share = own_part(x.to(device), y.to(device))
+                if share == 0.0:
+                    continue
                 with torch.no_grad():
                     clean += int((model(x).argmax(1) == y).sum())
                 if self.attack is not None:
@@ -57,6 +67,7 @@ class Validation:
                     with torch.no_grad():
                         robust += int((model(x_adv).argmax(1) == y).sum())
                 n += len(y)
+        clean, robust, n = summed(torch.tensor([clean, robust, n])).tolist()
         return clean / n, None if self.attack is None else robust / n
 
 
@@ -93,6 +104,9 @@ def train(
     """Minimise E[objective(model, x, y, epoch)] over `parameters`, in place.
 
     Masked weights are computed once per step and shared by the K steps of the inner attack.
+
+    On several ranks each attacks its own part of every batch, with no word to the others, and the
+    gradients are put together before the step; see docs/distributed.md.
 
     Args:
         loader: yields (x, y) batches; one with `state_dict`/`load_state_dict` keeps its place in
@@ -137,7 +151,8 @@ def train(
         "average": averaged,
     }
     if checkpoint is not None:
-        progress = resume(checkpoint.path, model, descent, parts)
+        with first_before_others():
+            progress = resume(checkpoint.path, model, descent, parts)
 
     def diverge(what: str) -> NoReturn:
         model.load_state_dict(good)
@@ -147,36 +162,12 @@ def train(
         )
 
     def run_epoch() -> EpochRecord:
-        started, steps = time.monotonic(), 0
+        started = time.monotonic()
         model.train()
         if before_epoch is not None:
             before_epoch(model, progress.epoch)
-        for x, y in loader:
-            x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-            if progress.step == 0:
-                _check_batch(model, x, y)
-            fraction = (steps + 0.5) / (length or steps + 1)
-            epoch = progress.epoch + fraction
-            for group in descent.param_groups:
-                group["lr"] = optimizer.lr_at(epoch, epochs)
-            descent.zero_grad(set_to_none=True)
-            with computed_once(model):
-                with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                    result = objective(model, x, y, epoch)
-                penalty = None if constraint is None else constraint.penalty(model)
-                descended = result.loss if penalty is None else result.loss + penalty
-                descended.backward()  # type: ignore[no-untyped-call]
-                if not finite(descended, moving):
-                    summands = {"loss": result.loss, "penalty of the search": penalty}
-                    diverge(culprit(model, objective, x, y, epoch, summands))
-                meter.update(result, model, x, y)
-            descent.step()
-            steps += 1
-            progress.step += 1
-            if constraint is not None:
-                constraint.after_step(model, progress.step)
-            if averaged is not None:
-                averaged.update(model)
+        with own_random_numbers():
+            steps = run_steps()
         if steps == 0:
             raise ValueError("the loader has no batches: is the data set smaller than one batch?")
         loss, clean, robust = meter.end_of_epoch()
@@ -191,6 +182,39 @@ def train(
             lr=float(descent.param_groups[0]["lr"]),
             seconds=time.monotonic() - started,
         )
+
+    def run_steps() -> int:
+        steps = 0
+        for x, y in loader:
+            x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+            if progress.step == 0:
+                _check_batch(model, x, y)
+            x, y, share = own_part(x, y)
+            fraction = (steps + 0.5) / (length or steps + 1)
+            epoch = progress.epoch + fraction
+            for group in descent.param_groups:
+                group["lr"] = optimizer.lr_at(epoch, epochs)
+            descent.zero_grad(set_to_none=True)
+            with computed_once(model):
+                with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                    result = objective(model, x, y, epoch)
+                penalty = None if constraint is None else constraint.penalty(model)
+                descended = result.loss if penalty is None else result.loss + penalty
+                descended.backward()  # type: ignore[no-untyped-call]
+                mean = step_together(descended, moving, model, share)
+                if not finite(mean, moving):
+                    summands = {"loss": result.loss, "penalty of the search": penalty}
+                    diverge(culprit(model, objective, x, y, epoch, summands))
+                if share > 0:
+                    meter.update(result, model, x, y)
+            descent.step()
+            steps += 1
+            progress.step += 1
+            if constraint is not None:
+                constraint.after_step(model, progress.step)
+            if averaged is not None:
+                averaged.update(model)
+        return steps
 
     good, saved_at = snapshot(model), time.monotonic()
     length = len(loader) if hasattr(loader, "__len__") else None  # type: ignore[arg-type]
@@ -211,7 +235,8 @@ def train(
                         progress.best_epoch = progress.epoch
             progress.history.append(record)
             good = snapshot(model)
-            if checkpoint is not None and time.monotonic() - saved_at >= checkpoint.seconds:
+            due = checkpoint is not None and time.monotonic() - saved_at >= checkpoint.seconds
+            if checkpoint is not None and due and is_first():
                 save(checkpoint.path, progress, model, descent, parts)
                 saved_at = time.monotonic()
             if on_epoch is not None:

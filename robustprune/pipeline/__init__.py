@@ -16,6 +16,7 @@ from robustprune.pipeline.measure import findings, measure_model, measure_switch
 from robustprune.pipeline.prepare import Run, prepare
 from robustprune.pipeline.searches import Sources, search
 from robustprune.report import write_report
+from robustprune.run.runtime import is_first
 from robustprune.run.sections import SelectionSection
 
 __all__ = ["Run", "find_sparse_networks", "prepare"]
@@ -64,9 +65,11 @@ def _stages(run: Run) -> dict[str, Any]:
     metrics = _metrics(run, entries, switch, checks, headline=headline.name)
     run.folder.write_json("metrics.json", metrics)
     run.folder.publish(headline.name)
-    measure_cost(run, sources.adversarial, headline)
+    if is_first():
+        measure_cost(run, sources.adversarial, headline)
     certify_headline(run, headline)
-    write_report(run.folder.path)
+    if is_first():
+        write_report(run.folder.path)
     run.folder.log("report")
     return metrics
 

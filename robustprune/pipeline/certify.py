@@ -51,7 +51,7 @@ def certify_headline(run: Run, headline: Fitted) -> Path | None:
     section, path = run.config.certify, run.folder.path / FILE
     if section.method == "none" and section.sigma is None:
         return None
-    if path.exists():
+    if run.folder.has(FILE):
         return path
     seed_stage(run.config.seed, FILE)
     x, y = certified_examples(run.config, run.task)
@@ -105,7 +105,6 @@ def issue(
             n=section.n,
             alpha=section.alpha,
             seed=seed,
-            batch_size=batch_size,
             title=title,
             quiet=quiet,
         )

@@ -99,7 +99,7 @@ def estimate(run: Run) -> Estimate:
     x, _ = test_examples(run)
     passes = measuring_passes(
         run.config,
-        models=len(trainings),
+        models=sum(training.measured for training in trainings),
         n=len(x),
         classes=run.task.num_classes,
         curve=len(CURVE),

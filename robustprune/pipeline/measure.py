@@ -48,7 +48,7 @@ def measure_model(run: Run, fitted: Fitted, *, minimal: bool = False) -> dict[st
         are then under "distances".
     """
     file = f"measure/{fitted.name}.json"
-    if (run.folder.path / file).exists():
+    if run.folder.has(file):
         return dict(run.folder.read_json(file))
     seed_stage(run.config.seed, file)
     section, attacks = run.config.evaluation, run.evaluation_attacks()
@@ -133,7 +133,7 @@ def _size(run: Run, masks: MaskSet) -> dict[str, Any]:
 def measure_switch(run: Run, tickets: Sequence[Fitted]) -> dict[str, Any]:
     """The random ticket switch over `tickets`: entry "r2s" of metrics.json."""
     file = "measure/r2s.json"
-    if (run.folder.path / file).exists():
+    if run.folder.has(file):
         return dict(run.folder.read_json(file))
     section = run.config.evaluation
     x, y = test_examples(run)
@@ -184,7 +184,7 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
     """Signs of masked gradients or of a broken harness (Carlini et al., arXiv 1902.06705): the
     whole set of checks for the headline, and what the measures show of every model."""
     file = "measure/sanity.json"
-    if (run.folder.path / file).exists():
+    if run.folder.has(file):
         checks = list(run.folder.read_json(file))
     else:
         seed_stage(run.config.seed, file)

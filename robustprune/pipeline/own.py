@@ -37,6 +37,7 @@ from robustprune.measure import (
 from robustprune.pipeline.certify import issue, versions
 from robustprune.pipeline.measure import SANITY_EXAMPLES
 from robustprune.run.checkpoint import write_atomically
+from robustprune.run.runtime import is_first, wait
 from robustprune.run.sections import CertifySection
 
 
@@ -176,9 +177,11 @@ def certify_network(
     certificates = issue(
         model, x, y, threat, section, seed=seed, batch_size=batch_size, quiet=quiet
     )
-    out.mkdir(parents=True, exist_ok=True)
+    if is_first():
+        out.mkdir(parents=True, exist_ok=True)
     described = out / "certify.json"
     write_atomically(described, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    wait()
     manifest = Manifest(
         task=problem.source,
         model=named,

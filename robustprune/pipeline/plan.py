@@ -21,16 +21,18 @@ class Training:
         kind: the objective that is descended; "one-shot" only looks at `batches` batches.
         epochs: at most: patience may end it sooner. 0 for one-shot.
         batches: of one-shot.
+        measured: whether its model stands in the run's table.
     """
 
     name: str
     kind: Kind
     epochs: int
     batches: int = 0
+    measured: bool = True
 
 
 def planned_trainings(config: Config) -> list[Training]:
-    """Every training of the run, in order; each leaves a model that is measured."""
+    """Every training of the run, in the order of its table."""
     found = [
         Training("natural", "natural", config.natural.epochs),
         Training("adversarial", "robust", config.adversarial.epochs),
@@ -40,9 +42,13 @@ def planned_trainings(config: Config) -> list[Training]:
     for method in config.search.methods:
         densities = config.search.density[:1] if method == "admm_l1" else config.search.density
         for density in densities:
-            name = method if len(config.search.density) == 1 else f"{method}-{density:g}"
+            kind = "rtt" if method == "rst" and config.search.weights != "random" else method
+            name = kind if len(config.search.density) == 1 else f"{kind}-{density:g}"
             if method == "lottery":
                 found += _lottery(config, name, density)
+                continue
+            if method == "language":
+                found += _language(config, name)
                 continue
             found.append(_search(config, method, name))
             found += [
@@ -71,6 +77,19 @@ def _lottery(config: Config, name: str, density: float) -> list[Training]:
     return [
         Training(name, "robust", (rounds + 1) * section.epochs),
         *(Training(f"{name}-{control}", "robust", section.epochs) for control in section.controls),
+    ]
+
+
+def _language(config: Config, name: str) -> list[Training]:
+    """The search, then the training of what it drew and of the controls."""
+    section, epochs = config.language, config.finetune.epochs
+    kind: Kind = "robust" if section.finetune == "robust" else "natural"
+    return [
+        Training(f"{name}-drawn", "robust", section.epochs, measured=False),
+        *(
+            Training(each, kind, epochs)
+            for each in (name, *(f"{name}-{control}" for control in section.controls))
+        ),
     ]
 
 

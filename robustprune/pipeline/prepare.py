@@ -29,7 +29,7 @@ from robustprune.models import SentenceTokenizer, build_model
 from robustprune.pipeline.selection import check_selection, record, selective
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir, open_run
-from robustprune.run.runtime import environment
+from robustprune.run.runtime import environment, ranks
 from robustprune.sparsity import check_pattern, maskable_layers
 from robustprune.tasks import BatchLoader, Split, Task, holdout, load_task, text_names
 
@@ -214,6 +214,10 @@ def task_of(config: Config, data_dir: Path | None) -> Task:
 def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
     """What only fits together with the rest of the config, before anything is written."""
     check_selection(config)
+    if config.selection.method != "none" and ranks() > 1:
+        raise ValueError(
+            f"selection needs whole batches and runs on one process, not on {ranks()} ranks"
+        )
     search = config.search
     for density in search.density:
         check_pattern(search.pattern, density)

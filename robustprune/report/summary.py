@@ -9,6 +9,7 @@ from robustprune.report.wording import (
     count,
     interval,
     listing,
+    norm_name,
     percent,
     share,
     threat_phrase,
@@ -43,6 +44,7 @@ def sentences(metrics: MetricsRecord, *, commonest_share: float) -> list[str]:
         f" (95% interval {interval(worst)}).",
         "That figure is an upper bound on robustness: it comes from the strongest attack run"
         " here, and a stronger attack can only lower it.",
+        *_nearest(model),
         *_comparison(model, metrics.find(DENSE_BASELINE)),
         *_constant_answer(model, commonest_share),
     ]
@@ -95,6 +97,22 @@ def figures(metrics: MetricsRecord) -> list[Figure]:
             )
         )
     return shown
+
+
+def _nearest(model: ModelRecord) -> list[str]:
+    found = model.minimal
+    if found is None:
+        return []
+    if found.median is None:
+        return [
+            f"For more than half of n = {count(found.n)} test examples no attack found an"
+            " adversarial example at any distance."
+        ]
+    return [
+        f"Half of n = {count(found.n)} test examples have an adversarial example at most"
+        f" {found.median:.3g} away ({norm_name(found.norm)}; 0 where misclassified already): the"
+        " median of r*, again an upper bound."
+    ]
 
 
 def _comparison(model: ModelRecord, dense: ModelRecord | None) -> list[str]:

@@ -22,6 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from robustprune.run.runtime import is_first
+
 #: what a write says that found no room, by the system's number of the error
 _FULL = {
     errno.ENOSPC: "no space left on the device",
@@ -93,12 +95,14 @@ def no_room(error: Exception) -> str | None:
 
 def write_atomically(path: Path, content: str | bytes) -> Path:
     """Write to a temporary name beside `path`, flush to disk, then move into place; returns it.
+    Of several ranks, the first does so.
 
     Raises:
         OSError: as `replacing`.
     """
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+    if is_first():
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
     return path
 
 
@@ -110,7 +114,8 @@ def save_tensors(
     keep_previous: bool = False,
 ) -> None:
     """Write `tensors` with the JSON-able `meta`; an existing file stays whole until the new one
-    is complete. Tensors that share storage are written separately.
+    is complete. Tensors that share storage are written separately. Of several ranks, the first
+    does so.
 
     Args:
         keep_previous: keep the file that is there now beside the new one, for `load_latest`.
@@ -118,6 +123,8 @@ def save_tensors(
     Raises:
         OSError: as `replacing`.
     """
+    if not is_first():
+        return
     copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     text = json.dumps(dict(meta or {}))
     # one entry: safetensors writes several in an order that differs from process to process

@@ -18,7 +18,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from robustprune.run.checkpoint import (
 )
 from robustprune.run.config import Config
 from robustprune.run.lock import alone
+from robustprune.run.runtime import agreed, is_first, wait
 
 #: which examples a training selected: written beside its checkpoints, kept with its model
 SELECTION = "selection.safetensors"
@@ -48,12 +49,17 @@ class RunDir:
     path: Path
 
     def alone(self) -> AbstractContextManager[None]:
-        """Keep other processes out; see `run.lock`."""
-        return alone(self.path)
+        """Keep other processes out; see `run.lock`. Of several ranks, the first holds the lock."""
+        return alone(self.path) if is_first() else nullcontext()
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file or folder; all ranks get the same answer."""
+        return agreed((self.path / name).exists())
 
     def write_json(self, name: str, content: Any) -> None:
         path = self.path / name
-        path.parent.mkdir(exist_ok=True)
+        if is_first():
+            path.parent.mkdir(exist_ok=True)
         write_atomically(path, json.dumps(content, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> Any:
@@ -65,6 +71,8 @@ class RunDir:
 
     def log(self, event: str, **figures: Any) -> None:
         """Append one line to log.jsonl."""
+        if not is_first():
+            return
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **figures}
         path = self.path / "log.jsonl"
         try:
@@ -76,12 +84,13 @@ class RunDir:
     # -- trained models ------------------------------------------------------------------------
 
     def has_model(self, name: str) -> bool:
-        return (self.path / "models" / name).is_dir()
+        return self.has(f"models/{name}")
 
     def checkpoint(self, name: str) -> Path:
         """Where a training that is not finished keeps its state."""
         folder = self.path / "models" / f".{name}.partial"
-        folder.mkdir(parents=True, exist_ok=True)
+        if is_first():
+            folder.mkdir(parents=True, exist_ok=True)
         return folder / "state.safetensors"
 
     def save_model(
@@ -92,6 +101,17 @@ class RunDir:
         history: Sequence[Any],
     ) -> None:
         """Write a finished model's folder, whole or not at all, then forget its checkpoints."""
+        if is_first():
+            self._save_model(name, state, masks, history)
+        wait()
+
+    def _save_model(
+        self,
+        name: str,
+        state: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor] | None,
+        history: Sequence[Any],
+    ) -> None:
         models = self.path / "models"
         folder = models / f".{name}.new"
         if folder.exists():  # of a process that was killed here
@@ -111,7 +131,7 @@ class RunDir:
         """Remove the checkpoints of models that are finished, and models half written."""
         for folder in (self.path / "models").glob(".*"):
             name = folder.name.removeprefix(".").rpartition(".")[0]
-            if folder.suffix == ".new" or self.has_model(name):
+            if folder.suffix == ".new" or (self.path / "models" / name).is_dir():
                 shutil.rmtree(folder)
 
     def load_model(self, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
@@ -130,7 +150,9 @@ class RunDir:
     def publish(self, name: str) -> None:
         """Copy a model's weights and masks to the top of the run: the headline."""
         for file in ("model.safetensors", "masks.safetensors"):
-            self._copy(self.path / "models" / name / file, self.path / file)
+            if is_first():
+                self._copy(self.path / "models" / name / file, self.path / file)
+        wait()
 
     @staticmethod
     def _copy(source: Path, target: Path) -> None:
@@ -148,6 +170,13 @@ def open_run(config: Config, root: Path, env: Mapping[str, Any]) -> RunDir:
         OSError: the folder cannot be written to.
     """
     path = config.folder(root)
+    if is_first():
+        _open(path, config, env)
+    wait()
+    return RunDir(path)
+
+
+def _open(path: Path, config: Config, env: Mapping[str, Any]) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
@@ -166,4 +195,3 @@ def open_run(config: Config, root: Path, env: Mapping[str, Any]) -> RunDir:
         write_atomically(described, config.to_yaml())
         run.write_json("env.json", dict(env))
         run._forget_finished()
-    return run

@@ -1,16 +1,23 @@
-"""Device, seeds and what must be known of the machine to repeat a run."""
+"""Device, ranks, seeds and what must be known of the machine to repeat a run.
+
+Several processes that `torchrun` or `accelerate launch` started work on one run: each is a rank.
+With one process, every function here that is about ranks does nothing.
+"""
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 import robustprune
 
@@ -18,9 +25,14 @@ import robustprune
 def choose_device(name: str = "auto") -> torch.device:
     """The named device, or the accelerator if there is one and the CPU if not.
 
+    Where `torchrun` or `accelerate launch` started this process among others, they meet here, and
+    each has the accelerator of its own number.
+
     Raises:
         ValueError: no such device here.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _join(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -32,6 +44,139 @@ def choose_device(name: str = "auto") -> torch.device:
             "'auto'"
         ) from error
     return device
+
+
+def _join(name: str) -> torch.device:
+    from accelerate import PartialState  # takes a second to import
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device {name!r} is one of several; on several ranks take cpu or cuda")
+    state = PartialState(cpu=name == "cpu" or not torch.cuda.is_available())
+    return torch.device(state.device)
+
+
+def leave() -> None:
+    """Part from the other ranks, at the end of a program."""
+    if ranks() > 1:
+        from accelerate import PartialState
+
+        PartialState().destroy_process_group()
+
+
+def ranks() -> int:
+    """How many processes work on this run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this one, from 0."""
+    return dist.get_rank() if ranks() > 1 else 0
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and talks to people."""
+    return rank() == 0
+
+
+def wait() -> None:
+    """Until all ranks are here."""
+    if ranks() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+@contextmanager
+def first_before_others() -> Iterator[None]:
+    """The first rank goes through the block alone, then the others; all leave it together."""
+    if not is_first():
+        wait()
+    yield
+    if is_first():
+        wait()
+    wait()
+
+
+def agreed(value: bool) -> bool:
+    """What the first rank says: of files, whose state the others may see earlier or later."""
+    return bool(summed(torch.tensor(float(value and is_first()))))
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over the ranks, the same bits on each."""
+    if ranks() == 1:
+        return tensor
+    from accelerate import PartialState
+    from accelerate.utils import reduce
+
+    moved = tensor.to(PartialState().device, copy=True)
+    total: Tensor = reduce(moved, reduction="sum")
+    return total.to(tensor.device)
+
+
+def merged(part: Tensor) -> Tensor:
+    """(N, ...) whose rows were computed on one rank each and are zero on the others."""
+    if part.dtype == torch.bool:
+        return summed(part.to(torch.uint8)).bool()
+    return summed(part)
+
+
+def own_batches(n: int, batch_size: int) -> list[slice]:
+    """The rows of this rank when batches of N examples are dealt out in turn. Batches are the
+    same for any number of ranks, so that what is computed of them is, too."""
+    starts = range(0, n, batch_size)[rank() :: ranks()]
+    return [slice(start, min(start + batch_size, n)) for start in starts]
+
+
+def own_part(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
+    """This rank's examples of a batch and their share of it. Where there are more ranks than
+    examples, some get the first example with a share of 0: they have to go through the step."""
+    n, here, number = len(y), rank(), ranks()
+    first, last = (-(-n * k // number) for k in (here, here + 1))
+    if first == last:
+        return x[:1], y[:1], 0.0
+    return x[first:last], y[first:last], (last - first) / n
+
+
+def step_together(
+    loss: Tensor, parameters: Sequence[nn.Parameter], model: nn.Module, share: float
+) -> Tensor:
+    """Make the gradients, and the running statistics of normalisation, the mean over the ranks,
+    each weighted by its share of the batch: the gradient of the mean loss over the whole batch.
+
+    Returns:
+        the loss over the whole batch.
+    """
+    if ranks() == 1:
+        return loss
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    statistics = [
+        buffer
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        for buffer in module.buffers(recurse=False)
+        if buffer.is_floating_point()
+    ]
+    tensors = [loss.detach().clone(), *gradients, *statistics]
+    double = any(t.dtype == torch.float64 for t in tensors)
+    kind = torch.float64 if double else torch.float32
+    flat = summed(torch.cat([t.detach().reshape(-1).to(kind) for t in tensors]) * share)
+    for tensor, mean in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
+    return tensors[0]
+
+
+@contextmanager
+def own_random_numbers() -> Iterator[None]:
+    """Inside, torch's global generators give each rank other numbers; afterwards all the same
+    ones again, wherever the block left them."""
+    if ranks() == 1:
+        yield
+        return
+    drawn = int(torch.randint(2**48, ()))
+    torch.manual_seed(drawn + 1 + rank())
+    yield
+    torch.manual_seed(drawn)
 
 
 def seed_everything(seed: int) -> None:
@@ -77,4 +222,5 @@ def environment(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
+        "ranks": ranks(),
     }

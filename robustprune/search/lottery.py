@@ -27,7 +27,7 @@ from robustprune.minmax import (
 from robustprune.minmax.average import snapshot
 from robustprune.minmax.resume import flatten, state_of, unflatten
 from robustprune.run.checkpoint import load_tensors, save_tensors
-from robustprune.run.runtime import generator_states, restore_generators
+from robustprune.run.runtime import agreed, generator_states, restore_generators
 from robustprune.search.initialise import InitName, initialise
 from robustprune.search.ticket import Ticket, chosen_objective, copy_on
 from robustprune.sparsity import (
@@ -160,7 +160,7 @@ def find_lottery_ticket(
 
     for number in range(1, rounds + 1):
         done = _part(checkpoint, f"round {number} done")
-        if done is not None and done.path.exists():
+        if done is not None and agreed(done.path.exists()):
             masks = _read_round(done, start, loader)
             continue
         at = _AtStep(start, rewind) if number == 1 else None

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 
-from robustprune.run.config import Config, load_config
+from robustprune.run.config import Config, load_config, read_yaml
 from robustprune.run.packaged import config_names, config_path
 from robustprune.run.sections import Section
 
@@ -62,10 +61,10 @@ def load_sweep(path: Path) -> Sweep:
         FileNotFoundError: no such file.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"sweep file {path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold name, config and grid, got {type(tree).__name__}")

@@ -125,6 +125,29 @@ def test_results_do_not_depend_on_the_batch_size():
         assert torch.equal(results[0].prediction, other.prediction)
 
 
+def test_a_batch_that_does_not_fit_is_halved_until_it_does():
+    model, x = Halves((2, 3)), points((2, 3), n=4) * 0.3
+    passes = []
+
+    def small_device(inputs: torch.Tensor) -> torch.Tensor:
+        passes.append(len(inputs))
+        if len(inputs) > 60:
+            raise torch.OutOfMemoryError("no room")
+        return model(inputs)
+
+    fitted = certify(small_device, x, sigma=0.5, n0=30, n=700)
+    assert torch.equal(fitted.hits, certify(model, x, sigma=0.5, n0=30, n=700).hits)
+    refused = [size for size in passes if size > 60]
+    assert len(refused) <= 2  # what has been found not to fit is not tried again
+    assert max(size for size in passes if size <= 60) > 30
+
+    def no_device(inputs: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        certify(no_device, x, sigma=0.5, n=700)
+
+
 def test_the_seed_decides_and_other_examples_do_not():
     model, x = Halves((3,)), points((3,), n=5) * 0.2
     one = certify(model, x, sigma=0.5, n=600, seed=1)

@@ -35,6 +35,7 @@ CONFIG = {
     "admm": {"epochs": 3, "every": 1, "l1": 1e-3},
     "scores": {"epochs": 3},
     "lottery": {"epochs": 2, "rounds": 2, "rewind": 1},
+    "language": {"epochs": 2},
     "finetune": {"modes": ["inherit"], "epochs": 2, "optimizer": {"name": "adam", "lr": 0.01}},
     "evaluation": {"steps": 2, "restarts": 1, "curve": False, "examples": 40},
     "certify": {"method": "ibp", "examples": 2, "sigma": 0.5, "n0": 8, "n": 16},

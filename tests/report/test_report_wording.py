@@ -66,6 +66,19 @@ def test_summary_says_what_was_measured(metrics: dict[str, Any]) -> None:
     assert "intervals overlap, so these examples alone do not show which" in text
 
 
+@pytest.mark.parametrize(
+    ("median", "said"),
+    [
+        (0.2468, "Half of n = 50 test examples have an adversarial example at most 0.247 away (L∞"),
+        (None, "more than half of n = 50 test examples no attack found an adversarial example"),
+    ],
+)
+def test_summary_of_distances(metrics: dict[str, Any], median: float | None, said: str) -> None:
+    figures = {"n": 50, "success_rate": 0.4, "q25": 0.1, "median": median, "q75": None}
+    metrics["models"][2]["minimal"] = {"norm": "linf", **figures}
+    assert said in " ".join(summary.sentences(parse_metrics(metrics), commonest_share=0.64))
+
+
 def _with_dense(metrics: dict[str, Any], value: float, ci95: list[float]) -> str:
     metrics["models"][1]["robust"]["worst"] = {"value": value, "n": 100, "ci95": ci95}
     return " ".join(summary.sentences(parse_metrics(metrics), commonest_share=0.64))
