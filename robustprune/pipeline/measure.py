@@ -31,8 +31,8 @@ from robustprune.sparsity import MaskSet, full_masks
 SWITCH_DRAWS = 10
 #: test examples that the sanity checks look at
 SANITY_EXAMPLES = 100
-#: likewise of sentences, whose networks take a hundred times as long
-SANITY_SENTENCES = 8
+#: of sentences, whose networks take a hundred times as long: how many, and the checks' effort
+SANITY_SENTENCES, SANITY_EFFORT = 8, {"steps": 10, "queries": 100}
 
 
 def test_examples(run: Run) -> tuple[Tensor, Tensor]:
@@ -189,7 +189,9 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
     else:
         seed_stage(run.config.seed, file)
         x, y = test_examples(run)
-        some = slice(SANITY_EXAMPLES if run.task.train.present is None else SANITY_SENTENCES)
+        text = run.task.train.present is not None
+        some = slice(SANITY_SENTENCES if text else SANITY_EXAMPLES)
+        effort = SANITY_EFFORT if text else {}
         checks = [
             {
                 "name": f"{headline.name}: {check.name}",
@@ -197,7 +199,7 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
                 "figure": f"{check.figure:.3g}",
                 "detail": f"{check.message} (n={len(y[some])})",
             }
-            for check in check_attacks(headline.model, x[some], y[some], run.threat)
+            for check in check_attacks(headline.model, x[some], y[some], run.threat, **effort)
         ]
         run.folder.write_json(file, checks)
     strong = f"pgd{run.config.evaluation.steps}"
