@@ -31,8 +31,10 @@ from robustprune.sparsity import MaskSet, full_masks
 SWITCH_DRAWS = 10
 #: test examples that the sanity checks look at
 SANITY_EXAMPLES = 100
-#: of sentences, whose networks take a hundred times as long: how many, and the checks' effort
-SANITY_SENTENCES, SANITY_EFFORT = 8, {"steps": 10, "queries": 100}
+#: of sentences, whose networks take a hundred times as long
+SANITY_SENTENCES = 8
+#: steps and queries of the checks' attacks, on examples and on sentences
+SANITY_EFFORT, SANITY_EFFORT_SENTENCES = (20, 500), (10, 100)
 
 
 def test_examples(run: Run) -> tuple[Tensor, Tensor]:
@@ -191,7 +193,7 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
         x, y = test_examples(run)
         text = run.task.train.present is not None
         some = slice(SANITY_SENTENCES if text else SANITY_EXAMPLES)
-        effort = SANITY_EFFORT if text else {}
+        steps, queries = SANITY_EFFORT_SENTENCES if text else SANITY_EFFORT
         checks = [
             {
                 "name": f"{headline.name}: {check.name}",
@@ -199,7 +201,9 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
                 "figure": f"{check.figure:.3g}",
                 "detail": f"{check.message} (n={len(y[some])})",
             }
-            for check in check_attacks(headline.model, x[some], y[some], run.threat, **effort)
+            for check in check_attacks(
+                headline.model, x[some], y[some], run.threat, steps=steps, queries=queries
+            )
         ]
         run.folder.write_json(file, checks)
     strong = f"pgd{run.config.evaluation.steps}"
