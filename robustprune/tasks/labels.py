@@ -69,4 +69,5 @@ def _canonical(labels: Labels, where: str) -> Labels:
 
 def _whole(numbers: Labels) -> bool:
     """Whether all are whole and small enough for a float to tell each from the next."""
-    return bool((np.abs(numbers) < 2**53).all() and (numbers == np.floor(numbers)).all())
+    wide = numbers.astype(np.float64)  # in half precision the limit itself would be infinite
+    return bool((np.abs(wide) < 2**53).all() and (wide == np.floor(wide)).all())

@@ -234,6 +234,7 @@ def test_the_launchers_run_a_script(tmp_path: Path, launcher: str) -> None:
         ],
     }
     quick = ["model.name=mlp", "natural.epochs=1", "adversarial.epochs=1", "search.epochs=1"]
+    quick += ["finetune.modes=[]", "evaluation.steps=2", "evaluation.restarts=1"]
     subprocess.run(
         [
             *(sys.executable, *ways[launcher], str(script), "--device", "cpu", "--quiet"),
