@@ -208,8 +208,8 @@ def test_a_mistake_is_told_by_every_rank_in_one_line(tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "scripts" / "find_rst.py"
     launched = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-            *("--master-port", "0", str(script), "--set", "search.epoch=3"),
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", str(script), "--set", "search.epoch=3"),
         ],
         capture_output=True,
         text=True,
@@ -227,13 +227,15 @@ def test_a_mistake_is_told_by_every_rank_in_one_line(tmp_path: Path) -> None:
 def test_the_launchers_run_a_script(tmp_path: Path, launcher: str) -> None:
     script = Path(__file__).parents[2] / "scripts" / "find_rst.py"
     ways = {
-        "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"],
+        "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
         "accelerate": [
-            *("-m", "accelerate.commands.launch", "--cpu", "--multi_gpu"),
-            *("--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"),
+            *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+            *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+            *("--main_process_port", "0"),
         ],
     }
     quick = ["model.name=mlp", "natural.epochs=1", "adversarial.epochs=1", "search.epochs=1"]
+    quick += ["finetune.modes=[]", "evaluation.steps=2", "evaluation.restarts=1"]
     subprocess.run(
         [
             *(sys.executable, *ways[launcher], str(script), "--device", "cpu", "--quiet"),

@@ -144,3 +144,13 @@ def test_the_result_is_contiguous_float32(tmp_path: Path) -> None:
     task = load_task("npz", path=write(tmp_path / "a.npz", x_train=x, x_test=x[:2]))
     assert task.train.x.dtype == torch.float32
     assert task.train.x.is_contiguous()
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_whole_labels_in_any_float(kind: type, tmp_path: Path) -> None:
+    x, y = np.zeros((4, 3), dtype=np.float32), np.array([0, 7, 0, 7], dtype=kind)
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    assert load_task("npz", path=tmp_path / "a.npz").class_names == ("0", "7")
+    np.savez(tmp_path / "b.npz", x_train=x, y_train=y / 2, x_test=x, y_test=y)
+    with pytest.raises(ValueError, match="not whole numbers"):
+        load_task("npz", path=tmp_path / "b.npz")
