@@ -19,10 +19,9 @@ from robustprune.minmax import (
     Objective,
     OptimizerSpec,
     Validation,
-    train,
 )
 from robustprune.search.lottery import LotteryTicket
-from robustprune.search.ticket import chosen_objective, copy_on, device_of
+from robustprune.search.ticket import chosen_objective, copy_on, device_of, learn_masks
 from robustprune.sparsity import (
     GateGroup,
     Granularity,
@@ -194,18 +193,10 @@ def find_language_ticket(
         network, groups, density=density, penalty=penalty, kept=kept, seed=seed
     )
     loop.setdefault("title", f"robust ticket {density:.0%}")
-    history = train(
-        network,
-        loader,
-        objective,
-        optimizer=optimizer,
-        epochs=epochs,
-        parameters=constraint.parameters(),
-        constraint=constraint,
-        validation=validation,
-        **loop,
-    )
-    masks = constraint.masks(network)
+    masks, history = learn_masks(
+        network, loader, objective, constraint,
+        optimizer=optimizer, epochs=epochs, validation=validation, **loop,
+    )  # fmt: skip
     start = copy_on(model if pretrained is None else pretrained, device_of(network))
     start.requires_grad_(True)
     return LanguageTicket(masks, _masked(start, masks), history, start, constraint.scores(), groups)

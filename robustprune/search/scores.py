@@ -19,10 +19,9 @@ from robustprune.minmax import (
     Objective,
     OptimizerSpec,
     Validation,
-    train,
 )
 from robustprune.search.popup import Popup, ScoreTopK, scaled_scores
-from robustprune.search.ticket import Ticket, chosen_objective, copy_on
+from robustprune.search.ticket import Ticket, chosen_objective, copy_on, learn_masks
 from robustprune.sparsity import (
     Allocation,
     Groups,
@@ -200,16 +199,8 @@ def prune_scores(
         layers, density=density, pattern=pattern, allocate=allocate, scores=scaled_scores(layers)
     )
     loop.setdefault("title", f"{method} {density:.0%}")
-    history = train(
-        network,
-        loader,
-        objective,
-        optimizer=optimizer,
-        epochs=epochs,
-        parameters=constraint.parameters(),
-        constraint=constraint,
-        validation=validation,
-        **loop,
-    )
-    masks = constraint.masks(network)
+    masks, history = learn_masks(
+        network, loader, objective, constraint,
+        optimizer=optimizer, epochs=epochs, validation=validation, **loop,
+    )  # fmt: skip
     return Ticket(masks, bake(network).requires_grad_(True), history)

@@ -15,11 +15,10 @@ from robustprune.minmax import (
     Objective,
     OptimizerSpec,
     Validation,
-    train,
 )
 from robustprune.search.initialise import InitName, draw_thresholds, initialise
 from robustprune.search.popup import ScoreTopK, random_scores
-from robustprune.search.ticket import Ticket, chosen_objective, copy_on
+from robustprune.search.ticket import Ticket, chosen_objective, copy_on, learn_masks
 from robustprune.sparsity import (
     Allocation,
     bake,
@@ -114,16 +113,8 @@ def find_scratch_ticket(
         scores=random_scores(layers, generator=generator),
     )
     loop.setdefault("title", f"ticket {density:.0%}")
-    history = train(
-        network,
-        loader,
-        objective,
-        optimizer=optimizer,
-        epochs=epochs,
-        parameters=constraint.parameters(),
-        constraint=constraint,
-        validation=validation,
-        **loop,
-    )
-    masks = constraint.masks(network)
+    masks, history = learn_masks(
+        network, loader, objective, constraint,
+        optimizer=optimizer, epochs=epochs, validation=validation, **loop,
+    )  # fmt: skip
     return Ticket(masks, bake(network).requires_grad_(True), history)

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
+from typing_extensions import Unpack
 
 from attacks import Attack
-from robustprune.minmax import Adversarial, EpochRecord, Objective
+from robustprune.minmax import (
+    Adversarial,
+    Batches,
+    Constraint,
+    EpochRecord,
+    LoopOptions,
+    Objective,
+    OptimizerSpec,
+    Validation,
+    train,
+)
 from robustprune.sparsity import MaskSet
 
 
@@ -39,6 +51,38 @@ def chosen_objective(attack: Attack | None, objective: Objective | None) -> Obje
     if attack is not None and objective is None:
         return Adversarial(attack)
     raise ValueError("give either `attack` or `objective`, not both and not neither")
+
+
+class Learned(Constraint, Protocol):
+    """A constraint whose own parameters, scores or gates, move in place of the weights."""
+
+    def parameters(self) -> list[nn.Parameter]: ...
+
+
+def learn_masks(
+    network: nn.Module,
+    loader: Batches,
+    objective: Objective,
+    constraint: Learned,
+    *,
+    optimizer: OptimizerSpec,
+    epochs: int,
+    validation: Validation | None,
+    **loop: Unpack[LoopOptions],
+) -> tuple[MaskSet, list[EpochRecord]]:
+    """Train what the constraint put on a frozen network; its masks, and a record an epoch."""
+    history = train(
+        network,
+        loader,
+        objective,
+        optimizer=optimizer,
+        epochs=epochs,
+        parameters=constraint.parameters(),
+        constraint=constraint,
+        validation=validation,
+        **loop,
+    )
+    return constraint.masks(network), history
 
 
 def copy_on(model: nn.Module, device: torch.device | str | None) -> nn.Module:
