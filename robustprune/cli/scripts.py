@@ -31,7 +31,7 @@ FIND_RST = Script(
         ("", "ECG200, keeping 50% of a random network"),
         ("--density 0.05 0.1 0.2 0.5", "four tickets, with R2S and a plot over density"),
         ("--config rst_mnist --data-dir ~/data", "another packaged config"),
-        ("--objective crown-ibp --set threat.eps=0.05", "a certified scratch ticket"),
+        ("--config rst_certified_ecg200", "a certified scratch ticket"),
         ("--config my.yaml --seed 3 --set search.epochs=50", "your own config, one field changed"),
     ),
 )
