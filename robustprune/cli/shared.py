@@ -14,6 +14,8 @@ from typing import Any, NoReturn, TextIO
 
 import shtab
 
+from robustprune.run.suggest import did_you_mean
+
 #: (arguments, what they do), shown below the options
 Examples = Sequence[tuple[str, str]]
 
@@ -24,6 +26,25 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
+
+    # argparse names what it does not know without a word of what it does
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            option = next((word for word in unknown if word.startswith("-")), unknown[0])
+            near = did_you_mean(option.partition("=")[0], self._options(known))
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        return known
+
+    def _options(self, chosen: argparse.Namespace) -> list[str]:
+        """The option names of this parser, and of the command that was chosen."""
+        names: list[str] = []
+        for action in self._actions:
+            names += action.option_strings
+            if isinstance(action, argparse._SubParsersAction):
+                command = action.choices.get(getattr(chosen, "command", ""))
+                names += [] if command is None else command._options(chosen)
+        return names
 
 
 def describe(

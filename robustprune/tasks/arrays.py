@@ -116,10 +116,13 @@ def read_npz(path: Path, *, keys: Sequence[str] = _KEYS) -> dict[str, Array]:
     try:
         # the file is opened here, since numpy leaves one open that it cannot read
         with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+            start = file.read(6)
+            file.seek(0)
+            if start == b"\x93NUMPY":
                 raise ValueError("it holds a single array")
-            with archive:
+            if not start.startswith(b"PK"):  # numpy would take it for a pickle, and say so
+                raise ValueError("it is no archive of arrays")
+            with np.load(file, allow_pickle=False) as archive:
                 missing = [key for key in keys if key not in archive.files]
                 if not missing:
                     arrays = {key: archive[key] for key in keys}

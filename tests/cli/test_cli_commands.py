@@ -101,3 +101,22 @@ def test_help_does_not_wait_for_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["run", "rst_ecg200", "--densty", "0.1"], "--density"),
+        (["verify", "runs/x", "--quite"], "--quiet"),
+        (["run", "rst_ecg200", "--sed=3"], "--seed"),
+    ],
+)
+def test_a_mistyped_option_is_answered_with_the_nearest(
+    arguments: list[str], near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert f"(did you mean '{near}'?)" in said
+    assert said.count("\n") == 1

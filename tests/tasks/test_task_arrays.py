@@ -117,7 +117,7 @@ def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file .*b\.npz"):
         load_task("npz", path=tmp_path / "b.npz")
     (tmp_path / "text.npz").write_text("not an archive")
-    with pytest.raises(ValueError, match=r"text\.npz cannot be read as \.npz"):
+    with pytest.raises(ValueError, match=r"text\.npz cannot be read as \.npz: it is no archive"):
         load_task("npz", path=tmp_path / "text.npz")
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(ValueError, match="it holds a single array"):
