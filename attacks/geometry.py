@@ -36,6 +36,8 @@ def lengths(delta: Tensor, norm: str) -> Tensor:
     flat = delta.flatten(1)
     if flat.shape[1] == 0:
         return flat.new_zeros(len(flat))
+    if norm == "linf":  # on a CPU ten times as fast as vector_norm
+        return flat.abs().amax(1)
     length: Tensor = torch.linalg.vector_norm(flat, ord=_ORDER[norm], dim=1)
     return length
 

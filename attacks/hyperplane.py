@@ -9,22 +9,24 @@ from attacks.geometry import lengths, per_example
 from attacks.threat import Bound
 
 
-def _fill(weight: Tensor, room: Tensor, rate: Tensor, gap: Tensor) -> Tensor:
-    """Solve Σ_i w_i min(t rate_i, room_i) = gap for t ≥ 0, per row; return the step.
+def _fill(weight: Tensor, room: Tensor, gap: Tensor, *, weighted: bool) -> Tensor:
+    """Solve Σ_i w_i min(t r_i, room_i) = gap for t ≥ 0, per row; return the step min(t r, room).
 
-    The left side is concave and piecewise linear in t, so Newton's method from t = 0 climbs to
-    the root without passing it and lands on it exactly once the right piece is reached.  Where
-    the gap can't be closed, the step goes as far as the bounds let it.
+    The rate r is w where `weighted` (L2), else 1 (L∞; what stands where w = 0 means nothing).  The
+    left side is concave and piecewise linear in t, so Newton's method from t = 0 climbs to the root
+    without passing it and lands on it exactly once the right piece is reached.  Where the gap can't
+    be closed, the step goes as far as the bounds let it.
     """
-    tiny = torch.finfo(weight.dtype).tiny
-    step = torch.zeros_like(weight)
-    t = torch.zeros_like(gap)
+    limits = torch.finfo(weight.dtype)
+    gain = weight * weight if weighted else weight
+    step, t, short = torch.zeros_like(weight), torch.zeros_like(gap), gap
     for _ in range(20):
+        slope = (gain * (room - step).sign()).sum(1, keepdim=True)  # of what has room left
+        further = (t + short.clamp_min(0) / slope.clamp_min(limits.tiny)).clamp_max(limits.max)
+        t = torch.where(slope > 0, further, limits.max)
+        step = torch.minimum(t * weight if weighted else t, room)
         short = gap - (weight * step).sum(1, keepdim=True)
-        slope = (weight * rate * (step < room)).sum(1, keepdim=True)
-        t = torch.where(slope > 0, t + short.clamp_min(0) / slope.clamp_min(tiny), torch.inf)
-        step = torch.where(rate > 0, torch.minimum(t * rate, room), 0.0)
-        if bool(((gap - (weight * step).sum(1, keepdim=True) <= 1e-6 * gap) | t.isinf()).all()):
+        if bool(((short <= 1e-6 * gap) | (t == limits.max)).all()):
             break
     return step
 
@@ -63,17 +65,17 @@ def step_to_hyperplane(
     towards = normal * per_example(sign, x)
     if bounds is None:
         room = torch.full_like(x, torch.inf)
-    else:
+    else:  # masks as factors: on a CPU several times as fast as torch.where
         lo, hi = (torch.as_tensor(bound).to(x) for bound in bounds)
-        room = torch.where(towards > 0, hi - x, x - lo).clamp_min(0)
+        largest = torch.finfo(x.dtype).max
+        upwards = (towards > 0).to(x.dtype)
+        room = (hi - x).clamp(0, largest) * upwards + (x - lo).clamp(0, largest) * (1 - upwards)
     # weights are scaled by their largest: their squares must not underflow
     scale = lengths(normal, "linf").clamp_min(torch.finfo(x.dtype).tiny).unsqueeze(1)
     weight, room = towards.abs().flatten(1) / scale, room.flatten(1)
     missing = gap.abs().unsqueeze(1) / scale
     if norm == "l1":
         step = _fill_sparsest(weight, room, missing)
-    elif norm == "linf":
-        step = _fill(weight, room, (weight > 0).to(weight.dtype), missing)
     else:
-        step = _fill(weight, room, weight, missing)
+        step = _fill(weight, room, missing, weighted=norm == "l2")
     return step.reshape(x.shape) * towards.sign()

@@ -80,7 +80,8 @@ def unblocked(
     if bounds is None:
         return grad
     lo, hi = bounds
-    return torch.where(((x_adv <= lo) & (grad < 0)) | ((x_adv >= hi) & (grad > 0)), 0.0, grad)
+    blocked = ((x_adv <= lo) & (grad < 0)) | ((x_adv >= hi) & (grad > 0))
+    return grad * ~blocked  # on a CPU several times as fast as torch.where
 
 
 def rounded_down(eps: float | Tensor, x: Tensor) -> Tensor:

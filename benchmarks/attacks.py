@@ -33,6 +33,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from attacks import DDN, FMN, PGD, AutoAttack, DeepFool, ThreatModel, evaluating  # noqa: E402
 from attacks.geometry import lengths  # noqa: E402
+from robustprune.run.allocator import keep_freed_memory  # noqa: E402
 
 PIXELS = (0.0, 1.0)
 EPS = {"mnist": {"linf": 0.3, "l2": 2.0}, "cifar10": {"linf": 8 / 255, "l2": 0.5}}
@@ -283,6 +284,7 @@ def main() -> None:
         "--quick", action="store_true", help="32 examples, short training: does it run at all?"
     )
     options = parser.parse_args()
+    keep_freed_memory()
     if options.quick:
         options.examples, options.epochs, options.train_examples = 32, 1, 1280
         options.repetitions = 2

@@ -21,6 +21,7 @@ from attacks import PGD, ThreatModel
 from robustprune.bounds import certified
 from robustprune.measure import evaluate
 from robustprune.minmax import Certified, OptimizerSpec, train
+from robustprune.run.allocator import keep_freed_memory
 from robustprune.search import finetune_ticket, prune_one_shot
 from robustprune.tasks import BatchLoader, load_task
 
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--train-eps", type=float, default=0.22)
     parser.add_argument("--density", type=float, default=0.2)
     options = parser.parse_args()
+    keep_freed_memory()
     task = load_task("mnist", data_dir=options.data_dir)
     x, y = task.test.x, task.test.y
     threat = ThreatModel("linf", options.train_eps, task.bounds)

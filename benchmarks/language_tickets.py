@@ -33,6 +33,7 @@ from robustprune.minmax import (
     train,
 )
 from robustprune.models import SentenceTokenizer, language_model, sentence_classifier
+from robustprune.run.allocator import keep_freed_memory
 from robustprune.run.checkpoint import load_tensors, save_tensors
 from robustprune.search import LotteryTicket, find_language_ticket, finetune_ticket, train_control
 from robustprune.search.lottery import shuffled
@@ -320,6 +321,7 @@ def main() -> None:
     )
     parser.add_argument("--table", action="store_true", help="print what has been measured")
     options = parser.parse_args()
+    keep_freed_memory()
     if not options.table:
         run(options)
     print(table(rows(options.out)))

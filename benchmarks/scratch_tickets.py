@@ -23,6 +23,7 @@ from robustprune.pipeline.fit import fit_dense
 from robustprune.pipeline.measure import measure_model
 from robustprune.pipeline.prepare import prepare
 from robustprune.pipeline.searches import scratch_ticket
+from robustprune.run.allocator import keep_freed_memory
 from robustprune.run.config import Config, load_config
 from robustprune.run.packaged import config_path
 from robustprune.run.runtime import choose_device
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quiet", action="store_true")
     options = parser.parse_args()
+    keep_freed_memory()
     results = []
     for seed in range(options.seeds):
         config = load_config(config_path(options.config), [*options.overrides, f"seed={seed}"])

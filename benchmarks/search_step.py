@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=2 python -m benchmarks.search_step --repeats 9
 
-Same network, batch and attack (PGD-7). One repetition trains `--steps` steps of each, one after
-the other, through the project's own loop; the ratio is taken within a repetition, so that a busy
-machine slows both. Prints the median, least and greatest ratio, and where the difference goes.
+Same network, batch and attack (PGD-7). A repetition trains `--steps` steps of each, one after the
+other, through the project's own loop, and takes the median step of both, so that a busy machine
+slows both. Prints the median ratio with its quartiles, and where the time of both steps goes.
 """
 
 from __future__ import annotations
@@ -13,16 +13,24 @@ import argparse
 import copy
 import statistics
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from attacks import PGD, ThreatModel
 from robustprune.minmax import Adversarial, OptimizerSpec, train
 from robustprune.models import ModelInputs, build_model
+from robustprune.run.allocator import keep_freed_memory
 from robustprune.search.popup import ScoreTopK, random_scores
-from robustprune.sparsity import maskable_layers
+from robustprune.sparsity import computed_once, maskable_layers
 
+ATTACK = PGD(ThreatModel("linf", 0.1), steps=7)
+OBJECTIVE = Adversarial(ATTACK)
+SPEC = OptimizerSpec(lr=0.01)
 CASES = {
     "fcn": (ModelInputs((1, 96), 2), {"widths": [64, 128, 64]}, 25),
     "lenet": (ModelInputs((1, 28, 28), 10), {"width": 8}, 128),
@@ -30,17 +38,63 @@ CASES = {
 }
 
 
-def seconds(model: nn.Module, batches: list, moving: list, objective: Adversarial) -> float:
-    started = time.perf_counter()
-    spec = OptimizerSpec(lr=0.01)
-    train(model, batches, objective, optimizer=spec, epochs=1, parameters=moving, quiet=True)
-    return time.perf_counter() - started
+class Clock:
+    """Batches that note the time until the next is asked for: a whole step of the loop."""
+
+    def __init__(self, x: Tensor, y: Tensor, batch: int) -> None:
+        self.batches = list(zip(x.split(batch), y.split(batch), strict=True))
+        self.seconds: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for pair in self.batches:
+            started = time.perf_counter()
+            yield pair
+            self.seconds.append(time.perf_counter() - started)
 
 
-def compare(name: str, *, steps: int, repeats: int, density: float, allocate: str) -> None:
-    inputs, settings, batch = CASES[name]
+@dataclass
+class Contestant:
+    """A network with what moves in it."""
+
+    model: nn.Module
+    moving: list[nn.Parameter]
+
+    def step(self, clock: Clock) -> float:
+        """Median seconds of a step of the loop."""
+        clock.seconds.clear()
+        train(
+            self.model, clock, OBJECTIVE, optimizer=SPEC, epochs=1, parameters=self.moving,
+            quiet=True,
+        )  # fmt: skip
+        return statistics.median(clock.seconds)
+
+    def parts(self, x: Tensor, y: Tensor) -> list[float]:
+        """Milliseconds of masks, attack, outer forward and backward pass, and update."""
+        descent = SPEC.build(self.moving)
+        at = [time.perf_counter()]
+        with computed_once(self.model):
+            for layer in filter(parametrize.is_parametrized, self.model.modules()):
+                layer.weight  # noqa: B018  (computes it)
+            at.append(time.perf_counter())
+            x_adv = ATTACK(self.model, x, y)
+            at.append(time.perf_counter())
+            loss = nn.functional.cross_entropy(self.model(x_adv), y)
+            at.append(time.perf_counter())
+            loss.backward()
+            at.append(time.perf_counter())
+        descent.step()
+        at.append(time.perf_counter())
+        return [1e3 * (after - before) for before, after in pairwise(at)]
+
+
+def contestants(name: str, density: float, allocate: str) -> tuple[Contestant, Contestant]:
+    """Dense training, and the search for a scratch ticket in the same network."""
+    inputs, settings, _ = CASES[name]
     torch.manual_seed(0)
-    dense = build_model(name, inputs, options=settings)
+    dense = build_model(name, inputs, options=settings).train()
     sparse = copy.deepcopy(dense).requires_grad_(False)
     layers = maskable_layers(sparse)
     constraint = ScoreTopK(
@@ -50,30 +104,28 @@ def compare(name: str, *, steps: int, repeats: int, density: float, allocate: st
         allocate=allocate,  # type: ignore[arg-type]
         scores=random_scores(layers, generator=torch.Generator().manual_seed(0)),
     )
+    return Contestant(dense, list(dense.parameters())), Contestant(sparse, constraint.parameters())
+
+
+def middle(rows: list[list[float]]) -> list[float]:
+    return [statistics.median(column) for column in zip(*rows, strict=True)]
+
+
+def compare(name: str, *, steps: int, repeats: int, density: float, allocate: str) -> None:
+    inputs, _, batch = CASES[name]
+    pair = contestants(name, density, allocate)
     x = torch.rand(steps * batch, *inputs.input_shape)
-    y = torch.randint(inputs.num_classes, (len(x),))
-    batches = list(zip(x.split(batch), y.split(batch), strict=True))
-    objective = Adversarial(PGD(ThreatModel("linf", 0.1), steps=7))
-    dense_parameters = list(dense.parameters())
-    seconds(dense, batches[:2], dense_parameters, objective)
-    seconds(sparse, batches[:2], constraint.parameters(), objective)
-    ratios, dense_times = [], []
-    for _ in range(repeats):
-        one = seconds(dense, batches, dense_parameters, objective)
-        two = seconds(sparse, batches, constraint.parameters(), objective)
-        ratios.append(two / one)
-        dense_times.append(one / steps)
-    started = time.perf_counter()
-    for _ in range(20):
-        for popup in constraint.popups.values():
-            popup.mask()
-    top_k = (time.perf_counter() - started) / 20
-    step = statistics.median(dense_times)
-    print(
-        f"| {name} | {batch} | {1e3 * step:.1f} ms | {statistics.median(ratios):.3f} "
-        f"({min(ratios):.3f}–{max(ratios):.3f}) | {1e3 * top_k:.2f} ms, {top_k / step:.1%} |",
-        flush=True,
-    )
+    clock = Clock(x, torch.randint(inputs.num_classes, (len(x),)), batch)
+    for one in pair:
+        one.step(clock)  # warm up
+    times = [[one.step(clock) for one in pair] for _ in range(repeats)]
+    low, ratio, high = statistics.quantiles([search / dense for dense, search in times])
+    profile = [[one.parts(*clock.batches[0]) for one in pair] for _ in range(steps * repeats)]
+    dense, search = (middle([row[k] for row in profile]) for k in range(2))
+    step = f"{1e3 * middle(times)[0]:.1f} ms"
+    cells = [name, str(batch), step, f"{ratio:.3f} ({low:.3f}–{high:.3f})"]
+    cells += [f"{before:.2f} → {after:.2f}" for before, after in zip(dense, search, strict=True)]
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -86,8 +138,12 @@ def main() -> None:
     parser.add_argument("--density", type=float, default=0.5)
     parser.add_argument("--allocate", default="layer", choices=["layer", "global"])
     options = parser.parse_args()
-    print("| network | batch | dense step | search / dense, median (range) | top-k alone |")
-    print("| --- | --- | --- | --- | --- |")
+    keep_freed_memory()
+    print(
+        "| network | batch | dense step | search / dense, median (quartiles) | masks, ms | attack "
+        "| forward | backward | update |"
+    )
+    print("| --- " * 9 + "|")
     for name in options.models:
         compare(
             name,

@@ -35,6 +35,7 @@ from robustprune.measure import evaluate
 from robustprune.minmax import Adversarial, Natural, Objective, OptimizerSpec, train
 from robustprune.models import build_model
 from robustprune.pipeline.selection import chooser
+from robustprune.run.allocator import keep_freed_memory
 from robustprune.run.checkpoint import write_atomically
 from robustprune.run.sections import SelectionSection
 from robustprune.search import (
@@ -253,6 +254,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--table", action="store_true", help="only print the tables")
     options = parser.parse_args()
+    keep_freed_memory()
     if not options.table:
         run(options)
     rows = read(options.out / "results.jsonl")

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TextIO
 
 import shtab
 
+from robustprune.run.allocator import keep_freed_memory
 from robustprune.run.suggest import did_you_mean
 
 #: (arguments, what they do), shown below the options
@@ -131,6 +132,7 @@ def guarded(command: Callable[[], int]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            keep_freed_memory()
             status = command()
             _part_from_other_ranks()
             return status
