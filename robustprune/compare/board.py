@@ -73,7 +73,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """Rows of one task and threat model; attacks: name -> description, its seed left out."""
+    """Rows of one task and threat model; attacks: name -> description, seed and threat left out."""
 
     task: str
     threat: ThreatRecord
@@ -122,7 +122,9 @@ def _board_key(result: Result) -> str:
 
 
 def _seedless(description: str) -> str:
-    return re.sub(r",? ?\bseed=\w+", "", description)
+    """An attack without its seed, and without the threat model, which the board has."""
+    threat = r"\bthreat=ThreatModel\((?:[^()]|\([^()]*\))*\)(?:, )?"
+    return re.sub(rf"{threat}|,? ?\bseed=\w+", "", description)
 
 
 def _board(results: Sequence[Result]) -> Board:
