@@ -64,9 +64,8 @@ def spread(measured: Measured | None, write: Callable[[float], str]) -> str:
 
 def terminal_board(board: Board) -> Table:
     """For a terminal; rows on the Pareto front have a star."""
-    several = {len(row.seeds) for row in board.rows}
-    seeds = f", {several.pop()} seeds" if several != {1} and len(several) == 1 else ""
-    hidden = ("seeds",) if seeds else ()
+    counts = {len(row.seeds) for row in board.rows}
+    seeds = f", {max(counts)} seeds" if len(counts) == 1 and counts != {1} else ""
     table = Table(
         box=box.SIMPLE_HEAD,
         title=Text(f"{board.task}, {threat_phrase(board.threat)}, n = {board.n}{seeds}"),
@@ -77,8 +76,9 @@ def terminal_board(board: Board) -> Table:
         collapse_padding=True,
     )
     table.add_column("", width=1)
-    table.add_column("network", overflow="fold", min_width=14)
-    columns = [c for c in columns_of(board) if c.title in _NARROW and c.title not in hidden]
+    table.add_column("network", overflow="fold", min_width=12)
+    said = ("seeds",) if seeds else ()
+    columns = [c for c in columns_of(board) if c.title in _NARROW and c.title not in said]
     for column in columns:
         table.add_column(Text(_NARROW[column.title]), justify="right", no_wrap=True)
     front = board.front

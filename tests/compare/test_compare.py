@@ -250,7 +250,8 @@ def test_runs_are_found_beneath_folders(make_run: MakeRun, tmp_path: Path) -> No
         gather([one, tmp_path / "copy"])
 
 
-def test_a_terminal_of_80_characters_shows_every_column(make_run: MakeRun) -> None:
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_terminal_of_80_characters_shows_every_column(make_run: MakeRun, alike: bool) -> None:
     title = "HARP, 0.1 kept, fine-tuned (inherit)"
     (board,) = compared(*(make_run("harp", seed=seed, title=title) for seed in range(3)))
     wide = {
@@ -259,12 +260,15 @@ def test_a_terminal_of_80_characters_shows_every_column(make_run: MakeRun) -> No
         "file_bytes": Measured((270_500.0,) * 3),
         "latency": Measured((0.0123, 0.0145, 0.0199)),
     }
-    board = replace(board, rows=tuple(replace(row, **wide) for row in board.rows))
+    rows = [replace(row, **wide) for row in board.rows]
+    rows[0] = replace(rows[0], seeds=rows[0].seeds[: 3 if alike else 2])
+    board = replace(board, rows=tuple(rows))
     console = Console(width=80, file=io.StringIO())
     console.print(terminal_board(board))
     shown = console.file.getvalue()
     assert max(map(len, shown.splitlines())) <= 80
-    assert "3 seeds" in shown.splitlines()[0]
+    assert ("3 seeds" in shown.splitlines()[0]) == alike
+    assert ("seeds" in shown.splitlines()[3]) != alike
     for text in ("natural", "HARP,", "fine-tuned", "70.0", "13.3", "± 23.1", "0.300", "± 0.100"):
         assert text in shown
     for text in ("270.5 kB", "15.57"):
