@@ -111,7 +111,6 @@ def _alike(classes: Tensor) -> bool:
 def unbounded_attack(model: Model, x: Tensor, y: Tensor, threat: ThreatModel) -> Finding:
     """As ε grows the robust accuracy must fall to zero (the bounds, if any, still hold), unless
     the model gives one class to everything: then `constant_answer` says what is amiss."""
-    accuracy, eps = 1.0, threat.eps
     for doubled in range(8):
         eps = 2**doubled * threat.eps
         x_adv = PGD(replace(threat, eps=eps), steps=20, seed=0)(model, x, y)

@@ -116,12 +116,12 @@ def on_front(rows: Iterable[Row]) -> list[Row]:
 
 def _board_key(result: Result) -> str:
     metrics = result.metrics
-    attacks = {attack.name: _seedless(attack.description) for attack in metrics.attacks}
+    attacks = {attack.name: _shortened(attack.description) for attack in metrics.attacks}
     key = (metrics.task.name, str(metrics.threat), attacks, result.model.clean.n)
     return json.dumps(key, sort_keys=True)
 
 
-def _seedless(description: str) -> str:
+def _shortened(description: str) -> str:
     """An attack without its seed, and without the threat model, which the board has."""
     threat = r"\bthreat=ThreatModel\((?:[^()]|\([^()]*\))*\)(?:, )?"
     return re.sub(rf"{threat}|,? ?\bseed=\w+", "", description)
@@ -140,7 +140,7 @@ def _board(results: Sequence[Result]) -> Board:
     return Board(
         task=first.task.name,
         threat=first.threat,
-        attacks={attack.name: _seedless(attack.description) for attack in first.attacks},
+        attacks={attack.name: _shortened(attack.description) for attack in first.attacks},
         n=results[0].model.clean.n,
         rows=tuple(map(_row, unique.values(), titles)),
     )
