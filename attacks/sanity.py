@@ -87,21 +87,42 @@ def labels_fit(model: Model, x: Tensor, y: Tensor) -> Finding:
     )
 
 
+def constant_answer(model: Model, x: Tensor, y: Tensor) -> Finding:
+    """One class for every example, whatever its label, is an answer that no attack can change."""
+    answers = _answers(model, x, y)
+    share = (answers == answers.mode().values).double().mean().item()
+    message = f"{share:.1%} of the examples get one class, {answers.mode().values.item()}"
+    constant = share == 1 and not _alike(y)
+    if constant:
+        message += f", a constant answer, right on {(answers == y).double().mean().item():.1%}"
+    return Finding("constant-answer", not constant, share, message)
+
+
+def _answers(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """The model's classes, (N,)."""
+    with attacking(model, "eval"):
+        return predict(model, x, y).argmax(1)
+
+
+def _alike(classes: Tensor) -> bool:
+    return bool((classes == classes[0]).all())
+
+
 def unbounded_attack(model: Model, x: Tensor, y: Tensor, threat: ThreatModel) -> Finding:
-    """As ε grows the robust accuracy must fall to zero (the bounds, if any, still hold)."""
-    accuracy, eps = 1.0, threat.eps
-    for _ in range(8):
-        wide = replace(threat, eps=eps)
-        accuracy = robust_accuracy(model, PGD(wide, steps=20, seed=0)(model, x, y), y)
+    """As ε grows the robust accuracy must fall to zero (the bounds, if any, still hold), unless
+    the model gives one class to everything: then `constant_answer` says what is amiss."""
+    for doubled in range(8):
+        eps = 2**doubled * threat.eps
+        x_adv = PGD(replace(threat, eps=eps), steps=20, seed=0)(model, x, y)
+        accuracy = robust_accuracy(model, x_adv, y)
         if accuracy == 0:
             break
-        eps = 2 * eps
-    return Finding(
-        "accuracy-reaches-zero",
-        accuracy == 0,
-        accuracy,
-        f"robust accuracy is {accuracy:.1%} at eps = {float(eps):.3g} under PGD-20",
-    )
+    message = f"robust accuracy is {accuracy:.1%} at eps = {float(eps):.3g} under PGD-20"
+    answers = torch.cat([_answers(model, x, y), _answers(model, x_adv, y)])
+    constant = _alike(answers) and not _alike(y)
+    if constant:
+        message += f", where every example still gets class {answers[0].item()}"
+    return Finding("accuracy-reaches-zero", accuracy == 0 or constant, accuracy, message)
 
 
 def stronger(
@@ -137,7 +158,7 @@ def check_attacks(
     def accuracy(attack: Callable[[Model, Tensor, Tensor], Tensor]) -> float:
         return robust_accuracy(model, attack(model, x, y), y)
 
-    checks = (labels_fit, randomised_forward, probabilities, zero_gradients)
+    checks = (labels_fit, constant_answer, randomised_forward, probabilities, zero_gradients)
     findings = [check(model, x, y) for check in checks]
     if findings[-1].figure == 1:  # nothing to climb: what follows would only repeat it
         white = single = longer = accuracy(lambda _, x, y: x)

@@ -21,7 +21,12 @@ from robustprune.run.packaged import config_names
 from robustprune.sparsity import full_masks
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+
+
+def name_of(page: Path) -> str:
+    """methods/index of docs/methods/index.md"""
+    return page.relative_to(ROOT).with_suffix("").as_posix().removeprefix("docs/")
 
 
 def text_of(page: Path) -> str:
@@ -51,6 +56,7 @@ def at_hand() -> dict[str, Any]:
     x = torch.rand(6, 1, 12)
     return {
         "model": model,
+        "loader": [(x, model(x).argmax(1))],
         "dense": network(),
         "other_model": network(),
         "masks": full_masks(model),
@@ -100,13 +106,13 @@ def text_at_hand() -> dict[str, Any]:
 #: what a fragment needs besides what `pip install "robustprune[all]"` brings
 _PEERS = {"from_textattack": "textattack"}
 #: pages whose examples load and train a language model, which is for the night
-LONG = ("language",)
+LONG = ("language_tickets",)
 
 
 @pytest.mark.parametrize(
     "page",
     [pytest.param(p, marks=[pytest.mark.slow] if p.stem in LONG else []) for p in PAGES],
-    ids=[page.stem for page in PAGES],
+    ids=map(name_of, PAGES),
 )
 def test_the_examples_of_a_page_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -124,7 +130,7 @@ def test_the_examples_of_a_page_run(
         exec(compile(code, f"{page.name}, Python block {number}", "exec"), vars(module))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_commands_of_a_page_are_known(page: Path) -> None:
     for block in blocks(page, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
@@ -134,7 +140,7 @@ def test_the_commands_of_a_page_are_known(page: Path) -> None:
                 assert parser().parse_args(plain).command == plain[0]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_what_a_page_names_is_there(page: Path) -> None:
     text = text_of(page)
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
@@ -148,10 +154,22 @@ def test_what_a_page_names_is_there(page: Path) -> None:
         assert name in config_names(), name
 
 
+SHORT = [ROOT / "docs" / "own.md", *sorted((ROOT / "docs" / "methods").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", SHORT, ids=name_of)
+def test_twenty_lines_are_enough(page: Path) -> None:
+    for code in blocks(page, "python"):
+        assert len([line for line in code.splitlines() if line.strip()]) <= 20
+
+
 def test_the_site_has_every_page() -> None:
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-    listed = [path for entry in site["nav"] for path in entry.values()]
-    assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+    entries = [value for entry in site["nav"] for value in entry.values()]
+    parts = [part if isinstance(part, list) else [{"": part}] for part in entries]
+    listed = [path for part in parts for entry in part for path in entry.values()]
+    docs = ROOT / "docs"
+    assert sorted(listed) == sorted(str(page.relative_to(docs)) for page in docs.rglob("*.md"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="no mkdocs installed")

@@ -73,7 +73,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """Rows of one task and threat model; attacks: name -> description, its seed left out."""
+    """Rows of one task and threat model; attacks: name -> description, seed and threat left out."""
 
     task: str
     threat: ThreatRecord
@@ -116,13 +116,15 @@ def on_front(rows: Iterable[Row]) -> list[Row]:
 
 def _board_key(result: Result) -> str:
     metrics = result.metrics
-    attacks = {attack.name: _seedless(attack.description) for attack in metrics.attacks}
+    attacks = {attack.name: _shortened(attack.description) for attack in metrics.attacks}
     key = (metrics.task.name, str(metrics.threat), attacks, result.model.clean.n)
     return json.dumps(key, sort_keys=True)
 
 
-def _seedless(description: str) -> str:
-    return re.sub(r",? ?\bseed=\w+", "", description)
+def _shortened(description: str) -> str:
+    """An attack without its seed, and without the threat model, which the board has."""
+    threat = r"\bthreat=ThreatModel\((?:[^()]|\([^()]*\))*\)(?:, )?"
+    return re.sub(rf"{threat}|,? ?\bseed=\w+", "", description)
 
 
 def _board(results: Sequence[Result]) -> Board:
@@ -138,7 +140,7 @@ def _board(results: Sequence[Result]) -> Board:
     return Board(
         task=first.task.name,
         threat=first.threat,
-        attacks={attack.name: _seedless(attack.description) for attack in first.attacks},
+        attacks={attack.name: _shortened(attack.description) for attack in first.attacks},
         n=results[0].model.clean.n,
         rows=tuple(map(_row, unique.values(), titles)),
     )

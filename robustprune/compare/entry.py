@@ -64,6 +64,10 @@ def benchmark_entry(results: Sequence[Result], *, key: str, paper: str) -> dict[
     if any(entry != entries[0] for entry in entries):
         raise ValueError("the runs are of different methods or settings; give one entry's runs")
     models = [_model(result, key) for result in headlines]
+    keys = [model["key"] for model in models]
+    for model in models:
+        if keys.count(model["key"]) > 1:
+            model["key"] += f"_seed{model['seed']}"
     return {"entry": entries[0], "models": models, "deviations": _deviations(headlines, models)}
 
 
@@ -212,6 +216,10 @@ def _deviations(results: Sequence[Result], models: Sequence[Mapping[str, Any]]) 
             f"{', '.join(map(str, wanted))}% are asked for",
         ),
         (
+            len(found) == len(results),
+            f"{len(results)} networks of {len(found)} sparsities; give one of each for an entry",
+        ),
+        (
             metrics.threat.norm == "linf" and abs(metrics.threat.eps - _EPS_AA) < 5e-4,
             f"{metrics.threat.norm} eps {metrics.threat.eps:g}, where AutoAttack is asked for at "
             f"linf {_EPS_AA}",
@@ -223,6 +231,13 @@ def _deviations(results: Sequence[Result], models: Sequence[Mapping[str, Any]]) 
         (
             all(model["distances"] is not None for model in models),
             "no distances; run with --set evaluation.minimal=10000",
+        ),
+        (
+            all(
+                model["distances"] is None or len(model["distances"]) == result.model.clean.n
+                for model, result in zip(models, results, strict=True)
+            ),
+            "distances of a part of the test examples; set evaluation.minimal to all of them",
         ),
         (False, "distances by FMN and FAB with fixed options, where tuned FMN (HO-FMN) is asked"),
     )

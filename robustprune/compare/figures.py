@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ def figures(board: Board, *, prefix: str = "") -> list[Plot]:
         plots.append(_bars(with_r, lambda row: row.r, f"{prefix}r", _r_label(board)))
     timed = [row for row in board.rows if row.speed is not None]
     if timed:
-        label = "latency of the deployed form, dense network of the run = 1"
+        label = "latency as deployed, dense network = 1"
         plots.append(_bars(timed, lambda row: row.speed, f"{prefix}latency", label))
     return plots
 
@@ -51,7 +52,7 @@ def _front(board: Board, key: str) -> Plot:
             zorder=1,
             label="Pareto front",
         )
-        _density_axis(axes, sorted({row.density for row in board.rows}))
+        _density_axis(axes, [row.density for row in board.rows])
         axes.set_ylabel("robust accuracy (%), upper bound")
         axes.set_title(f"Density against accuracy at {_threat(board)}")
         figure.legend(loc="outside lower left", ncols=1, handlelength=3.4)
@@ -65,7 +66,7 @@ def _points(axes: Axes, members: list[Row], family: str, look: Look) -> None:
     axes.errorbar(
         [row.density for row in members],
         [100 * row.worst.mean for row in members],
-        yerr=_error([row.worst for row in members], scale=100),
+        yerr=_percent_error([row.worst for row in members]),
         label=wrap(family),
         elinewidth=1.0,
         capsize=2.5,
@@ -97,7 +98,7 @@ def _bounds(board: Board, key: str) -> Plot:
                 axes.errorbar(
                     [100 * measured.mean for _, measured in points],
                     [place for place, _ in points],
-                    xerr=_error([measured for _, measured in points], scale=100),
+                    xerr=_percent_error([measured for _, measured in points]),
                     linestyle="",
                     marker=marker,
                     color=colour,
@@ -122,7 +123,7 @@ def _bars(rows: list[Row], read: Callable[[Row], Measured | None], key: str, lab
         axes.barh(
             range(len(rows)),
             [value.mean for value in measured],
-            xerr=_error(measured) if any(value.sd for value in measured) else None,
+            xerr=error_bars(measured) if any(value.sd for value in measured) else None,
             color=SERIES_COLOURS[1],
             height=0.6,
             error_kw={"elinewidth": 1.0, "capsize": 2.5, "ecolor": INK},
@@ -136,14 +137,20 @@ def _bars(rows: list[Row], read: Callable[[Row], Measured | None], key: str, lab
         return finish(figure, key=key, alt=f"{label}: {said}.")
 
 
-def _error(measured: list[Measured], *, scale: float = 1.0) -> list[list[float]]:
-    """Below and above each mean: sd over seeds, the interval of a single one, or nothing."""
+def error_bars(measured: list[Measured], *, most: float = math.inf) -> list[list[float]]:
+    """Below and above each mean: sd over seeds, the interval of a single one, or nothing; no bar
+    leaves [0, most], where the figures lie."""
     below, above = [], []
     for one in measured:
         low, high = one.interval or (one.mean - (one.sd or 0.0), one.mean + (one.sd or 0.0))
-        below.append(scale * (one.mean - low))
-        above.append(scale * (high - one.mean))
+        below.append(one.mean - max(low, 0.0))
+        above.append(min(high, most) - one.mean)
     return [below, above]
+
+
+def _percent_error(measured: list[Measured]) -> list[list[float]]:
+    """Of proportions, in percent."""
+    return [[100 * length for length in side] for side in error_bars(measured, most=1.0)]
 
 
 def _rows_axis(axes: Axes, rows: list[Row]) -> None:
@@ -155,8 +162,9 @@ def _rows_axis(axes: Axes, rows: list[Row]) -> None:
 
 def _density_axis(axes: Axes, densities: list[float]) -> None:
     axes.set_xscale("log")
-    if len(densities) <= _MANY_TICKS:
-        axes.xaxis.set_major_locator(FixedLocator(densities))
+    ticks = {share(density): density for density in densities}  # one a label
+    if len(ticks) <= _MANY_TICKS:
+        axes.xaxis.set_major_locator(FixedLocator(sorted(ticks.values())))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda density, _: share(density)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("weights kept (logarithmic)")

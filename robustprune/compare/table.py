@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustprune.compare.board import Board, Measured, Row
-from robustprune.report.wording import count, file_size, norm_name, percent, threat_phrase
+from robustprune.report.wording import count, file_size, percent, threat_phrase
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,13 @@ class Column:
 
 def columns_of(board: Board) -> list[Column]:
     """The columns that have a figure in at least one row."""
-    eps = f"{norm_name(board.threat.norm)} ≤ {board.threat.eps:g}"
     everything = [
         Column("density", "kept", lambda row: f"{row.density:.3g}"),
         Column("weights", "kept", lambda row: count(row.kept)),
         Column("clean", "%", lambda row: accuracy(row.clean)),
-        Column("robust", f"%, {eps}, upper bound", lambda row: accuracy(row.worst)),
-        Column("certified", f"%, {eps}, lower bound", lambda row: accuracy(row.certified)),
-        Column("r*", "median, upper bound", lambda row: spread(row.r, "{:.3g}".format)),
+        Column("robust", "%, upper bound", lambda row: accuracy(row.worst)),
+        Column("certified", "%, lower bound", lambda row: accuracy(row.certified)),
+        Column("r*", "median, upper bound", lambda row: spread(row.r, _like(row.r))),
         Column("size", "deployed", lambda row: _size(row.file_bytes)),
         Column("latency", "ms a batch", lambda row: spread(row.latency, _milliseconds)),
         Column("time", "dense = 1", lambda row: spread(row.speed, "{:.2f}".format)),
@@ -64,36 +64,40 @@ def spread(measured: Measured | None, write: Callable[[float], str]) -> str:
 
 def terminal_board(board: Board) -> Table:
     """For a terminal; rows on the Pareto front have a star."""
+    counts = {len(row.seeds) for row in board.rows}
+    seeds = f", {max(counts)} seeds" if len(counts) == 1 and counts != {1} else ""
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=Text(f"{board.task}, {threat_phrase(board.threat)}, n = {board.n}"),
+        title=Text(f"{board.task}, {threat_phrase(board.threat)}, n = {board.n}{seeds}"),
         caption=Text(
             "*: no other row is sparser and as robust. ± sd over seeds, or [95%]. ≤ ≥: bounds"
         ),
         pad_edge=False,
+        collapse_padding=True,
     )
-    table.add_column("network", overflow="fold", min_width=18)
-    columns = [c for c in columns_of(board) if c.title in _NARROW]
+    table.add_column("", width=1)
+    table.add_column("network", overflow="fold", min_width=12)
+    said = ("seeds",) if seeds else ()
+    columns = [c for c in columns_of(board) if c.title in _NARROW and c.title not in said]
     for column in columns:
-        heading = f"{column.title}\n{_NARROW[column.title]}"
-        table.add_column(Text(heading), justify="right", no_wrap=True)
+        table.add_column(Text(_NARROW[column.title]), justify="right", no_wrap=True)
     front = board.front
     for row in board.rows:
-        star = "* " if row in front else "  "
-        table.add_row(Text(star + row.title), *(_stacked(c.write(row)) for c in columns))
+        cells = (_stacked(column.write(row)) for column in columns)
+        table.add_row("*" if row in front else "", Text(row.title), *cells)
     return table
 
 
-#: columns that fit on 80 characters, with the second line of their headings
+#: columns that fit on 80 characters, and their headings there
 _NARROW = {
-    "density": "",
-    "clean": "%",
-    "robust": "% (≤)",
-    "certified": "% (≥)",
-    "r*": "(≤)",
-    "size": "",
+    "density": "kept",
+    "clean": "clean\n%",
+    "robust": "robust\n% (≤)",
+    "certified": "cert.\n% (≥)",
+    "r*": "r*\n(≤)",
+    "size": "size",
     "latency": "ms",
-    "seeds": "",
+    "seeds": "seeds",
 }
 
 
@@ -180,7 +184,7 @@ def _latex(board: Board) -> str:
     heads = " & ".join(
         _tex(f"{c.title} ({c.note})" if c.note in ("%", "kept") else c.title) for c in columns
     )
-    notes = "; ".join(f"{c.title}: {c.note}" for c in columns if "bound" in c.note)
+    notes = "; ".join(f"{c.title}: {c.note}" for c in columns if c.note not in ("", "%", "kept"))
     lines = [
         r"% \usepackage{booktabs}",
         r"\begin{table}",
@@ -235,6 +239,13 @@ def _json(measured: Measured | None) -> dict[str, Any] | None:
 
 def _size(measured: Measured | None) -> str:
     return "" if measured is None else file_size(round(measured.mean))
+
+
+def _like(measured: Measured | None) -> Callable[[float], str]:
+    """Writes a mean with three significant digits, and its sd with as many decimals."""
+    mean = 0.0 if measured is None else abs(measured.mean)
+    decimals = max(0, 2 - math.floor(math.log10(mean))) if mean else 2
+    return f"{{:.{decimals}f}}".format
 
 
 def _milliseconds(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import scipy
@@ -24,7 +25,7 @@ from robustprune.certify import (
     total_failure,
     write_certificates,
 )
-from robustprune.certify.certificate import FILE
+from robustprune.certify.certificate import FILE, Norm
 from robustprune.measure import nearest_adversarial
 from robustprune.pipeline.fit import Fitted
 from robustprune.pipeline.prepare import Run
@@ -124,19 +125,50 @@ def manifest_of(
     certificates: Sequence[Certificate],
 ) -> Manifest:
     """The manifest of these certificates, from the run's files as they are now."""
-    x, y = certified_examples(config, task)
     masks = folder.path / "masks.safetensors"
-    return Manifest(
+    return describe(
+        certificates,
+        *certified_examples(config, task),
+        ThreatModel(config.threat.norm, config.threat.eps, task.bounds),
         task=task.name,
         model=headline,
-        weights=file_digest(folder.path / "model.safetensors"),
-        masks=file_digest(masks) if masks.exists() else None,
-        config=file_digest(folder.path / "config.yaml"),
-        data=tensor_digest(x, y),
-        norm=config.threat.norm,
-        eps=config.threat.eps,
-        bounds=task.bounds,
+        weights=folder.path / "model.safetensors",
+        masks=masks if masks.exists() else None,
+        config=folder.path / "config.yaml",
         seed=config.seed,
+    )
+
+
+def describe(
+    certificates: Sequence[Certificate],
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    task: str,
+    model: str,
+    weights: Path,
+    masks: Path | None,
+    config: Path,
+    seed: int,
+) -> Manifest:
+    """What the certificates of the examples (x, y) are about.
+
+    Args:
+        task, model: as the manifest names them.
+        weights, masks, config: files whose digests it holds.
+    """
+    return Manifest(
+        task=task,
+        model=model,
+        weights=file_digest(weights),
+        masks=None if masks is None else file_digest(masks),
+        config=file_digest(config),
+        data=tensor_digest(x, y),
+        norm=cast(Norm, threat.norm),
+        eps=float(threat.eps),
+        bounds=cast("tuple[float, float] | None", threat.bounds),
+        seed=seed,
         n=len(x),
         total_failure=total_failure(certificates),
         versions=versions(),

@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from attacks import PGD, check_attacks
+from attacks import PGD, ThreatModel, check_attacks
 from robustprune.measure import (
     accuracy_curve,
     evaluate,
@@ -29,12 +29,10 @@ from robustprune.sparsity import MaskSet, full_masks
 
 #: sampled answers per gradient step of the EOT attack on a ticket switch
 SWITCH_DRAWS = 10
-#: test examples that the sanity checks look at
-SANITY_EXAMPLES = 100
+#: (examples, steps, queries) of the sanity checks
+SANITY = (100, 20, 500)
 #: of sentences, whose networks take a hundred times as long
-SANITY_SENTENCES = 8
-#: steps and queries of the checks' attacks, on examples and on sentences
-SANITY_EFFORT, SANITY_EFFORT_SENTENCES = (20, 500), (10, 100)
+SANITY_SENTENCES = (8, 10, 100)
 
 
 def test_examples(run: Run) -> tuple[Tensor, Tensor]:
@@ -182,6 +180,27 @@ def per_example_csv(entries: Iterable[dict[str, Any]], labels: Sequence[int]) ->
     return text.getvalue()
 
 
+def sanity_checks(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    effort: tuple[int, int, int] = SANITY,
+) -> list[dict[str, Any]]:
+    """What `attacks.check_attacks` finds on the first examples, as JSON-able values."""
+    examples, steps, queries = effort
+    x, y = x[:examples], y[:examples]
+    return [
+        {
+            "name": check.name,
+            "ok": check.passed,
+            "figure": f"{check.figure:.3g}",
+            "detail": f"{check.message} (n={len(y)})",
+        }
+        for check in check_attacks(model, x, y, threat, steps=steps, queries=queries)
+    ]
+
+
 def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Signs of masked gradients or of a broken harness (Carlini et al., arXiv 1902.06705): the
     whole set of checks for the headline, and what the measures show of every model."""
@@ -191,22 +210,12 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
     else:
         seed_stage(run.config.seed, file)
         x, y = test_examples(run)
-        text = run.task.train.present is not None
-        some = slice(SANITY_SENTENCES if text else SANITY_EXAMPLES)
-        steps, queries = SANITY_EFFORT_SENTENCES if text else SANITY_EFFORT
-        checks = [
-            {
-                "name": f"{headline.name}: {check.name}",
-                "ok": check.passed,
-                "figure": f"{check.figure:.3g}",
-                "detail": f"{check.message} (n={len(y[some])})",
-            }
-            for check in check_attacks(
-                headline.model, x[some], y[some], run.threat, steps=steps, queries=queries
-            )
-        ]
+        effort = SANITY if run.task.train.present is None else SANITY_SENTENCES
+        checks = sanity_checks(headline.model, x, y, run.threat, effort)
+        checks = [{**check, "name": f"{headline.name}: {check['name']}"} for check in checks]
         run.folder.write_json(file, checks)
     strong = f"pgd{run.config.evaluation.steps}"
+    labels = test_examples(run)[1].tolist()
     for entry in entries:
         single, iterated = entry["robust"]["fgsm"]["value"], entry["robust"][strong]["value"]
         checks.append(
@@ -217,7 +226,18 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
                 "detail": "an iterated attack weaker than one step points to masked gradients",
             }
         )
-        if entry["curve"]:
+        only = constant_answer(entry, labels)
+        if only is not None:
+            checks.append(
+                {
+                    "name": f"{entry['name']}: a constant answer",
+                    "ok": False,
+                    "figure": f"{entry['clean']['value']:.1%}, attacked {iterated:.1%}",
+                    "detail": f"right on all of class {only} and on nothing else, under every "
+                    "attack: the same answer to everything, which no attack can change",
+                }
+            )
+        elif entry["curve"]:
             last = entry["curve"][-1]
             checks.append(
                 {
@@ -228,6 +248,17 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
                 }
             )
     return checks
+
+
+def constant_answer(entry: dict[str, Any], labels: Sequence[int]) -> int | None:
+    """The class that a model gives to everything, as far as right and wrong answers show: it is
+    right on all examples of that class, on no other, and no attack changes that."""
+    clean, curve = entry["per_example"]["clean"], entry["curve"]
+    right = {label for label, correct in zip(labels, clean, strict=True) if correct}
+    wrong = {label for label, correct in zip(labels, clean, strict=True) if not correct}
+    attacked = [entry["robust"]["worst"], *curve[-1:]]
+    stays = all(point["value"] == entry["clean"]["value"] for point in attacked)
+    return right.pop() if stays and wrong and len(right) == 1 and not right & wrong else None
 
 
 def write_per_example(run: Run, entries: Sequence[dict[str, Any]]) -> None:

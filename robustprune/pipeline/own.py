@@ -9,24 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from attacks import ThreatModel, check_attacks
-from robustprune.certify import (
-    Certificate,
-    Manifest,
-    file_digest,
-    limits,
-    tensor_digest,
-    total_failure,
-    write_certificates,
-)
-from robustprune.certify.certificate import FILE, Norm
+from attacks import ThreatModel
+from robustprune.certify import Certificate, write_certificates
+from robustprune.certify.certificate import FILE
 from robustprune.measure import (
     attack_set,
     evaluate,
@@ -34,8 +26,8 @@ from robustprune.measure import (
     nearest_adversarial,
     proportion,
 )
-from robustprune.pipeline.certify import issue, versions
-from robustprune.pipeline.measure import SANITY_EXAMPLES
+from robustprune.pipeline.certify import describe, issue
+from robustprune.pipeline.measure import sanity_checks
 from robustprune.run.checkpoint import write_atomically
 from robustprune.run.runtime import is_first, wait
 from robustprune.run.sections import CertifySection
@@ -127,7 +119,6 @@ def measure_network(
     outcome = evaluate(model, x, y, attacks, batch_size=batch_size, title="attacking", quiet=quiet)
     results = {"clean": outcome.clean, **outcome.robust, "worst": outcome.worst}
     figures = {name: proportion(int(r.sum()), len(r)).to_json() for name, r in results.items()}
-    some = slice(SANITY_EXAMPLES)
     summary = None
     if minimal:
         found = nearest_adversarial(
@@ -141,10 +132,7 @@ def measure_network(
         "robust": figures,
         "attacks": {name: repr(attack) for name, attack in attacks.items()},
         "minimal": summary,
-        "findings": [
-            {"name": f.name, "ok": f.passed, "figure": f.figure, "detail": f.message}
-            for f in check_attacks(model, x[some], y[some], threat)
-        ],
+        "findings": sanity_checks(model, x, y, threat),
     }
 
 
@@ -182,21 +170,17 @@ def certify_network(
     described = out / "certify.json"
     write_atomically(described, json.dumps(settings, indent=2, sort_keys=True) + "\n")
     wait()
-    manifest = Manifest(
+    manifest = describe(
+        certificates,
+        x,
+        y,
+        threat,
         task=problem.source,
         model=named,
-        weights=file_digest(state),
+        weights=state,
         masks=None,
-        config=file_digest(described),
-        data=tensor_digest(x, y),
-        norm=cast(Norm, threat.norm),
-        eps=float(threat.eps),
-        bounds=cast("tuple[float, float] | None", threat.bounds),
+        config=described,
         seed=seed,
-        n=len(x),
-        total_failure=total_failure(certificates),
-        versions=versions(),
-        limits=limits({certificate.guarantee for certificate in certificates}),
     )
     write_certificates(out / FILE, manifest, certificates)
     return out / FILE, certificates

@@ -16,8 +16,28 @@ def test_a_plain_network_passes(trained):
     model, x, y = trained
     findings = check_attacks(model, x, y, THREAT, surrogate=model, queries=100)
     assert names(findings) == set()
-    assert len(findings) == 9
+    assert len(findings) == 10
     assert all("%" in str(finding) or "passes" in str(finding) for finding in findings)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6])  # without and with a gradient to climb
+def test_a_constant_answer_is_called_one(trained, spread):
+    _, x, y = trained
+    head = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 3))
+    nn.init.normal_(head[1].weight, std=spread)
+    with torch.no_grad():
+        head[1].bias.copy_(torch.tensor([0.0, 5.0, 0.0]))
+    findings = check_attacks(head, x, y, THREAT, queries=20, steps=5)
+    said = {finding.name: finding for finding in findings}
+    share = (y == 1).double().mean().item()
+    assert not said["constant-answer"].passed
+    assert f"class, 1, a constant answer, right on {share:.1%}" in said["constant-answer"].message
+    assert names(findings) - {"zero-gradients"} == {"constant-answer"}
+    if spread:
+        assert "zero-gradients" not in names(findings)
+        assert "every example still gets class 1" in said["accuracy-reaches-zero"].message
+    one_class = check_attacks(head, x[y == 1], y[y == 1], THREAT, queries=20, steps=5)
+    assert "constant-answer" not in names(one_class)
 
 
 class Wrapped(nn.Module):

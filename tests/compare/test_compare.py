@@ -8,14 +8,18 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from attacks import PGD, ThreatModel
 from robustprune.certify import Certificate, Manifest, write_certificates
 from robustprune.cli import main
 from robustprune.compare import (
@@ -26,8 +30,11 @@ from robustprune.compare import (
     find_runs,
     gather,
     on_front,
+    terminal_board,
     write_comparison,
 )
+from robustprune.compare.board import Measured
+from robustprune.compare.figures import error_bars
 
 MakeRun = Callable[..., Path]
 
@@ -241,6 +248,52 @@ def test_runs_are_found_beneath_folders(make_run: MakeRun, tmp_path: Path) -> No
     shutil.copytree(one, tmp_path / "copy")
     with pytest.raises(ValueError, match="are the same config and seed"):
         gather([one, tmp_path / "copy"])
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_terminal_of_80_characters_shows_every_column(make_run: MakeRun, alike: bool) -> None:
+    title = "HARP, 0.1 kept, fine-tuned (inherit)"
+    (board,) = compared(*(make_run("harp", seed=seed, title=title) for seed in range(3)))
+    wide = {
+        "certified": Measured((0.4, 0.0, 0.0)),
+        "r": Measured((0.4, 0.2, 0.3)),
+        "file_bytes": Measured((270_500.0,) * 3),
+        "latency": Measured((0.0123, 0.0145, 0.0199)),
+    }
+    rows = [replace(row, **wide) for row in board.rows]
+    rows[0] = replace(rows[0], seeds=rows[0].seeds[: 3 if alike else 2])
+    board = replace(board, rows=tuple(rows))
+    console = Console(width=80, file=io.StringIO())
+    console.print(terminal_board(board))
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert ("3 seeds" in shown.splitlines()[0]) == alike
+    assert ("seeds" in shown.splitlines()[3]) != alike
+    for text in ("natural", "HARP,", "fine-tuned", "70.0", "13.3", "± 23.1", "0.300", "± 0.100"):
+        assert text in shown
+    for text in ("270.5 kB", "15.57"):
+        assert text in shown
+
+
+def test_bars_end_where_accuracies_do() -> None:
+    spread = Measured((0.4, 0.0, 0.0))  # its sd, 0.23, is more than its mean
+    sure = Measured((1.0, 0.9, 1.0))
+    below, above = error_bars([spread, sure], most=1.0)
+    assert below == pytest.approx([spread.mean, sure.sd])
+    assert above == pytest.approx([spread.sd, 1 - sure.mean])
+    single = Measured((0.5,), interval=(0.4, 0.7))
+    assert np.ravel(error_bars([single])) == pytest.approx([0.1, 0.2])
+
+
+def test_an_attack_is_told_without_what_the_board_says(make_run: MakeRun) -> None:
+    run = make_run()
+    metrics = json.loads((run / "metrics.json").read_text())
+    said = repr(PGD(ThreatModel("linf", 0.1, (0.0, 1.0)), steps=3, seed=5))
+    metrics["attacks"] = {"fgsm": {"description": said, "bound": "upper"}}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    (board,) = compared(run)
+    assert board.attacks["fgsm"].startswith("PGD(steps=3, ")
+    assert "seed" not in board.attacks["fgsm"]
 
 
 def test_the_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,6 +103,19 @@ def test_the_figures_and_what_differs(make_run: Any, tmp_path: Path) -> None:
     assert "_Robust Accuracy (HO-FMN):_ 40.00" in text
 
 
+def test_several_seeds_are_told_apart(make_run: Any, tmp_path: Path) -> None:
+    runs = [make_run("hydra", seed=seed) for seed in (0, 1)]
+    for seed, run in enumerate(runs):
+        (run / "distances.json").write_text(json.dumps({"hydra": [float(seed)]}))
+    found = benchmark_entry(gather(runs), key="A_B2026C", paper="")
+    assert [model["key"][-9:] for model in found["models"]] == ["_90_seed0", "_90_seed1"]
+    told = " ".join(found["deviations"])
+    assert "2 networks of 1 sparsities" in told
+    assert "distances of a part of the test examples" in told
+    written = write_entry(found, tmp_path / "entry")[1:3]
+    assert [json.loads(file.read_text()) for file in written] == [[0.0], [1.0]]
+
+
 def test_what_is_missing_is_said(make_run: Any, tmp_path: Path) -> None:
     found = benchmark_entry(gather([make_run()]), key="A_B2026C", paper="")
     assert found["models"][0]["autoattack"] is None

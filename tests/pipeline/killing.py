@@ -8,12 +8,18 @@ import sys
 from collections.abc import Sequence
 
 
-def run(arguments: Sequence[str], die_at: int = 0, log: str = os.devnull) -> None:
+def run(
+    arguments: Sequence[str],
+    die_at: int = 0,
+    log: str = os.devnull,
+    by: signal.Signals = signal.SIGKILL,
+) -> None:
     """What `robustprune <arguments>` does, in a process of its own.
 
     Args:
-        die_at: kill -9 at this file operation (from 1): just before it if odd, just after if even.
+        die_at: kill at this file operation (from 1): just before it if odd, just after if even.
         log: file for stderr.
+        by: the signal with which it is killed.
     """
     import torch
 
@@ -29,10 +35,10 @@ def run(arguments: Sequence[str], die_at: int = 0, log: str = os.devnull) -> Non
         def operation(*arguments: object, **options: object) -> object:
             left[0] -= 1
             if left[0] == 0 and die_at % 2:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), by)
             result = real(*arguments, **options)
             if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), by)
             return result
 
         setattr(os, name, operation)

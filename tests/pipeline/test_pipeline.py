@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from robustprune.pipeline import find_sparse_networks, prepare
+from robustprune.pipeline.measure import constant_answer
 from robustprune.run.config import Config, parse_config
 from robustprune.run.rundir import RunDir
 from robustprune.sparsity import MaskSet
@@ -183,3 +184,27 @@ def test_a_damaged_stage_is_named(small: Config, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-7])
     with pytest.raises(ValueError, match=r"rst/model\.safetensors is damaged"):
         run(small, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("right", "worst", "end", "expected"),
+    [
+        ([1, 0, 1, 0], 0.5, 0.5, 0),  # all of class 0, nothing of class 1, whatever the attack
+        ([0, 1, 0, 1], 0.5, 0.5, 1),
+        ([1, 0, 1, 0], 0.25, 0.0, None),  # an attack changes it
+        ([1, 0, 1, 0], 0.5, 0.0, None),  # a larger one does
+        ([1, 0, 0, 0], 0.25, 0.25, None),  # some of class 0 get another answer
+        ([1, 1, 1, 1], 1.0, 1.0, None),
+        ([0, 0, 0, 0], 0.0, 0.0, None),
+    ],
+)
+def test_a_constant_answer_shows_in_what_is_right(
+    right: list[int], worst: float, end: float, expected: int | None
+) -> None:
+    entry = {
+        "clean": {"value": sum(right) / 4},
+        "robust": {"worst": {"value": worst}},
+        "curve": [{"value": sum(right) / 4}, {"value": end}],
+        "per_example": {"clean": right},
+    }
+    assert constant_answer(entry, [0, 1, 0, 1]) == expected

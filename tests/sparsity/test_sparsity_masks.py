@@ -1,10 +1,12 @@
 """MaskSet, allocation, and masks on a model."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from robustprune.sparsity import (
     MaskSet,
@@ -15,6 +17,28 @@ from robustprune.sparsity import (
     maskable_layers,
 )
 from robustprune.sparsity.apply import Masked
+
+
+@pytest.mark.parametrize("first", ["copy", "original"])
+def test_a_copy_is_baked_alone(first: str) -> None:
+    torch.manual_seed(0)
+    original = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+    x = torch.rand(4, 3)
+    apply_masks(original, MaskSet({"0.weight": torch.rand(2, 3) > 0.5}))
+    expected = original(x)
+    copied = copy.deepcopy(original)
+    baked, other = (copied, original) if first == "copy" else (original, copied)
+    bake(baked)
+    assert not parametrize.is_parametrized(baked[0])
+    assert type(baked[0]) is nn.Linear
+    assert parametrize.is_parametrized(other[0], "weight")
+    assert torch.equal(baked(x), expected)
+    assert torch.equal(other(x), expected)
+    other(x).sum().backward()  # and it can go on training
+    assert other[0].parametrizations.weight.original.grad is not None
+    bake(other)
+    assert torch.equal(other(x), expected)
+    assert type(other[0]) is nn.Linear
 
 
 def mask_of(*values: int) -> torch.Tensor:

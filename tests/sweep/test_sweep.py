@@ -194,8 +194,35 @@ def test_an_interrupt_stops_what_runs(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run_local([*jobs, *jobs], at_once=2, threads=1, on_start=interrupted)
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    assert "print('up', flush=True); time.sleep(600)" not in listed
+    assert "print('up', flush=True); time.sleep(600)" not in listed()
+
+
+def test_sigterm_leaves_no_process_and_a_sweep_that_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    path = sweep_file(tmp_path, grid={"method": ["rst"], "seed": [0, 1, 2]})
+    command = [sys.executable, "-m", "robustprune", "sweep", str(path), "--out", str(out)]
+    command += ["--jobs", "2", "--threads", "1", "--json"]
+    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while sweep.poll() is None and not list(out.glob("*/seed*/log.jsonl")):
+        time.sleep(0.01)
+    assert str(out) in listed()
+    sweep.send_signal(signal.SIGTERM)
+    _, said = sweep.communicate()
+    assert sweep.returncode == 130
+    assert said == "interrupted; the same command goes on where it stopped\n"
+    assert str(out) not in listed()
+    summary = json.loads((out / "sweeps" / "small" / "summary.json").read_text())
+    assert summary["counts"]["failed"] == 0
+    assert summary["counts"]["begun"] >= 1
+
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["counts"]["finished"] == 3
+
+
+def listed() -> str:
+    """The command lines of all processes."""
+    return subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True).stdout
 
 
 def test_a_jobs_config_is_the_runs_own(tmp_path: Path) -> None:
