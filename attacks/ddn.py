@@ -81,7 +81,8 @@ class DDN:
             check_finite(logits)
             grad = unblocked(grad, x_adv, bounds, allowed)
             broken = misclassified(logits, y)
-            nearest = nearest.update(x_adv, lengths(x_adv - x, "l2"), broken)
+            r = lengths(x_adv - x, "l2")
+            nearest = nearest.update(x_adv, r, broken)
             if k == 0:
                 scale = self._scale(value, grad)
                 eps = scale
@@ -92,7 +93,9 @@ class DDN:
                 grad = torch.where(per_example(flat, x).bool(), noise, grad)
             alpha = scale * (0.01 + 0.99 * (1 + math.cos(math.pi * k / self.steps)) / 2)
             delta = x_adv - x + per_example(alpha, x) * unit(grad, "l2")
-            eps = torch.where(broken, (1 - self.gamma) * eps, (1 + self.gamma) * eps)
+            further = torch.where(nearest.found, 0.0, r + first_order_distance(value, grad, "l2"))
+            grown = torch.maximum((1 + self.gamma) * eps, further)
+            eps = torch.where(broken, (1 - self.gamma) * eps, grown)
             eps = torch.minimum(eps, furthest)
             x_adv = clip(x + per_example(eps, x) * unit(delta, "l2"), bounds)
         broken = misclassified(predict(model, x_adv, y), y)

@@ -76,6 +76,7 @@ class LoopOptions(TypedDict, total=False):
     docstring explains them."""
 
     amp: bool
+    channels_last: bool
     device: torch.device | str
     checkpoint: Checkpoint | None
     title: str
@@ -95,6 +96,7 @@ def train(
     validation: Validation | None = None,
     average: float | None = None,
     amp: bool = False,
+    channels_last: bool = False,
     device: torch.device | str | None = None,
     checkpoint: Checkpoint | None = None,
     title: str = "training",
@@ -119,6 +121,8 @@ def train(
         average: decay of an exponential moving average of the weights, which is then what is
             validated and returned; default none.
         amp: forward passes in bfloat16 where torch finds it safe (autocast).
+        channels_last: images and weights of two-dimensional convolutions lie channels last in
+            memory, which tensor cores want; shapes stay as they are.
         device: where to train; default where the model is.
         checkpoint: resume from its file if that is there, and save to it.
         title: of the progress bar and of errors.
@@ -138,6 +142,8 @@ def train(
         raise ValueError("nothing to train: no parameter requires a gradient")
     device = moving[0].device if device is None else torch.device(device)
     model.to(device)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     descent = optimizer.build(moving)
@@ -187,6 +193,8 @@ def train(
         steps = 0
         for x, y in loader:
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+            if channels_last and x.ndim == 4:
+                x = x.to(memory_format=torch.channels_last)
             if progress.step == 0:
                 _check_batch(model, x, y)
             x, y, share = own_part(x, y)

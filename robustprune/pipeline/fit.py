@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from robustprune.minmax import Checkpoint, Natural, OptimizerSpec, train
+from robustprune.minmax import Checkpoint, LoopOptions, Natural, OptimizerSpec, train
 from robustprune.pipeline.prepare import Run
 from robustprune.run.config import TrainingSection
 from robustprune.run.runtime import seed_stage
@@ -68,11 +68,7 @@ def fit_dense(
             epochs=section.epochs,
             validation=run.validation(attacked=robust),
             average=run.config.loop.average,
-            amp=run.config.loop.amp,
-            device=run.device,
-            checkpoint=checkpoint,
-            title=name,
-            quiet=run.quiet,
+            **loop_options(run, checkpoint, name),
         )
         return Ticket(full_masks(model), model, history)
 
@@ -96,13 +92,22 @@ def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
             seed=run.config.seed + 1,
             validation=run.validation(attacked=True),
             average=run.config.loop.average,
-            amp=run.config.loop.amp,
-            checkpoint=checkpoint,
-            title=name,
-            quiet=run.quiet,
+            **loop_options(run, checkpoint, name),
         )
 
     return fit(run, name, f"{ticket.title}, fine-tuned ({mode})", make)
+
+
+def loop_options(run: Run, checkpoint: Checkpoint, title: str) -> LoopOptions:
+    """How every training of a run goes, whatever it learns."""
+    return {
+        "amp": run.config.loop.amp,
+        "channels_last": run.config.loop.channels_last,
+        "device": run.device,
+        "checkpoint": checkpoint,
+        "title": title,
+        "quiet": run.quiet,
+    }
 
 
 def optimizer_of(section: TrainingSection) -> OptimizerSpec:

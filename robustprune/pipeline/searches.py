@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import nn
 
 from robustprune.minmax import Checkpoint, Natural
-from robustprune.pipeline.fit import Fitted, fit, optimizer_of
+from robustprune.pipeline.fit import Fitted, fit, loop_options, optimizer_of
 from robustprune.pipeline.prepare import Run
 from robustprune.run.config import TrainingSection
 from robustprune.search import (
@@ -85,10 +85,7 @@ def _training(run: Run, section: TrainingSection, checkpoint: Checkpoint, name: 
     return {
         "epochs": section.epochs,
         "optimizer": optimizer_of(section),
-        "checkpoint": checkpoint,
-        "title": name,
-        "quiet": run.quiet,
-        "amp": run.config.loop.amp,
+        **loop_options(run, checkpoint, name),
     }
 
 

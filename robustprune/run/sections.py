@@ -152,6 +152,7 @@ class LoopSection(Section):
     average: Annotated[Number, Field(gt=0, lt=1)] | None = None  # decay of a weight average
     patience: Count | None = None  # epochs without a better validation before a training ends
     amp: bool = False  # bfloat16 where torch finds it safe
+    channels_last: bool = False  # memory layout of images, for tensor cores
 
 
 class SearchSection(TrainingSection):

@@ -154,7 +154,7 @@ def prune_admm(
         pattern: see `robustprune.sparsity.patterns`; of `l1` always element.
         allocate: see `robustprune.sparsity.allot`.
         dense: layers to leave whole: "first", "last" or layer names.
-        loop: how the training runs, see `train`: amp, device, checkpoint, title, quiet, on_epoch.
+        loop: how the training runs: the options of `LoopOptions`, which `train` explains.
 
     Returns:
         Ticket(masks, model, history); the records carry the residuals, see `Admm`.

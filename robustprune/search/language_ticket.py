@@ -171,7 +171,7 @@ def find_language_ticket(
             Embeddings (tied ones too), norms and biases are never masked.
         seed: of the gates' samples.
         validation: choose the epoch on held-out training data, with gates as `expected`.
-        loop: how the training runs, see `train`: amp, device, checkpoint, title, quiet, on_epoch.
+        loop: how the training runs: the options of `LoopOptions`, which `train` explains.
 
     Returns:
         LanguageTicket(masks, model, history, start, scores, groups); the records carry the

@@ -113,7 +113,7 @@ def find_lottery_ticket(
         pattern, allocate: see `robustprune.sparsity`; "global" compares |w| over all layers.
         dense: layers to leave whole: "first", "last" or layer names.
         validation: choose the epoch of each training on held-out training data.
-        loop: how the training runs, see `train`: amp, device, checkpoint, title, quiet, on_epoch.
+        loop: how the training runs: the options of `LoopOptions`, which `train` explains.
             Every round keeps its own file beside the checkpoint and is not repeated.
 
     Returns:

@@ -178,7 +178,7 @@ def prune_scores(
         dense: layers to leave whole: "first", "last" or layer names.
         validation: choose the epoch on held-out training data ("hydra"); default the last. Before
             its end "harp" keeps more than the target, so that there an early epoch would win.
-        loop: how the training runs, see `train`: amp, device, checkpoint, title, quiet, on_epoch.
+        loop: how the training runs: the options of `LoopOptions`, which `train` explains.
 
     Raises:
         ValueError: an option out of range, nothing to mask, a batch that does not fit the model.

@@ -79,7 +79,7 @@ def find_scratch_ticket(
         seed: of θ and of the first scores. Batch order and random starts of the attack come from
             the loader and torch's global generator.
         validation: choose the epoch on held-out training data; default the last.
-        loop: how the training runs, see `train`: amp, device, checkpoint, title, quiet, on_epoch.
+        loop: how the training runs: the options of `LoopOptions`, which `train` explains.
 
     Returns:
         Ticket(masks, model, history).
