@@ -65,17 +65,26 @@ class SentenceTokenizer:
 
 
 def sentence_classifier(
-    model: nn.Module, encoder: SentenceTokenizer, *, batch_size: int = 64
+    model: nn.Module, encoder: SentenceTokenizer, *, pairs: bool = False, batch_size: int = 64
 ) -> Callable[[Sequence[str]], Tensor]:
     """sentences -> logits (N, C) on the CPU, in eval mode: what attacks on text query.
 
     Sentences of equal length go together, so that a batch is hardly padded; the answers come in
     the order of the sentences.
+
+    Args:
+        pairs: each string is two sentences with a tab between; without one the second is empty.
     """
+
+    def codes_of(sentences: Sequence[str]) -> Tensor:
+        if not pairs:
+            return encoder(sentences)
+        halves = [sentence.partition("\t") for sentence in sentences]
+        return encoder([first for first, _, _ in halves], [second for _, _, second in halves])
 
     @torch.no_grad()
     def classify(sentences: Sequence[str]) -> Tensor:
-        codes = encoder(sentences)
+        codes = codes_of(sentences)
         device = next(model.parameters()).device
         order = codes[:, :, 2].gt(0).sum(1).argsort(stable=True)
         with evaluating(model):
