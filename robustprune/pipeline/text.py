@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from robustprune.pipeline.fit import Fitted
     from robustprune.pipeline.prepare import Run
 
-_MAKE = {
+_MAKE: dict[str, Callable[..., TextAttack]] = {
     "text_fooler": text_fooler,
     "text_bugger": text_bugger,
     "deep_word_bug": deep_word_bug,
@@ -79,7 +79,7 @@ def text_attacks(config: Config, device: torch.device | str = "cpu") -> dict[str
         ImportError: a package that one of them needs is not installed.
     """
     section = config.evaluation
-    found = {}
+    found: dict[str, TextAttack] = {}
     for name in section.text:
         options: dict[str, Any] = {"embed": minilm(device=device)} if name in _COMPARING else {}
         found[name] = _MAKE[name](queries=section.queries, **options)

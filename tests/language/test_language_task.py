@@ -110,6 +110,9 @@ def test_the_real_minilm(encoder: SentenceTokenizer) -> None:
     sentences = load_sentences("sst2_sample")[1].first[:6]
     answers = sentence_classifier(model, encoder, batch_size=4)(sentences)
     torch.testing.assert_close(answers, model(x).detach(), rtol=1e-4, atol=1e-4)
+    rough = sentence_classifier(model, encoder, amp=True)(sentences)
+    assert rough.dtype == torch.float32
+    assert 0 < float((rough - answers).abs().max()) < 0.02
     assert sum(p.numel() for p in model.parameters()) == 22_713_986
 
 
