@@ -89,9 +89,8 @@ def counting(
 def as_many(x: Tensor) -> int:
     """Inputs in one pass: on a CPU, whose caches gain nothing from more, a thousand or 16 MiB of
     float32 numbers; elsewhere 128 MiB, from which the halving finds what the memory takes."""
-    if x.device.type == "cpu":
-        return max(1, min(1000, 2**22 // x[0].numel()))
-    return max(1, 2**25 // x[0].numel())
+    size = max(1, x.shape[1:].numel())
+    return max(1, min(1000, 2**22 // size) if x.device.type == "cpu" else 2**25 // size)
 
 
 def _answers(model: Model, x: Tensor) -> tuple[Tensor, int]:
