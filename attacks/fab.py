@@ -151,7 +151,10 @@ class FAB:
         bounds = bounds_like(self.bounds, x)
         out, x_adv = nothing_found(x), x
         if random and self.eps is not None:
-            draw = unit(uniform_in_ball(x, self.norm, 1.0, generator), self.norm)
+            draw = uniform_in_ball(x, self.norm, 1.0, generator)
+            if self.support is not None:
+                draw = torch.where(self.support(x), draw, 0.0)
+            draw = unit(draw, self.norm)
             x_adv = clip(x + draw * self.eps / 2, bounds)
         live = torch.arange(len(x), device=x.device)
         for _ in range(self.steps):
@@ -204,5 +207,9 @@ class FAB:
         length = lengths(both, self.norm).clamp_min(1e-8)
         share = length[: len(x)] / (length[: len(x)] + length[len(x) :])
         a = per_example(share.clamp_max(self.alpha_max), x)
-        moved = (1 - a) * (x_adv + self.eta * here) + a * (x + self.eta * there)
-        return clip(moved, bounds)
+        moved = clip((1 - a) * (x_adv + self.eta * here) + a * (x + self.eta * there), bounds)
+        if self.support is not None:  # (1 - a) v + a v is not v in floating point
+            moved = torch.where(self.support(x), moved, x)
+        # where the gradient is next to zero the plane is out of reach of any number
+        reached = per_example(moved.flatten(1).isfinite().all(1), x).bool()
+        return torch.where(reached, moved, x_adv)
