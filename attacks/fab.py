@@ -23,7 +23,7 @@ from attacks.inputs import (
 )
 from attacks.losses import targeted_margin
 from attacks.modes import Model, attacking
-from attacks.nearest import Nearest, nothing_found
+from attacks.nearest import Nearest, nothing_found, reach
 from attacks.threat import Bound, Bounds, bounds_like, check_bounds, clip
 
 
@@ -210,6 +210,5 @@ class FAB:
         moved = clip((1 - a) * (x_adv + self.eta * here) + a * (x + self.eta * there), bounds)
         if self.support is not None:  # (1 - a) v + a v is not v in floating point
             moved = torch.where(self.support(x), moved, x)
-        # where the gradient is next to zero the plane is out of reach of any number
-        reached = per_example(moved.flatten(1).isfinite().all(1), x).bool()
-        return torch.where(reached, moved, x_adv)
+        near = per_example(lengths(moved - x, "linf") <= reach(x), x).bool()
+        return torch.where(near, moved, x_adv)
