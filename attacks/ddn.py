@@ -19,7 +19,7 @@ from attacks.inputs import (
     misclassified,
     predict,
 )
-from attacks.losses import log_odds
+from attacks.losses import log_odds, margin
 from attacks.modes import Model, attacking
 from attacks.nearest import farthest, first_order_distance, nothing_found
 from attacks.threat import Bounds, bounds_like, check_bounds, clip, unblocked
@@ -30,7 +30,8 @@ class DDN:
     """Follow the gradient's direction; shrink the norm where adversarial, else let it grow.
 
     δ ← δ + α_k ∇ℓ/‖∇ℓ‖₂, then ‖δ‖₂ ← ε_k with ε_{k+1} = (1 ∓ γ) ε_k: Rony et al. 2019
-    (arXiv 1811.09600), alg. 1, without rounding to 8 bits.  Returns the nearest misclassified
+    (arXiv 1811.09600), alg. 1, without rounding to 8 bits.  As long as nothing is found, ε_{k+1} is
+    at least the first-order distance to the boundary, as in FMN.  Returns the nearest misclassified
     point, or x itself where none was found.
 
     Args:
@@ -77,15 +78,16 @@ class DDN:
         nearest, x_adv = nothing_found(x), x
         scale = eps = furthest  # set at the first step
         for k in range(self.steps - 1):
-            logits, value, grad = loss_and_gradient(model, x_adv, y, log_odds)
+            logits, _, grad = loss_and_gradient(model, x_adv, y, log_odds)
             check_finite(logits)
             grad = unblocked(grad, x_adv, bounds, allowed)
             broken = misclassified(logits, y)
             r = lengths(x_adv - x, "l2")
             nearest = nearest.update(x_adv, r, broken)
+            # the label is lost where the margin is 0, not where its odds are even
+            distance = first_order_distance(margin(logits, y), grad, "l2")
             if k == 0:
-                scale = self._scale(value, grad)
-                eps = scale
+                scale = eps = self._scale(distance)
             flat = lengths(grad, "linf") == 0
             if bool(flat.any()):
                 noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
@@ -93,7 +95,8 @@ class DDN:
                 grad = torch.where(per_example(flat, x).bool(), noise, grad)
             alpha = scale * (0.01 + 0.99 * (1 + math.cos(math.pi * k / self.steps)) / 2)
             delta = x_adv - x + per_example(alpha, x) * unit(grad, "l2")
-            further = torch.where(nearest.found, 0.0, r + first_order_distance(value, grad, "l2"))
+            further = (r + distance).nan_to_num(0.0, posinf=0.0)
+            further = torch.where(nearest.found, 0.0, further)
             grown = torch.maximum((1 + self.gamma) * eps, further)
             eps = torch.where(broken, (1 - self.gamma) * eps, grown)
             eps = torch.minimum(eps, furthest)
@@ -101,7 +104,7 @@ class DDN:
         broken = misclassified(predict(model, x_adv, y), y)
         return nearest.update(x_adv, lengths(x_adv - x, "l2"), broken).x_adv
 
-    def _scale(self, value: Tensor, grad: Tensor) -> Tensor:
+    def _scale(self, distance: Tensor) -> Tensor:
         if self.init_norm is not None:
-            return torch.full_like(value, self.init_norm)
-        return first_order_distance(value, grad, "l2").nan_to_num(1.0, posinf=1.0)
+            return torch.full_like(distance, self.init_norm)
+        return distance.nan_to_num(1.0, posinf=1.0)

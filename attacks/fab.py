@@ -23,7 +23,7 @@ from attacks.inputs import (
 )
 from attacks.losses import targeted_margin
 from attacks.modes import Model, attacking
-from attacks.nearest import Nearest, nothing_found
+from attacks.nearest import Nearest, nothing_found, reach
 from attacks.threat import Bound, Bounds, bounds_like, check_bounds, clip
 
 
@@ -151,7 +151,10 @@ class FAB:
         bounds = bounds_like(self.bounds, x)
         out, x_adv = nothing_found(x), x
         if random and self.eps is not None:
-            draw = unit(uniform_in_ball(x, self.norm, 1.0, generator), self.norm)
+            draw = uniform_in_ball(x, self.norm, 1.0, generator)
+            if self.support is not None:
+                draw = torch.where(self.support(x), draw, 0.0)
+            draw = unit(draw, self.norm)
             x_adv = clip(x + draw * self.eps / 2, bounds)
         live = torch.arange(len(x), device=x.device)
         for _ in range(self.steps):
@@ -204,5 +207,8 @@ class FAB:
         length = lengths(both, self.norm).clamp_min(1e-8)
         share = length[: len(x)] / (length[: len(x)] + length[len(x) :])
         a = per_example(share.clamp_max(self.alpha_max), x)
-        moved = (1 - a) * (x_adv + self.eta * here) + a * (x + self.eta * there)
-        return clip(moved, bounds)
+        moved = clip((1 - a) * (x_adv + self.eta * here) + a * (x + self.eta * there), bounds)
+        if self.support is not None:  # (1 - a) v + a v is not v in floating point
+            moved = torch.where(self.support(x), moved, x)
+        near = per_example(lengths(moved - x, "linf") <= reach(x), x).bool()
+        return torch.where(near, moved, x_adv)

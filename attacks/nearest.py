@@ -45,8 +45,16 @@ def farthest(x: Tensor, bounds: Bounds, norm: str) -> Tensor:
 
 
 def first_order_distance(value: Tensor, grad: Tensor, norm: str) -> Tensor:
-    """|g| / ‖∇g‖_dual: how far the boundary g = 0 lies if g is linear; ∞ where ∇g = 0."""
-    return value.abs() / lengths(grad, DUAL[norm])
+    """|g| / ‖∇g‖_dual: how far the boundary g = 0 lies if g is linear; ∞ where ∇g = 0, or so near
+    to it that the boundary is out of `reach`."""
+    distance = value.abs() / lengths(grad, DUAL[norm])
+    return torch.where(distance > reach(value), torch.inf, distance)
+
+
+def reach(x: Tensor) -> float:
+    """No attack goes further than this, a number whose square does not overflow in x's dtype: a
+    saturated network has next to no gradient, and its linearised boundary lies anywhere."""
+    return float(torch.finfo(x.dtype).max ** 0.4)
 
 
 def between(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, *, halvings: int) -> Tensor:

@@ -18,7 +18,7 @@ import importlib
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,12 +190,14 @@ def pgd_section(model: nn.Module, x: Tensor, y: Tensor, eps: float, repetitions:
     table(f"PGD-{steps}, L∞ ε = {eps:.4g}, n = {len(x)}", contenders, repetitions, describe)
 
 
-def minimal_section(model: nn.Module, x: Tensor, y: Tensor, repetitions: int) -> None:
+def minimal_section(
+    model: nn.Module, x: Tensor, y: Tensor, repetitions: int, names: Sequence[str]
+) -> None:
     adv_lib = peer("adv_lib.attacks")
     right = model(x).argmax(1) == y  # the others have r* = 0 whatever the attack
     for steps in (30, 100):
         for name, norm in (("DDN", "l2"), ("FMN", "l2"), ("FMN", "linf"), ("DeepFool", "l2")):
-            if name == "DeepFool" and steps != 100:
+            if name not in names or (name == "DeepFool" and steps != 100):
                 continue
             ours = {
                 "DDN": DDN(steps=steps, bounds=PIXELS),
@@ -277,6 +279,10 @@ def main() -> None:
         default=["pgd", "minimal", "ensemble"],
     )  # fmt: skip
     parser.add_argument(
+        "--minimal", nargs="+", choices=("DDN", "FMN", "DeepFool"),
+        default=["DDN", "FMN", "DeepFool"], help="attacks of the minimal section",
+    )  # fmt: skip
+    parser.add_argument(
         "--norms", nargs="+", choices=("linf", "l2"), default=["linf", "l2"],
         help="of the ensemble section",
     )  # fmt: skip
@@ -301,7 +307,7 @@ def main() -> None:
         if "pgd" in options.sections:
             pgd_section(model, x, y, EPS[options.data]["linf"], options.repetitions)
         if "minimal" in options.sections:
-            minimal_section(model, x, y, options.repetitions)
+            minimal_section(model, x, y, options.repetitions, options.minimal)
         if "ensemble" in options.sections:
             queries, steps = (50, 10) if options.quick else (5000, 100)
             ensemble_section(

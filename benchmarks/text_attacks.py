@@ -192,6 +192,9 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=50, help="dev sentences to attack")
     parser.add_argument("--certify", type=int, default=0, help="dev sentences to certify")
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument(
+        "--amp", action="store_true", help="batches in bfloat16, single queries in float32"
+    )
     parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=list(VICTIMS))
     parser.add_argument("--attacks", nargs="*", choices=attacks(), default=list(attacks()))
     args = parser.parse_args()
@@ -208,14 +211,19 @@ def main() -> None:
             with torch.no_grad():
                 return victim(victim.features(part))
 
+        def in_batches(part: list[str], exact: Classify = classify) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16, enabled=args.amp):
+                return exact(part).float()
+
         n = args.examples
         classify(dev[:n])  # warm
+        in_batches(dev[:n])
         runs = []
         for name, make in attacks().items():
             if name not in args.attacks:
                 continue
             attack = make(args.batch_size)
-            whole, inside, results = seconds(attack, classify, dev[:n], answers[:n].tolist())
+            whole, inside, results = seconds(attack, in_batches, dev[:n], answers[:n].tolist())
             whole_1, inside_1, alone = seconds(make(1), classify, dev[:n], answers[:n].tolist())
             queries = sum(r.queries for r in results)
             row: dict[str, object] = {
@@ -223,6 +231,7 @@ def main() -> None:
                 "attack": attack.name,
                 **vars(summarise(recheck(classify, results))),
                 "queries": queries,
+                "accuracy_one_by_one": summarise(alone).accuracy_under_attack,
                 "queries_per_second": queries / inside,
                 "queries_per_second_one_by_one": sum(r.queries for r in alone) / inside_1,
                 "seconds": whole,
@@ -230,6 +239,7 @@ def main() -> None:
                 "speedup_classifier": inside_1 / inside,
                 "speedup_attack": whole_1 / whole,
                 "same_results": alone == results,
+                "same_share": sum(a == b for a, b in zip(alone, results, strict=True)) / n,
             }
             print(json.dumps(row), flush=True)
             runs.append(results)

@@ -17,14 +17,26 @@ class SentenceEncoder:
     """Mean of the last hidden states over the tokens of a text: texts -> (n, D).
 
     Reimers & Gurevych 2019 (Sentence-BERT, arXiv 1908.10084), §3.
+
+    Args:
+        model, tokenizer: of transformers.
+        max_length: tokens of a text; what is longer is cut.
+        batch_size: texts in one pass, in their order; None for 16 on a CPU, whose caches hold no
+            more, and 64 elsewhere.
     """
 
     model: Any = field(repr=False)
     tokenizer: Any = field(repr=False)
     max_length: int = 256
+    batch_size: int | None = None
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
+        size = self.batch_size or (16 if self.model.device.type == "cpu" else 64)
+        parts = [texts[start : start + size] for start in range(0, max(len(texts), 1), size)]
+        return torch.cat([self._pass(part) for part in parts])
+
+    def _pass(self, texts: Sequence[str]) -> Tensor:
         batch = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=self.max_length,
             return_tensors="pt",

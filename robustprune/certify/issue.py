@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -92,6 +93,7 @@ def smoothed_certificates(
     n: int,
     alpha: float,
     seed: int,
+    support: Callable[[Tensor], Tensor] | None = None,
     batch_size: int | None = None,
     title: str = "smoothing",
     quiet: bool = True,
@@ -112,6 +114,7 @@ def smoothed_certificates(
         n0=n0,
         n=n,
         alpha=alpha,
+        support=support,
         seed=seed,
         batch_size=batch_size,
         title=title,
@@ -144,8 +147,11 @@ def answers_of(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None
         return torch.cat([logits_of(model, x[part], y[part]).argmax(1).cpu() for part in rows])
 
 
-def limits(guarantees: set[str]) -> tuple[str, ...]:
-    """What certificates of these guarantees do not claim, in plain sentences."""
+def limits(guarantees: set[str], *, sentences: bool = False) -> tuple[str, ...]:
+    """What certificates of these guarantees do not claim, in plain sentences.
+
+    sentences: the inputs are word embeddings of sentences.
+    """
     common = (
         "Every statement is about one listed test example; none is about inputs not listed.",
         "Only changes of the input shorter than the radius, in the norm of the certificate and in "
@@ -166,8 +172,14 @@ def limits(guarantees: set[str]) -> tuple[str, ...]:
         "Smoothing takes the noise as exactly Gaussian and sums as exact; floating point is "
         "neither.",
     )
+    words = (
+        "The radius is about displacements of the word embeddings of a sentence, padding and "
+        "special tokens excepted; nothing is claimed of words that are replaced, put in or left "
+        "out.",
+    )
     return (
         *common,
+        *(words if sentences else ()),
         *(base if "base" in guarantees else ()),
         *(smoothed if "smoothed" in guarantees else ()),
     )

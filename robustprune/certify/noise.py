@@ -87,9 +87,10 @@ def counting(
 
 
 def as_many(x: Tensor) -> int:
-    """Inputs in one pass: a thousand on a CPU, whose caches gain nothing from more; elsewhere
-    128 MiB of float32 numbers, from which the halving finds what the memory takes."""
-    return 1000 if x.device.type == "cpu" else max(1, 2**25 // x[0].numel())
+    """Inputs in one pass: on a CPU, whose caches gain nothing from more, a thousand or 16 MiB of
+    float32 numbers; elsewhere 128 MiB, from which the halving finds what the memory takes."""
+    size = max(1, x.shape[1:].numel())
+    return max(1, min(1000, 2**22 // size) if x.device.type == "cpu" else 2**25 // size)
 
 
 def _answers(model: Model, x: Tensor) -> tuple[Tensor, int]:

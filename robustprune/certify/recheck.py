@@ -44,6 +44,7 @@ class Claims:
     Attributes:
         certificates: N of them; x: (N, ...) and y: (N,), their examples, on the model's device.
         bounds: of valid inputs; proofs hold within them, smoothing everywhere.
+        support: where an input may change, as in `ThreatModel`; None for everywhere.
         seed: of fresh noise and attacks.
         batch_size: inputs in one pass.
     """
@@ -56,6 +57,7 @@ class Claims:
     seed: int
     batch_size: int
     quiet: bool
+    support: Callable[[Tensor], Tensor] | None = None
 
     @property
     def method(self) -> str:
@@ -191,25 +193,27 @@ def hits_again(claims: Claims) -> Finding:
     probability at least 1 − FALSE_ALARM, and what it says is not used beyond its hits.
     """
     some, n = claims.balls.cpu(), int(claims.setting("n"))
+    samples = min(FRESH, 10 * n)  # n hits are no better known than that
     noise = counting(
         claims.model,
         claims.x,
         sigma=float(claims.setting("sigma")),
         seed=claims.seed,
         batch_size=None,
-        most=FRESH,
+        most=samples,
         title="fresh noise",
         quiet=claims.quiet,
+        support=claims.support,
     )
     with noise as count:
-        fresh = count(some, FRESH).gather(1, claims.y.cpu()[some, None]).squeeze(1).numpy()
+        fresh = count(some, samples).gather(1, claims.y.cpu()[some, None]).squeeze(1).numpy()
     hits = np.array([min(claims.certificates[i].hits or 0, n) for i in some.tolist()], dtype=int)
-    p_values = hypergeom.cdf(fresh, n + FRESH, hits + fresh, FRESH)
+    p_values = hypergeom.cdf(fresh, n + samples, hits + fresh, samples)
     refuted = torch.from_numpy(p_values <= FALSE_ALARM / max(len(some), 1))
     return claims.finding(
         "fresh noise agrees with the hits",
         some[refuted],
-        f"{len(some)} claims, {FRESH} samples each, seed {claims.seed}, "
+        f"{len(some)} claims, {samples} samples each, seed {claims.seed}, "
         f"smallest p-value {p_values.min(initial=1.0):.2g}; false alarms ≤ {FALSE_ALARM:g}",
         f"far fewer hits with seed {claims.seed} (an honest file: probability ≤ {FALSE_ALARM:g})",
     )
@@ -222,14 +226,17 @@ def smoothed_attacked_inside(claims: Claims) -> Finding:
     shape, broken = (ATTACK_DRAWS, *claims.x.shape[1:]), torch.zeros(len(claims.x)).bool()
     noise = torch.randn(shape, generator=generator, device=claims.x.device, dtype=claims.x.dtype)
     noise *= sigma
+    support = claims.support
 
     def averaged(x: Tensor) -> Tensor:
         """log Σ_draws softmax(f(x + noise)): logits of the average, up to a constant."""
-        logits = model((x[:, None] + noise).flatten(0, 1)).unflatten(0, (len(x), ATTACK_DRAWS))
+        allowed = noise if support is None else noise * support(x)[:, None]
+        logits = model((x[:, None] + allowed).flatten(0, 1)).unflatten(0, (len(x), ATTACK_DRAWS))
         return torch.logsumexp(logits.log_softmax(2), dim=1)
 
     for part in torch.split(some, max(1, claims.batch_size // ATTACK_DRAWS)):
-        attack = PGD(ThreatModel("l2", claims.radius[part]), steps=STEPS, seed=claims.seed)
+        threat = ThreatModel("l2", claims.radius[part], support=support)
+        attack = PGD(threat, steps=STEPS, seed=claims.seed)
         with attacking(model):
             x_adv = attack(averaged, claims.x[part], claims.y[part])
         answer = predict(
@@ -237,6 +244,7 @@ def smoothed_attacked_inside(claims: Claims) -> Finding:
             x_adv,
             sigma=sigma,
             alpha=FALSE_ALARM / max(len(some), 1),
+            support=support,
             seed=claims.seed,
         )
         broken[part.cpu()] = (answer != ABSTAIN) & (answer != claims.y[part].cpu())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import torch
@@ -29,6 +29,7 @@ def verify_certificates(
     masks: MaskSet | None,
     x: Tensor,
     y: Tensor,
+    support: Callable[[Tensor], Tensor] | None = None,
     seed: int | None = None,
     batch_size: int = 500,
     quiet: bool = True,
@@ -40,6 +41,7 @@ def verify_certificates(
         expected: the manifest as it comes out of the run's files and data now.
         model: with the stored weights, on x's device; masks: the stored ones, None if dense.
         x: (N, ...) and y: (N,), the test examples that are to be certified.
+        support: where an input may change, as in `ThreatModel`; None for everywhere.
         seed: of fresh noise and attacks; None draws one that whoever wrote the file can't foresee.
         batch_size: inputs in one pass.
 
@@ -54,7 +56,7 @@ def verify_certificates(
     for group in _groups([c for c in certificates if c.index < len(x)]):
         rows = torch.tensor([c.index for c in group], device=x.device)
         claims = Claims(
-            group, model, x[rows], y[rows], expected.bounds, seed, batch_size, quiet=quiet
+            group, model, x[rows], y[rows], expected.bounds, seed, batch_size, quiet, support
         )
         proof = group[0].guarantee == "base"
         checks = (_answers, *PROOF_CHECKS) if proof else SMOOTHING_CHECKS

@@ -15,6 +15,7 @@ from robustprune.pipeline.fit import Fitted, fit_dense, fit_finetuned
 from robustprune.pipeline.measure import findings, measure_model, measure_switch, write_per_example
 from robustprune.pipeline.prepare import Run, prepare
 from robustprune.pipeline.searches import Sources, search
+from robustprune.pipeline.text import attack_text
 from robustprune.report import write_report
 from robustprune.run.runtime import is_first
 from robustprune.run.sections import SelectionSection
@@ -58,11 +59,12 @@ def _stages(run: Run) -> dict[str, Any]:
     headline = _headline(run, models)
     compared = (sources.natural.name, sources.adversarial.name, headline.name)
     entries = [measure_model(run, f, minimal=f.name in compared) for f in models]
+    text = [row for f in models if f.name in compared for row in attack_text(run, f)]
     switched = config.evaluation.switch and len(scratch) > 1
     switch = measure_switch(run, scratch) if switched else None
     write_per_example(run, entries)
     checks = findings(run, headline, entries)
-    metrics = _metrics(run, entries, switch, checks, headline=headline.name)
+    metrics = _metrics(run, entries, switch, checks, text, headline=headline.name)
     run.folder.write_json("metrics.json", metrics)
     run.folder.publish(headline.name)
     if is_first():
@@ -111,6 +113,7 @@ def _metrics(
     entries: list[dict[str, Any]],
     switch: dict[str, Any] | None,
     checks: list[dict[str, Any]],
+    text: list[dict[str, Any]],
     *,
     headline: str,
 ) -> dict[str, Any]:
@@ -143,5 +146,6 @@ def _metrics(
             {k: v for k, v in e.items() if k not in ("per_example", "distances")} for e in entries
         ],
         "r2s": switch,
+        **({"text": text} if text else {}),
         "findings": checks,
     }

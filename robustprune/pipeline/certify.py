@@ -40,7 +40,8 @@ def certify_headline(run: Run, headline: Fitted) -> Path | None:
     """Certify the published model on the first test examples, if the config asks for it.
 
     Deterministic bounds go together with the distances that attacks reached, and are checked
-    against them; smoothing speaks of another classifier and has none.
+    against them; smoothing speaks of another classifier and has none. Of sentences, it is the
+    word embeddings that are smoothed.
 
     Returns:
         the file, or None where the config asks for no certificates.
@@ -105,6 +106,7 @@ def issue(
             n0=section.n0,
             n=section.n,
             alpha=section.alpha,
+            support=threat.support,
             seed=seed,
             title=title,
             quiet=quiet,
@@ -129,7 +131,7 @@ def manifest_of(
     return describe(
         certificates,
         *certified_examples(config, task),
-        ThreatModel(config.threat.norm, config.threat.eps, task.bounds),
+        ThreatModel(config.threat.norm, config.threat.eps, task.bounds, task.support),
         task=task.name,
         model=headline,
         weights=folder.path / "model.safetensors",
@@ -172,7 +174,10 @@ def describe(
         n=len(x),
         total_failure=total_failure(certificates),
         versions=versions(),
-        limits=limits({certificate.guarantee for certificate in certificates}),
+        limits=limits(
+            {certificate.guarantee for certificate in certificates},
+            sentences=threat.support is not None,
+        ),
     )
 
 

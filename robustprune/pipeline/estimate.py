@@ -20,7 +20,7 @@ from robustprune.minmax import Natural, Objective
 from robustprune.pipeline.certify import certified_examples
 from robustprune.pipeline.fit import optimizer_of
 from robustprune.pipeline.measure import test_examples
-from robustprune.pipeline.plan import measuring_passes, planned_trainings
+from robustprune.pipeline.plan import measuring_passes, planned_trainings, text_queries
 from robustprune.pipeline.prepare import Run
 
 #: seconds after which a measurement is not repeated
@@ -97,15 +97,19 @@ def estimate(run: Run) -> Estimate:
             seconds += training.epochs * held * (forward + run.config.inner.steps * gradient)
         stages.append(Stage(training.name, count, seconds, training=True))
     x, _ = test_examples(run)
+    measured = sum(training.measured for training in trainings)
     passes = measuring_passes(
         run.config,
-        models=sum(training.measured for training in trainings),
+        models=measured,
         n=len(x),
         classes=run.task.num_classes,
         curve=len(CURVE),
     )
     seconds = passes.forward * forward + passes.gradient * gradient
     stages.append(Stage("measuring", passes.forward + passes.gradient, seconds))
+    if run.config.evaluation.text:
+        queries = text_queries(run.config, models=measured, n=len(run.task.test))
+        stages.append(Stage("attacking text", queries, queries * forward))
     stages += _certifying(run, forward)
     device = torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else None
     return Estimate(

@@ -126,6 +126,13 @@ _MINIMAL = Passes(2 * 15 + 300, 100 + 300)
 _SANITY = Passes(500 + 10, 8 * 20 + 20 + 80)
 
 
+def text_queries(config: Config, *, models: int, n: int) -> int:
+    """Most queries of the attacks on text, those of the headline and the dense networks."""
+    section = config.evaluation
+    each = min(section.sentences, n) * section.queries
+    return min(3, models) * len(section.text) * each
+
+
 def measuring_passes(config: Config, *, models: int, n: int, classes: int, curve: int) -> Passes:
     """Passes in measuring `models` networks on n examples each.
 

@@ -25,8 +25,9 @@ from robustprune.minmax import (
     Trades,
     Validation,
 )
-from robustprune.models import SentenceTokenizer, build_model
+from robustprune.models import build_model
 from robustprune.pipeline.selection import check_selection, record, selective
+from robustprune.pipeline.text import check_text, encoder_of
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir, open_run
 from robustprune.run.runtime import environment, ranks
@@ -195,10 +196,7 @@ def task_of(config: Config, data_dir: Path | None) -> Task:
     Raises:
         ValueError, FileNotFoundError: as `tasks.load_task`.
     """
-    section, encoder = config.task, None
-    if section.name in text_names():
-        weights = str(config.model.options.get("weights", "minilm"))
-        encoder = SentenceTokenizer(weights, max_length=section.max_length)
+    section = config.task
     return load_task(
         section.name,
         data_dir=data_dir,
@@ -207,13 +205,14 @@ def task_of(config: Config, data_dir: Path | None) -> Task:
         length=section.length,
         missing=section.missing,
         label=section.label,
-        encoder=encoder,
+        encoder=encoder_of(config) if section.name in text_names() else None,
     )
 
 
 def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
     """What only fits together with the rest of the config, before anything is written."""
     check_selection(config)
+    check_text(config)
     if config.selection.method != "none" and ranks() > 1:
         raise ValueError(
             f"selection needs whole batches and runs on one process, not on {ranks()} ranks"
@@ -238,13 +237,6 @@ def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
     if config.objective.name in ("trades", "smart", "freelb") and config.inner.attack != "pgd":
         raise ValueError(
             f"objective {config.objective.name} needs inner.attack pgd, got {config.inner.attack}"
-        )
-    if config.task.name in text_names() and (
-        config.certify.method != "none" or config.certify.sigma
-    ):
-        raise ValueError(
-            "certificates of sentences are no stage of a run yet; leave certify out and use "
-            "certify.smoothing.certify(..., support=words)"
         )
     if config.loop.patience is not None and config.task.validation == 0:
         raise ValueError("loop.patience needs a validation split; set task.validation to 0.1, say")

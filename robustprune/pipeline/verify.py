@@ -73,6 +73,7 @@ def verify_run(
             masks=rebuilt.masks,
             x=x.to(device),
             y=y.to(device),
+            support=rebuilt.task.support,
             seed=seed,
             batch_size=rebuilt.config.evaluation.batch_size,
             quiet=quiet,

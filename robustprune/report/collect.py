@@ -28,6 +28,7 @@ from robustprune.report.records import (
     ThreatRecord,
 )
 from robustprune.report.selection import read_selections
+from robustprune.report.text_attacks import parse_text_attacks, read_text_results
 
 SCHEMA = 1
 NORMS = ("linf", "l2", "l1")
@@ -37,7 +38,8 @@ SWITCH_ATTACKS = ("adaptive", "eot", WORST, "independent")
 
 def collect(run_dir: Path) -> RunRecord:
     """Read config.yaml, env.json, metrics.json, per_example.csv, each model's history.jsonl and,
-    where they are there, cost.json, certificates.jsonl and the models' selection.safetensors.
+    where they are there, cost.json, certificates.jsonl, the models' selection.safetensors and
+    what attacks on text wrote.
 
     Raises:
         ValueError: a file is missing, unreadable or not as described; the message names it.
@@ -51,6 +53,7 @@ def collect(run_dir: Path) -> RunRecord:
         costs=_costs(run_dir / "cost.json"),
         certificates=read_certificates(proofs) if proofs.exists() else None,
         labels=_labels(run_dir / "per_example.csv", metrics.headline),
+        texts=read_text_results(run_dir, metrics.headline, metrics.text),
         selections=read_selections(run_dir, [model.name for model in metrics.models]),
         histories={
             model.name: _history(run_dir / "models" / model.name / "history.jsonl")
@@ -83,7 +86,7 @@ def _metrics(field: Field) -> MetricsRecord:
     headline = field["headline"].text()
     if headline not in names:
         raise field["headline"].wrong(f"must be one of {', '.join(names)}, got {headline!r}")
-    switch = field.find("r2s")
+    switch, text = field.find("r2s"), field.find("text")
     return MetricsRecord(
         run=field["run"].text(),
         seed=field["seed"].count(),
@@ -94,6 +97,7 @@ def _metrics(field: Field) -> MetricsRecord:
         models=models,
         switch=_switch(switch) if switch else None,
         findings=tuple(_finding(entry) for entry in field["findings"].items()),
+        text=parse_text_attacks(text, names) if text else (),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from attacks.text import TextResult
 from robustprune.certify import Certificate, Manifest
 from robustprune.measure.statistics import Proportion
 
@@ -116,6 +117,20 @@ class SwitchRecord:
 
 
 @dataclass(frozen=True)
+class TextAttackRecord:
+    """One attack on the text of one network's test sentences; a mean over nothing is None."""
+
+    model: str
+    attack: str
+    description: str
+    clean: Proportion
+    attacked: Proportion
+    success_rate: float | None
+    mean_queries: float | None
+    mean_changed: float | None
+
+
+@dataclass(frozen=True)
 class FindingRecord:
     name: str
     ok: bool
@@ -134,6 +149,7 @@ class MetricsRecord:
     models: tuple[ModelRecord, ...]
     switch: SwitchRecord | None
     findings: tuple[FindingRecord, ...]
+    text: tuple[TextAttackRecord, ...] = ()
 
     def find(self, name: str) -> ModelRecord | None:
         return next((model for model in self.models if model.name == name), None)
@@ -215,6 +231,7 @@ class RunRecord:
     costs: CostsRecord | None
     certificates: tuple[Manifest, tuple[Certificate, ...]] | None
     labels: tuple[int, ...]
+    texts: Mapping[str, tuple[TextResult, ...]]  # of the headline, by attack
     selections: Mapping[str, SelectionRecord]
     histories: Mapping[str, tuple[EpochRecord, ...]]
     config: str

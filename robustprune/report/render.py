@@ -26,6 +26,7 @@ from robustprune.report.records import WORST, MetricsRecord, RunRecord, SwitchRe
 from robustprune.report.selection import score_figures, wave_figures
 from robustprune.report.style import Plot, inline, page_colours
 from robustprune.report.table import main_table
+from robustprune.report.text_attacks import attack_diffs, text_attack_rows
 from robustprune.run.checkpoint import write_atomically
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -90,6 +91,10 @@ def _context(run: RunRecord, illustrations: list[Illustration]) -> dict[str, obj
         "checks_failed": bool(summary.failed_checks(metrics)),
         "figures": summary.figures(metrics),
         "table": main_table(metrics),
+        "text_rows": text_attack_rows(
+            metrics.text, {model.name: model.title for model in metrics.models}, metrics.headline
+        ),
+        "text_diffs": attack_diffs(run.texts),
         "costs": cost_table(run.costs),
         "certificates": certificate_rows(run.certificates),
         "claims": run.certificates[0] if run.certificates else None,

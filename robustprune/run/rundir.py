@@ -6,6 +6,7 @@
         models/<name>/selection.safetensors             where its examples were selected
         model.safetensors  masks.safetensors                                the headline model
         measure/<name>.json  per_example.csv  metrics.json
+        text/<name>.<attack>.json                        what attacks on the text itself wrote
         report.html  report.md
 
 A stage is done when its file or folder is there; the same command goes on behind the last one.

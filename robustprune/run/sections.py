@@ -230,6 +230,9 @@ class FinetuneSection(TrainingSection):
     init: Literal["kaiming_normal", "kaiming_uniform", "signed_kaiming_constant"] = "kaiming_normal"
 
 
+TextAttackName = Literal["text_fooler", "text_bugger", "deep_word_bug", "pwws"]
+
+
 class EvaluationSection(Section):
     """How robust accuracy is measured on the test set."""
 
@@ -245,6 +248,10 @@ class EvaluationSection(Section):
     # on the first so many of these examples; 0 leaves it out.
     minimal: Annotated[int, Field(ge=0)] = 0
     switch: bool = True  # random ticket switch (R2S) over the densities, when there are several
+    # Black-box attacks on the text itself, of text tasks: the headline and the dense networks.
+    text: tuple[TextAttackName, ...] = ()
+    sentences: Count = 100  # the first so many test sentences meet them
+    queries: Count = 500  # most queries of such an attack on one sentence
 
 
 class DeploySection(Section):

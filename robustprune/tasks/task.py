@@ -77,6 +77,8 @@ class Task:
         source: where the data come from, with the citation.
         support: where an adversary may change a batch (`ThreatModel.support`), or None for
             everywhere.
+        texts: the test examples as they are written, of tasks of text; of a pair of sentences, both
+            with a tab between.
 
     Raises:
         ValueError: an empty split, non-finite values, labels outside the classes, a single class,
@@ -95,6 +97,7 @@ class Task:
     augment: Augment | None
     source: str
     support: Callable[[Tensor], Tensor] | None = None
+    texts: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.class_names) != self.num_classes:

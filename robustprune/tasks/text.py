@@ -105,6 +105,7 @@ def text_task(
         std=None,
         augment=None,
         support=words,
+        texts=both[1].written,
         source=_SOURCES.get(name) or (_SOURCES["sst2"] + ", a sample" if name == SAMPLE else name),
     )
 

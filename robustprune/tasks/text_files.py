@@ -34,6 +34,14 @@ class Sentences:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def written(self) -> tuple[str, ...]:
+        """N strings: the sentences, or the pairs with a tab between their two halves."""
+        if self.second is None:
+            return self.first
+        pairs = zip(self.first, self.second, strict=True)
+        return tuple("\t".join(half.replace("\t", " ") for half in pair) for pair in pairs)
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -270,3 +270,51 @@ def test_refused_inputs(linear):
         minimal_perturbation(model, x, y, attacks=[])
     with pytest.raises(ValueError, match="NaN logits"):
         minimal_perturbation(lambda z: model(z) * float("nan"), x, y)
+
+
+def two_first(x):
+    """Where x may change: its first two entries."""
+    return (torch.arange(x.shape[1]) < 2).expand_as(x)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_outside_the_support_every_bit_stays(norm):
+    """Token ids are such entries: one that is 0.0001 less is another word."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(1, 30522, (40, 6), generator=generator).float()
+    x[:, :2] = torch.randn(40, 2, generator=generator)
+
+    def model(z):
+        return torch.stack((z[:, 0] + 0.1 * z[:, 1] ** 2, z[:, 1]), 1)
+
+    y = model(x).argmax(1)
+    attacks = [
+        FAB(norm, steps=20, support=two_first),
+        FAB(norm, steps=20, eps=0.01, restarts=2, support=two_first),
+        FMN(norm, steps=20, support=two_first),
+    ]
+    if norm == "l2":
+        attacks.append(DDN(steps=20, support=two_first))
+    for attack in attacks:
+        x_adv = attack(model, x, y)
+        assert torch.equal(x_adv[:, 2:], x[:, 2:]), attack
+        assert not torch.equal(x_adv, x)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("slope", [0.0, 1e-45, 1e-38, 1e-36, 1e-30, 1e-20, 1e-15])
+def test_a_next_to_flat_network_is_left_alone(norm, slope):
+    """Its linearised boundary is nowhere that floating point could go: no inf, no NaN on the way,
+    and what must not change does not."""
+    x, y = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.ones(5).long()
+    x[:, 2] = 30521
+
+    def model(z):
+        assert bool((z[:, 2] == 30521).all())
+        assert bool((z[:, :2].square().sum(1) < 1e38).all())
+        margin = 3 + slope * z[:, :2].clamp(-1e3, 1e3).sum(1)
+        return torch.stack((-margin, margin), 1)
+
+    attacks = [FAB(norm, steps=30, support=two_first), FMN(norm, support=two_first)]
+    for attack in [*attacks, DDN(support=two_first)] if norm == "l2" else attacks:
+        assert torch.equal(attack(model, x, y), x), attack

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from attacks import FGSM, ThreatModel, check_attacks, from_torchattacks, robust_accuracy
-from attacks.sanity import Finding, failed
+from attacks import FGSM, PGD, ThreatModel, check_attacks, from_torchattacks, robust_accuracy
+from attacks.sanity import Finding, failed, unbounded_attack
 
 THREAT = ThreatModel("linf", 0.2)
 
@@ -72,11 +72,32 @@ def test_hidden_gradients_are_named(trained, change, expected):
 def test_accuracy_that_never_falls_is_named(trained):
     model, x, y = trained
 
-    def clipped(f, z):  # inputs are forced back near the data: no ε can move them
-        return f(x + (z - x).clamp(-1e-3, 1e-3)) if len(z) == len(x) else f(z)
+    def stubborn(f, z):  # says class 0, whatever the input adds to that
+        return nn.functional.softsign(f(z)) + torch.tensor([3.0, 0.0, 0.0])
 
-    findings = check_attacks(Wrapped(model, clipped), x, y, THREAT, queries=20, steps=5)
+    findings = check_attacks(Wrapped(model, stubborn), x, 0 * y, THREAT, queries=20, steps=5)
     assert "accuracy-reaches-zero" in names(findings)
+
+
+def two_logits(margin):
+    return torch.stack((-margin / 2, margin / 2), 1)
+
+
+def test_what_a_small_ball_breaks_is_broken_in_every_larger_one():
+    """Each of two examples is wrong in a shell around it, one too thin for the steps of the ball
+    that reaches the other's."""
+    x, y = torch.tensor([[0.0, 0.0], [100.0, 0.0]]), torch.tensor([1, 1])
+
+    def shells(z):
+        far = z[:, 0] > 50
+        distance = (z - torch.where(far[:, None], x[1], x[0])).norm(dim=1)
+        return two_logits((distance - torch.where(far, 3.0, 0.1)).abs() - far * 0.46 - 0.04)
+
+    threat = ThreatModel("l2", 0.1)
+    finding = unbounded_attack(shells, x, y, threat)
+    assert finding.passed, finding
+    wide = PGD(ThreatModel("l2", 3.2), steps=20, seed=0)
+    assert robust_accuracy(shells, wide(shells, x, y), y) == 0.5
 
 
 def test_finding_prints_its_figure():

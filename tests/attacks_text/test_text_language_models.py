@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,11 @@ def test_minilm_finds_like_meanings_alike() -> None:
     assert float(unit[0] @ unit[1]) > 0.8 > 0.3 > float(unit[0] @ unit[2])
     # padding changes nothing
     torch.testing.assert_close(embed(texts[:1]), embed(texts)[:1], rtol=0, atol=1e-5)
+    # and neither do the passes, of which the last is not full
+    for size in (1, 2):
+        parts = replace(embed, batch_size=size)
+        torch.testing.assert_close(parts(texts), embed(texts), rtol=0, atol=1e-5)
+    assert len(embed(15 * texts)) == 45
 
 
 @pytest.mark.parametrize(

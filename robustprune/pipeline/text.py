@@ -1,0 +1,147 @@
+"""What only runs on text have: their encoder, and the stage that attacks the text itself."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from attacks.text import (
+    TextAttack,
+    TextResult,
+    deep_word_bug,
+    minilm,
+    pwws,
+    recheck,
+    summarise,
+    text_bugger,
+    text_fooler,
+    worst_case,
+)
+from robustprune.measure import proportion
+from robustprune.models import SentenceTokenizer, sentence_classifier
+from robustprune.report.records import WORST
+from robustprune.report.text_attacks import result_file
+from robustprune.run.config import Config
+from robustprune.tasks import text_names
+
+if TYPE_CHECKING:
+    from robustprune.pipeline.fit import Fitted
+    from robustprune.pipeline.prepare import Run
+
+_MAKE: dict[str, Callable[..., TextAttack]] = {
+    "text_fooler": text_fooler,
+    "text_bugger": text_bugger,
+    "deep_word_bug": deep_word_bug,
+    "pwws": pwws,
+}
+#: those that ask whether a changed sentence still means the same
+_COMPARING = ("text_fooler", "text_bugger")
+
+
+def encoder_of(config: Config) -> SentenceTokenizer:
+    """The tokenizer of the network that the config names."""
+    weights = str(config.model.options.get("weights", "minilm"))
+    return SentenceTokenizer(weights, max_length=config.task.max_length)
+
+
+def check_text(config: Config) -> None:
+    """What a config may ask of text, before anything is written.
+
+    Raises:
+        ValueError: attacks on the text of a task without one, or whose packages are missing;
+            bounds of a language model.
+    """
+    is_text = config.task.name in text_names()
+    if config.evaluation.text and not is_text:
+        raise ValueError(
+            f"evaluation.text attacks sentences, and task {config.task.name} has none; leave it out"
+        )
+    if is_text and config.certify.method != "none":
+        raise ValueError(
+            f"certify.method {config.certify.method} has no bounds for transformers; smoothe in "
+            "embedding space with certify.sigma instead"
+        )
+    try:
+        text_attacks(config)
+    except ImportError as error:
+        raise ValueError(f"evaluation.text: {error}") from error
+
+
+def text_attacks(config: Config, device: torch.device | str = "cpu") -> dict[str, TextAttack]:
+    """The attacks that `evaluation.text` names.
+
+    Raises:
+        ImportError: a package that one of them needs is not installed.
+    """
+    section = config.evaluation
+    found: dict[str, TextAttack] = {}
+    for name in section.text:
+        options: dict[str, Any] = {"embed": minilm(device=device)} if name in _COMPARING else {}
+        found[name] = _MAKE[name](queries=section.queries, **options)
+    return found
+
+
+def attack_text(run: Run, fitted: Fitted) -> list[dict[str, Any]]:
+    """A model's rows of "text" in metrics.json, one an attack, and the worst case over them.
+
+    The texts that an attack wrote are kept beside its row, in text/<model>.<attack>.json.
+    """
+    rows: list[dict[str, Any]] = []
+    found: list[list[TextResult]] = []
+    for name, attack in text_attacks(run.config, run.device).items():
+        file = result_file(fitted.name, name)
+        if run.folder.has(file):
+            content = run.folder.read_json(file)
+        else:
+            content = _attacked(run, fitted, name, attack)
+            run.folder.write_json(file, content)
+            run.folder.log("attacked text", model=fitted.name, attack=name)
+        rows.append(content["row"])
+        found.append([TextResult(**result) for result in content["results"]])
+    if len(found) > 1:
+        description = "per sentence, over all attacks on the text; queries are those of all"
+        rows.append(_row(fitted.name, WORST, description, worst_case(found)))
+    return rows
+
+
+def _attacked(run: Run, fitted: Fitted, name: str, attack: TextAttack) -> dict[str, Any]:
+    """Attack the first test sentences, and ask again about every success."""
+    texts, section = run.task.texts, run.config.evaluation
+    assert texts is not None, "`check_text` refuses tasks without text"
+    count = min(section.sentences, len(texts))
+    pairs = any("\t" in text for text in texts)
+    classify = sentence_classifier(fitted.model, encoder_of(run.config), pairs=pairs)
+    labels = run.task.test.y[:count].tolist()
+    results = recheck(classify, attack(classify, texts[:count], labels))
+    summary = (inspect.getdoc(_MAKE[name]) or "").partition("\n")[0].removesuffix(".")
+    description = f"{summary}; at most {section.queries} queries a sentence"
+    return {
+        "row": _row(fitted.name, name, description, results),
+        "results": [asdict(result) for result in results],
+    }
+
+
+def _row(
+    model: str, attack: str, description: str, results: Sequence[TextResult]
+) -> dict[str, Any]:
+    summary = summarise(results)
+    attacked = [result for result in results if result.status != "skipped"]
+    kept = sum(result.status == "failed" for result in attacked)
+    means = {
+        name: None if math.isnan(value) else value
+        for name in ("success_rate", "mean_queries", "mean_changed")
+        for value in (getattr(summary, name),)
+    }
+    return {
+        "model": model,
+        "attack": attack,
+        "description": description,
+        "clean": proportion(len(attacked), len(results)).to_json(),
+        "attacked": proportion(kept, len(results)).to_json(),
+        **means,
+    }

@@ -1,0 +1,132 @@
+"""The report's part on attacks that change the text itself: upper bounds, and what they wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from attacks.text import TextResult
+from robustprune.report.fields import Field, parse_json, read_text
+from robustprune.report.records import TextAttackRecord
+from robustprune.report.text_diffs import text_diffs
+from robustprune.report.wording import count, interval, percent
+
+_STATUS = ("success", "failed", "skipped")
+
+
+@dataclass(frozen=True)
+class TextAttackRow:
+    """The same, as text."""
+
+    title: str
+    attack: str
+    is_headline: bool
+    n: str
+    clean: str
+    attacked: str
+    interval: str
+    success_rate: str
+    queries: str
+    changed: str
+
+
+def result_file(model: str, attack: str) -> str:
+    """Where a run keeps what an attack wrote."""
+    return f"text/{model}.{attack}.json"
+
+
+def parse_text_attacks(field: Field, models: Sequence[str]) -> tuple[TextAttackRecord, ...]:
+    """The list "text" of metrics.json.
+
+    Raises:
+        ValueError: a field is missing or impossible; the message names it.
+    """
+    return tuple(_record(entry, models) for entry in field.items())
+
+
+def read_text_results(
+    run_dir: Path, model: str, records: Sequence[TextAttackRecord]
+) -> dict[str, tuple[TextResult, ...]]:
+    """What each attack wrote of one model's sentences: attack -> results.
+
+    Raises:
+        ValueError: a file is unreadable or not as described.
+    """
+    found = {}
+    for record in records:
+        path = run_dir / result_file(model, record.attack)
+        if record.model == model and path.exists():
+            content = parse_json(read_text(path), source=str(path))
+            found[record.attack] = tuple(_result(one) for one in content["results"].items())
+    return found
+
+
+def text_attack_rows(
+    records: Sequence[TextAttackRecord], titles: Mapping[str, str], headline: str
+) -> list[TextAttackRow]:
+    """The table, a row for each network and attack."""
+    return [
+        TextAttackRow(
+            title=titles[record.model],
+            attack=record.attack,
+            is_headline=record.model == headline,
+            n=count(record.attacked.n),
+            clean=percent(record.clean.value),
+            attacked=percent(record.attacked.value),
+            interval=interval(record.attacked),
+            success_rate=_percent(record.success_rate),
+            queries="–" if record.mean_queries is None else f"{record.mean_queries:.0f}",
+            changed=_percent(record.mean_changed),
+        )
+        for record in records
+    ]
+
+
+def attack_diffs(found: Mapping[str, Sequence[TextResult]]) -> dict[str, Markup]:
+    """Attack -> the sentences that it broke, with every changed word; without those of none."""
+    diffs = {attack: text_diffs(results) for attack, results in found.items()}
+    return {attack: diff for attack, diff in diffs.items() if diff}
+
+
+def _record(field: Field, models: Sequence[str]) -> TextAttackRecord:
+    model, attack = field["model"].text(), field["attack"].text()
+    if model not in models:
+        raise field["model"].wrong(f"must be one of {', '.join(models)}, got {model!r}")
+    if not re.fullmatch(r"\w+", attack):
+        raise field["attack"].wrong(f"must be a name of letters, digits and _, got {attack!r}")
+    rate, queries, changed = (
+        field.find(name) for name in ("success_rate", "mean_queries", "mean_changed")
+    )
+    return TextAttackRecord(
+        model=model,
+        attack=attack,
+        description=field["description"].text(),
+        clean=field["clean"].proportion(),
+        attacked=field["attacked"].proportion(),
+        success_rate=rate.fraction() if rate else None,
+        mean_queries=queries.number() if queries else None,
+        mean_changed=changed.fraction() if changed else None,
+    )
+
+
+def _result(field: Field) -> TextResult:
+    status = field["status"].text()
+    if status not in _STATUS:
+        raise field["status"].wrong(f"must be one of {', '.join(_STATUS)}, got {status!r}")
+    return TextResult(
+        text=field["text"].text(),
+        label=field["label"].count(),
+        adversarial=field["adversarial"].text(),
+        status=status,  # type: ignore[arg-type]
+        queries=field["queries"].count(),
+        words=field["words"].count(),
+        changed=field["changed"].count(),
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else percent(value)
