@@ -37,8 +37,9 @@ class DDN:
     Args:
         steps: evaluations K of the network; the last, of the last point, needs no gradient.
         gamma: γ in (0, 1).
-        init_norm: ε₀ in input units, which also scales α (from ε₀ to ε₀/100, cosine); None takes
-            each example's first-order distance to the boundary, so that units do not matter.
+        init_norm: ε₀ in input units, which also scales α (from ε₀ to ε₀/100 by a cosine, or from
+            the nearest distance found where that is longer); None takes each first-order
+            distance to the boundary, so that units do not matter.
         bounds: None or (lo, hi), as in ``ThreatModel``; support: likewise.
         seed: of the directions used where the gradient is exactly 0.
         mode: "eval" (restored afterwards), "train" or "keep".
@@ -93,7 +94,9 @@ class DDN:
                 noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
                 noise = noise if allowed is None else torch.where(allowed, noise, 0.0)
                 grad = torch.where(per_example(flat, x).bool(), noise, grad)
-            alpha = scale * (0.01 + 0.99 * (1 + math.cos(math.pi * k / self.steps)) / 2)
+            # the first estimate may be far too short for the distances that count in the end
+            length = torch.where(nearest.found, torch.maximum(nearest.r, scale), scale)
+            alpha = length * (0.01 + 0.99 * (1 + math.cos(math.pi * k / self.steps)) / 2)
             delta = x_adv - x + per_example(alpha, x) * unit(grad, "l2")
             further = (r + distance).nan_to_num(0.0, posinf=0.0)
             further = torch.where(nearest.found, 0.0, further)
