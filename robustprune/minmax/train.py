@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attacks import Attack
 from attacks.modes import evaluating
 from robustprune.minmax.average import WeightAverage, snapshot
+from robustprune.minmax.compiled import compiled
 from robustprune.minmax.constraint import Constraint
 from robustprune.minmax.finite import culprit, finite, first_weight
 from robustprune.minmax.objectives import Objective
@@ -77,6 +78,7 @@ class LoopOptions(TypedDict, total=False):
 
     amp: bool
     channels_last: bool
+    compile: bool
     device: torch.device | str
     checkpoint: Checkpoint | None
     title: str
@@ -97,6 +99,7 @@ def train(
     average: float | None = None,
     amp: bool = False,
     channels_last: bool = False,
+    compile: bool = False,
     device: torch.device | str | None = None,
     checkpoint: Checkpoint | None = None,
     title: str = "training",
@@ -123,6 +126,8 @@ def train(
         amp: forward passes in bfloat16 where torch finds it safe (autocast).
         channels_last: images and weights of two-dimensional convolutions lie channels last in
             memory, which tensor cores want; shapes stay as they are.
+        compile: forward and backward passes through `torch.compile`. Compiling takes tens of
+            seconds; results may differ in the last bits.
         device: where to train; default where the model is.
         checkpoint: resume from its file if that is there, and save to it.
         title: of the progress bar and of errors.
@@ -226,7 +231,10 @@ def train(
 
     good, saved_at = snapshot(model), time.monotonic()
     length = len(loader) if hasattr(loader, "__len__") else None  # type: ignore[arg-type]
-    with Meter(title, epochs=epochs, length=length, first=progress.epoch, quiet=quiet) as meter:
+    with (
+        compiled(model) if compile else nullcontext(),
+        Meter(title, epochs=epochs, length=length, first=progress.epoch, quiet=quiet) as meter,
+    ):
         while progress.epoch < epochs and not _out_of_patience(progress, validation):
             record = run_epoch()
             progress.epoch += 1

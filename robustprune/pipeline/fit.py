@@ -103,6 +103,7 @@ def loop_options(run: Run, checkpoint: Checkpoint, title: str) -> LoopOptions:
     return {
         "amp": run.config.loop.amp,
         "channels_last": run.config.loop.channels_last,
+        "compile": run.config.loop.compile,
         "device": run.device,
         "checkpoint": checkpoint,
         "title": title,

@@ -153,6 +153,7 @@ class LoopSection(Section):
     patience: Count | None = None  # epochs without a better validation before a training ends
     amp: bool = False  # bfloat16 where torch finds it safe
     channels_last: bool = False  # memory layout of images, for tensor cores
+    compile: bool = False  # torch.compile: worth its tens of seconds in long trainings
 
 
 class SearchSection(TrainingSection):

@@ -20,6 +20,8 @@ from robustprune.minmax import (
     Validation,
     train,
 )
+from robustprune.minmax.compiled import compiled
+from robustprune.search import find_scratch_ticket
 from robustprune.sparsity import MaskSet
 
 THREAT = ThreatModel("linf", 0.2)
@@ -337,3 +339,58 @@ def test_amp_trains_in_bfloat16() -> None:
     assert torch.bfloat16 in kinds
     assert history[-1].loss < history[0].loss
     assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def images() -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(16, 3, 6, 6, generator=generator), torch.arange(16) % 2
+    return list(zip(x.split(8), y.split(8), strict=True))
+
+
+def convolutions() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 2),
+    )  # fmt: skip
+
+
+def searched(**how: bool) -> tuple[list[float], MaskSet]:
+    """Losses and masks of a search without an attack, whose signs would magnify rounding."""
+    ticket = find_scratch_ticket(
+        convolutions(), images(), density=0.5, objective=Natural(), epochs=3, quiet=True, **how
+    )
+    return [record.loss for record in ticket.history], ticket.masks
+
+
+def test_channels_last_is_a_matter_of_memory_alone() -> None:
+    layouts = set()
+
+    def note(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        for tensor in (*inputs, output):
+            layouts.add(tensor.is_contiguous(memory_format=torch.channels_last))
+
+    model = convolutions()
+    model[0].register_forward_hook(note)  # clean batches and attacked ones
+    robust = Adversarial(PGD(THREAT, steps=2))
+    spec = OptimizerSpec(lr=0.1)
+    train(model, images(), robust, optimizer=spec, epochs=1, quiet=True, channels_last=True)
+    assert layouts == {True}
+    (losses, masks), (others, same) = searched(), searched(channels_last=True)
+    assert others == pytest.approx(losses, abs=1e-5)
+    assert all(torch.equal(mask, same[name]) for name, mask in masks.items())
+
+
+@pytest.mark.slow
+def test_a_compiled_search_finds_the_same() -> None:
+    """torch.compile wants a C++ compiler and half a minute."""
+    (losses, masks), (others, same) = searched(), searched(compile=True)
+    assert others == pytest.approx(losses, abs=1e-4)
+    assert all(torch.equal(mask, same[name]) for name, mask in masks.items())
+
+
+def test_compiling_is_over_with_the_training() -> None:
+    model = network()
+    with compiled(model):
+        assert model._compiled_call_impl is not None
+    assert model._compiled_call_impl is None
