@@ -115,5 +115,7 @@ def _bring_to(delta: Tensor, norm: str, eps: Tensor) -> Tensor:
     """Π of the class docstring; an ε beyond all bounds leaves δ as it is."""
     if norm != "l2":
         return project_ball(delta, norm, eps)
-    length = torch.where(eps < torch.finfo(eps.dtype).max, eps, lengths(delta, "l2"))
-    return per_example(length, delta) * unit(delta, "l2")
+    beyond = eps >= torch.finfo(eps.dtype).max
+    if bool(beyond.any()):
+        eps = torch.where(beyond, lengths(delta, "l2"), eps)
+    return per_example(eps, delta) * unit(delta, "l2")

