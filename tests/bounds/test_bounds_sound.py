@@ -1,5 +1,7 @@
 """Bounds hold for sampled and attacked points, and better methods are not worse."""
 
+import random
+
 import pytest
 import torch
 from bounds_nets import NETS, random_net
@@ -18,17 +20,9 @@ def others_lead(model, x, y):
     return logits.gather(1, y[:, None]) - logits
 
 
-@settings(max_examples=4)
-@given(
-    seed=st.integers(0, 10_000),
-    norm=st.sampled_from(sorted(RADIUS)),
-    bounds=st.sampled_from([None, (0.0, 1.0)]),
-    scale=st.sampled_from([0.1, 1.0, 4.0]),
-)
-@pytest.mark.parametrize("name", sorted(NETS))
-def test_bounds_hold_and_are_ordered(name, seed, norm, bounds, scale):
+def check_bounds(name, seed, threat):
+    """All methods on one network, against points of the ball; the number of (input, point) pairs."""
     model, x, y = random_net(name, seed)
-    threat = ThreatModel(norm, RADIUS[norm] * scale, bounds)
     found = [threat.random_start(x) for _ in range(30)]
     found.append(PGD(threat, steps=10, loss="margin")(model, x, y))
     margins = torch.stack([others_lead(model, point, y) for point in found]).amin(0)
@@ -44,6 +38,30 @@ def test_bounds_hold_and_are_ordered(name, seed, norm, bounds, scale):
         worse = bound
         lower, upper = output_bounds(model, x, threat, method=method, steps=1)
         assert bool(((lower <= logits) & (logits <= upper)).all()), method
+    return len(x) * len(found)
+
+
+@settings(max_examples=4)
+@given(
+    seed=st.integers(0, 10_000),
+    norm=st.sampled_from(sorted(RADIUS)),
+    bounds=st.sampled_from([None, (0.0, 1.0)]),
+    scale=st.sampled_from([0.1, 1.0, 4.0]),
+)
+@pytest.mark.parametrize("name", sorted(NETS))
+def test_bounds_hold_and_are_ordered(name, seed, norm, bounds, scale):
+    check_bounds(name, seed, ThreatModel(norm, RADIUS[norm] * scale, bounds))
+
+
+@pytest.mark.slow
+def test_no_violation_in_many_triples():
+    """(network, input, perturbation), the strongest attack's among them, over eight decades of ε."""
+    rng, triples = random.Random(0), 0
+    while triples < 50_000:
+        norm, name = rng.choice(sorted(RADIUS)), rng.choice(sorted(NETS))
+        eps = RADIUS[norm] * 10 ** rng.uniform(-7, 1)
+        threat = ThreatModel(norm, eps, rng.choice([None, (0.0, 1.0)]))
+        triples += check_bounds(name, rng.randrange(10**6), threat)
 
 
 @pytest.mark.parametrize("name", ["fcn", "lenet", "mlp"])
