@@ -21,7 +21,7 @@ def others_lead(model, x, y):
 
 
 def check_bounds(name, seed, threat):
-    """All methods on one network, against points of the ball; the number of (input, point) pairs."""
+    """All methods on one network, against points of the ball; returns the number of pairs."""
     model, x, y = random_net(name, seed)
     found = [threat.random_start(x) for _ in range(30)]
     found.append(PGD(threat, steps=10, loss="margin")(model, x, y))
@@ -55,7 +55,7 @@ def test_bounds_hold_and_are_ordered(name, seed, norm, bounds, scale):
 
 @pytest.mark.slow
 def test_no_violation_in_many_triples():
-    """(network, input, perturbation), the strongest attack's among them, over eight decades of ε."""
+    """(network, input, perturbation), those of attacks among them, over eight decades of ε."""
     rng, triples = random.Random(0), 0
     while triples < 50_000:
         norm, name = rng.choice(sorted(RADIUS)), rng.choice(sorted(NETS))
