@@ -4,8 +4,8 @@
 
 The same number of inputs through the same network, in batches of the same size: certified, and
 nothing but passed forward (of one batch of noise, made beforehand). Interleaved; the median of the
-repetitions' ratios. LeNet on one image (1, 28, 28), a pre-activation ResNet-18 on one (3, 32, 32), FCN
-on one series of 96.
+repetitions' ratios. LeNet on one image (1, 28, 28), FCN on one series of 96, a pre-activation
+ResNet-18 of width 16 on one image (3, 32, 32).
 """
 
 from __future__ import annotations
