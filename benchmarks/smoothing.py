@@ -59,7 +59,7 @@ def main() -> None:
         torch.manual_seed(0)
         model = build_model(name, ModelInputs(shape, classes), options=settings).eval()
         x = torch.rand(1, *shape)
-        batch = torch.rand(min(samples, as_many(x)), *shape)
+        batch = x + 0.01 * torch.randn(min(samples, as_many(x)), *shape)
         pairs = [
             (bare(model, batch, samples), smoothed(model, x, samples))
             for _ in range(options.repeats + 1)

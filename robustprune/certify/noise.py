@@ -87,10 +87,10 @@ def counting(
 
 
 def as_many(x: Tensor) -> int:
-    """Inputs in one pass: on a CPU, whose caches gain nothing from more, a thousand or 16 MiB of
-    float32 numbers; elsewhere 128 MiB, from which the halving finds what the memory takes."""
+    """Inputs in one pass: on a CPU, whose caches hold no more activations, 256 or 16 MiB of float32
+    numbers; elsewhere 128 MiB, from which the halving finds what the memory takes."""
     size = max(1, x.shape[1:].numel())
-    return max(1, min(1000, 2**22 // size) if x.device.type == "cpu" else 2**25 // size)
+    return max(1, min(256, 2**22 // size) if x.device.type == "cpu" else 2**25 // size)
 
 
 def _answers(model: Model, x: Tensor) -> tuple[Tensor, int]:
