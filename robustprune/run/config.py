@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from robustprune.run.packaged import config_names
 from robustprune.run.sections import (
     METHODS,
     OBJECTIVES,
@@ -89,7 +90,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         tree = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(f"config file {path} does not exist") from None
+        near = did_you_mean(path.stem, config_names())
+        raise FileNotFoundError(f"config file {path} does not exist{near}") from None
     except ValueError as error:  # wrong bytes for UTF-8 among them
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):

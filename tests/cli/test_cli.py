@@ -38,7 +38,7 @@ def fails(capsys: pytest.CaptureFixture[str], out: Path, *arguments: str) -> str
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config", "rst_ecg20"], "config file rst_ecg20 does not exist"),
+        (["--config", "rst_ecg20"], "rst_ecg20 does not exist (did you mean 'rst_ecg200'?)"),
         (["--density", "0"], "greater than 0"),
         (["--density", "0.5", "1.5"], "search.density.1=1.5 is not valid"),
         (["--density", "half"], "search.density.0='half' is not valid"),
