@@ -111,9 +111,9 @@ def parse_ts(text: str, *, where: str) -> SeriesFile:
 
 
 def _check_ts_header(header: dict[str, list[str]], where: str) -> None:
-    if header.get("timestamps", ["false"])[0].lower() == "true":
+    if (header.get("timestamps") or ["false"])[0].lower() == "true":
         raise ValueError(f"{where}: @timeStamps true; sample the series evenly and leave them out")
-    if header.get("classlabel", ["false"])[0].lower() != "true":
+    if (header.get("classlabel") or ["false"])[0].lower() != "true":
         raise ValueError(f"{where}: no '@classLabel true ...'; only classification is supported")
 
 

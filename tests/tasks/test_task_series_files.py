@@ -160,6 +160,8 @@ def test_a_channel_without_values_cannot_be_interpolated(tmp_path: Path) -> None
         (".ts", TS + "1,2,3:4,5,6\n", r"line 12: label '4,5,6' is none of @classLabel, walk run"),
         (".ts", TS.replace("Stamps false", "Stamps true"), "sample the series evenly"),
         (".ts", TS.replace("@classLabel true walk run", "@targetLabel true"), "only classificat"),
+        (".ts", TS.replace("@classLabel true walk run", "@classLabel"), "only classificat"),
+        (".ts", "@timeStamps\n" + TS.replace("true walk run", ""), "only classificat"),
         (".ts", TS.replace("dimensions 2", "dimensions 3"), "@dimensions 3, but 2 channels"),
         (".ts", TS_HEADER, r"Toy_TRAIN\.ts: empty"),
         (".ts", "1,2:walk\n", "line 1: a value before @data"),
