@@ -38,8 +38,8 @@ class DDN:
         steps: evaluations K of the network; the last, of the last point, needs no gradient.
         gamma: γ in (0, 1).
         init_norm: ε₀ in input units, which also scales α (from ε₀ to ε₀/100 by a cosine, or from
-            the nearest distance found where that is longer); None takes each first-order
-            distance to the boundary, so that units do not matter.
+            the nearest distance found where that is longer); None takes each example's
+            first-order distance to the boundary, so that units do not matter.
         bounds: None or (lo, hi), as in ``ThreatModel``; support: likewise.
         seed: of the directions used where the gradient is exactly 0.
         mode: "eval" (restored afterwards), "train" or "keep".
