@@ -105,15 +105,9 @@ def text_at_hand() -> dict[str, Any]:
 
 #: what a fragment needs besides what `pip install "robustprune[all]"` brings
 _PEERS = {"from_textattack": "textattack"}
-#: pages whose examples load and train a language model, which is for the night
-LONG = ("language_tickets",)
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(p, marks=[pytest.mark.slow] if p.stem in LONG else []) for p in PAGES],
-    ids=map(name_of, PAGES),
-)
+@pytest.mark.parametrize("page", PAGES, ids=map(name_of, PAGES))
 def test_the_examples_of_a_page_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
