@@ -5,7 +5,8 @@ ones: clean accuracy, accuracy under embedding PGD, accuracy under attacks on th
 
 Networks are kept under --out as they are trained, and every figure is a line of results.jsonl as
 soon as it is measured; the same command goes on where it stopped. `--table` prints what is there.
-Sized for one thread: 8,000 training sentences, and 150 sentences of dev for the attacks on text.
+Sized for one thread and --amp: 32,000 training sentences, once each, and 100 sentences of dev for
+the attacks on text.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ from robustprune.search.lottery import shuffled
 from robustprune.sparsity import MaskSet, full_masks, keep_best, maskable_layers
 from robustprune.sparsity.criteria import weights_of
 from robustprune.tasks import BatchLoader, Split, Task, holdout, load_sentences, text_task
-from robustprune.view import words
+from robustprune.view import token_counts, words
 
 MODELS = (
     "dense",
     "robust",
-    "magnitude",
-    "random",
-    "dense-freelb",
     "robust-freelb",
-    "reinit",
+    "dense-freelb",
+    "magnitude",
     "magnitude-freelb",
+    "random",
+    "reinit",
 )
 
 
@@ -83,7 +84,9 @@ class Bench:
     def loader(self, most: int | None = None) -> BatchLoader:
         split = self.splits[0]
         part = Split(split.x[:most], split.y[:most], split.present)
-        return BatchLoader(part, 32, shuffle=True, seed=self.seed, drop_last=True)
+        return BatchLoader(
+            part, 32, shuffle=True, seed=self.seed, drop_last=True, lengths=token_counts(part.x)
+        )
 
     def validation(self) -> Validation:
         return Validation(loader=BatchLoader(self.splits[1], 64, shuffle=False, seed=0))
@@ -99,7 +102,7 @@ class Bench:
         objective: Objective = Natural()
         if name.endswith("-freelb"):
             wide = self.threat.__class__("l2", self.options.tuning_eps, support=words)
-            objective = FreeLB(PGD(wide, steps=self.options.steps))
+            objective = FreeLB(PGD(wide, steps=self.options.tuning_steps))
         return {
             "objective": objective,
             "epochs": self.options.epochs,
@@ -249,8 +252,8 @@ def run(options: argparse.Namespace) -> None:
     ]
     for seed in options.seeds:
         bench = Bench(options, task, seed)
-        for part, measure in parts:
-            for name in options.models:
+        for name in options.models:
+            for part, measure in parts:
                 if (seed, name, part) in done:
                     continue
                 model, masks = bench.model(name)
@@ -294,8 +297,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/language"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--sentences", type=int, default=8000, help="of the training set")
-    parser.add_argument("--epochs", type=int, default=2, help="of every fine-tuning")
+    parser.add_argument("--sentences", type=int, default=32_000, help="of the training set")
+    parser.add_argument("--epochs", type=int, default=1, help="of every fine-tuning")
     parser.add_argument("--lr", type=float, default=1e-4, help="of every fine-tuning")
     parser.add_argument("--sparsity", type=float, default=0.3)
     parser.add_argument("--eps", type=float, default=0.2, help="of the search")
@@ -306,12 +309,13 @@ def main() -> None:
         "--kept", type=float, default=0.99, help="P(m ≠ 0) at first; 0.9 scales every weight by 0.7"
     )
     parser.add_argument("--mask-lr", type=float, default=0.1)
-    parser.add_argument("--search-epochs", type=int, default=2)
-    parser.add_argument("--search-sentences", type=int, default=None, help="default all of them")
+    parser.add_argument("--search-epochs", type=int, default=1)
+    parser.add_argument("--search-sentences", type=int, default=12_000)
     parser.add_argument("--tuning-eps", type=float, default=0.5, help="of FreeLB fine-tuning")
-    parser.add_argument("--pgd-eps", type=float, nargs="+", default=[0.2, 0.5])
-    parser.add_argument("--pgd-sentences", type=int, default=300)
-    parser.add_argument("--text-sentences", type=int, default=150)
+    parser.add_argument("--tuning-steps", type=int, default=2)
+    parser.add_argument("--pgd-eps", type=float, nargs="+", default=[0.2])
+    parser.add_argument("--pgd-sentences", type=int, default=200)
+    parser.add_argument("--text-sentences", type=int, default=100)
     parser.add_argument("--queries", type=int, default=None, help="budget an example")
     parser.add_argument(
         "--attacks", nargs="*", default=["text_fooler", "text_bugger", "pwws", "deep_word_bug"]

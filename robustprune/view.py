@@ -66,6 +66,11 @@ def pack_tokens(ids: Tensor, segments: Tensor, attended: Tensor, special: Tensor
     return torch.stack((ids.float(), segments.float(), state.float()), dim=2)
 
 
+def token_counts(codes: Tensor) -> Tensor:
+    """(N, T, 3) codes -> (N,) int64: tokens of each sentence, special ones too."""
+    return (codes[:, :, -1] > PADDING).sum(1)
+
+
 def with_room(codes: Tensor, width: int) -> Tensor:
     """Put δ = 0 before the codes, and cut off what is padding in the whole batch:
     (N, T, 3) -> (N, T', width + 3)."""

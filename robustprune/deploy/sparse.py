@@ -101,7 +101,12 @@ def sparsify(
         ValueError: masks that don't fit the model; fewer than one repeat.
     """
     model = baked(model, masks)
-    for name, received in _received(model, example).items():
+    for name in [n for n, module in model.named_modules() if type(module) is nn.Linear]:
+        # Anew for each layer: what CSR hands on lies in memory as CSR wants it, and a dense layer
+        # behind it is slower than behind a dense one.
+        received = _received(model, name, example)
+        if received is None:
+            continue
         layer = model.get_submodule(name)
         assert isinstance(layer, nn.Linear)
         parent = model.get_submodule(name.rpartition(".")[0])
@@ -110,21 +115,14 @@ def sparsify(
     return model
 
 
-def _received(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
-    """What each plain linear layer receives (at its last call) when `model` sees `example`."""
-    received: dict[str, Tensor] = {}
-    handles = []
-    for name, module in model.named_modules():
-        if type(module) is nn.Linear:
-
-            def note(_: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-                received[name] = args[0].detach()
-
-            handles.append(module.register_forward_pre_hook(note))
+@torch.no_grad()
+def _received(model: nn.Module, name: str, example: Tensor) -> Tensor | None:
+    """What a layer receives, at its last call, when `model` sees `example`; None without a call."""
+    received: list[Tensor] = []
+    layer = model.get_submodule(name)
+    handle = layer.register_forward_pre_hook(lambda _, args: received.append(args[0]))
     try:
-        with torch.no_grad():
-            model(example)
+        model(example)
     finally:
-        for handle in handles:
-            handle.remove()
-    return received
+        handle.remove()
+    return received[-1] if received else None

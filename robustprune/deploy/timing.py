@@ -15,7 +15,8 @@ def time_in_turns(
 ) -> list[list[float]]:
     """Seconds of `repeats` calls of each model on x, the models in turns, in inference mode.
 
-    In turns, so that whatever else the machine does slows all of them alike.
+    In turns, so that whatever else the machine does slows all of them alike; before each timed
+    call there is one that isn't, so that caches hold this model's weights, as they do in use.
 
     Raises:
         ValueError: fewer than one repeat.
@@ -26,6 +27,7 @@ def time_in_turns(
     with torch.inference_mode():
         for turn in range(warmup + repeats):
             for model, seconds in zip(models, times, strict=True):
+                model(x)
                 _wait(x.device)
                 started = time.perf_counter()
                 model(x)

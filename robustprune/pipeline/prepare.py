@@ -33,6 +33,7 @@ from robustprune.run.rundir import RunDir, open_run
 from robustprune.run.runtime import environment, ranks
 from robustprune.sparsity import check_pattern, maskable_layers
 from robustprune.tasks import BatchLoader, Split, Task, holdout, load_task, text_names
+from robustprune.view import token_counts
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Run:
             # Batch norm has nothing to normalise in a last batch of one example.
             drop_last=len(self.training) % section.batch_size == 1 < len(self.training),
             device=self.device,
+            lengths=token_counts(self.training.x) if section.by_length else None,
         )
 
     def inner_attack(self) -> FGSM | PGD:

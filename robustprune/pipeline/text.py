@@ -61,6 +61,10 @@ def check_text(config: Config) -> None:
         raise ValueError(
             f"evaluation.text attacks sentences, and task {config.task.name} has none; leave it out"
         )
+    if config.task.by_length and not is_text:
+        raise ValueError(
+            f"task.by_length sorts sentences, and task {config.task.name} has none; leave it out"
+        )
     if is_text and config.certify.method != "none":
         raise ValueError(
             f"certify.method {config.certify.method} has no bounds for transformers; smoothe in "

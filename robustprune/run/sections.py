@@ -41,6 +41,7 @@ class TaskSection(Section):
     missing: Literal["refuse", "interpolate", "zero"] = "refuse"
     label: Literal["first", "last"] = "first"  # column of task "csv"
     max_length: Count = 128  # tokens of a sentence (or pair) of a text task; the rest is cut
+    by_length: bool = False  # of a text task: batches of sentences of like length; less padding
     batch_size: Count = 25
     augment: bool = True  # the task's own augmentation, where it has one
     # Part of the training data held out to choose the epoch; 0 takes the last epoch.

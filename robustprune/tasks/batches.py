@@ -7,6 +7,8 @@ from torch import Tensor
 
 from robustprune.tasks.task import Augment, Split
 
+POOL = 50  # batches that are sorted by length together
+
 
 class BatchLoader:
     """Iterate over (x, y) batches of a split; each `iter()` is one epoch.
@@ -22,10 +24,14 @@ class BatchLoader:
         augment: (x, generator) -> x, applied to each batch.
         device: where the batches go; the whole split is put there once, at construction.
         drop_last: leave out a smaller last batch.
+        lengths: (N,) int64, such as `view.token_counts`: batches are made of examples of like
+            length, so that little of them is padding. A shuffled epoch is sorted by length within
+            pools of 50 batches (which examples share a batch stays random), and its batches come
+            in random order.
 
     Raises:
-        ValueError: batch_size below 1, an empty split, or drop_last with fewer than batch_size
-            examples.
+        ValueError: batch_size below 1, an empty split, drop_last with fewer than batch_size
+            examples, or lengths without shuffle or not one for each example.
 
     Attributes:
         indices: (B,) int64, which examples of the split the last batch is made of.
@@ -41,6 +47,7 @@ class BatchLoader:
         augment: Augment | None = None,
         device: torch.device | str | None = None,
         drop_last: bool = False,
+        lengths: Tensor | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size} must be at least 1")
@@ -51,11 +58,17 @@ class BatchLoader:
                 f"batch_size {batch_size} exceeds the {len(split)} examples and drop_last leaves "
                 "no batch; lower batch_size or set drop_last=False"
             )
+        if lengths is not None and (not shuffle or lengths.shape != (len(split),)):
+            raise ValueError(
+                f"lengths of shape {tuple(lengths.shape)} need shuffle=True and one number for "
+                f"each of the {len(split)} examples"
+            )
         self.split = split if device is None else split.to(device)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.augment = augment
         self.drop_last = drop_last
+        self.lengths = None if lengths is None else lengths.cpu()
         self.indices = torch.arange(0)
         self._generator = torch.Generator().manual_seed(seed)
         self._epoch_start = self._generator.get_state()
@@ -85,12 +98,22 @@ class BatchLoader:
         """(N,) int64 order of the epoch; a resumed epoch's is drawn again as at its start."""
         if not self.shuffle:
             return torch.arange(len(self.split))
+        generator = self._generator
         if resumed:
-            again = torch.Generator()
-            again.set_state(self._epoch_start)
-            return torch.randperm(len(self.split), generator=again)
-        self._epoch_start = self._generator.get_state()
-        return torch.randperm(len(self.split), generator=self._generator)
+            generator = torch.Generator()
+            generator.set_state(self._epoch_start)
+        else:
+            self._epoch_start = self._generator.get_state()
+        order = torch.randperm(len(self.split), generator=generator)
+        if self.lengths is None:
+            return order
+        pools = torch.split(order, POOL * self.batch_size)
+        sorted_pools = [pool[self.lengths[pool].argsort(stable=True)] for pool in pools]
+        whole, batches = len(self), torch.split(torch.cat(sorted_pools), self.batch_size)
+        # A smaller last batch stays the last: `len` and positions count on it.
+        full = len(order) // self.batch_size
+        shuffled = torch.randperm(full, generator=generator).tolist()
+        return torch.cat([batches[i] for i in [*shuffled, *range(full, whole)]])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Where the loader stands: two generator states (uint8) and the next batch's index.

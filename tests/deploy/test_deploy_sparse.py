@@ -1,5 +1,7 @@
 """CSR layers: equal outputs and gradients; the choice follows the measured ratio."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -47,6 +49,22 @@ def test_gradients_reach_the_input() -> None:
     (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
     (got,) = torch.autograd.grad(to_csr(layer)(x).square().sum(), x)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_matrix_follows_its_weights() -> None:
+    torch.manual_seed(0)
+    first, second, x = nn.Linear(6, 4), nn.Linear(6, 4), torch.randn(3, 6)
+    sparse = to_csr(first)
+    with torch.inference_mode():
+        sparse(x)
+    again = copy.deepcopy(sparse)
+    assert torch.autograd.grad(again(x.requires_grad_()).sum(), x)[0].abs().sum() > 0
+    sparse.load_state_dict(to_csr(second).state_dict())
+    torch.testing.assert_close(sparse(x), second(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(again(x), first(x), atol=1e-5, rtol=1e-5)
+    exact = sparse.double()(x.double())
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(exact.float(), second(x), atol=1e-5, rtol=1e-5)
 
 
 def test_the_gain_decides() -> None:

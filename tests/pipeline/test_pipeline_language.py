@@ -25,7 +25,13 @@ def small_text(tiny_bert: Path) -> Config:
     return parse_config(
         {
             "name": "small_text",
-            "task": {"name": "sst2_sample", "batch_size": 64, "max_length": 16, "validation": 0.1},
+            "task": {
+                "name": "sst2_sample",
+                "batch_size": 64,
+                "max_length": 16,
+                "by_length": True,
+                "validation": 0.1,
+            },
             "model": {"name": "language", "options": {"weights": str(tiny_bert)}},
             "threat": {"norm": "l2", "eps": 0.2},
             "inner": {"steps": 1, "step_size": 0.1},
@@ -117,11 +123,12 @@ def test_text_and_certificates_are_stages(small_text: Config, tmp_path: Path) ->
     assert (folder / "certificates.jsonl").read_bytes() == proofs
 
 
-def test_text_is_attacked_where_there_is_text(small: Config, tmp_path: Path) -> None:
-    tree = small.model_dump(mode="json")
-    tree["evaluation"]["text"] = ["pwws"]
-    with pytest.raises(ValueError, match="task ecg200 has none"):
-        prepare(parse_config(tree), out=tmp_path, quiet=True)
+def test_what_needs_sentences_is_refused_without(small: Config, tmp_path: Path) -> None:
+    for section, option in (("evaluation", {"text": ["pwws"]}), ("task", {"by_length": True})):
+        tree = small.model_dump(mode="json")
+        tree[section] |= option
+        with pytest.raises(ValueError, match="sentences, and task ecg200 has none"):
+            prepare(parse_config(tree), out=tmp_path, quiet=True)
     assert not list(tmp_path.iterdir())
 
 
