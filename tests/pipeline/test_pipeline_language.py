@@ -25,13 +25,7 @@ def small_text(tiny_bert: Path) -> Config:
     return parse_config(
         {
             "name": "small_text",
-            "task": {
-                "name": "sst2_sample",
-                "batch_size": 64,
-                "max_length": 16,
-                "by_length": True,
-                "validation": 0.1,
-            },
+            "task": {"name": "sst2_sample", "batch_size": 64, "max_length": 16, "validation": 0.1},
             "model": {"name": "language", "options": {"weights": str(tiny_bert)}},
             "threat": {"norm": "l2", "eps": 0.2},
             "inner": {"steps": 1, "step_size": 0.1},
@@ -47,7 +41,9 @@ def small_text(tiny_bert: Path) -> Config:
 
 
 def test_a_run_on_sentences(small_text: Config, tmp_path: Path) -> None:
-    run = prepare(small_text, out=tmp_path, quiet=True)
+    section = small_text.task.model_copy(update={"by_length": True})
+    run = prepare(small_text.model_copy(update={"task": section}), out=tmp_path, quiet=True)
+    assert run.loader().lengths is not None
     metrics = find_sparse_networks(run)
     names = [model["name"] for model in metrics["models"]]
     assert names == ["natural", "adversarial", "language", "language-random", "language-reinit"]
