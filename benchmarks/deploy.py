@@ -30,10 +30,12 @@ SERIES = ModelInputs((1, 96), 2)
 CASES = (
     ("mlp", IMAGES, {"hidden": [1024, 1024]}, 64, "element", 0.5),
     ("mlp", IMAGES, {"hidden": [1024, 1024]}, 64, "element", 0.1),
+    ("mlp", IMAGES, {"hidden": [1024, 1024]}, 64, "element", 0.05),
     ("mlp", IMAGES, {"hidden": [1024, 1024]}, 64, "element", 0.01),
     ("mlp", IMAGES, {"hidden": [1024, 1024]}, 64, "filter", 0.5),
     ("lenet", IMAGES, {"width": 16, "batch_norm": True}, 64, "element", 0.1),
     ("lenet", IMAGES, {"width": 16, "batch_norm": True}, 64, "filter", 0.5),
+    ("lenet", IMAGES, {"width": 16, "batch_norm": True}, 256, "filter", 0.25),
     ("fcn", SERIES, {}, 64, "filter", 0.5),
     ("preact_resnet18", COLOUR, {"width": 32}, 8, "filter", 0.5),
 )
