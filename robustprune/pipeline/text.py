@@ -13,7 +13,9 @@ import torch
 from attacks.text import (
     TextAttack,
     TextResult,
+    bert_attack,
     deep_word_bug,
+    masked_language_model,
     minilm,
     pwws,
     recheck,
@@ -38,9 +40,10 @@ _MAKE: dict[str, Callable[..., TextAttack]] = {
     "text_bugger": text_bugger,
     "deep_word_bug": deep_word_bug,
     "pwws": pwws,
+    "bert_attack": bert_attack,
 }
 #: those that ask whether a changed sentence still means the same
-_COMPARING = ("text_fooler", "text_bugger")
+_COMPARING = ("text_fooler", "text_bugger", "bert_attack")
 
 
 def encoder_of(config: Config) -> SentenceTokenizer:
@@ -70,9 +73,14 @@ def check_text(config: Config) -> None:
             f"certify.method {config.certify.method} has no bounds for transformers; smoothe in "
             "embedding space with certify.sigma instead"
         )
+    if ("bert_attack" in config.evaluation.text) != (config.evaluation.masked_lm is not None):
+        raise ValueError(
+            "evaluation.text: bert_attack takes the proposals of evaluation.masked_lm, a masked "
+            "language model by hub id (bert-base-uncased) or folder; give both or neither"
+        )
     try:
         text_attacks(config)
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         raise ValueError(f"evaluation.text: {error}") from error
 
 
@@ -86,6 +94,9 @@ def text_attacks(config: Config, device: torch.device | str = "cpu") -> dict[str
     found: dict[str, TextAttack] = {}
     for name in section.text:
         options: dict[str, Any] = {"embed": minilm(device=device)} if name in _COMPARING else {}
+        if name == "bert_attack":
+            assert section.masked_lm is not None, "`check_text` refuses it without"
+            options["proposals"] = masked_language_model(section.masked_lm, device=device)
         found[name] = _MAKE[name](queries=section.queries, **options)
     return found
 

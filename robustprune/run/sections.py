@@ -232,7 +232,7 @@ class FinetuneSection(TrainingSection):
     init: Literal["kaiming_normal", "kaiming_uniform", "signed_kaiming_constant"] = "kaiming_normal"
 
 
-TextAttackName = Literal["text_fooler", "text_bugger", "deep_word_bug", "pwws"]
+TextAttackName = Literal["text_fooler", "text_bugger", "deep_word_bug", "pwws", "bert_attack"]
 
 
 class EvaluationSection(Section):
@@ -254,6 +254,7 @@ class EvaluationSection(Section):
     text: tuple[TextAttackName, ...] = ()
     sentences: Count = 100  # the first so many test sentences meet them
     queries: Count = 500  # most queries of such an attack on one sentence
+    masked_lm: str | None = None  # whose proposals bert_attack takes: hub id or folder
 
 
 class DeploySection(Section):

@@ -11,7 +11,7 @@ pytest.importorskip("Oyemi", reason="WordNet needs the extra text")
 
 from robustprune.certify import read_certificates
 from robustprune.deploy.language import load_slim_language
-from robustprune.models import EmbeddingClassifier
+from robustprune.models import EmbeddingClassifier, SentenceTokenizer
 from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.pipeline.verify import verify_run
 from robustprune.run.config import Config, load_config, parse_config
@@ -70,6 +70,12 @@ def test_refusals(small_text: Config, tmp_path: Path) -> None:
         ("search", {"pattern": "row"}, "by language.granularity, not by pattern row"),
         ("certify", {"method": "crown"}, "crown has no bounds for transformers"),
         ("inner", {"attack": "fgsm"}, "objective freelb needs inner.attack pgd"),
+        ("evaluation", {"text": ["bert_attack"]}, "takes the proposals of evaluation.masked_lm"),
+        (
+            "evaluation",
+            {"text": ["bert_attack"], "masked_lm": str(tmp_path / "none")},
+            "evaluation.text: .*none",
+        ),
     ):
         changed = parse_config({**tree, section: {**tree[section], **fields}})
         with pytest.raises(ValueError, match=match):
@@ -80,7 +86,14 @@ def test_text_and_certificates_are_stages(small_text: Config, tmp_path: Path) ->
     """Both stand in the report, are verified, and go on where a run was cut off."""
     tree = small_text.model_dump(mode="json")
     tree["language"]["controls"] = []
-    tree["evaluation"] |= {"text": ["deep_word_bug", "text_fooler"], "sentences": 6, "queries": 40}
+    masked = tmp_path / "masked"
+    transformers = pytest.importorskip("transformers")
+    bert = transformers.BertForMaskedLM.from_pretrained(tree["model"]["options"]["weights"])
+    bert.save_pretrained(masked)
+    SentenceTokenizer().tokenizer.save_pretrained(masked)
+    attacks = ["deep_word_bug", "text_fooler", "bert_attack"]
+    tree["evaluation"] |= {"text": attacks, "sentences": 6, "queries": 40}
+    tree["evaluation"]["masked_lm"] = str(masked)
     tree["certify"] |= {"sigma": 0.01, "examples": 3, "n0": 10, "n": 50, "alpha": 0.01}
     run = prepare(parse_config(tree), out=tmp_path, quiet=True)
     metrics, folder = find_sparse_networks(run), run.folder.path
@@ -88,7 +101,7 @@ def test_text_and_certificates_are_stages(small_text: Config, tmp_path: Path) ->
     assert set(rows) == {
         (model, attack)
         for model in ("natural", "adversarial", "language")
-        for attack in ("deep_word_bug", "text_fooler", "worst")
+        for attack in (*attacks, "worst")
     }
     assert run.task.texts is not None
     for (model, attack), row in rows.items():
