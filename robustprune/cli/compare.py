@@ -18,6 +18,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         "mean ± sd over\nseeds; the Pareto front of density against robust accuracy.",
         examples=(
             ("runs", "all finished runs beneath a folder"),
+            ("runs --grid", "every network: methods down, densities across"),
             ("runs/a-1b2c3d4e runs/b-5f6a7b8c --out comparison", "with HTML, CSV, LaTeX, plots"),
             (
                 "runs/hydra-1b2c3d4e --entry entry --key HYDRA_Sehwag2020Hydra --paper URL",
@@ -36,12 +37,17 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         help="run directories, or folders that hold some",
     )
     parser.add_argument("--all", action="store_true", help="every network, not only the headlines")
+    parser.add_argument(
+        "--grid",
+        action="store_true",
+        help="methods down, densities across, robust and clean accuracy; takes every network",
+    )
     path_argument(
         parser,
         "--out",
         folder=True,
         type=Path,
-        help="write compare.html, compare.csv, compare.tex and plots/ there",
+        help="write compare.html, compare.csv, compare.tex, grid.md and plots/ there",
     )
     path_argument(
         parser,
@@ -64,6 +70,7 @@ def _compare(options: argparse.Namespace) -> int:
         find_runs,
         gather,
         terminal_board,
+        terminal_grid,
         write_comparison,
         write_entry,
     )
@@ -71,7 +78,7 @@ def _compare(options: argparse.Namespace) -> int:
     if options.entry and not options.key:
         raise ValueError("--entry needs --key, the benchmark's name of your method")
     runs = find_runs(options.runs)
-    results = gather(runs, everything=options.all)
+    results = gather(runs, everything=options.all or options.grid)
     boards = boards_of(results)
     files = write_comparison(boards, options.out, runs) if options.out else []
     entry = None
@@ -81,7 +88,7 @@ def _compare(options: argparse.Namespace) -> int:
 
     def show() -> None:
         for board in boards:
-            Console().print(terminal_board(board))
+            Console().print(terminal_grid(board) if options.grid else terminal_board(board))
         for line in entry["deviations"] if entry else ():
             print(f"the entry differs from what the benchmark asks for: {line}")
         for file in files:

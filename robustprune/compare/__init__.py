@@ -4,11 +4,13 @@ entries."""
 from robustprune.compare.board import Board, Measured, Row, boards_of, on_front
 from robustprune.compare.entry import benchmark_entry, write_entry
 from robustprune.compare.gather import Result, find_runs, gather
+from robustprune.compare.grid import Grid, grid_of, markdown_grid, terminal_grid
 from robustprune.compare.page import write_comparison
 from robustprune.compare.table import as_csv, as_json, as_latex, terminal_board
 
 __all__ = [
     "Board",
+    "Grid",
     "Measured",
     "Result",
     "Row",
@@ -19,8 +21,11 @@ __all__ = [
     "boards_of",
     "find_runs",
     "gather",
+    "grid_of",
+    "markdown_grid",
     "on_front",
     "terminal_board",
+    "terminal_grid",
     "write_comparison",
     "write_entry",
 ]

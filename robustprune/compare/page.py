@@ -7,6 +7,7 @@ from pathlib import Path
 
 from robustprune.compare.board import Board
 from robustprune.compare.figures import figures
+from robustprune.compare.grid import markdown_grid
 from robustprune.compare.table import apart, as_csv, as_latex, columns_of
 from robustprune.measure.statistics import INTERVAL_METHOD
 from robustprune.report.render import render_html
@@ -16,7 +17,7 @@ from robustprune.run.checkpoint import write_atomically
 
 
 def write_comparison(boards: Sequence[Board], folder: Path, runs: Sequence[Path]) -> list[Path]:
-    """Write compare.html, compare.csv, compare.tex and plots/*.svg; each whole or not at all.
+    """Write compare.html, .csv, .tex, plots/*.svg and grid.md; each whole or not at all.
 
     Args:
         runs: the run directories that the boards come from, to be named in the page.
@@ -58,4 +59,5 @@ def write_comparison(boards: Sequence[Board], folder: Path, runs: Sequence[Path]
         write_atomically(folder / "compare.html", html),
         write_atomically(folder / "compare.csv", as_csv(boards)),
         write_atomically(folder / "compare.tex", as_latex(boards)),
+        write_atomically(folder / "grid.md", "\n".join(map(markdown_grid, boards))),
     ]

@@ -28,6 +28,12 @@ from robustprune.search import (
 from robustprune.sparsity.criteria import CriterionName
 
 #: what changes in a control, for readers
+_CRITERIA = {
+    "snip": "SNIP",
+    "grasp": "GraSP",
+    "obd": "OBD",
+    "obd_ggn": "OBD, Gauss-Newton",
+}
 CONTROL_TITLES = {"random": "random mask", "reinit": "mask kept, weights drawn anew"}
 
 
@@ -273,4 +279,4 @@ def _one_shot(
             **_space(run),
         )
 
-    return fit(run, name, _title(run, criterion.upper(), density), make)
+    return fit(run, name, _title(run, _CRITERIA.get(criterion, criterion), density), make)

@@ -29,8 +29,11 @@ from robustprune.compare import (
     boards_of,
     find_runs,
     gather,
+    grid_of,
+    markdown_grid,
     on_front,
     terminal_board,
+    terminal_grid,
     write_comparison,
 )
 from robustprune.compare.board import Measured
@@ -224,7 +227,8 @@ def test_latex_is_booktabs_and_compiles(make_run: MakeRun, tmp_path: Path) -> No
 
 def test_the_page_is_whole(make_run: MakeRun, tmp_path: Path) -> None:
     boards = compared(make_run(), make_run("harp", density=0.2, eps=0.2))
-    html, table, latex = write_comparison(boards, tmp_path / "c", [])
+    html, table, latex, grid = write_comparison(boards, tmp_path / "c", [])
+    assert grid.read_text().count("| network") == 2
     text = html.read_text()
     HTMLParser().feed(text)
     assert text.count("<table") == 2
@@ -234,6 +238,34 @@ def test_the_page_is_whole(make_run: MakeRun, tmp_path: Path) -> None:
     assert len(list((tmp_path / "c" / "plots").glob("*.svg"))) == 8
     assert table.read_text().count("\n") == 7
     assert latex.read_text().count(r"\begin{table}") == 2
+
+
+def test_a_grid_has_methods_down_and_densities_across(make_run: MakeRun) -> None:
+    runs = [
+        make_run(density=density, seed=seed, worst=worst + 2 * seed, clean=80)
+        for density, worst in ((0.5, 70), (0.1, 60))
+        for seed in (0, 1)
+    ]
+    runs.append(make_run("harp", density=0.1, worst=65))
+    [board] = boards_of(gather(runs))
+    grid = grid_of(board)
+    assert grid.densities == (0.5, 0.1)
+    assert [name for name, _ in grid.lines] == ["hydra", "harp"]
+    (_, hydra), (_, harp) = grid.lines
+    assert [row and row.worst.mean for row in hydra] == [pytest.approx(0.71), pytest.approx(0.61)]
+    assert harp[0] is None
+    assert harp[1] is not None
+    lines = markdown_grid(board).splitlines()
+    assert "2 seeds" in lines[0]
+    assert "upper bound" in lines[0]
+    assert lines[2] == "| network | dense | 0.5 | 0.1 |"
+    assert "| hydra |  | 71.0 ± 1.4 / 80.0 | 61.0 ± 1.4 / 80.0 |" in lines
+    [harp_line] = [line for line in lines if line.startswith("| harp")]
+    assert harp_line.startswith("| harp |  |  | 65.0 [")
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(terminal_grid(board))
+    text = console.export_text()
+    assert all(figure in text for figure in ("71.0", "61.0", "65.0", "80.0", "adversarial dense"))
 
 
 def test_runs_are_found_beneath_folders(make_run: MakeRun, tmp_path: Path) -> None:
@@ -299,6 +331,8 @@ def test_an_attack_is_told_without_what_the_board_says(make_run: MakeRun) -> Non
 def test_the_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(seed=0)
     make_run(seed=1, worst=74)
+    assert main(["compare", str(tmp_path / "runs"), "--grid"]) == 0
+    assert "weights kept" in capsys.readouterr().out
     assert main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "c")]) == 0
     shown = capsys.readouterr().out
     assert "72.0" in shown

@@ -1,0 +1,124 @@
+"""A board as a grid: methods down, densities across, robust accuracy in the cells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from robustprune.compare.board import Board, Row
+from robustprune.compare.table import accuracy, apart
+from robustprune.report.wording import threat_phrase
+
+Cell = TypeVar("Cell")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows by method and density.
+
+    Attributes:
+        densities: the columns, as asked for, falling.
+        lines: (method, its row at each of them or None); dense networks are not among them.
+        dense: the dense networks.
+    """
+
+    densities: tuple[float, ...]
+    lines: tuple[tuple[str, tuple[Row | None, ...]], ...]
+    dense: tuple[Row, ...]
+
+
+def grid_of(board: Board) -> Grid:
+    """The board's networks by method and density.
+
+    A density is what was asked for; what is kept may differ from it by rounding, and with HARP by
+    what it has learned.
+    """
+    asked = {row.title: _asked(row) for row in board.rows if not row.baseline}
+    densities = tuple(sorted(set(asked.values()), reverse=True))
+    lines: dict[str, dict[float, Row]] = {}
+    for row in board.rows:
+        if not row.baseline:
+            lines.setdefault(row.family, {})[asked[row.title]] = row
+    return Grid(
+        densities,
+        tuple((name, tuple(map(row.get, densities))) for name, row in lines.items()),
+        tuple(row for row in board.rows if row.baseline),
+    )
+
+
+def terminal_grid(board: Board) -> Table:
+    """For a terminal: robust accuracy in percent, its spread, and clean accuracy below."""
+    grid, parts = grid_of(board), _heading(board)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=Text(parts[0]),
+        caption=Text(parts[1]),
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("network", overflow="fold", min_width=12)
+    for head in _heads(grid):
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, cells in _body(grid, _stacked):
+        table.add_row(Text(name), *cells)
+    return table
+
+
+def markdown_grid(board: Board) -> str:
+    """The same as Markdown: "robust / clean" in a cell."""
+    grid, parts = grid_of(board), _heading(board)
+    heads = ("network", *_heads(grid))
+    lines = [
+        f"{parts[0]}. {parts[1]}.\n",
+        "| " + " | ".join(heads) + " |",
+        "| --- " * len(heads) + "|",
+    ]
+    for name, cells in _body(grid, _beside):
+        lines.append("| " + " | ".join((name.replace("|", r"\|"), *cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _asked(row: Row) -> float:
+    found = re.search(r", ([\d.e-]+) kept", row.title)
+    return float(found[1]) if found else float(f"{row.density:.2g}")
+
+
+def _heading(board: Board) -> tuple[str, str]:
+    seeds = sorted({len(row.seeds) for row in board.rows})
+    counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    title = (
+        f"{board.task}, {threat_phrase(board.threat)}, n = {board.n}, "
+        f"{counts} seed{'s' if seeds[-1] > 1 else ''}"
+    )
+    return title, "robust accuracy (%, upper bound) and clean accuracy, by share of weights kept"
+
+
+def _heads(grid: Grid) -> list[str]:
+    return [*(["dense"] if grid.dense else []), *(f"{density:.3g}" for density in grid.densities)]
+
+
+def _body(grid: Grid, write: Callable[[Row | None], Cell]) -> Sequence[tuple[str, list[Cell]]]:
+    blank = [write(None)]
+    body = [(row.title, [write(row), *blank * len(grid.densities)]) for row in grid.dense]
+    lead = blank if grid.dense else []
+    return [*body, *((name, [*lead, *map(write, rows)]) for name, rows in grid.lines)]
+
+
+def _stacked(row: Row | None) -> Text:
+    if row is None:
+        return Text("")
+    value, spread = apart(accuracy(row.worst))
+    clean, _ = apart(accuracy(row.clean))
+    return Text.assemble(
+        value, *([("\n" + spread, "dim")] if spread else []), ("\n" + clean, "dim")
+    )
+
+
+def _beside(row: Row | None) -> str:
+    return "" if row is None else f"{accuracy(row.worst)} / {apart(accuracy(row.clean))[0]}"
