@@ -27,13 +27,9 @@ from robustprune.search import (
 )
 from robustprune.sparsity.criteria import CriterionName
 
+#: criteria by the names they go by in the literature
+_CRITERIA = {"snip": "SNIP", "grasp": "GraSP", "obd": "OBD", "obd_ggn": "OBD, Gauss-Newton"}
 #: what changes in a control, for readers
-_CRITERIA = {
-    "snip": "SNIP",
-    "grasp": "GraSP",
-    "obd": "OBD",
-    "obd_ggn": "OBD, Gauss-Newton",
-}
 CONTROL_TITLES = {"random": "random mask", "reinit": "mask kept, weights drawn anew"}
 
 
