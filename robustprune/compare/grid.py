@@ -96,7 +96,7 @@ def _heading(board: Board) -> tuple[str, str]:
         f"{board.task}, {threat_phrase(board.threat)}, n = {board.n}, "
         f"{counts} seed{'s' if seeds[-1] > 1 else ''}"
     )
-    return title, "robust accuracy (%, upper bound) and clean accuracy, by share of weights kept"
+    return title, "Robust accuracy (%, upper bound) and clean accuracy, by share of weights kept"
 
 
 def _heads(grid: Grid) -> list[str]:
