@@ -27,6 +27,8 @@ def run(
     from robustprune.cli import main
 
     torch.set_num_threads(1)
+    # A shell's background jobs ignore it, and so would this process, as their descendant.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
     left, own = [die_at], arguments[arguments.index("--out") + 1]
 

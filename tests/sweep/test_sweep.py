@@ -77,7 +77,7 @@ def test_a_config_beside_the_sweep(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(config_path("rst_ecg200").parent.glob("sweeps/*.yaml")))
 def test_packaged_sweeps_are_valid(path: Path) -> None:
-    assert len(points_of(load_sweep(path))) > 1
+    assert points_of(load_sweep(path))
 
 
 @pytest.mark.parametrize(
