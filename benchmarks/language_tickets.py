@@ -12,7 +12,6 @@ the attacks on text.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import torch
 from torch import nn
 
 from attacks import PGD, ThreatModel
+from benchmarks.kept import load_masked, note, rows, save_masked
 from robustprune.measure import evaluate, mean_sd
 from robustprune.minmax import (
     Checkpoint,
@@ -126,19 +126,13 @@ class Bench:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.manual_seed(1000 + self.seed)
-            started = time.monotonic()
             model, masks = self.make(name)
-            state = {f"model/{k}": v for k, v in model.state_dict().items()}
-            state |= {f"mask/{k}": v for k, v in masks.items()}
-            save_tensors(path, state, {"seconds": time.monotonic() - started})
+            save_masked(path, model, masks)
             self.checkpoint(name).path.unlink(missing_ok=True)
-        tensors, _ = load_tensors(path)
+        state, masks = load_masked(path)
         model = self.pretrained()
-        model.load_state_dict(
-            {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
-        )
-        masks = {k.removeprefix("mask/"): v for k, v in tensors.items() if k.startswith("mask/")}
-        return model, MaskSet(masks)
+        model.load_state_dict(state)
+        return model, masks
 
     def make(self, name: str) -> tuple[nn.Module, MaskSet]:
         kind = name.removesuffix("-freelb")
@@ -233,12 +227,6 @@ def text_figures(bench: Bench, model: nn.Module, name: str) -> dict[str, float]:
     return {name: result.accuracy_under_attack, f"{name} queries": result.mean_queries}
 
 
-def note(out: Path, row: dict) -> None:
-    """Append one line to results.jsonl."""
-    with open(out / "results.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-
-
 def run(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     task = text_task("sst2", SentenceTokenizer(max_length=64), data_dir=options.data_dir)
@@ -263,11 +251,6 @@ def run(options: argparse.Namespace) -> None:
                     "seed": seed, "model": name, "part": part, "density": masks.density,
                     "figures": figures, "seconds": time.monotonic() - started,
                 })  # fmt: skip
-
-
-def rows(out: Path) -> list[dict]:
-    path = out / "results.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def table(found: Sequence[dict]) -> str:

@@ -16,7 +16,6 @@ on where it stopped. Sized for one thread.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import PGD, Attack, ThreatModel
+from benchmarks.kept import load_masked, note, rows, save_masked
 from robustprune.deploy import silence, slim
 from robustprune.measure import evaluate
 from robustprune.minmax import (
@@ -114,7 +114,7 @@ class Bench:
             started = time.monotonic()
             if narrow:
                 source = self.network(int(wide)) if "first" in rest else self.pruned(sizes)
-                model.load_state_dict(self.narrow(source, self.masks(sizes)))
+                model.load_state_dict(self.narrow(source, self.admm(sizes)[1]))
                 warmup = warmup if rest else 0.0  # what was trained before needs none
             self.train(name, model, warmup=warmup)
             save_tensors(path, dict(model.state_dict()), {"seconds": time.monotonic() - started})
@@ -133,10 +133,7 @@ class Bench:
         model.load_state_dict(self.admm(sizes)[0])
         return model
 
-    def masks(self, sizes: str) -> MaskSet:
-        return MaskSet({k: mask.bool() for k, mask in self.admm(sizes)[1].items()})
-
-    def admm(self, sizes: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def admm(self, sizes: str) -> tuple[dict[str, Tensor], MaskSet]:
         """State and masks after ADMM."""
         path = self.path(f"admm {sizes}")
         if not path.exists():
@@ -154,16 +151,9 @@ class Bench:
                 rho=1e-2,
                 **self.loop(f"admm {sizes}"),
             )
-            state = {f"model/{k}": v for k, v in ticket.model.state_dict().items()}
-            state |= {f"mask/{k}": v for k, v in ticket.masks.items()}
-            save_tensors(path, state)
+            save_masked(path, ticket.model, ticket.masks)
             self.path(f"state admm {sizes}").unlink(missing_ok=True)
-        tensors = load_tensors(path)[0]
-        parts = [
-            {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
-            for part in ("model/", "mask/")
-        ]
-        return parts[0], parts[1]
+        return load_masked(path)
 
     def path(self, name: str) -> Path:
         folder: Path = self.options.out / f"seed{self.options.seed}"
@@ -188,11 +178,6 @@ def figures(bench: Bench, model: nn.Module) -> dict[str, float]:
     }
 
 
-def rows(out: Path) -> list[dict]:
-    path = out / "results.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def run(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(options)
@@ -207,8 +192,7 @@ def run(options: argparse.Namespace) -> None:
             "parameters": sum(p.numel() for p in model.parameters()),
             **figures(bench, model),
         }
-        with open(options.out / "results.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        note(options.out, row)
 
 
 def table(found: Sequence[dict]) -> str:

@@ -17,6 +17,10 @@ from robustprune.report.records import ThreatRecord
 _TOLD = ("name", "seed", "search.methods", "search.density")
 
 
+#: how a title says what density was asked for
+_KEPT = re.compile(r", ([\d.e-]+) kept")
+
+
 @dataclass(frozen=True)
 class Measured:
     """A figure of one or several seeds.
@@ -50,6 +54,8 @@ class Row:
         clean, worst: accuracy as a fraction; worst is an upper bound on robust accuracy.
         certified: share certified beyond eps, a lower bound, on its own n.
         r: median r*, an upper bound, input units; None too where no attack reached it.
+        asked: the density in the title, which what is kept differs from by rounding, or by what a
+            method has learned; density where the title has none.
         kept, total: weights, of the first seed.
         file_bytes, latency: of the form that would be deployed; seconds a batch.
         speed: latency as a multiple of the dense network's in the same run.
@@ -59,6 +65,7 @@ class Row:
     family: str
     seeds: tuple[int, ...]
     density: float
+    asked: float
     kept: int
     total: int
     clean: Measured
@@ -192,11 +199,13 @@ def _row(members: Sequence[Result], title: str) -> Row:
         return result.cost.latency / result.dense_cost.latency
 
     minimal = [m.model.minimal for m in members]
+    said = _KEPT.search(title)
     return Row(
         title=title,
-        family=re.sub(r", [\d.e-]+ kept", "", title),
+        family=_KEPT.sub("", title),
         seeds=tuple(member.seed for member in members),
         density=first.density,
+        asked=float(said[1]) if said else first.density,
         kept=first.kept,
         total=first.total,
         clean=_proportions([m.model.clean for m in members]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -34,17 +33,12 @@ class Grid:
 
 
 def grid_of(board: Board) -> Grid:
-    """The board's networks by method and density.
-
-    A density is what was asked for; what is kept may differ from it by rounding, and with HARP by
-    what it has learned.
-    """
-    asked = {row.title: _asked(row) for row in board.rows if not row.baseline}
-    densities = tuple(sorted(set(asked.values()), reverse=True))
+    """The board's networks by method and the density that was asked for."""
+    sparse = [row for row in board.rows if not row.baseline]
+    densities = tuple(sorted({row.asked for row in sparse}, reverse=True))
     lines: dict[str, dict[float, Row]] = {}
-    for row in board.rows:
-        if not row.baseline:
-            lines.setdefault(row.family, {})[asked[row.title]] = row
+    for row in sparse:
+        lines.setdefault(row.family, {})[row.asked] = row
     return Grid(
         densities,
         tuple((name, tuple(map(row.get, densities))) for name, row in lines.items()),
@@ -82,11 +76,6 @@ def markdown_grid(board: Board) -> str:
     for name, cells in _body(grid, _beside):
         lines.append("| " + " | ".join((name.replace("|", r"\|"), *cells)) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _asked(row: Row) -> float:
-    found = re.search(r", ([\d.e-]+) kept", row.title)
-    return float(found[1]) if found else float(f"{row.density:.2g}")
 
 
 def _heading(board: Board) -> tuple[str, str]:

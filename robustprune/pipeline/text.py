@@ -6,11 +6,14 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from attacks.text import (
+    Candidates,
+    Embed,
     TextAttack,
     TextResult,
     bert_attack,
@@ -93,12 +96,23 @@ def text_attacks(config: Config, device: torch.device | str = "cpu") -> dict[str
     section = config.evaluation
     found: dict[str, TextAttack] = {}
     for name in section.text:
-        options: dict[str, Any] = {"embed": minilm(device=device)} if name in _COMPARING else {}
+        options: dict[str, Any] = {"embed": _embed(str(device))} if name in _COMPARING else {}
         if name == "bert_attack":
             assert section.masked_lm is not None, "`check_text` refuses it without"
-            options["proposals"] = masked_language_model(section.masked_lm, device=device)
+            options["proposals"] = _proposals(section.masked_lm, str(device))
         found[name] = _MAKE[name](queries=section.queries, **options)
     return found
+
+
+# Read once for the check and for all networks of a run.
+@cache
+def _embed(device: str) -> Embed:
+    return minilm(device=device)
+
+
+@cache
+def _proposals(name: str, device: str) -> Candidates:
+    return masked_language_model(name, device=device)
 
 
 def attack_text(run: Run, fitted: Fitted) -> list[dict[str, Any]]:
