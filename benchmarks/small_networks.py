@@ -83,7 +83,7 @@ class Bench:
         state = self.path(f"state {name}")
         state.parent.mkdir(parents=True, exist_ok=True)
         return {
-            "amp": True,
+            "amp": self.options.amp,
             "channels_last": True,
             "checkpoint": Checkpoint(state),
             "quiet": True,
@@ -224,6 +224,11 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3, help="of Adam; ADMM takes half of it")
     parser.add_argument("--steps", type=int, default=5, help="of PGD in training")
     parser.add_argument("--step-size", type=float, default=0.12)
+    parser.add_argument(
+        "--amp",
+        action="store_true",
+        help="bfloat16: fast only where the processor has it",
+    )
     parser.add_argument("--images", type=int, default=10_000, help="of the test set")
     parser.add_argument("--table", action="store_true", help="print what has been measured")
     options = parser.parse_args()

@@ -9,7 +9,7 @@ from robustprune.certify.certificate import (
 )
 from robustprune.certify.digests import file_digest, tensor_digest
 from robustprune.certify.findings import Finding, report_lines
-from robustprune.certify.issue import limits, proofs, smoothed_certificates
+from robustprune.certify.issue import limits, proofs, smoothed_certificates, synonym_certificates
 from robustprune.certify.sandwich import (
     AccuracyInterval,
     SandwichViolation,
@@ -18,7 +18,12 @@ from robustprune.certify.sandwich import (
 )
 from robustprune.certify.smoothing import ABSTAIN, SmoothingResult, certify, predict
 from robustprune.certify.substitutions import substitution_margins
-from robustprune.certify.synonyms import SynonymResult, certify_synonyms, synonym_groups
+from robustprune.certify.synonyms import (
+    Sentences,
+    SynonymResult,
+    certify_synonyms,
+    synonym_groups,
+)
 from robustprune.certify.verify import verify_certificates
 
 __all__ = [
@@ -28,6 +33,7 @@ __all__ = [
     "Finding",
     "Manifest",
     "SandwichViolation",
+    "Sentences",
     "SmoothingResult",
     "SynonymResult",
     "certify",
@@ -42,6 +48,7 @@ __all__ = [
     "robust_accuracy_interval",
     "smoothed_certificates",
     "substitution_margins",
+    "synonym_certificates",
     "synonym_groups",
     "tensor_digest",
     "total_failure",

@@ -22,6 +22,8 @@ FILE = "certificates.jsonl"
 SCHEMA = 1
 
 Norm = Literal["linf", "l2", "l1"]
+#: distances of certificates: norms, or the number of words of a sentence that are replaced
+Metric = Literal["linf", "l2", "l1", "words"]
 Guarantee = Literal["base", "smoothed"]
 
 
@@ -34,11 +36,14 @@ class Certificate:
         input: `tensor_digest` of x.
         label: the true class.
         prediction: the classifier's answer at x; None where the smoothed one abstains.
-        norm: of the distance.
-        radius: input units; 0, which says nothing, where prediction is not label.
-        method: one of `bounds.METHODS`, or "smoothing".
-        settings: of the method: eps_max, rounds and steps of `bounds.certified_radius`, or sigma,
-            n0, n, alpha and seed of smoothing.
+        norm: of the distance. In "words", sentences are that far apart in which so many words are
+            replaced by others of the same group of synonyms, and infinitely far apart where more
+            than that is changed.
+        radius: input units, or a number of words; 0, which says nothing, where prediction is not
+            label.
+        method: one of `bounds.METHODS`, or "smoothing" or "synonyms".
+        settings: of the method: eps_max, rounds and steps of `bounds.certified_radius`; or n0, n,
+            alpha and seed of smoothing, with sigma, or most, the words of a group.
         confidence: 1 for a proof; 1 − alpha for smoothing: the statement is wrong with
             probability at most alpha.
         hits: smoothing: samples of n that fell into the selected class; None for a proof.
@@ -51,7 +56,7 @@ class Certificate:
     input: str
     label: int
     prediction: int | None
-    norm: Norm
+    norm: Metric
     radius: float
     method: str
     settings: Mapping[str, float]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import cast
 
 import torch
@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from attacks import MinimalPerturbation, ThreatModel, evaluating
 from attacks.inputs import predict as logits_of
+from attacks.text import split
 from robustprune.bounds import BoundMethod, certified_radius
 from robustprune.certify.certificate import Certificate, Norm
 from robustprune.certify.digests import tensor_digest
 from robustprune.certify.sandwich import check_sandwich
 from robustprune.certify.smoothing import ABSTAIN, certify
+from robustprune.certify.synonyms import Sentences, certify_synonyms
 from robustprune.run.runtime import merged, own_batches
 
 #: proofs are looked for up to this many times the threat model's eps
@@ -140,6 +142,70 @@ def smoothed_certificates(
     ]
 
 
+def synonym_certificates(
+    sentences: Sentences,
+    x: Tensor,
+    y: Tensor,
+    *,
+    most: int,
+    n0: int,
+    n: int,
+    alpha: float,
+    seed: int,
+    title: str = "synonym smoothing",
+    quiet: bool = True,
+) -> list[Certificate]:
+    """One certificate a sentence of the classifier smoothed over groups of synonyms.
+
+    All words of a group have the same noise, so that the votes are the same however many words are
+    replaced within their groups: where the class is certified at all, the radius is the number of
+    the sentence's words, and one.
+
+    Args:
+        sentences: x (N, ...) and y (N,) are the first N of them.
+        most: words of a group.
+        others: as `synonyms.certify_synonyms`.
+
+    Raises:
+        ValueError: as `synonyms.certify_synonyms`.
+    """
+    texts = list(sentences.texts[: len(x)])
+    result = certify_synonyms(
+        sentences.classify,
+        texts,
+        sentences.groups(most),
+        n0=n0,
+        n=n,
+        alpha=alpha,
+        seed=seed,
+        title=title,
+        quiet=quiet,
+    )
+    right = result.prediction == y.cpu()
+    return [
+        Certificate(
+            index=i,
+            input=tensor_digest(x[i]),
+            label=int(y[i]),
+            prediction=None if result.prediction[i] == ABSTAIN else int(result.prediction[i]),
+            norm="words",
+            radius=float(beyond_all_words(text)) if bool(right[i]) else 0.0,
+            method="synonyms",
+            settings={"most": most, "n0": n0, "n": n, "alpha": alpha, "seed": seed},
+            confidence=1.0 - alpha,
+            hits=int(result.hits[i]),
+            attack_radius=None,
+            guarantee="smoothed",
+        )
+        for i, text in enumerate(texts)
+    ]
+
+
+def beyond_all_words(text: str) -> int:
+    """The least number of words that can't be replaced: one more than the text has."""
+    return len(split(text)) + 1
+
+
 def answers_of(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None) -> Tensor:
     """The network's class for every x, (N,) int64 on the CPU."""
     rows = torch.split(torch.arange(len(x), device=x.device), batch_size or max(len(x), 1))
@@ -147,8 +213,8 @@ def answers_of(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None
         return torch.cat([logits_of(model, x[part], y[part]).argmax(1).cpu() for part in rows])
 
 
-def limits(guarantees: set[str], *, sentences: bool = False) -> tuple[str, ...]:
-    """What certificates of these guarantees do not claim, in plain sentences.
+def limits(methods: Collection[str], *, sentences: bool = False) -> tuple[str, ...]:
+    """What certificates by these methods do not claim, in plain sentences.
 
     sentences: the inputs are word embeddings of sentences.
     """
@@ -166,20 +232,30 @@ def limits(guarantees: set[str], *, sentences: bool = False) -> tuple[str, ...]:
     )
     smoothed = (
         "A certificate of the smoothed classifier says nothing of the network itself: it holds "
-        "only where answers are taken by majority over the stated Gaussian noise.",
+        "only where answers are taken by majority over the stated noise.",
         "Each smoothed statement is wrong with probability at most 1 - confidence over the noise "
         "it was drawn with; total_failure bounds the probability that any of the file is.",
+    )
+    gaussian = (
         "Smoothing takes the noise as exactly Gaussian and sums as exact; floating point is "
         "neither.",
     )
-    words = (
-        "The radius is about displacements of the word embeddings of a sentence, padding and "
-        "special tokens excepted; nothing is claimed of words that are replaced, put in or left "
+    displaced = (
+        "A radius in a norm is about displacements of the word embeddings of a sentence, padding "
+        "and special tokens excepted; it claims nothing of words that are replaced, put in or left "
         "out.",
     )
+    synonyms = (
+        "A radius in words is about words replaced by others of the same group of synonyms, which "
+        "are those of the lexicon and of the words of the test split; it claims nothing of other "
+        "words, of misspellings, or of words put in or left out.",
+    )
+    chosen = set(methods)
     return (
         *common,
-        *(words if sentences else ()),
-        *(base if "base" in guarantees else ()),
-        *(smoothed if "smoothed" in guarantees else ()),
+        *(displaced if sentences and chosen - {"synonyms"} else ()),
+        *(synonyms if "synonyms" in chosen else ()),
+        *(base if chosen - {"smoothing", "synonyms"} else ()),
+        *(smoothed if chosen & {"smoothing", "synonyms"} else ()),
+        *(gaussian if "smoothing" in chosen else ()),
     )

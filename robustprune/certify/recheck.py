@@ -8,19 +8,23 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import hypergeom
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from attacks import PGD, ThreatModel, attacking
 from attacks.inputs import predict as logits_of
 from attacks.nearest import clears
 from attacks.threat import Bounds
 from robustprune.bounds import BoundMethod, certified, certified_radius
-from robustprune.certify.certificate import Certificate
+from robustprune.certify.certificate import Certificate, Norm
 from robustprune.certify.findings import Finding, about_examples
+from robustprune.certify.issue import beyond_all_words
 from robustprune.certify.noise import counting
 from robustprune.certify.sandwich import SandwichViolation, check_sandwich
 from robustprune.certify.smoothing import ABSTAIN, clopper_pearson_lower, predict, smoothed_radius
+from robustprune.certify.synonyms import Sentences, substitutes
 
 #: relative difference at which a recomputed radius counts as another one
 TOLERANCE = 1e-3
@@ -45,6 +49,7 @@ class Claims:
         certificates: N of them; x: (N, ...) and y: (N,), their examples, on the model's device.
         bounds: of valid inputs; proofs hold within them, smoothing everywhere.
         support: where an input may change, as in `ThreatModel`; None for everywhere.
+        sentences: of a task that has them: its whole test split.
         seed: of fresh noise and attacks.
         batch_size: inputs in one pass.
     """
@@ -58,10 +63,26 @@ class Claims:
     batch_size: int
     quiet: bool
     support: Callable[[Tensor], Tensor] | None = None
+    sentences: Sentences | None = None
 
     @property
     def method(self) -> str:
         return self.certificates[0].method
+
+    @property
+    def norm(self) -> Norm:
+        return cast(Norm, self.certificates[0].norm)
+
+    @property
+    def texts(self) -> list[str]:
+        """The N sentences as they are written.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.sentences is None:
+            raise ValueError("the task has no text")
+        return [self.sentences.texts[c.index] for c in self.certificates]
 
     @property
     def radius(self) -> Tensor:
@@ -90,7 +111,7 @@ def proven_again(claims: Claims) -> Finding:
         claims.model,
         claims.x[some],
         claims.y[some],
-        ThreatModel(claims.certificates[0].norm, claims.radius[some], claims.bounds),
+        ThreatModel(claims.norm, claims.radius[some], claims.bounds),
         method=cast(BoundMethod, claims.method),
         steps=int(claims.setting("steps")),
         batch_size=claims.batch_size,
@@ -109,7 +130,7 @@ def same_radius(claims: Claims) -> Finding:
         claims.model,
         claims.x,
         claims.y,
-        norm=claims.certificates[0].norm,
+        norm=claims.norm,
         bounds=claims.bounds,
         method=cast(BoundMethod, claims.method),
         eps_max=float(claims.setting("eps_max")),
@@ -146,7 +167,7 @@ def attacked_inside(claims: Claims) -> Finding:
     model, broken = claims.model, torch.zeros(len(claims.x), dtype=torch.bool)
     for part in torch.split(claims.balls, claims.batch_size):
         x, y = claims.x[part], claims.y[part]
-        threat = ThreatModel(claims.certificates[0].norm, claims.radius[part], claims.bounds)
+        threat = ThreatModel(claims.norm, claims.radius[part], claims.bounds)
         for loss in ("ce", "margin"):
             attack = PGD(threat, steps=STEPS, restarts=RESTARTS, loss=loss, seed=claims.seed)
             x_adv = attack(model, x, y)
@@ -164,11 +185,11 @@ def attacked_inside(claims: Claims) -> Finding:
 def follows_from_hits(claims: Claims) -> Finding:
     """Radius, confidence and abstention must be those that the stated hits give."""
     n, alpha = int(claims.setting("n")), float(claims.setting("alpha"))
-    sigma, wrong = float(claims.setting("sigma")), []
+    radius_of, wrong = _radius_of_row(claims), []
     for row, c in enumerate(claims.certificates):
         assert c.hits is not None, "the schema says so"
         p_lower = clopper_pearson_lower(np.array([min(c.hits, n)]), n, alpha)
-        radius = float(smoothed_radius(p_lower, sigma)[0]) if c.prediction == c.label else 0.0
+        radius = radius_of(row, p_lower) if c.prediction == c.label else 0.0
         if (
             c.hits > n
             or (c.prediction is None) != bool(p_lower[0] <= 0.5)
@@ -184,16 +205,18 @@ def follows_from_hits(claims: Claims) -> Finding:
     )
 
 
-def hits_again(claims: Claims) -> Finding:
-    """Compare the stated hits with those of fresh noise.
+def _radius_of_row(claims: Claims) -> Callable[[int, NDArray[np.float64]], float]:
+    """(row, p_A as an array of one) -> the radius that it gives."""
+    if claims.method == "synonyms":
+        lengths = [beyond_all_words(text) for text in claims.texts]
+        return lambda row, p_lower: float(lengths[row] if p_lower[0] > 0.5 else 0)
+    sigma = float(claims.setting("sigma"))
+    return lambda _, p_lower: float(smoothed_radius(p_lower, sigma)[0])
 
-    If k hits of n and k' of n' have the same probability p_A, then k' given k + k' is
-    hypergeometric whatever p_A is (Fisher's exact test). A claim is refuted where as few fresh
-    hits have probability at most FALSE_ALARM / K, with K claims: an honest file passes with
-    probability at least 1 − FALSE_ALARM, and what it says is not used beyond its hits.
-    """
-    some, n = claims.balls.cpu(), int(claims.setting("n"))
-    samples = min(FRESH, 10 * n)  # n hits are no better known than that
+
+def hits_again(claims: Claims) -> Finding:
+    """Compare the stated hits with those of fresh noise."""
+    some, samples = claims.balls.cpu(), fresh_samples(claims)
     noise = counting(
         claims.model,
         claims.x,
@@ -207,11 +230,59 @@ def hits_again(claims: Claims) -> Finding:
     )
     with noise as count:
         fresh = count(some, samples).gather(1, claims.y.cpu()[some, None]).squeeze(1).numpy()
+    return _hits_agree(claims, "fresh noise agrees with the hits", fresh, samples)
+
+
+def synonyms_again(claims: Claims) -> Finding:
+    """Compare the stated hits with those of fresh synonyms of the sentence."""
+    return _synonyms_agree(claims, "fresh synonyms agree with the hits", lambda text, _: text)
+
+
+def substituted_again(claims: Claims) -> Finding:
+    """Compare the stated hits with those around another sentence, every word of which is drawn from
+    its group: the certificate says that they are the same."""
+    assert claims.sentences is not None, "`texts` refuses claims without"
+    groups = claims.sentences.groups(int(claims.setting("most")))
+    return _synonyms_agree(
+        claims,
+        "another sentence within the groups gets the same votes",
+        lambda text, row: substitutes(text, groups, 1, (claims.seed, row, 1))[0],
+    )
+
+
+def _synonyms_agree(claims: Claims, name: str, of: Callable[[str, int], str]) -> Finding:
+    """`_hits_agree` of samples around `of(text, row)` of each sentence that is claimed."""
+    texts, samples = claims.texts, fresh_samples(claims)
+    assert claims.sentences is not None, "`texts` refuses claims without"
+    groups = claims.sentences.groups(int(claims.setting("most")))
+    fresh = []
+    rows = claims.balls.tolist()
+    for row in tqdm(rows, "fresh synonyms", unit="text", leave=False, disable=claims.quiet):
+        drawn = substitutes(of(texts[row], row), groups, samples, (claims.seed, row))
+        answers = claims.sentences.classify(drawn).argmax(1).cpu()
+        fresh.append(int((answers == claims.y[row].cpu()).sum()))
+    return _hits_agree(claims, name, np.array(fresh, dtype=np.int64), samples)
+
+
+def fresh_samples(claims: Claims) -> int:
+    """How many to draw an example: n hits are no better known than by ten times as many."""
+    return min(FRESH, 10 * int(claims.setting("n")))
+
+
+def _hits_agree(claims: Claims, name: str, fresh: NDArray[np.int64], samples: int) -> Finding:
+    """Whether the stated hits are as likely as the fresh ones of the rows that claim something.
+
+    If k hits of n and k' of n' have the same probability p_A, then k' given k + k' is
+    hypergeometric whatever p_A is (Fisher's exact test). A claim is refuted where as few fresh
+    hits have probability at most FALSE_ALARM / K, with K claims: an honest file passes with
+    probability at least 1 − FALSE_ALARM, and what it says is not used beyond its hits.
+    """
+    some, n = claims.balls.cpu(), int(claims.setting("n"))
     hits = np.array([min(claims.certificates[i].hits or 0, n) for i in some.tolist()], dtype=int)
     p_values = hypergeom.cdf(fresh, n + samples, hits + fresh, samples)
     refuted = torch.from_numpy(p_values <= FALSE_ALARM / max(len(some), 1))
     return claims.finding(
-        "fresh noise agrees with the hits",
+        name,
         some[refuted],
         f"{len(some)} claims, {samples} samples each, seed {claims.seed}, "
         f"smallest p-value {p_values.min(initial=1.0):.2g}; false alarms ≤ {FALSE_ALARM:g}",
@@ -260,3 +331,4 @@ def smoothed_attacked_inside(claims: Claims) -> Finding:
 Check = Callable[[Claims], Finding]
 PROOF_CHECKS: tuple[Check, ...] = (proven_again, same_radius, below_attacks, attacked_inside)
 SMOOTHING_CHECKS: tuple[Check, ...] = (follows_from_hits, hits_again, smoothed_attacked_inside)
+SYNONYM_CHECKS: tuple[Check, ...] = (follows_from_hits, synonyms_again, substituted_again)

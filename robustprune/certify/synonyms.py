@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from attacks.text import Classify, Words, split
 from attacks.text.words import like
@@ -71,6 +72,8 @@ def certify_synonyms(
     alpha: float = 0.001,
     batch_size: int = 256,
     seed: int = 0,
+    title: str = "synonym smoothing",
+    quiet: bool = True,
 ) -> SynonymResult:
     """A class of the smoothed classifier and the number of substitutions that can't change it.
 
@@ -91,6 +94,7 @@ def certify_synonyms(
         n0, n, alpha: as in ``certify`` of Gaussian smoothing.
         batch_size: texts in one call of the classifier.
         seed: the samples of text i depend on seed and i alone.
+        title: of the progress bar; quiet: no progress bar.
 
     Raises:
         ValueError: options out of range, n too small to certify anything at this α, a set that
@@ -100,7 +104,7 @@ def certify_synonyms(
     sets = _Sets(noise)
     chosen = _Sets(adversary) if adversary is not None else sets
     columns: dict[str, list[float]] = {name: [] for name in ("class", "R", "open", "p", "hits")}
-    for index, text in enumerate(texts):
+    for index, text in enumerate(tqdm(texts, title, unit="text", leave=False, disable=quiet)):
         words = split(text)
         overlaps = np.sort([_overlap(word, sets, chosen) for word in words.words])
         answers = _answers(classify, _noisy(words, sets, n0 + n, (seed, index)), batch_size)
@@ -155,6 +159,32 @@ def synonym_groups(
     return lambda word: groups.get(word, ())
 
 
+@dataclass(frozen=True)
+class Sentences:
+    """A test split as it is written, and how to ask about it.
+
+    Attributes:
+        texts: all of them, in the order of the split.
+        classify: texts -> logits (n, C) of the network.
+        synonyms: a word in lower case -> what may stand for it.
+    """
+
+    texts: Sequence[str]
+    classify: Classify
+    synonyms: WordSets
+
+    def groups(self, most: int) -> WordSets:
+        """`synonym_groups` of the words of all the texts: the same for each of them, however many
+        are certified."""
+        vocabulary = {word.lower() for text in self.texts for word in split(text).words}
+        return synonym_groups(sorted(vocabulary), self.synonyms, most=most)
+
+
+def substitutes(text: str, noise: WordSets, n: int, seed: tuple[int, ...]) -> list[str]:
+    """n samples of Z for one text."""
+    return list(_noisy(split(text), _Sets(noise), n, seed))
+
+
 class _Sets:
     """P(word) with the word itself, in the word's case, without repetition."""
 
@@ -185,7 +215,7 @@ def _overlap(word: str, noise: _Sets, adversary: _Sets) -> float:
     )
 
 
-def _noisy(words: Words, noise: _Sets, n: int, seed: tuple[int, int]) -> Iterator[str]:
+def _noisy(words: Words, noise: _Sets, n: int, seed: tuple[int, ...]) -> Iterator[str]:
     """n samples of Z."""
     sets = [noise(word) for word in words.words]
     draws = np.random.default_rng(seed).integers(

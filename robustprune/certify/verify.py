@@ -13,7 +13,14 @@ from robustprune.certify.certificate import Certificate, Manifest, total_failure
 from robustprune.certify.digests import tensor_digest
 from robustprune.certify.findings import Finding, about_examples
 from robustprune.certify.issue import answers_of
-from robustprune.certify.recheck import PROOF_CHECKS, SMOOTHING_CHECKS, Check, Claims
+from robustprune.certify.recheck import (
+    PROOF_CHECKS,
+    SMOOTHING_CHECKS,
+    SYNONYM_CHECKS,
+    Check,
+    Claims,
+)
+from robustprune.certify.synonyms import Sentences
 from robustprune.sparsity import MaskSet
 
 #: fields of a manifest that belong to the day of writing and can't be compared with the present
@@ -30,6 +37,7 @@ def verify_certificates(
     x: Tensor,
     y: Tensor,
     support: Callable[[Tensor], Tensor] | None = None,
+    sentences: Sentences | None = None,
     seed: int | None = None,
     batch_size: int = 500,
     quiet: bool = True,
@@ -42,6 +50,7 @@ def verify_certificates(
         model: with the stored weights, on x's device; masks: the stored ones, None if dense.
         x: (N, ...) and y: (N,), the test examples that are to be certified.
         support: where an input may change, as in `ThreatModel`; None for everywhere.
+        sentences: of a task that has them: its whole test split.
         seed: of fresh noise and attacks; None draws one that whoever wrote the file can't foresee.
         batch_size: inputs in one pass.
 
@@ -56,10 +65,10 @@ def verify_certificates(
     for group in _groups([c for c in certificates if c.index < len(x)]):
         rows = torch.tensor([c.index for c in group], device=x.device)
         claims = Claims(
-            group, model, x[rows], y[rows], expected.bounds, seed, batch_size, quiet, support
-        )
-        proof = group[0].guarantee == "base"
-        checks = (_answers, *PROOF_CHECKS) if proof else SMOOTHING_CHECKS
+            group, model, x[rows], y[rows], expected.bounds, seed, batch_size, quiet, support,
+            sentences,
+        )  # fmt: skip
+        checks = _CHECKS.get(claims.method, (_answers, *PROOF_CHECKS))
         findings += [_attempted(check, claims) for check in checks]
     return findings
 
@@ -166,3 +175,7 @@ def _attempted(check: Check, claims: Claims) -> Finding:
         name = check.__name__.strip("_").replace("_", " ")
         first = str(error).partition("\n")[0]
         return Finding(f"{claims.method}: {name}", False, f"could not be checked: {first}")
+
+
+#: by method; every other one is a proof
+_CHECKS = {"smoothing": SMOOTHING_CHECKS, "synonyms": SYNONYM_CHECKS}

@@ -48,7 +48,9 @@ def _show(config: Config, content: dict[str, Any], found: Estimate) -> None:
     )
     wide = max(len(stage.name) for stage in found.stages)
     for stage in found.stages:
-        passing = ("measuring", "attacking text", "certifying, smoothing")
+        passing = (
+            "measuring", "attacking text", "certifying, smoothing", "certifying, synonyms",
+        )  # fmt: skip
         unit = "passes" if stage.name in passing else "steps"
         unit = "examples" if stage.name.startswith("certifying") and unit == "steps" else unit
         print(f"#   {stage.name:<{wide}}  {stage.steps:>13,} {unit:<8} {duration(stage.seconds)}")

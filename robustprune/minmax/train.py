@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from robustprune.minmax.optimizers import OptimizerSpec
 from robustprune.minmax.progress import Meter
 from robustprune.minmax.resume import Checkpoint, EpochRecord, Progress, resume, save
 from robustprune.run.runtime import (
+    emulates_bfloat16,
     first_before_others,
     is_first,
     own_part,
@@ -123,7 +125,8 @@ def train(
         validation: choose the epoch on held-out training data; default the last.
         average: decay of an exponential moving average of the weights, which is then what is
             validated and returned; default none.
-        amp: forward passes in bfloat16 where torch finds it safe (autocast).
+        amp: forward passes in bfloat16 where torch finds it safe (autocast). A warning says so
+            where the processor has no bfloat16 and float32 would be faster.
         channels_last: images and weights of two-dimensional convolutions lie channels last in
             memory, which tensor cores want; shapes stay as they are.
         compile: forward and backward passes through `torch.compile`. Compiling takes tens of
@@ -149,6 +152,12 @@ def train(
     model.to(device)
     if channels_last:
         model.to(memory_format=torch.channels_last)
+    if amp and emulates_bfloat16(device):
+        warnings.warn(
+            "bfloat16 is not native to this processor and may be ten times slower than float32; "
+            "leave out amp (loop.amp)",
+            stacklevel=2,
+        )
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     descent = optimizer.build(moving)

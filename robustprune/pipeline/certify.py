@@ -17,10 +17,12 @@ from attacks import ThreatModel
 from robustprune.certify import (
     Certificate,
     Manifest,
+    Sentences,
     file_digest,
     limits,
     proofs,
     smoothed_certificates,
+    synonym_certificates,
     tensor_digest,
     total_failure,
     write_certificates,
@@ -29,6 +31,7 @@ from robustprune.certify.certificate import FILE, Norm
 from robustprune.measure import nearest_adversarial
 from robustprune.pipeline.fit import Fitted
 from robustprune.pipeline.prepare import Run
+from robustprune.pipeline.text import sentences_of
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir
 from robustprune.run.runtime import seed_stage
@@ -41,7 +44,7 @@ def certify_headline(run: Run, headline: Fitted) -> Path | None:
 
     Deterministic bounds go together with the distances that attacks reached, and are checked
     against them; smoothing speaks of another classifier and has none. Of sentences, it is the
-    word embeddings that are smoothed.
+    word embeddings that are smoothed, or the words.
 
     Returns:
         the file, or None where the config asks for no certificates.
@@ -51,7 +54,7 @@ def certify_headline(run: Run, headline: Fitted) -> Path | None:
         ValueError: the network has an operation that bounds don't know.
     """
     section, path = run.config.certify, run.folder.path / FILE
-    if section.method == "none" and section.sigma is None:
+    if section.method == "none" and section.sigma is None and section.synonyms is None:
         return None
     if run.folder.has(FILE):
         return path
@@ -63,6 +66,7 @@ def certify_headline(run: Run, headline: Fitted) -> Path | None:
         y.to(run.device),
         run.threat,
         section,
+        sentences=sentences_of(run.config, run.task, headline.model),
         seed=run.config.seed,
         batch_size=run.config.evaluation.batch_size,
         title=f"smoothing {headline.name}",
@@ -81,12 +85,15 @@ def issue(
     threat: ThreatModel,
     section: CertifySection,
     *,
+    sentences: Sentences | None = None,
     seed: int,
     batch_size: int,
     title: str = "smoothing",
     quiet: bool = True,
 ) -> list[Certificate]:
     """The certificates that `section` asks for: proofs, smoothed ones, or both.
+
+    sentences: x and y are the first of, where `section` asks for synonyms.
 
     Raises:
         SandwichViolation, ValueError: as `certify_headline`.
@@ -107,6 +114,20 @@ def issue(
             n=section.n,
             alpha=section.alpha,
             support=threat.support,
+            seed=seed,
+            title=title,
+            quiet=quiet,
+        )
+    if section.synonyms is not None:
+        assert sentences is not None, "`check_text` refuses tasks without"
+        certificates += synonym_certificates(
+            sentences,
+            x,
+            y,
+            most=section.synonyms,
+            n0=section.n0,
+            n=section.n,
+            alpha=section.alpha,
             seed=seed,
             title=title,
             quiet=quiet,
@@ -175,7 +196,7 @@ def describe(
         total_failure=total_failure(certificates),
         versions=versions(),
         limits=limits(
-            {certificate.guarantee for certificate in certificates},
+            {certificate.method for certificate in certificates},
             sentences=threat.support is not None,
         ),
     )

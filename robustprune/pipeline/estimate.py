@@ -174,9 +174,10 @@ def _certifying(run: Run, forward: float) -> list[Stage]:
             )
 
         stages.append(Stage(f"certifying, {section.method}", len(x), len(x) * _median(certify)))
-    if section.sigma is not None:
-        samples = (section.n0 + section.n) * len(x)
-        stages.append(Stage("certifying, smoothing", samples, samples * forward))
+    samples = (section.n0 + section.n) * len(x)
+    for name, asked in (("smoothing", section.sigma), ("synonyms", section.synonyms)):
+        if asked is not None:
+            stages.append(Stage(f"certifying, {name}", samples, samples * forward))
     return stages
 
 

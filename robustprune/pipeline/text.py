@@ -10,14 +10,17 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from attacks.text import (
     Candidates,
+    Classify,
     Embed,
     TextAttack,
     TextResult,
     bert_attack,
     deep_word_bug,
+    is_stop_word,
     masked_language_model,
     minilm,
     pwws,
@@ -25,14 +28,16 @@ from attacks.text import (
     summarise,
     text_bugger,
     text_fooler,
+    wordnet,
     worst_case,
 )
+from robustprune.certify import Sentences
 from robustprune.measure import proportion
 from robustprune.models import SentenceTokenizer, sentence_classifier
 from robustprune.report.records import WORST
 from robustprune.report.text_attacks import result_file
 from robustprune.run.config import Config
-from robustprune.tasks import text_names
+from robustprune.tasks import Task, text_names
 
 if TYPE_CHECKING:
     from robustprune.pipeline.fit import Fitted
@@ -76,6 +81,16 @@ def check_text(config: Config) -> None:
             f"certify.method {config.certify.method} has no bounds for transformers; smoothe in "
             "embedding space with certify.sigma instead"
         )
+    if config.certify.synonyms is not None:
+        if not is_text:
+            raise ValueError(
+                f"certify.synonyms smoothes over words, and task {config.task.name} has none; "
+                "leave it out"
+            )
+        try:
+            wordnet()
+        except ImportError as error:
+            raise ValueError(f"certify.synonyms: {error}") from error
     if ("bert_attack" in config.evaluation.text) != (config.evaluation.masked_lm is not None):
         raise ValueError(
             "evaluation.text: bert_attack takes the proposals of evaluation.masked_lm, a masked "
@@ -115,6 +130,24 @@ def _proposals(name: str, device: str) -> Candidates:
     return masked_language_model(name, device=device)
 
 
+def sentences_of(config: Config, task: Task, model: nn.Module) -> Sentences | None:
+    """The test split as it is written; None where the task has no text. Stop words have no
+    synonyms, as in the attacks on the text."""
+    if task.texts is None:
+        return None
+    return Sentences(task.texts, _asked(config, task.texts, model), _synonyms)
+
+
+def _synonyms(word: str) -> tuple[str, ...]:
+    return () if is_stop_word(word) else wordnet().synonyms(word)
+
+
+def _asked(config: Config, texts: Sequence[str], model: nn.Module) -> Classify:
+    """The network's answers to texts; with a tab in them they are pairs."""
+    pairs = any("\t" in text for text in texts)
+    return sentence_classifier(model, encoder_of(config), pairs=pairs)
+
+
 def attack_text(run: Run, fitted: Fitted) -> list[dict[str, Any]]:
     """A model's rows of "text" in metrics.json, one an attack, and the worst case over them.
 
@@ -143,8 +176,7 @@ def _attacked(run: Run, fitted: Fitted, name: str, attack: TextAttack) -> dict[s
     texts, section = run.task.texts, run.config.evaluation
     assert texts is not None, "`check_text` refuses tasks without text"
     count = min(section.sentences, len(texts))
-    pairs = any("\t" in text for text in texts)
-    classify = sentence_classifier(fitted.model, encoder_of(run.config), pairs=pairs)
+    classify = _asked(run.config, texts, fitted.model)
     labels = run.task.test.y[:count].tolist()
     results = recheck(classify, attack(classify, texts[:count], labels))
     summary = (inspect.getdoc(_MAKE[name]) or "").partition("\n")[0].removesuffix(".")

@@ -13,6 +13,7 @@ from robustprune.certify.certificate import FILE
 from robustprune.models import build_model
 from robustprune.pipeline.certify import certified_examples, manifest_of
 from robustprune.pipeline.prepare import task_of
+from robustprune.pipeline.text import sentences_of
 from robustprune.run.checkpoint import load_tensors
 from robustprune.run.config import Config, load_config
 from robustprune.run.rundir import RunDir
@@ -74,6 +75,7 @@ def verify_run(
             x=x.to(device),
             y=y.to(device),
             support=rebuilt.task.support,
+            sentences=sentences_of(rebuilt.config, rebuilt.task, rebuilt.model),
             seed=seed,
             batch_size=rebuilt.config.evaluation.batch_size,
             quiet=quiet,

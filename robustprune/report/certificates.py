@@ -53,20 +53,24 @@ def sandwich(found: Certificates | None) -> list[Plot]:
 def _row(manifest: Manifest, certificates: Sequence[Certificate]) -> CertificateRow:
     first = certificates[0]
     lower = [certificate.radius for certificate in certificates]
+    in_words = first.norm == "words"
     shown = {
         "method": first.method,
         "confidence": "proof" if first.confidence == 1 else f"{100 * first.confidence:g}%",
         "n": str(len(certificates)),
-        "radius": f"{statistics.median(lower):.4g} ({norm_name(first.norm)})",
+        "radius": f"all words (groups ≤ {first.settings['most']:g})"
+        if in_words
+        else f"{statistics.median(lower):.4g} ({norm_name(first.norm)})",
     }
     if first.guarantee == "smoothed":
         abstained = sum(certificate.prediction is None for certificate in certificates)
         right = sum(radius > 0 for radius in lower) / len(lower)
+        when = "whatever words are replaced" if in_words else "without attack"
         return CertificateRow(
             **shown,
             speaks_of="the smoothed classifier",
             attacked="–",
-            accuracy=f"≥ {percent(right)} without attack ({abstained} abstained)",
+            accuracy=f"≥ {percent(right)} {when} ({abstained} abstained)",
         )
     upper = _attacked(certificates)
     span = robust_accuracy_interval(torch.tensor(lower), torch.tensor(upper), manifest.eps)

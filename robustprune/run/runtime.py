@@ -22,6 +22,11 @@ from torch import Tensor, nn
 import robustprune
 
 
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is many times slower than float32 there: x86 processors without AVX-512."""
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX")
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """The named device, or the accelerator if there is one and the CPU if not.
 

@@ -270,6 +270,8 @@ class CertifySection(Section):
     method: Literal["none", "ibp", "crown-ibp", "crown", "alpha-crown"] = "none"
     examples: Count = 50
     sigma: Positive | None = None  # smoothing: sd of the noise, input units; none without it
+    # Of text tasks: smoothing over groups of so many WordNet synonyms at most; none without it.
+    synonyms: Annotated[int, Field(ge=2)] | None = None
     n0: Count = 100  # noise samples that select the class
     n: Count = 10_000  # noise samples that certify it
     alpha: Annotated[Number, Field(gt=0, lt=1)] = 0.001  # failure probability of each statement

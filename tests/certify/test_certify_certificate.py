@@ -75,10 +75,20 @@ SMOOTHED = Certificate(
     attack_radius=None,
     guarantee="smoothed",
 )
+SYNONYMS = dataclasses.replace(
+    SMOOTHED,
+    prediction=1,
+    norm="words",
+    radius=9.0,
+    method="synonyms",
+    settings={"most": 10, "n0": 100, "n": 1000, "alpha": 0.001, "seed": 0},
+    hits=980,
+)
 LINES = {
     "manifest": {"kind": "manifest", "schema": 1, **dataclasses.asdict(MANIFEST)},
     "proof": {"kind": "certificate", **dataclasses.asdict(PROOF)},
     "smoothed": {"kind": "certificate", **dataclasses.asdict(SMOOTHED)},
+    "synonyms": {"kind": "certificate", **dataclasses.asdict(SYNONYMS)},
 }
 
 
@@ -93,8 +103,8 @@ def parse(**changed):
 
 def test_round_trip(tmp_path):
     path = tmp_path / "certificates.jsonl"
-    write_certificates(path, MANIFEST, [PROOF, SMOOTHED])
-    assert read_certificates(path) == (MANIFEST, (PROOF, SMOOTHED))
+    write_certificates(path, MANIFEST, [PROOF, SMOOTHED, SYNONYMS])
+    assert read_certificates(path) == (MANIFEST, (PROOF, SMOOTHED, SYNONYMS))
     assert [file.name for file in tmp_path.iterdir()] == ["certificates.jsonl"]
 
 
@@ -125,7 +135,7 @@ def test_the_schema_is_a_schema_and_knows_every_field():
         assert set(described["properties"]) == set(described["required"]) == set(LINES[line])
         assert described["additionalProperties"] is False
     methods = schema["$defs"]["certificate"]["properties"]["method"]["enum"]
-    assert methods == [*METHODS, "smoothing"]
+    assert methods == [*METHODS, "smoothing", "synonyms"]
     for line in LINES.values():
         Draft202012Validator(schema).validate(json.loads(json.dumps(line)))
 
@@ -168,6 +178,10 @@ def test_no_field_may_miss_change_its_type_or_be_unknown(name):
         ("manifest", {"total_failure": 1.5}, "total_failure: 1.5 is greater than the maximum"),
         ("manifest", {"limits": []}, "line 1, limits: "),
         ("manifest", {"kind": "certificate"}, "line 1, kind: 'manifest' was expected"),
+        ("manifest", {"norm": "words"}, "line 1, norm: 'words' is not one of"),
+        ("proof", {"norm": "words"}, "line 2, norm: 'words' is not one of"),
+        ("synonyms", {"norm": "l2"}, "line 4, norm: 'words' was expected"),
+        ("synonyms", {"radius": 1.5}, "line 4, radius: 1.5 is not of type 'integer'"),
         ("proof", {"kind": "manifest"}, "line 2, kind: 'certificate' was expected"),
         ("proof", {"index": -1}, "line 2, index: -1 is less than the minimum"),
         ("proof", {"index": 0.5}, "line 2, index: 0.5 is not of type 'integer'"),
@@ -206,8 +220,8 @@ def test_refusals(name, change, message):
         ("", "it is cut off or empty"),
         ("\n", "line 1 is not valid JSON"),
         (text_of()[:-1], "it is cut off or empty"),
-        (text_of() + "\n", "line 4 is not valid JSON"),
-        (text_of() + "[]\n", "line 4: .* is not of type 'object'"),
+        (text_of() + "\n", "line 5 is not valid JSON"),
+        (text_of() + "[]\n", "line 5: .* is not of type 'object'"),
         (text_of().replace('"radius": 0.0625', '"radius": Infinity'), "Infinity is not a JSON"),
         (text_of().replace('"radius": 0.0625', '"radius": 1e999'), "radius: inf is greater"),
         (text_of().replace('"index": 1', '"index": 1, "index": 0', 1), "a field is given twice"),

@@ -74,9 +74,14 @@ def test_no_smoothed_radius_where_the_answer_is_wrong(plane):
 
 
 def test_limits_speak_of_what_is_in_the_file():
-    assert any("smoothed" in sentence for sentence in limits({"smoothed"}))
-    assert not any("smoothed" in sentence for sentence in limits({"base"}))
-    assert set(limits({"base"})) < set(limits({"base", "smoothed"}))
+    assert any("smoothed" in sentence for sentence in limits({"smoothing"}))
+    assert any("smoothed" in sentence for sentence in limits({"synonyms"}))
+    assert not any("Gaussian" in sentence for sentence in limits({"synonyms"}))
+    assert not any("smoothed" in sentence for sentence in limits({"crown"}))
+    assert set(limits({"crown"})) < set(limits({"crown", "smoothing"}))
+    both = limits({"smoothing", "synonyms"}, sentences=True)
+    assert set(limits({"smoothing"}, sentences=True)) < set(both)
+    assert set(limits({"synonyms"}, sentences=True)) < set(both)
 
 
 def test_the_stage_is_off_by_default(tmp_path: Path) -> None:

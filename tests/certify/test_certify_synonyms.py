@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attacks.text import split
-from robustprune.certify import ABSTAIN, certify_synonyms, synonym_groups
+from robustprune.certify import (
+    ABSTAIN,
+    Certificate,
+    Sentences,
+    certify_synonyms,
+    synonym_certificates,
+    synonym_groups,
+)
+from robustprune.certify.recheck import SYNONYM_CHECKS, Claims
 
 VOCABULARY = ("a", "b", "c", "d", "e")
 Sets = Mapping[str, Sequence[str]]
@@ -188,3 +197,67 @@ def test_sets_of_single_words_only() -> None:
         certify_synonyms(classifier({}), ["good"], lambda word: ["not bad"])
     with pytest.raises(ValueError, match=r"must answer 100 texts with \(100, C\)"):
         certify_synonyms(lambda texts: torch.zeros(3), ["a"], lambda word: (), batch_size=100)
+
+
+# --- certificates of a file, and their verification -------------------------------------------
+
+TEXTS = ("a e", "b e", "c d", "d")
+GROUPS = {"a": ("b",), "c": ("d",)}
+
+
+def sentences(answers: Mapping[tuple[str, ...], int]) -> Sentences:
+    return Sentences(TEXTS, classifier(answers), lambda word: GROUPS.get(word, ()))
+
+
+def certified(
+    answers: Mapping[tuple[str, ...], int], labels: Sequence[int]
+) -> tuple[list[Certificate], Tensor, Tensor]:
+    x, y = torch.arange(float(len(TEXTS)))[:, None], torch.tensor(labels)
+    found = synonym_certificates(
+        sentences(answers), x, y, most=2, n0=20, n=200, alpha=0.001, seed=4
+    )
+    return found, x, y
+
+
+def complaints(
+    claims: Sequence[Certificate], x: Tensor, y: Tensor, answers: Mapping[tuple[str, ...], int]
+) -> set[str]:
+    checked = Claims(
+        tuple(claims), torch.nn.Identity(), x, y, None, 9, 8, True, sentences=sentences(answers)
+    )
+    return {f.name for f in (check(checked) for check in SYNONYM_CHECKS) if not f.ok}
+
+
+def test_a_radius_is_beyond_all_words_or_nothing() -> None:
+    """Z of "c d" and of "d" is uniform over {c, d}: one vote in four, one in two for class 1."""
+    answers = {("c", "d"): 1, ("c",): 1}
+    found, x, y = certified(answers, [0, 1, 0, 0])
+    assert [c.radius for c in found] == [3, 0, 3, 0]  # right, wrong, right, abstains
+    assert [c.prediction for c in found] == [0, 0, 0, None]
+    assert {c.norm for c in found} == {"words"}
+    assert complaints(found, x, y, answers) == set()
+
+
+def test_false_claims_about_words_are_found() -> None:
+    found, x, y = certified({}, [0, 0, 0, 0])
+    follows, fresh, other = (
+        f"synonyms: {name}"
+        for name in (
+            "radius follows from the hits",
+            "fresh synonyms agree with the hits",
+            "another sentence within the groups gets the same votes",
+        )
+    )
+    assert complaints(found, x, y, {}) == set()
+    longer = [replace(found[0], radius=4.0), *found[1:]]
+    assert complaints(longer, x, y, {}) == {follows}
+    # half of what may stand for "a e" is answered otherwise: neither it nor its neighbours have
+    # the stated votes
+    assert complaints(found, x, y, {("b", "e"): 1}) == {fresh, other}
+
+
+def test_claims_about_words_need_words() -> None:
+    found, x, y = certified({}, [0, 0, 0, 0])
+    checked = Claims(tuple(found), torch.nn.Identity(), x, y, None, 9, 8, True)
+    with pytest.raises(ValueError, match="no text"):
+        SYNONYM_CHECKS[0](checked)

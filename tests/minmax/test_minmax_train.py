@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from robustprune.minmax import (
     train,
 )
 from robustprune.minmax.compiled import compiled
+from robustprune.run.runtime import emulates_bfloat16
 from robustprune.search import find_scratch_ticket
 from robustprune.sparsity import MaskSet
 
@@ -330,6 +332,18 @@ def test_a_penalty_is_descended_and_figures_are_recorded() -> None:
     assert [record.figures for record in history] == [{"epoch": float(e)} for e in range(1, 6)]
 
 
+def test_bfloat16_without_the_hardware_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = OptimizerSpec(lr=0.01)
+    for capability, warned in (("AVX2", True), ("AVX512", False), ("DEFAULT", False)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda c=capability: c)
+        with pytest.warns(UserWarning, match="leave out amp") if warned else nullcontext():
+            train(network(), data(), Natural(), optimizer=spec, epochs=1, amp=True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    train(network(), data(), Natural(), optimizer=spec, epochs=1)  # float32 is none's concern
+    assert not emulates_bfloat16(torch.device("cuda"))
+
+
+@pytest.mark.filterwarnings("ignore:bfloat16 is not native")
 def test_amp_trains_in_bfloat16() -> None:
     kinds = set()
     model = network()

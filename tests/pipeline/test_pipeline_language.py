@@ -95,6 +95,7 @@ def test_text_and_certificates_are_stages(small_text: Config, tmp_path: Path) ->
     tree["evaluation"] |= {"text": attacks, "sentences": 6, "queries": 40}
     tree["evaluation"]["masked_lm"] = str(masked)
     tree["certify"] |= {"sigma": 0.01, "examples": 3, "n0": 10, "n": 50, "alpha": 0.01}
+    tree["certify"]["synonyms"] = 5
     run = prepare(parse_config(tree), out=tmp_path, quiet=True)
     metrics, folder = find_sparse_networks(run), run.folder.path
     rows = {(row["model"], row["attack"]): row for row in metrics["text"]}
@@ -117,10 +118,13 @@ def test_text_and_certificates_are_stages(small_text: Config, tmp_path: Path) ->
     assert "at most 40 queries a sentence" in page
 
     manifest, certificates = read_certificates(folder / "certificates.jsonl")
-    assert [c.method for c in certificates] == 3 * ["smoothing"]
+    assert [c.method for c in certificates] == 3 * ["smoothing"] + 3 * ["synonyms"]
     assert any(c.radius > 0 for c in certificates)
+    assert any(c.radius > 0 for c in certificates if c.norm == "words")
     assert any("displacements of the word embeddings" in limit for limit in manifest.limits)
+    assert any("group of synonyms" in limit for limit in manifest.limits)
     assert "the smoothed classifier" in page
+    assert "whatever words are replaced" in page
     assert [f.name for f in verify_run(folder, seed=1) if not f.ok] == []
 
     kept = {path: path.read_bytes() for path in folder.glob("text/*")}
@@ -133,10 +137,14 @@ def test_text_and_certificates_are_stages(small_text: Config, tmp_path: Path) ->
 
 
 def test_what_needs_sentences_is_refused_without(small: Config, tmp_path: Path) -> None:
-    for section, option in (("evaluation", {"text": ["pwws"]}), ("task", {"by_length": True})):
+    for section, option in (
+        ("evaluation", {"text": ["pwws"]}),
+        ("task", {"by_length": True}),
+        ("certify", {"synonyms": 10}),
+    ):
         tree = small.model_dump(mode="json")
         tree[section] |= option
-        with pytest.raises(ValueError, match="sentences, and task ecg200 has none"):
+        with pytest.raises(ValueError, match="and task ecg200 has none; leave it out"):
             prepare(parse_config(tree), out=tmp_path, quiet=True)
     assert not list(tmp_path.iterdir())
 

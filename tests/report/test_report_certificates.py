@@ -94,3 +94,19 @@ def test_a_proof_beyond_an_attack_stops_the_report(run_dir: Path) -> None:
         SandwichViolation, match=r"example.* 0 \(certified 0\.5, attacked at 0\.4\)"
     ):
         reports(run_dir, [replace(PROOF, radius=0.5)])
+
+
+def test_synonyms_are_counted_in_words(run_dir: Path) -> None:
+    words = replace(
+        SMOOTHED,
+        norm="words",
+        radius=8,
+        method="synonyms",
+        settings={"most": 10, "n0": 100, "n": 1000, "alpha": 0.001, "seed": 3},
+    )
+    claims = [words, words, replace(words, prediction=None, radius=0, hits=520)]
+    _, markdown = reports(run_dir, [PROOF, *claims])
+    assert (
+        "| synonyms | the smoothed classifier | 99.9% | 3 | all words (groups ≤ 10) | – "
+        "| ≥ 66.7 whatever words are replaced (1 abstained) |"
+    ) in markdown
