@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any, NoReturn, TextIO
 
@@ -130,7 +133,7 @@ def number(text: str) -> float:
 def guarded(command: Callable[[], int]) -> int:
     """Run a command; what the user can mend is one line on stderr and exit status 2."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _last_words():
             warnings.showwarning = _show_warning
             keep_freed_memory()
             status = command()
@@ -149,6 +152,28 @@ def guarded(command: Callable[[], int]) -> int:
         if _rank() == 0:
             print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _last_words() -> Iterator[None]:
+    """Inside, SIGTERM kills as ever, but not without a word on how to go on. Nothing is unwound: a
+    run may die at any moment. Not for a rank among others, which may wait for them where no handler
+    of Python's is called."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if not alone or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def die(number: int, frame: object) -> None:
+        os.write(2, b"terminated; the same command goes on where it stopped\n")
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGTERM, die)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _part_from_other_ranks() -> None:

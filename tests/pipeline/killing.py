@@ -30,6 +30,7 @@ def run(
     # A shell's background jobs ignore it, and so would this process, as their descendant.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
+    os.dup2(sys.stderr.fileno(), 2)  # a signal handler writes there
     left, own = [die_at], arguments[arguments.index("--out") + 1]
 
     def dying(name: str) -> None:

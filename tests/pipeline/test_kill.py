@@ -141,14 +141,20 @@ def test_a_few_kills(lottery: tuple[Command, dict[str, bytes]]) -> None:
     kill_at_writes(command, straight, kills=3)
 
 
-def test_ctrl_c_says_how_to_go_on(lottery: tuple[Command, dict[str, bytes]]) -> None:
+@pytest.mark.parametrize(
+    ("by", "status", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, -signal.SIGTERM, "terminated")],
+)
+def test_who_stops_a_run_hears_how_to_go_on(
+    lottery: tuple[Command, dict[str, bytes]], by: signal.Signals, status: int, word: str
+) -> None:
     command, straight = lottery
     command.log.unlink(missing_ok=True)
-    process = command.start("ctrl-c", die_at=31, by=signal.SIGINT)
+    process = command.start(by.name, die_at=31, by=by)
     process.join()
-    assert process.exitcode == 130
-    assert command.log.read_text() == "interrupted; the same command goes on where it stopped\n"
-    assert_same(command.finish("ctrl-c")[0], straight)
+    assert process.exitcode == status
+    assert command.log.read_text() == f"{word}; the same command goes on where it stopped\n"
+    assert_same(command.finish(by.name)[0], straight)
 
 
 @pytest.mark.slow
