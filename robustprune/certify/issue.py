@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -12,11 +12,11 @@ from attacks import MinimalPerturbation, ThreatModel, evaluating
 from attacks.inputs import predict as logits_of
 from attacks.text import split
 from robustprune.bounds import BoundMethod, certified_radius
-from robustprune.certify.certificate import Certificate, Norm
+from robustprune.certify.certificate import Certificate, Metric, Norm
 from robustprune.certify.digests import tensor_digest
 from robustprune.certify.sandwich import check_sandwich
-from robustprune.certify.smoothing import ABSTAIN, certify
-from robustprune.certify.synonyms import Sentences, certify_synonyms
+from robustprune.certify.smoothing import ABSTAIN, SmoothingResult, certify
+from robustprune.certify.synonyms import Sentences, SynonymResult, certify_synonyms
 from robustprune.run.runtime import merged, own_batches
 
 #: proofs are looked for up to this many times the threat model's eps
@@ -122,24 +122,15 @@ def smoothed_certificates(
         title=title,
         quiet=quiet,
     )
-    right = result.prediction == y.cpu()
-    return [
-        Certificate(
-            index=i,
-            input=tensor_digest(x[i]),
-            label=int(y[i]),
-            prediction=None if result.prediction[i] == ABSTAIN else int(result.prediction[i]),
-            norm="l2",
-            radius=float(result.radius[i]) if bool(right[i]) else 0.0,
-            method="smoothing",
-            settings={"sigma": sigma, "n0": n0, "n": n, "alpha": alpha, "seed": seed},
-            confidence=1.0 - alpha,
-            hits=int(result.hits[i]),
-            attack_radius=None,
-            guarantee="smoothed",
-        )
-        for i in range(len(x))
-    ]
+    return _by_votes(
+        x,
+        y,
+        result,
+        result.radius.tolist(),
+        norm="l2",
+        method="smoothing",
+        settings={"sigma": sigma, "n0": n0, "n": n, "alpha": alpha, "seed": seed},
+    )
 
 
 def synonym_certificates(
@@ -181,23 +172,46 @@ def synonym_certificates(
         title=title,
         quiet=quiet,
     )
-    right = result.prediction == y.cpu()
+    return _by_votes(
+        x,
+        y,
+        result,
+        [float(beyond_all_words(text)) for text in texts],
+        norm="words",
+        method="synonyms",
+        settings={"most": most, "n0": n0, "n": n, "alpha": alpha, "seed": seed},
+    )
+
+
+def _by_votes(
+    x: Tensor,
+    y: Tensor,
+    result: SmoothingResult | SynonymResult,
+    radius: Sequence[float],
+    *,
+    norm: Metric,
+    method: str,
+    settings: Mapping[str, float],
+) -> list[Certificate]:
+    """Certificates of a smoothed classifier: the radius where its answer is right, or else 0."""
     return [
         Certificate(
             index=i,
             input=tensor_digest(x[i]),
-            label=int(y[i]),
-            prediction=None if result.prediction[i] == ABSTAIN else int(result.prediction[i]),
-            norm="words",
-            radius=float(beyond_all_words(text)) if bool(right[i]) else 0.0,
-            method="synonyms",
-            settings={"most": most, "n0": n0, "n": n, "alpha": alpha, "seed": seed},
-            confidence=1.0 - alpha,
-            hits=int(result.hits[i]),
+            label=label,
+            prediction=None if answer == ABSTAIN else answer,
+            norm=norm,
+            radius=radius[i] if answer == label else 0.0,
+            method=method,
+            settings=settings,
+            confidence=1.0 - settings["alpha"],
+            hits=hits,
             attack_radius=None,
             guarantee="smoothed",
         )
-        for i, text in enumerate(texts)
+        for i, (label, answer, hits) in enumerate(
+            zip(y.tolist(), result.prediction.tolist(), result.hits.tolist(), strict=True)
+        )
     ]
 
 

@@ -24,7 +24,7 @@ from robustprune.certify.issue import beyond_all_words
 from robustprune.certify.noise import counting
 from robustprune.certify.sandwich import SandwichViolation, check_sandwich
 from robustprune.certify.smoothing import ABSTAIN, clopper_pearson_lower, predict, smoothed_radius
-from robustprune.certify.synonyms import Sentences, substitutes
+from robustprune.certify.synonyms import Sentences, WordSets, substitutes
 
 #: relative difference at which a recomputed radius counts as another one
 TOLERANCE = 1e-3
@@ -74,15 +74,24 @@ class Claims:
         return cast(Norm, self.certificates[0].norm)
 
     @property
-    def texts(self) -> list[str]:
-        """The N sentences as they are written.
+    def words(self) -> Sentences:
+        """The sentences.
 
         Raises:
-            ValueError: there are none.
+            ValueError: the task has none.
         """
         if self.sentences is None:
             raise ValueError("the task has no text")
-        return [self.sentences.texts[c.index] for c in self.certificates]
+        return self.sentences
+
+    @property
+    def texts(self) -> list[str]:
+        """The N examples as they are written."""
+        return [self.words.texts[c.index] for c in self.certificates]
+
+    @property
+    def groups(self) -> WordSets:
+        return self.words.groups(int(self.setting("most")))
 
     @property
     def radius(self) -> Tensor:
@@ -241,8 +250,7 @@ def synonyms_again(claims: Claims) -> Finding:
 def substituted_again(claims: Claims) -> Finding:
     """Compare the stated hits with those around another sentence, every word of which is drawn from
     its group: the certificate says that they are the same."""
-    assert claims.sentences is not None, "`texts` refuses claims without"
-    groups = claims.sentences.groups(int(claims.setting("most")))
+    groups = claims.groups
     return _synonyms_agree(
         claims,
         "another sentence within the groups gets the same votes",
@@ -252,14 +260,11 @@ def substituted_again(claims: Claims) -> Finding:
 
 def _synonyms_agree(claims: Claims, name: str, of: Callable[[str, int], str]) -> Finding:
     """`_hits_agree` of samples around `of(text, row)` of each sentence that is claimed."""
-    texts, samples = claims.texts, fresh_samples(claims)
-    assert claims.sentences is not None, "`texts` refuses claims without"
-    groups = claims.sentences.groups(int(claims.setting("most")))
-    fresh = []
-    rows = claims.balls.tolist()
+    texts, groups, samples = claims.texts, claims.groups, fresh_samples(claims)
+    rows, fresh = claims.balls.tolist(), []
     for row in tqdm(rows, "fresh synonyms", unit="text", leave=False, disable=claims.quiet):
         drawn = substitutes(of(texts[row], row), groups, samples, (claims.seed, row))
-        answers = claims.sentences.classify(drawn).argmax(1).cpu()
+        answers = claims.words.classify(drawn).argmax(1).cpu()
         fresh.append(int((answers == claims.y[row].cpu()).sum()))
     return _hits_agree(claims, name, np.array(fresh, dtype=np.int64), samples)
 
