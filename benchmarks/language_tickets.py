@@ -35,7 +35,7 @@ from robustprune.minmax import (
 )
 from robustprune.models import SentenceTokenizer, language_model, sentence_classifier
 from robustprune.run.allocator import keep_freed_memory
-from robustprune.run.checkpoint import load_tensors, save_tensors
+from robustprune.run.checkpoint import forget, load_tensors, save_tensors
 from robustprune.search import LotteryTicket, find_language_ticket, finetune_ticket, train_control
 from robustprune.search.lottery import shuffled
 from robustprune.sparsity import MaskSet, full_masks, keep_best, maskable_layers
@@ -128,7 +128,7 @@ class Bench:
             torch.manual_seed(1000 + self.seed)
             model, masks = self.make(name)
             save_masked(path, model, masks)
-            self.checkpoint(name).path.unlink(missing_ok=True)
+            forget(self.checkpoint(name).path)
         state, masks = load_masked(path)
         model = self.pretrained()
         model.load_state_dict(state)

@@ -39,7 +39,7 @@ from robustprune.minmax import (
 )
 from robustprune.models import LeNet
 from robustprune.run.allocator import keep_freed_memory
-from robustprune.run.checkpoint import load_tensors, save_tensors
+from robustprune.run.checkpoint import forget, load_tensors, save_tensors
 from robustprune.search import prune_admm
 from robustprune.sparsity import MaskSet
 from robustprune.tasks import BatchLoader, Split, Task, holdout, load_task
@@ -118,7 +118,7 @@ class Bench:
                 warmup = warmup if rest else 0.0  # what was trained before needs none
             self.train(name, model, warmup=warmup)
             save_tensors(path, dict(model.state_dict()), {"seconds": time.monotonic() - started})
-            self.path(f"state {name}").unlink(missing_ok=True)
+            forget(self.path(f"state {name}"))
         model.load_state_dict(load_tensors(path)[0])
         return model.eval()
 
@@ -152,7 +152,7 @@ class Bench:
                 **self.loop(f"admm {sizes}"),
             )
             save_masked(path, ticket.model, ticket.masks)
-            self.path(f"state admm {sizes}").unlink(missing_ok=True)
+            forget(self.path(f"state admm {sizes}"))
         return load_masked(path)
 
     def path(self, name: str) -> Path:

@@ -179,6 +179,13 @@ def load_latest(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     return found
 
 
+def forget(path: Path) -> None:
+    """Remove what `save_tensors(..., keep_previous=True)` wrote, if it is there. The file before
+    the last one goes too: left alone, a training that begins again would be taken up from it."""
+    for file in (_previous(path), path):
+        file.unlink(missing_ok=True)
+
+
 def _previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}-previous{path.suffix}")
 

@@ -13,6 +13,7 @@ from torch import nn
 from robustprune.run.checkpoint import (
     Damaged,
     flatten_optimizer,
+    forget,
     load_latest,
     load_tensors,
     restore_optimizer,
@@ -121,6 +122,17 @@ def test_a_kill_between_the_two_moves_loses_nothing(
     assert found is not None
     assert found[1] == {"epoch": 1}
     assert load_latest(tmp_path / "other.safetensors") is None
+
+
+def test_nothing_is_left_of_what_is_forgotten(tmp_path: Path) -> None:
+    file = tmp_path / "state.safetensors"
+    for epoch in range(2):
+        save_tensors(file, {"w": torch.zeros(3)}, {"epoch": epoch}, keep_previous=True)
+    assert len(list(tmp_path.iterdir())) == 2
+    forget(file)
+    forget(file)  # of what is not there, too
+    assert list(tmp_path.iterdir()) == []
+    assert load_latest(file) is None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
