@@ -110,7 +110,7 @@ def _sorted_plot(name: str, title: str, selection: SelectionRecord) -> Plot:
         axes.set_xlabel(wrap(f"candidate, by value; {_taken(selection)}"), fontsize=9)
         axes.set_ylabel("value")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        axes.legend()
+        figure.legend(loc="outside lower left", ncols=2)
         axes.set_title(title)
         alt = (
             f"Values of {len(scores)} candidates for {name}, from {scores.max():.3g} down to "
@@ -132,7 +132,7 @@ def _histogram(name: str, title: str, selection: SelectionRecord) -> Plot:
         axes.set_xlabel("value")
         axes.set_ylabel("candidates")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend()
+        figure.legend(loc="outside lower left", ncols=2)
         axes.set_title(title)
         alt = f"Histogram of the values of {len(scores)} candidates for {name}."
         return finish(figure, key=f"selection-histogram-{name}", alt=alt)
@@ -148,7 +148,7 @@ def _wave(name: str, wave: WaveRecord) -> Plot:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         axes.set_title(f"{wave.place}: series {wave.index}, class {wave.label}", fontsize=9)
         axes.set_xlabel(f"value {wave.score:.3g}, |δ| up to {distance[channel]:.3g}", fontsize=9)
-        axes.legend(fontsize=8)
+        figure.legend(loc="outside lower left", ncols=2, fontsize=8)
         alt = (
             f"Adversarial example {wave.index} of class {wave.label} over its clean series, "
             f"{wave.place} by value ({wave.score:.3g}), changed by up to {distance[channel]:.3g}."
