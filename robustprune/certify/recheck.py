@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import hypergeom
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from attacks import PGD, ThreatModel, attacking
 from attacks.inputs import predict as logits_of
 from attacks.nearest import clears
-from attacks.threat import Bounds
 from robustprune.bounds import BoundMethod, certified, certified_radius
-from robustprune.certify.certificate import Certificate, Norm
+from robustprune.certify.claims import Claims
 from robustprune.certify.findings import Finding, about_examples
 from robustprune.certify.issue import beyond_all_words
 from robustprune.certify.noise import counting
 from robustprune.certify.sandwich import SandwichViolation, check_sandwich
 from robustprune.certify.smoothing import ABSTAIN, clopper_pearson_lower, predict, smoothed_radius
-from robustprune.certify.synonyms import Sentences, WordSets, substitutes
+from robustprune.certify.synonyms import WordSets, substitutes
 
 #: relative difference at which a recomputed radius counts as another one
 TOLERANCE = 1e-3
@@ -39,78 +37,6 @@ STEPS, RESTARTS = 40, 5
 LEAD = 1e-5
 #: noise samples that the attack on a smoothed classifier averages over
 ATTACK_DRAWS = 16
-
-
-@dataclass(frozen=True)
-class Claims:
-    """Certificates of one method and settings, with what they are about.
-
-    Attributes:
-        certificates: N of them; x: (N, ...) and y: (N,), their examples, on the model's device.
-        bounds: of valid inputs; proofs hold within them, smoothing everywhere.
-        support: where an input may change, as in `ThreatModel`; None for everywhere.
-        sentences: of a task that has them: its whole test split.
-        seed: of fresh noise and attacks.
-        batch_size: inputs in one pass.
-    """
-
-    certificates: tuple[Certificate, ...]
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    bounds: Bounds
-    seed: int
-    batch_size: int
-    quiet: bool
-    support: Callable[[Tensor], Tensor] | None = None
-    sentences: Sentences | None = None
-
-    @property
-    def method(self) -> str:
-        return self.certificates[0].method
-
-    @property
-    def norm(self) -> Norm:
-        return cast(Norm, self.certificates[0].norm)
-
-    @property
-    def words(self) -> Sentences:
-        """The sentences.
-
-        Raises:
-            ValueError: the task has none.
-        """
-        if self.sentences is None:
-            raise ValueError("the task has no text")
-        return self.sentences
-
-    @property
-    def texts(self) -> list[str]:
-        """The N examples as they are written."""
-        return [self.words.texts[c.index] for c in self.certificates]
-
-    @property
-    def groups(self) -> WordSets:
-        return self.words.groups(int(self.setting("most")))
-
-    @property
-    def radius(self) -> Tensor:
-        """(N,) float64."""
-        radii = [c.radius for c in self.certificates]
-        return torch.tensor(radii, dtype=torch.float64, device=self.x.device)
-
-    @property
-    def balls(self) -> Tensor:
-        """Rows that claim something."""
-        return (self.radius > 0).nonzero().flatten()
-
-    def setting(self, name: str) -> Any:
-        return self.certificates[0].settings[name]
-
-    def finding(self, name: str, rows: Tensor, fine: str, complaint: str) -> Finding:
-        """A finding that names the examples of the bad `rows`."""
-        wrong = [self.certificates[i].index for i in rows.tolist()]
-        return about_examples(f"{self.method}: {name}", wrong, fine, complaint)
 
 
 def proven_again(claims: Claims) -> Finding:
@@ -244,7 +170,8 @@ def hits_again(claims: Claims) -> Finding:
 
 def synonyms_again(claims: Claims) -> Finding:
     """Compare the stated hits with those of fresh synonyms of the sentence."""
-    return _synonyms_agree(claims, "fresh synonyms agree with the hits", lambda text, _: text)
+    name = "fresh synonyms agree with the hits"
+    return _synonyms_agree(claims, name, claims.groups, lambda text, _: text)
 
 
 def substituted_again(claims: Claims) -> Finding:
@@ -254,13 +181,16 @@ def substituted_again(claims: Claims) -> Finding:
     return _synonyms_agree(
         claims,
         "another sentence within the groups gets the same votes",
+        groups,
         lambda text, row: substitutes(text, groups, 1, (claims.seed, row, 1))[0],
     )
 
 
-def _synonyms_agree(claims: Claims, name: str, of: Callable[[str, int], str]) -> Finding:
+def _synonyms_agree(
+    claims: Claims, name: str, groups: WordSets, of: Callable[[str, int], str]
+) -> Finding:
     """`_hits_agree` of samples around `of(text, row)` of each sentence that is claimed."""
-    texts, groups, samples = claims.texts, claims.groups, fresh_samples(claims)
+    texts, samples = claims.texts, fresh_samples(claims)
     rows, fresh = claims.balls.tolist(), []
     for row in tqdm(rows, "fresh synonyms", unit="text", leave=False, disable=claims.quiet):
         drawn = substitutes(of(texts[row], row), groups, samples, (claims.seed, row))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustprune.certify.certificate import Certificate, Manifest, total_failure
+from robustprune.certify.claims import Claims
 from robustprune.certify.digests import tensor_digest
 from robustprune.certify.findings import Finding, about_examples
 from robustprune.certify.issue import answers_of
@@ -18,7 +19,6 @@ from robustprune.certify.recheck import (
     SMOOTHING_CHECKS,
     SYNONYM_CHECKS,
     Check,
-    Claims,
 )
 from robustprune.certify.synonyms import Sentences
 from robustprune.sparsity import MaskSet

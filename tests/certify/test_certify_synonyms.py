@@ -21,7 +21,8 @@ from robustprune.certify import (
     synonym_certificates,
     synonym_groups,
 )
-from robustprune.certify.recheck import SYNONYM_CHECKS, Claims
+from robustprune.certify.claims import Claims
+from robustprune.certify.recheck import SYNONYM_CHECKS
 
 VOCABULARY = ("a", "b", "c", "d", "e")
 Sets = Mapping[str, Sequence[str]]

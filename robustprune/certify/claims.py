@@ -1,0 +1,87 @@
+"""What a verification checks: certificates of one method, with what they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from attacks.threat import Bounds
+from robustprune.certify.certificate import Certificate, Norm
+from robustprune.certify.findings import Finding, about_examples
+from robustprune.certify.synonyms import Sentences, WordSets
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Certificates of one method and settings, with what they are about.
+
+    Attributes:
+        certificates: N of them; x: (N, ...) and y: (N,), their examples, on the model's device.
+        bounds: of valid inputs; proofs hold within them, smoothing everywhere.
+        support: where an input may change, as in `ThreatModel`; None for everywhere.
+        sentences: of a task that has them: its whole test split.
+        seed: of fresh noise and attacks.
+        batch_size: inputs in one pass.
+    """
+
+    certificates: tuple[Certificate, ...]
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    bounds: Bounds
+    seed: int
+    batch_size: int
+    quiet: bool
+    support: Callable[[Tensor], Tensor] | None = None
+    sentences: Sentences | None = None
+
+    @property
+    def method(self) -> str:
+        return self.certificates[0].method
+
+    @property
+    def norm(self) -> Norm:
+        return cast(Norm, self.certificates[0].norm)
+
+    @property
+    def words(self) -> Sentences:
+        """The sentences.
+
+        Raises:
+            ValueError: the task has none.
+        """
+        if self.sentences is None:
+            raise ValueError("the task has no text")
+        return self.sentences
+
+    @property
+    def texts(self) -> list[str]:
+        """The N examples as they are written."""
+        return [self.words.texts[c.index] for c in self.certificates]
+
+    @property
+    def groups(self) -> WordSets:
+        return self.words.groups(int(self.setting("most")))
+
+    @property
+    def radius(self) -> Tensor:
+        """(N,) float64."""
+        radii = [c.radius for c in self.certificates]
+        return torch.tensor(radii, dtype=torch.float64, device=self.x.device)
+
+    @property
+    def balls(self) -> Tensor:
+        """Rows that claim something."""
+        return (self.radius > 0).nonzero().flatten()
+
+    def setting(self, name: str) -> Any:
+        return self.certificates[0].settings[name]
+
+    def finding(self, name: str, rows: Tensor, fine: str, complaint: str) -> Finding:
+        """A finding that names the examples of the bad `rows`."""
+        wrong = [self.certificates[i].index for i in rows.tolist()]
+        return about_examples(f"{self.method}: {name}", wrong, fine, complaint)
