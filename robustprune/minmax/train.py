@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -23,13 +22,13 @@ from robustprune.minmax.optimizers import OptimizerSpec
 from robustprune.minmax.progress import Meter
 from robustprune.minmax.resume import Checkpoint, EpochRecord, Progress, resume, save
 from robustprune.run.runtime import (
-    emulates_bfloat16,
     first_before_others,
     is_first,
     own_part,
     own_random_numbers,
     step_together,
     summed,
+    warn_of_emulated_bfloat16,
 )
 from robustprune.sparsity import computed_once
 
@@ -152,12 +151,8 @@ def train(
     model.to(device)
     if channels_last:
         model.to(memory_format=torch.channels_last)
-    if amp and emulates_bfloat16(device):
-        warnings.warn(
-            "bfloat16 is not native to this processor and may be ten times slower than float32; "
-            "leave out amp (loop.amp)",
-            stacklevel=2,
-        )
+    if amp:
+        warn_of_emulated_bfloat16(device)
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     descent = optimizer.build(moving)

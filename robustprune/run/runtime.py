@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,9 +23,14 @@ from torch import Tensor, nn
 import robustprune
 
 
-def emulates_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is many times slower than float32 there: x86 processors without AVX-512."""
-    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX")
+def warn_of_emulated_bfloat16(device: torch.device) -> None:
+    """Warn where bfloat16 is many times slower than float32: x86 processors without AVX-512."""
+    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX"):
+        warnings.warn(
+            "bfloat16 is not native to this processor and may be ten times slower than float32; "
+            "leave out amp (loop.amp)",
+            stacklevel=3,
+        )
 
 
 def choose_device(name: str = "auto") -> torch.device:
