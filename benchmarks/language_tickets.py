@@ -43,16 +43,8 @@ from robustprune.sparsity.criteria import weights_of
 from robustprune.tasks import BatchLoader, Split, Task, holdout, load_sentences, text_task
 from robustprune.view import token_counts, words
 
-MODELS = (
-    "dense",
-    "robust",
-    "robust-freelb",
-    "dense-freelb",
-    "magnitude",
-    "magnitude-freelb",
-    "random",
-    "reinit",
-)
+KINDS = ("dense", "robust", "magnitude", "random", "reinit")
+MODELS = (*KINDS, *(f"{kind}-freelb" for kind in KINDS))
 
 
 @dataclass(frozen=True)
@@ -67,9 +59,10 @@ class Bench:
     def splits(self) -> tuple[Split, Split]:
         """Training and held-out sentences; the latter choose epochs, dev never does."""
         generator = torch.Generator().manual_seed(self.seed)
-        chosen = torch.randperm(len(self.task.train), generator=generator)
         train = self.task.train
-        chosen = chosen[: self.options.sentences]
+        chosen = torch.randperm(len(train), generator=generator)
+        tokens = token_counts(train.x)[chosen]
+        chosen = chosen[tokens >= self.options.least_tokens][: self.options.sentences]
         part = Split(train.x[chosen], train.y[chosen], train.present)
         return holdout(part, 0.05, self.seed)
 
@@ -170,6 +163,7 @@ class Bench:
                 attack=self.attack,
                 penalty=self.options.penalty,
                 kept=self.options.kept,
+                spread=self.options.spread,
                 epochs=self.options.search_epochs,
                 optimizer=OptimizerSpec(
                     name="adamw", lr=self.options.mask_lr, weight_decay=1e-6, schedule="linear"
@@ -281,6 +275,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--sentences", type=int, default=32_000, help="of the training set")
+    parser.add_argument("--least-tokens", type=int, default=0, help="of a training sentence")
     parser.add_argument("--epochs", type=int, default=1, help="of every fine-tuning")
     parser.add_argument("--lr", type=float, default=1e-4, help="of every fine-tuning")
     parser.add_argument("--sparsity", type=float, default=0.3)
@@ -290,6 +285,9 @@ def main() -> None:
     parser.add_argument("--penalty", type=float, default=0.5, help="λ")
     parser.add_argument(
         "--kept", type=float, default=0.99, help="P(m ≠ 0) at first; 0.9 scales every weight by 0.7"
+    )
+    parser.add_argument(
+        "--spread", type=float, default=0.0, help="of first scores by the rank of |w|"
     )
     parser.add_argument("--mask-lr", type=float, default=0.1)
     parser.add_argument("--search-epochs", type=int, default=1)

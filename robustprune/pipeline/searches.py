@@ -228,6 +228,7 @@ def _language(run: Run, density: float, name: str, sources: Sources) -> Found:
             granularity=section.granularity,
             penalty=section.penalty,
             kept=section.kept,
+            spread=section.spread,
             dense=space["dense"] or ("last",),
             seed=run.config.seed,
             validation=run.validation(attacked=True),

@@ -3,6 +3,7 @@ frozen; drawn once, reset, and trained."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -31,8 +32,9 @@ from robustprune.sparsity import (
     check_density,
     draw_masks,
     gate_groups,
+    magnitudes,
 )
-from robustprune.sparsity.hard_concrete import Gated, Gates, probability_kept
+from robustprune.sparsity.hard_concrete import Gated, Gates, probability_kept, score_of
 
 LANGUAGE_OPTIMIZER = OptimizerSpec(name="adamw", lr=0.1, weight_decay=1e-6, schedule="linear")
 
@@ -75,13 +77,15 @@ class HardConcreteGates(Constraint):
         density: float,
         penalty: float,
         kept: float,
+        spread: float = 0.0,
         seed: int,
     ) -> None:
         self.groups, self.density, self.weight = groups, density, penalty
         self.gates: dict[str, Gates] = {}
         device = device_of(model)
+        first = first_scores(model, groups, kept=kept, spread=spread)
         for index, (place, group) in enumerate(groups.items()):
-            gates = Gates(group.shape, kept=kept, seed=seed * len(groups) + index).to(device)
+            gates = Gates(first[place], seed=seed * len(groups) + index).to(device)
             self.gates[place] = gates
             for number, (name, span) in enumerate(group.spans.items()):
                 layer, _, leaf = name.rpartition(".")
@@ -137,6 +141,7 @@ def find_language_ticket(
     granularity: Granularity = "weight",
     penalty: float = 0.5,
     kept: float = 0.9,
+    spread: float = 0.0,
     epochs: int = 20,
     optimizer: OptimizerSpec = LANGUAGE_OPTIMIZER,
     dense: Iterable[str] = ("last",),
@@ -166,7 +171,10 @@ def find_language_ticket(
         granularity: what lives or dies together: "weight", "head", "neuron" or "layer" (see
             `sparsity.gates`).
         penalty: λ.
-        kept: P(m ≠ 0) at the start.
+        kept: P(m ≠ 0) at the start; with a spread, of the group in the middle.
+        spread: how far first scores reach to either side of the middle by the rank of the groups'
+            magnitudes; 0, as in the paper, starts them all alike. Where steps are few, about 3
+            makes the search refine magnitude pruning (ours).
         dense: of granularity "weight", the layers to leave whole; default the classifier on top.
             Embeddings (tied ones too), norms and biases are never masked.
         seed: of the gates' samples.
@@ -186,12 +194,15 @@ def find_language_ticket(
     check_density(density)
     if not penalty >= 0:
         raise ValueError(f"penalty={penalty} must be at least 0, the weight λ of the kept share")
+    if not 0 <= spread < math.inf:
+        raise ValueError(f"spread={spread} must be at least 0 and finite, in units of the scores")
     objective = chosen_objective(attack, objective)
     network = copy_on(model, loop.get("device")).requires_grad_(False)
     groups = gate_groups(network, granularity, dense=dense)
     constraint = HardConcreteGates(
-        network, groups, density=density, penalty=penalty, kept=kept, seed=seed
-    )
+        network, groups, density=density, penalty=penalty, kept=kept, spread=spread,
+        seed=seed,
+    )  # fmt: skip
     loop.setdefault("title", f"robust ticket {density:.0%}")
     masks, history = learn_masks(
         network, loader, objective, constraint,
@@ -200,6 +211,24 @@ def find_language_ticket(
     start = copy_on(model if pretrained is None else pretrained, device_of(network))
     start.requires_grad_(True)
     return LanguageTicket(masks, _masked(start, masks), history, start, constraint.scores(), groups)
+
+
+def first_scores(
+    model: nn.Module, groups: Mapping[str, GateGroup], *, kept: float, spread: float
+) -> dict[str, Tensor]:
+    """One score a group to start from: log-odds of `kept`, moved by spread · ρ, where ρ from −1 to
+    1 is the rank of the group's root mean square weight among all groups of all places."""
+    middle = score_of(kept)
+    if spread == 0:
+        return {name: torch.full(group.shape, middle) for name, group in groups.items()}
+    sizes = [magnitudes(model, group).flatten() for group in groups.values()]
+    order = torch.cat(sizes).argsort(stable=True)
+    rank = torch.empty(len(order)).scatter_(0, order.cpu(), torch.linspace(-1, 1, len(order)))
+    parts = torch.split(middle + spread * rank, [len(size) for size in sizes])
+    return {
+        name: part.view(group.shape)
+        for (name, group), part in zip(groups.items(), parts, strict=True)
+    }
 
 
 def _masked(start: nn.Module, masks: MaskSet) -> nn.Module:

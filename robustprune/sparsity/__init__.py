@@ -23,6 +23,7 @@ from robustprune.sparsity.gates import (
     Granularity,
     draw_masks,
     gate_groups,
+    magnitudes,
     transformer_blocks,
 )
 from robustprune.sparsity.mask import LayerDensity, MaskSet
@@ -62,6 +63,7 @@ __all__ = [
     "gate_groups",
     "group_weight",
     "keep_best",
+    "magnitudes",
     "maskable_layers",
     "top_k",
     "transformer_blocks",

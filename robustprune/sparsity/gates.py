@@ -45,6 +45,13 @@ class Span:
         line = value.repeat_interleave(self.repeat) if self.repeat > 1 else value
         return line.unsqueeze(1) if self.dim == 0 else line.unsqueeze(0)
 
+    def total(self, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Sums of the weight's entries over each of the groups, in their shape: what `expand`
+        spreads, gathered."""
+        if self.dim is None:
+            return weight if shape == self.shape else weight.sum().view(shape)
+        return weight.sum(1 - self.dim).view(*shape, self.repeat).sum(-1)
+
 
 @dataclass(frozen=True)
 class GateGroup:
@@ -179,6 +186,16 @@ def _of_block(model: nn.Module, block: Block, granularity: Granularity) -> GateG
         return GateGroup((up[1].shape[0],), dict([up, down]))
     names = (*block.projections, block.output, block.up, block.down)
     return GateGroup((1,), dict(span(name, None) for name in names))
+
+
+def magnitudes(model: nn.Module, group: GateGroup) -> Tensor:
+    """The root mean square weight of each group, float32."""
+    parts = []
+    for name, span in group.spans.items():
+        weight = cast(Tensor, model.get_parameter(name)).detach().float()
+        parts.append(span.total(weight.square(), group.shape))
+    entries = sum(int(torch.Size(span.shape).numel()) for span in group.spans.values())
+    return (torch.stack(parts).sum(0) * (group.number / entries)).sqrt()
 
 
 def draw_masks(

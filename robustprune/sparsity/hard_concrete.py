@@ -56,7 +56,7 @@ def _stretched(z: Tensor) -> Tensor:
 
 
 class Gates(nn.Module):
-    """A score for each of some groups, and the gates that follow from it.
+    """Scores of some groups, learned from those given, and the gates that follow from them.
 
     In train mode gates are sampled: the same sample until `draw` changes, however often and for
     however many weights it is asked for, so that the K steps of an inner attack and the outer step
@@ -67,9 +67,9 @@ class Gates(nn.Module):
     bfloat16.
     """
 
-    def __init__(self, shape: tuple[int, ...], *, kept: float, seed: int) -> None:
+    def __init__(self, score: Tensor, *, seed: int) -> None:
         super().__init__()
-        self.score = nn.Parameter(torch.full(shape, score_of(kept), dtype=torch.float32))
+        self.score = nn.Parameter(score.float())
         self.seed, self.draw = seed, 0
 
     def forward(self) -> Tensor:

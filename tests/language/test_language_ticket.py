@@ -1,5 +1,6 @@
 """The search for language tickets: what must hold whatever is learned."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +19,16 @@ from robustprune.search import (
     prune_scores,
     train_control,
 )
-from robustprune.search.language_ticket import HardConcreteGates
-from robustprune.sparsity import count_kept, gate_groups, maskable_layers
+from robustprune.search.language_ticket import HardConcreteGates, first_scores
+from robustprune.sparsity import (
+    Granularity,
+    count_kept,
+    gate_groups,
+    keep_best,
+    maskable_layers,
+)
+from robustprune.sparsity.criteria import weights_of
+from robustprune.sparsity.hard_concrete import score_of
 from robustprune.tasks import BatchLoader, Split
 from robustprune.view import words
 
@@ -145,6 +154,56 @@ def test_the_expected_density_counts_weights(make_model: MakeModel) -> None:
     with torch.no_grad():  # half of the first layer's heads closed for good
         gates.gates["head.0"].score[:2] = -100.0
     assert float(gates.expected_density().detach()) == pytest.approx(0.9 * 6 / 8)
+
+
+@pytest.mark.parametrize("granularity", ["weight", "head", "neuron"])
+def test_spread_scores_start_in_the_order_of_magnitude(
+    make_model: MakeModel, granularity: Granularity
+) -> None:
+    model = make_model()
+    with torch.no_grad():  # no two groups alike
+        for index, parameter in enumerate(model.parameters()):
+            parameter.mul_(1 + 0.1 * index)
+    groups = gate_groups(model, granularity, dense=("last",) if granularity == "weight" else ())
+    scores = first_scores(model, groups, kept=0.9, spread=2.0)
+    pairs = []
+    for name, group in groups.items():
+        for index in range(group.number):
+            chosen = torch.zeros(group.number, dtype=torch.bool)
+            chosen[index] = True
+            weights = [
+                model.get_parameter(weight)[
+                    span.expand(chosen.view(group.shape)).expand(span.shape)
+                ]
+                for weight, span in group.spans.items()
+            ]
+            size = float(torch.cat(weights).detach().square().mean().sqrt())
+            pairs.append((size, float(scores[name].flatten()[index])))
+    pairs.sort()
+    found = [score for _, score in pairs]
+    assert found == sorted(found)
+    middle = score_of(0.9)
+    assert found[0] == pytest.approx(middle - 2)
+    assert found[-1] == pytest.approx(middle + 2)
+
+
+def test_without_steps_a_spread_search_is_magnitude_pruning(
+    make_model: MakeModel, split: Split
+) -> None:
+    model = make_model()
+    still = OptimizerSpec(name="sgd", lr=1e-30)
+    ticket = find(model, split, spread=3.0, epochs=1, optimizer=still, density=0.6)
+    layers = maskable_layers(model, dense=("last",))
+    scores = {name: weight.detach().abs() for name, weight in weights_of(layers).items()}
+    assert ticket.masks == keep_best(scores, layers, density=0.6, allocate="global")
+    moved = find(model, split, spread=3.0, epochs=2, density=0.6)
+    assert moved.masks != ticket.masks
+
+
+@pytest.mark.parametrize("spread", [-1.0, math.inf, math.nan])
+def test_bad_spreads_are_refused(make_model: MakeModel, split: Split, spread: float) -> None:
+    with pytest.raises(ValueError, match="spread"):
+        find(make_model(), split, spread=spread)
 
 
 def test_the_epoch_is_chosen_on_held_out_data(make_model: MakeModel, split: Split) -> None:

@@ -55,7 +55,7 @@ def test_gates_are_differentiable_in_the_score() -> None:
 
 
 def test_one_sample_a_draw_and_none_in_eval_mode() -> None:
-    gates = Gates((1000,), kept=0.5, seed=3)
+    gates = Gates(torch.zeros(1000), seed=3)
     first = gates()
     assert torch.equal(gates(), first)
     gates.draw = 1
@@ -64,12 +64,12 @@ def test_one_sample_a_draw_and_none_in_eval_mode() -> None:
     assert torch.equal(gates(), first)
     gates.eval()
     assert torch.equal(gates(), expected(gates.score))
-    assert not torch.equal(Gates((1000,), kept=0.5, seed=4)(), first)
+    assert not torch.equal(Gates(torch.zeros(1000), seed=4)(), first)
 
 
 def test_scores_stay_float32_under_bfloat16() -> None:
     layer = nn.Linear(4, 3, bias=False).bfloat16().requires_grad_(False)
-    gates = Gates((3, 4), kept=0.9, seed=0)
+    gates = Gates(torch.full((3, 4), 2.0), seed=0)
     gated = Gated(gates, Span((3, 4)), owner=True)
     out = gated(layer.weight)
     assert out.dtype == torch.bfloat16
@@ -84,7 +84,7 @@ def test_scores_stay_float32_under_bfloat16() -> None:
 
 
 def test_one_owner_holds_the_score() -> None:
-    gates = Gates((2,), kept=0.9, seed=0)
+    gates = Gates(torch.full((2,), 2.0), seed=0)
     owner = Gated(gates, Span((4, 3), 0, 2), owner=True)
     other = Gated(gates, Span((3, 4), 1, 2), owner=False)
     assert [name for name, _ in owner.named_parameters()] == ["own.score"]
