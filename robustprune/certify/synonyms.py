@@ -21,9 +21,13 @@ from tqdm import tqdm
 from attacks.text import Classify, Words, split
 from attacks.text.words import like
 from robustprune.certify.smoothing import ABSTAIN, clopper_pearson_lower
+from robustprune.run.runtime import merged, rank, ranks
 
 #: a word in lower case -> words that may stand in its place; the word itself need not be among them
 WordSets = Callable[[str], Sequence[str]]
+
+#: 1e-12: more than products of overlaps can round down; a certificate must not hang on it
+_SURE = 0.5 + 1e-12
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ def certify_synonyms(
     for sets of equal size this is Theorem 1 and q_x of the paper.  The class stays where the right
     side is above 1/2; R takes the smallest o_i together.
 
+    Several ranks share the texts out among them; each gets the whole result.
+
     Args:
         classify: texts -> logits (n, C).
         noise: P without the word itself, which is always added.
@@ -102,34 +108,39 @@ def certify_synonyms(
     """
     _check(n0=n0, n=n, alpha=alpha, batch_size=batch_size, seed=seed)
     sets = _Sets(noise)
+    split_texts = [split(text) for text in texts]
+    guess, hits = (torch.zeros(len(texts), dtype=torch.int64) for _ in range(2))
+    own = range(len(texts))[rank() :: ranks()]
+    for index in tqdm(own, title, unit="text", leave=False, disable=quiet):
+        samples = _noisy(split_texts[index], sets, n0 + n, (seed, index))
+        answers = _answers(classify, samples, batch_size)
+        guess[index] = int(np.bincount(answers[:n0]).argmax())
+        hits[index] = int((answers[n0:] == int(guess[index])).sum())
+    guess, hits = merged(torch.stack((guess, hits)))
+    p_lower = torch.from_numpy(clopper_pearson_lower(hits.numpy(), n, alpha))
     chosen = _Sets(adversary) if adversary is not None else sets
-    columns: dict[str, list[float]] = {name: [] for name in ("class", "R", "open", "p", "hits")}
-    for index, text in enumerate(tqdm(texts, title, unit="text", leave=False, disable=quiet)):
-        words = split(text)
-        overlaps = np.sort([_overlap(word, sets, chosen) for word in words.words])
-        answers = _answers(classify, _noisy(words, sets, n0 + n, (seed, index)), batch_size)
-        guess = int(np.bincount(answers[:n0]).argmax())
-        hits = int((answers[n0:] == guess).sum())
-        p_lower = float(clopper_pearson_lower(np.array([hits]), n, alpha)[0])
-        # lost[R]: total variation of the R worst slots; slots with o = 1 can lose nothing
-        lost = 1.0 - np.cumprod(np.concatenate([[1.0], overlaps]))
-        open_slots = sum(len(chosen(word)) > 1 for word in words.words)
-        lost = lost[: open_slots + 1]
-        # 1e-12: more than the products can round down; a certificate must not hang on it
-        certified = int((p_lower - lost > 0.5 + 1e-12).sum()) - 1
-        row = (guess if p_lower > 0.5 + 1e-12 else ABSTAIN, certified, open_slots, p_lower, hits)
-        for column, value in zip(columns.values(), row, strict=True):
-            column.append(value)
+    reach = [
+        _reach(words, float(p), sets, chosen) for words, p in zip(split_texts, p_lower, strict=True)
+    ]
     return SynonymResult(
-        prediction=torch.tensor(columns["class"], dtype=torch.int64),
-        substitutions=torch.tensor(columns["R"], dtype=torch.int64),
-        open_slots=torch.tensor(columns["open"], dtype=torch.int64),
-        p_lower=torch.tensor(columns["p"], dtype=torch.float64),
-        hits=torch.tensor(columns["hits"], dtype=torch.int64),
+        prediction=torch.where(p_lower > _SURE, guess, ABSTAIN),
+        substitutions=torch.tensor([r for r, _ in reach], dtype=torch.int64),
+        open_slots=torch.tensor([slots for _, slots in reach], dtype=torch.int64),
+        p_lower=p_lower,
+        hits=hits,
         n0=n0,
         n=n,
         alpha=alpha,
     )
+
+
+def _reach(words: Words, p_lower: float, noise: _Sets, adversary: _Sets) -> tuple[int, int]:
+    """R, and the words that can be replaced at all."""
+    overlaps = np.sort([_overlap(word, noise, adversary) for word in words.words])
+    # lost[R]: total variation of the R worst slots; slots with o = 1 can lose nothing
+    lost = 1.0 - np.cumprod(np.concatenate([[1.0], overlaps]))
+    open_slots = sum(len(adversary(word)) > 1 for word in words.words)
+    return int((p_lower - lost[: open_slots + 1] > _SURE).sum()) - 1, open_slots
 
 
 def synonym_groups(

@@ -25,7 +25,7 @@ def launch(function: Callable[..., Any], arguments: tuple[Any, ...], log: Path, 
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(600)
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ranks import command, launch
 from torch import Tensor, nn
 
 from attacks import FGSM, PGD, ThreatModel
+from robustprune.certify import certify_synonyms
 from robustprune.minmax import Adversarial, Checkpoint, OptimizerSpec, Validation, train
 from robustprune.run.checkpoint import load_tensors
 from robustprune.run.runtime import (
@@ -157,6 +159,37 @@ def check_collectives(folder: str) -> None:
 
 def test_what_ranks_tell_each_other(tmp_path: Path) -> None:
     launch(check_collectives, (str(tmp_path),), tmp_path / "log", 2)
+
+
+TEXTS = ["good film", "a bad bad film", "film", "good bad", "so so"]
+SYNONYMS = {"good": ("fine", "bad"), "bad": ("poor", "good"), "film": ("movie",)}
+
+
+def smooth_synonyms(folder: str) -> None:
+    choose_device("cpu")
+    asked = 0
+
+    def classify(texts: Sequence[str]) -> Tensor:
+        nonlocal asked
+        asked += len(texts)
+        bad = torch.tensor([float(t.count("bad") + t.count("poor")) for t in texts])
+        return torch.stack((bad, 1 - bad), 1)
+
+    result = certify_synonyms(classify, TEXTS, lambda w: SYNONYMS.get(w, ()), n0=10, n=90)
+    columns = {"hits": result.hits, "class": result.prediction, "R": result.substitutions}
+    told = {name: column.tolist() for name, column in columns.items()}
+    path = Path(folder) / f"{ranks()}-{rank()}.json"
+    path.write_text(json.dumps({"told": told, "asked": asked}), encoding="utf-8")
+    leave()
+
+
+def test_ranks_share_out_synonym_smoothing(tmp_path: Path) -> None:
+    for size in (1, 2):
+        launch(smooth_synonyms, (str(tmp_path),), tmp_path / "log", size)
+    alone, *both = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("1-0", "2-0", "2-1"))
+    assert [rank["told"] for rank in both] == [alone["told"]] * 2
+    assert alone["asked"] == 500
+    assert [rank["asked"] for rank in both] == [300, 200]
 
 
 def files(out: Path) -> Path:
