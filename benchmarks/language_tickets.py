@@ -175,11 +175,13 @@ class Bench:
                 checkpoint=self.checkpoint("search"),
                 quiet=True,
             )
-            masks = found.masks
+            masks, smallest = found.masks, self.masks("magnitude")
+            both = sum(int((~mask & ~smallest[name]).sum()) for name, mask in masks.items())
             note(self.options.out, {
                 "seed": self.seed, "search": True, "seconds": time.monotonic() - started,
                 "expected density": found.history[-1].figures["expected density"],
                 "robust": found.history[-1].robust, "clean": found.history[-1].clean,
+                "pruned by magnitude too": both / (masks.total - masks.kept),
             })  # fmt: skip
         elif kind == "magnitude":  # one round of iterative magnitude pruning
             layers = maskable_layers(tuned, dense=("last",))

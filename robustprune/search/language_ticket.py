@@ -103,9 +103,8 @@ class HardConcreteGates(Constraint):
         """R(m), differentiable."""
         parts, total = [], 0
         for name, group in self.groups.items():
-            size = sum(_numel(span.shape) for span in group.spans.values())
-            parts.append(probability_kept(self.gates[name].score).mean() * size)
-            total += size
+            parts.append(probability_kept(self.gates[name].score).mean() * group.weights)
+            total += group.weights
         return torch.stack(parts).sum() / total
 
     def penalty(self, model: nn.Module) -> Tensor:
@@ -236,7 +235,3 @@ def _masked(start: nn.Module, masks: MaskSet) -> nn.Module:
     network = copy_on(start, device_of(start))
     apply_masks(network, masks)
     return bake(network)
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    return int(torch.Size(shape).numel())

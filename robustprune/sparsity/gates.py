@@ -8,6 +8,7 @@ projection a head, whatever its biases, adds nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
@@ -67,7 +68,12 @@ class GateGroup:
 
     @property
     def number(self) -> int:
-        return int(torch.Size(self.shape).numel())
+        return math.prod(self.shape)
+
+    @property
+    def weights(self) -> int:
+        """How many weights all of its groups cover together."""
+        return sum(math.prod(span.shape) for span in self.spans.values())
 
 
 @dataclass(frozen=True)
@@ -194,8 +200,7 @@ def magnitudes(model: nn.Module, group: GateGroup) -> Tensor:
     for name, span in group.spans.items():
         weight = cast(Tensor, model.get_parameter(name)).detach().float()
         parts.append(span.total(weight.square(), group.shape))
-    entries = sum(int(torch.Size(span.shape).numel()) for span in group.spans.values())
-    return (torch.stack(parts).sum(0) * (group.number / entries)).sqrt()
+    return (torch.stack(parts).sum(0) * (group.number / group.weights)).sqrt()
 
 
 def draw_masks(

@@ -69,7 +69,7 @@ class Gates(nn.Module):
 
     def __init__(self, score: Tensor, *, seed: int) -> None:
         super().__init__()
-        self.score = nn.Parameter(score.float())
+        self.score = nn.Parameter(score.detach().float().clone())
         self.seed, self.draw = seed, 0
 
     def forward(self) -> Tensor:
