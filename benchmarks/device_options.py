@@ -16,7 +16,7 @@ import torch
 
 from attacks import PGD, ThreatModel
 from benchmarks.search_step import CASES, OBJECTIVE, SPEC, Clock
-from robustprune.measure import evaluate, mean_sd
+from robustprune.measure import evaluate
 from robustprune.minmax import Adversarial, LoopOptions, OptimizerSpec, train
 from robustprune.models import build_model
 from robustprune.run.allocator import keep_freed_memory
@@ -106,7 +106,7 @@ def main() -> None:
                 for seed in options.seeds
             ]
             cells = " | ".join(
-                f"{100 * mean_sd(column).mean:.1f}" for column in zip(*found, strict=True)
+                f"{100 * statistics.fmean(column):.1f}" for column in zip(*found, strict=True)
             )
             print(f"| {'bfloat16' if amp else 'float32'} | {cells} |", flush=True)
 

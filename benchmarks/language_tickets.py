@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attacks import PGD, ThreatModel
 from benchmarks.kept import load_masked, note, rows, save_masked
@@ -37,6 +37,7 @@ from robustprune.minmax import (
 from robustprune.models import SentenceTokenizer, language_model, sentence_classifier
 from robustprune.run.allocator import keep_freed_memory
 from robustprune.run.checkpoint import forget, load_tensors, save_tensors
+from robustprune.run.runtime import choose_device
 from robustprune.search import LotteryTicket, find_language_ticket, finetune_ticket, train_control
 from robustprune.search.lottery import shuffled
 from robustprune.sparsity import MaskSet, full_masks, keep_best, maskable_layers
@@ -58,15 +59,35 @@ class Bench:
     seed: int
 
     @cached_property
-    def splits(self) -> tuple[Split, Split]:
-        """Training and held-out sentences; the latter choose epochs, dev never does."""
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Of the training data: those trained on, and the held-out ones."""
         generator = torch.Generator().manual_seed(self.seed)
         train = self.task.train
         chosen = torch.randperm(len(train), generator=generator)
         tokens = token_counts(train.x)[chosen]
         chosen = chosen[tokens >= self.options.least_tokens][: self.options.sentences]
-        part = Split(train.x[chosen], train.y[chosen], train.present)
-        return holdout(part, 0.05, self.seed)
+        numbers = Split(chosen[:, None].float(), train.y[chosen])  # exact: far below 2^24
+        kept, held = holdout(numbers, 0.05, self.seed)
+        return kept.x[:, 0].long(), held.x[:, 0].long()
+
+    @cached_property
+    def splits(self) -> tuple[Split, Split]:
+        """Training and held-out sentences; the latter choose epochs, dev never does."""
+        train = self.task.train
+        kept, held = (Split(train.x[rows], train.y[rows], train.present) for rows in self.rows)
+        return kept, held
+
+    @property
+    def measured(self) -> Split:
+        return self.splits[1] if self.options.on == "held-out" else self.task.test
+
+    def texts(self) -> tuple[list[str], list[int]]:
+        """The measured sentences as they are written, and their labels."""
+        train, dev = load_sentences("sst2", data_dir=self.options.data_dir)
+        if self.options.on == "dev":
+            return list(dev.first), [int(label) for label in dev.labels]
+        rows = self.rows[1].tolist()
+        return [train.first[row] for row in rows], [int(train.labels[row]) for row in rows]
 
     @property
     def threat(self) -> ThreatModel:
@@ -88,7 +109,8 @@ class Bench:
 
     def pretrained(self) -> nn.Module:
         torch.manual_seed(self.seed)
-        return language_model(self.task.input_shape, self.task.num_classes)
+        model = language_model(self.task.input_shape, self.task.num_classes)
+        return model.to(self.options.device)
 
     def tuning(self, name: str) -> dict:
         spec = OptimizerSpec(
@@ -106,7 +128,11 @@ class Bench:
             "amp": self.options.amp,
             "checkpoint": self.checkpoint(name),
             "quiet": True,
-        }
+            "on_epoch": lambda record: note(self.options.out, {
+                "seed": self.seed, "training": name, "epoch": record.epoch + 1,
+                "held out": record.val_clean, "seconds": record.seconds,
+            }),
+        }  # fmt: skip
 
     def path(self, name: str) -> Path:
         return self.options.out / f"seed{self.seed}" / f"{name}.safetensors"
@@ -147,13 +173,16 @@ class Bench:
     def ticket(self, kind: str) -> LotteryTicket:
         """An untrained ticket with the pre-trained weights."""
         start = self.pretrained()
-        masks = self.masks(kind)
-        return LotteryTicket(masks, start, [], start)
+        return LotteryTicket(self.masks(kind), start, [], start)
 
     def masks(self, kind: str) -> MaskSet:
+        """Drawn now or fetched, on the CPU."""
         path = self.path(f"masks-{kind}")
-        if path.exists():
-            return MaskSet(load_tensors(path)[0])
+        if not path.exists():
+            save_tensors(path, dict(self.draw(kind).items()))
+        return MaskSet(load_tensors(path)[0])
+
+    def draw(self, kind: str) -> MaskSet:
         density = 1 - self.options.sparsity
         tuned, _ = self.model("dense")
         if kind == "robust":
@@ -173,10 +202,11 @@ class Bench:
                 seed=self.seed,
                 amp=self.options.amp,
                 checkpoint=self.checkpoint("search"),
+                device=self.options.device,
                 quiet=True,
             )
             masks, smallest = found.masks, self.masks("magnitude")
-            both = sum(int((~mask & ~smallest[name]).sum()) for name, mask in masks.items())
+            both = sum(int((~mask.cpu() & ~smallest[name]).sum()) for name, mask in masks.items())
             note(self.options.out, {
                 "seed": self.seed, "search": True, "seconds": time.monotonic() - started,
                 "expected density": found.history[-1].figures["expected density"],
@@ -190,14 +220,15 @@ class Bench:
         else:
             generator = torch.Generator().manual_seed(self.seed)
             masks = shuffled(self.masks("robust"), generator)
-        save_tensors(path, dict(masks.items()))
         return masks
 
 
 def embedding_figures(bench: Bench, model: nn.Module) -> dict[str, float]:
-    """Clean accuracy on all of dev, and accuracy under PGD on the first sentences of it."""
-    x, y = bench.task.test.batch(slice(bench.options.pgd_sentences))
-    clean = evaluate(model, *bench.task.test.batch(slice(None)), {}, batch_size=64)
+    """Clean accuracy on all that is measured, accuracy under PGD on the first sentences of it."""
+    device = bench.options.device
+    x, y = (part.to(device) for part in bench.measured.batch(slice(None)))
+    clean = evaluate(model, x, y, {}, batch_size=64)
+    x, y = x[: bench.options.pgd_sentences], y[: bench.options.pgd_sentences]
     figures = {"clean": float(clean.clean.float().mean())}
     for eps in bench.options.pgd_eps:
         attack = PGD(ThreatModel("l2", eps, support=words), steps=10, seed=0)
@@ -210,25 +241,32 @@ def text_figures(bench: Bench, model: nn.Module, name: str) -> dict[str, float]:
     """Accuracy under one attack on the text itself, and its mean queries."""
     from attacks import text
 
-    attack = getattr(text, name)(queries=bench.options.queries)
-    _, dev = load_sentences("sst2", data_dir=bench.options.data_dir)
+    device = bench.options.device
+    batch = 64 if device.type == "cpu" else 256
+    options: dict[str, object] = {"queries": bench.options.queries, "batch_size": batch}
+    if name in ("text_fooler", "text_bugger"):
+        options["embed"] = text.minilm(device=device)
+    attack = getattr(text, name)(**options)
+    classify = sentence_classifier(
+        model, SentenceTokenizer(max_length=64), amp=bench.options.amp,
+        batch_size=None if device.type == "cpu" else batch,
+    )  # fmt: skip
     count = bench.options.text_sentences
-    tokenizer = SentenceTokenizer(max_length=64)
-    exact = sentence_classifier(model, tokenizer)
-
-    def classify(sentences: Sequence[str]) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bench.options.amp):
-            return exact(sentences)
-
-    labels = [int(label) for label in dev.labels[:count]]
-    result = text.summarise(attack(classify, list(dev.first[:count]), labels))
+    sentences, labels = bench.texts()
+    result = text.summarise(attack(classify, sentences[:count], labels[:count]))
     return {name: result.accuracy_under_attack, f"{name} queries": result.mean_queries}
+
+
+def measured_rows(out: Path, on: str) -> list[dict]:
+    return [row for row in rows(out) if "figures" in row and row.get("on", "dev") == on]
 
 
 def run(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     task = text_task("sst2", SentenceTokenizer(max_length=64), data_dir=options.data_dir)
-    done = {(row["seed"], row.get("model"), row.get("part")) for row in rows(options.out)}
+    done = {
+        (row["seed"], row["model"], row["part"]) for row in measured_rows(options.out, options.on)
+    }
     parts: list[tuple[str, Callable[[Bench, nn.Module], dict[str, float]]]] = [
         ("embedding", embedding_figures),
         *(
@@ -239,15 +277,17 @@ def run(options: argparse.Namespace) -> None:
     for seed in options.seeds:
         bench = Bench(options, task, seed)
         for name in options.models:
-            for part, measure in parts:
-                if (seed, name, part) in done:
-                    continue
-                model, masks = bench.model(name)
+            missing = [part for part in parts if (seed, name, part[0]) not in done]
+            if not missing:
+                continue
+            model, masks = bench.model(name)
+            for part, measure in missing:
                 started = time.monotonic()
                 figures = measure(bench, model.eval())
                 note(options.out, {
-                    "seed": seed, "model": name, "part": part, "density": masks.density,
-                    "figures": figures, "seconds": time.monotonic() - started,
+                    "seed": seed, "model": name, "part": part, "on": options.on,
+                    "density": masks.density, "figures": figures,
+                    "seconds": time.monotonic() - started,
                 })  # fmt: skip
 
 
@@ -255,7 +295,7 @@ def table(found: Sequence[dict]) -> str:
     """Markdown: one row a network, percent, mean ± sd over seeds where there are several."""
     figures: dict[str, dict[str, list[float]]] = {}
     for row in found:
-        for name, value in row.get("figures", {}).items():
+        for name, value in row["figures"].items():
             if not name.endswith("queries"):
                 figures.setdefault(row["model"], {}).setdefault(name, []).append(100 * value)
     columns = list(dict.fromkeys(name for row in figures.values() for name in row))
@@ -303,17 +343,22 @@ def main() -> None:
     parser.add_argument("--text-sentences", type=int, default=100)
     parser.add_argument("--queries", type=int, default=None, help="budget an example")
     parser.add_argument(
+        "--on", default="dev", choices=["dev", "held-out"], help="held-out: to choose settings by"
+    )
+    parser.add_argument(
         "--attacks", nargs="*", default=["text_fooler", "text_bugger", "pwws", "deep_word_bug"]
     )
     parser.add_argument(
         "--amp", action="store_true", help="training and attacks on text in bfloat16 (autocast)"
     )
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--table", action="store_true", help="print what has been measured")
     options = parser.parse_args()
     keep_freed_memory()
+    options.device = choose_device(options.device)
     if not options.table:
         run(options)
-    print(table(rows(options.out)))
+    print(table(measured_rows(options.out, options.on)))
 
 
 if __name__ == "__main__":

@@ -65,13 +65,16 @@ class CSRLinear(nn.Module):
 
     def matrix(self, *, check: bool = False) -> Tensor:
         """W as a torch CSR tensor; `check` looks at the indices, at a price."""
-        return torch.sparse_csr_tensor(
-            self.crow,
-            self.col,
-            self.values,
-            (self.out_features, self.in_features),
-            check_invariants=check,
-        )
+        with warnings.catch_warnings():
+            # torch says so of the first CSR tensor of a process: nothing a caller can act on.
+            warnings.filterwarnings("ignore", message="Sparse (CSR tensor support|invariant)")
+            return torch.sparse_csr_tensor(
+                self.crow,
+                self.col,
+                self.values,
+                (self.out_features, self.in_features),
+                check_invariants=check,
+            )
 
     def check(self) -> None:
         """Look at the indices: wrong ones would read foreign memory in the product.
@@ -79,13 +82,10 @@ class CSRLinear(nn.Module):
         Raises:
             ValueError: row pointers or column indices that are no CSR matrix.
         """
-        with warnings.catch_warnings():
-            # torch says so of the first CSR tensor of a process: nothing a caller can act on.
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            try:
-                self.matrix(check=True)
-            except RuntimeError as error:
-                raise ValueError(f"the indices are no CSR matrix: {error}") from error
+        try:
+            self.matrix(check=True)
+        except RuntimeError as error:
+            raise ValueError(f"the indices are no CSR matrix: {error}") from error
 
     def dense(self) -> nn.Linear:
         """The same layer as `nn.Linear`."""
