@@ -14,8 +14,11 @@ from robustprune.minmax.objectives import Objective
 def finite(loss: Tensor, moving: Sequence[nn.Parameter]) -> bool:
     """Whether the loss and all its gradients are finite: one number read back from the device."""
     gradients = [p.grad for p in moving if p.grad is not None]
-    sums = torch.stack([loss.detach().float(), *(g.float().sum() for g in gradients)])
-    if bool(torch.isfinite(sums).all()):
+    if loss.is_cuda and gradients:  # all in a few kernels; on a CPU that is three times as slow
+        sums = [norm.float() for norm in torch._foreach_norm(gradients, 1)]
+    else:
+        sums = [g.float().sum() for g in gradients]
+    if bool(torch.isfinite(torch.stack([loss.detach().float(), *sums])).all()):
         return True
     return all(bool(torch.isfinite(t).all()) for t in (loss, *gradients))  # sums may overflow
 

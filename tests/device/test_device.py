@@ -28,6 +28,7 @@ from robustprune.minmax import (
     Validation,
     train,
 )
+from robustprune.minmax.finite import finite
 from robustprune.models import EmbeddingClassifier
 from robustprune.run.runtime import choose_device
 from robustprune.search import (
@@ -283,6 +284,17 @@ def test_a_resumed_training_goes_on_alike(network, batches, tmp_path: Path, amp)
         torch.use_deterministic_algorithms(False)
     for (key, one), two in zip(straight.named_parameters(), network.parameters(), strict=True):
         assert torch.equal(one, two), key
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 0.0])
+def test_what_is_not_finite_is_seen(network, bad) -> None:
+    parameters = list(network.to(DEVICE).parameters())
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    parameters[2].grad[0] = bad
+    loss = torch.ones((), device=DEVICE)
+    assert finite(loss, parameters) == (bad == 0.0)
+    assert not finite(loss * torch.nan, [])
 
 
 def test_slim_sparse_and_cost(network, batches, tmp_path: Path) -> None:
