@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -42,7 +42,7 @@ from robustprune.search import LotteryTicket, find_language_ticket, finetune_tic
 from robustprune.search.lottery import shuffled
 from robustprune.sparsity import MaskSet, full_masks, keep_best, maskable_layers
 from robustprune.sparsity.criteria import weights_of
-from robustprune.tasks import BatchLoader, Split, Task, holdout, load_sentences, text_task
+from robustprune.tasks import BatchLoader, Split, Task, held_out, load_sentences, text_task
 from robustprune.view import token_counts, words
 
 KINDS = ("dense", "robust", "magnitude", "random", "reinit")
@@ -59,22 +59,21 @@ class Bench:
     seed: int
 
     @cached_property
-    def rows(self) -> tuple[Tensor, Tensor]:
-        """Of the training data: those trained on, and the held-out ones."""
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Where the sentences trained on and the held-out ones stand in the training data."""
         generator = torch.Generator().manual_seed(self.seed)
         train = self.task.train
         chosen = torch.randperm(len(train), generator=generator)
         tokens = token_counts(train.x)[chosen]
         chosen = chosen[tokens >= self.options.least_tokens][: self.options.sentences]
-        numbers = Split(chosen[:, None].float(), train.y[chosen])  # exact: far below 2^24
-        kept, held = holdout(numbers, 0.05, self.seed)
-        return kept.x[:, 0].long(), held.x[:, 0].long()
+        held = held_out(train.y[chosen], 0.05, self.seed)
+        return chosen[~held], chosen[held]
 
     @cached_property
     def splits(self) -> tuple[Split, Split]:
         """Training and held-out sentences; the latter choose epochs, dev never does."""
         train = self.task.train
-        kept, held = (Split(train.x[rows], train.y[rows], train.present) for rows in self.rows)
+        kept, held = (replace(train, x=train.x[at], y=train.y[at]) for at in self.places)
         return kept, held
 
     @property
@@ -86,8 +85,8 @@ class Bench:
         train, dev = load_sentences("sst2", data_dir=self.options.data_dir)
         if self.options.on == "dev":
             return list(dev.first), [int(label) for label in dev.labels]
-        rows = self.rows[1].tolist()
-        return [train.first[row] for row in rows], [int(train.labels[row]) for row in rows]
+        held = self.places[1].tolist()
+        return [train.first[at] for at in held], [int(train.labels[at]) for at in held]
 
     @property
     def threat(self) -> ThreatModel:
@@ -213,14 +212,14 @@ class Bench:
                 "robust": found.history[-1].robust, "clean": found.history[-1].clean,
                 "pruned by magnitude too": both / (masks.total - masks.kept),
             })  # fmt: skip
+            return masks
         elif kind == "magnitude":  # one round of iterative magnitude pruning
             layers = maskable_layers(tuned, dense=("last",))
             scores = {n: weight.detach().abs() for n, weight in weights_of(layers).items()}
-            masks = keep_best(scores, layers, density=density, allocate="global")
+            return keep_best(scores, layers, density=density, allocate="global")
         else:
             generator = torch.Generator().manual_seed(self.seed)
-            masks = shuffled(self.masks("robust"), generator)
-        return masks
+            return shuffled(self.masks("robust"), generator)
 
 
 def embedding_figures(bench: Bench, model: nn.Module) -> dict[str, float]:
@@ -241,16 +240,11 @@ def text_figures(bench: Bench, model: nn.Module, name: str) -> dict[str, float]:
     """Accuracy under one attack on the text itself, and its mean queries."""
     from attacks import text
 
-    device = bench.options.device
-    batch = 64 if device.type == "cpu" else 256
-    options: dict[str, object] = {"queries": bench.options.queries, "batch_size": batch}
-    if name in ("text_fooler", "text_bugger"):
-        options["embed"] = text.minilm(device=device)
+    options: dict[str, object] = {"queries": bench.options.queries}
+    if name in ("text_fooler", "text_bugger"):  # the ones that compare sentences
+        options["embed"] = text.minilm(device=bench.options.device)
     attack = getattr(text, name)(**options)
-    classify = sentence_classifier(
-        model, SentenceTokenizer(max_length=64), amp=bench.options.amp,
-        batch_size=None if device.type == "cpu" else batch,
-    )  # fmt: skip
+    classify = sentence_classifier(model, SentenceTokenizer(max_length=64), amp=bench.options.amp)
     count = bench.options.text_sentences
     sentences, labels = bench.texts()
     result = text.summarise(attack(classify, sentences[:count], labels[:count]))

@@ -5,19 +5,20 @@ import math
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from robustprune.tasks.task import Split
 
 
-def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Divide `split` into (train, validation), class by class.
+def held_out(y: Tensor, fraction: float, seed: int) -> Tensor:
+    """(N,) bool on y's device: which examples a validation split takes, class by class.
 
     Of each class's n examples, fraction * n rounded to the nearest go to validation, but at least
     one and at most n - 1, so that both sides have every class of two examples or more; a class
-    with one example stays in train. Both sides keep the order of `split`.
+    with one example stays in train.
 
     Args:
-        split: N examples.
+        y: (N,) class indices.
         fraction: share of the validation split, in (0, 1).
         seed: the same seed draws the same examples, on any device.
 
@@ -27,8 +28,8 @@ def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     if not 0 < fraction < 1:
         raise ValueError(f"fraction {fraction} must be in (0, 1), for example 0.2")
     generator = torch.Generator().manual_seed(seed)
-    labels = split.y.cpu()
-    held = torch.zeros(len(split), dtype=torch.bool)
+    labels = y.cpu()
+    held = torch.zeros(len(labels), dtype=torch.bool)
     for label in sorted(set(labels.tolist())):
         members = (labels == label).nonzero().squeeze(1)
         if len(members) < 2:
@@ -37,10 +38,19 @@ def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         held[members[torch.randperm(len(members), generator=generator)[:count]]] = True
     if not held.any():
         raise ValueError(
-            f"none of the {len(split)} examples can be held out: every class has a single example; "
-            "give more data"
+            f"none of the {len(labels)} examples can be held out: every class has a single "
+            "example; give more data"
         )
-    held = held.to(split.y.device)
+    return held.to(y.device)
+
+
+def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Divide `split` into (train, validation) by `held_out`; both keep its order.
+
+    Raises:
+        ValueError: as `held_out`.
+    """
+    held = held_out(split.y, fraction, seed)
     return (
         replace(split, x=split.x[~held], y=split.y[~held]),
         replace(split, x=split.x[held], y=split.y[held]),

@@ -1,4 +1,4 @@
-"""What the library promises holds on the accelerator, too; of use where there is one."""
+"""What training and searches promise holds on the accelerator; of use where there is one."""
 
 import copy
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from accelerator import DEVICE, INNER, LINF, SPEC, needs_one
 
 import attacks as a
 from attacks import PGD, ThreatModel
-from robustprune import bounds, certify, deploy, selection
-from robustprune.measure import compare_cost, evaluate
+from robustprune import deploy
+from robustprune.measure import compare_cost
 from robustprune.minmax import (
     Adversarial,
     Certified,
@@ -30,7 +30,6 @@ from robustprune.minmax import (
 )
 from robustprune.minmax.finite import finite
 from robustprune.models import EmbeddingClassifier
-from robustprune.run.runtime import choose_device
 from robustprune.search import (
     find_language_ticket,
     find_lottery_ticket,
@@ -44,135 +43,7 @@ from robustprune.search import (
 from robustprune.sparsity import count_kept, maskable_layers
 from robustprune.view import pack_tokens, with_room, words
 
-DEVICE = choose_device()
-pytestmark = pytest.mark.skipif(DEVICE.type == "cpu", reason="there is no accelerator here")
-
-LINF = ThreatModel("linf", 0.1, bounds=(0.0, 1.0))
-L2 = ThreatModel("l2", 0.5, bounds=(0.0, 1.0))
-L1 = ThreatModel("l1", 2.0, bounds=(0.0, 1.0))
-INNER = PGD(LINF, steps=2, seed=0)
-SPEC = OptimizerSpec(name="sgd", lr=0.05, weight_decay=5e-4)
-
-
-@pytest.fixture
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(8 * 4 * 4, 16),
-        nn.ReLU(),
-        nn.Linear(16, 3),
-    )
-
-
-@pytest.fixture
-def batches() -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    y = torch.arange(96) % 3
-    x = (0.3 * torch.rand(96, 1, 8, 8, generator=generator) + 0.35 * y[:, None, None, None]).clamp(
-        0, 1
-    )
-    return list(zip(x.split(24), y.split(24), strict=True))
-
-
-@pytest.fixture
-def trained(
-    network: nn.Module, batches: list[tuple[Tensor, Tensor]]
-) -> tuple[nn.Module, Tensor, Tensor]:
-    train(network, batches, Adversarial(INNER), optimizer=SPEC, epochs=8, device=DEVICE, quiet=True)
-    x, y = (torch.cat(part).to(DEVICE) for part in zip(*batches, strict=True))
-    network.eval()
-    right = network(x).argmax(1) == y
-    assert right.float().mean() > 0.8
-    return network, x[right][:16], y[right][:16]
-
-
-@pytest.mark.parametrize(
-    ("attack", "threat"),
-    [
-        (a.FGSM(LINF), LINF),
-        (PGD(LINF, steps=5, restarts=2, seed=0), LINF),
-        (PGD(L2, steps=5, seed=0), L2),
-        (PGD(L1, steps=5, seed=0), L1),
-        (a.APGD(LINF, steps=5, seed=0), LINF),
-        (a.APGD(L2, steps=5, loss="dlr", seed=0), L2),
-        (a.APGD(L1, steps=5, seed=0), L1),
-        (a.Square(LINF, queries=20, seed=0), LINF),
-        (a.Square(L2, queries=20, seed=0), L2),
-    ],
-    ids=lambda value: type(value).__name__ + getattr(getattr(value, "threat", value), "norm", ""),
-)
-def test_attacks_stay_within_the_threat(trained, attack, threat) -> None:
-    model, x, y = trained
-    before = copy.deepcopy(model.state_dict())
-    x_adv = attack(model, x, y)
-    assert x_adv.device == x.device
-    assert threat.distance(x, x_adv).max() <= threat.eps
-    assert x_adv.min() >= 0
-    assert x_adv.max() <= 1
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [
-        a.DeepFool("l2", bounds=(0, 1)),
-        a.CW(steps=50, searches=5, initial_c=1.0, bounds=(0, 1)),
-        a.DDN(steps=20, bounds=(0, 1)),
-        a.FMN("linf", steps=20, bounds=(0, 1)),
-        a.FAB("linf", steps=10, bounds=(0, 1)),
-    ],
-    ids=lambda attack: type(attack).__name__,
-)
-def test_nearest_examples_are_adversarial_and_beyond_the_certificate(trained, attack) -> None:
-    model, x, y = trained
-    x_adv = attack(model, x, y)
-    moved = (x_adv != x).flatten(1).any(1)
-    assert moved.any()
-    assert (model(x_adv[moved]).argmax(1) != y[moved]).all()
-    radius = bounds.certified_radius(
-        model, x, y, norm=getattr(attack, "norm", "l2"), bounds=(0.0, 1.0), eps_max=4.0
-    )
-    order = {"l2": 2, "linf": torch.inf}[getattr(attack, "norm", "l2")]
-    distance = torch.linalg.vector_norm((x_adv - x).flatten(1).double(), ord=order, dim=1)
-    certify.check_sandwich(radius[moved].cpu(), distance[moved].cpu())
-
-
-def test_ensembles_and_minimal_perturbation(trained) -> None:
-    model, x, y = trained
-    found = a.minimal_perturbation(model, x, y, norm="linf", bounds=(0.0, 1.0))
-    assert found.r.device.type == DEVICE.type
-    names = {"pgd": INNER, "apgd": a.APGD(LINF, steps=5, seed=0)}
-    outcome = evaluate(model, x, y, names, batch_size=8)
-    ours = evaluate(copy.deepcopy(model).cpu(), x.cpu(), y.cpu(), {"pgd": INNER}, batch_size=8)
-    assert torch.equal(outcome.clean, ours.clean)
-    x_adv = a.AutoAttack(LINF, seed=0)(model, x, y)
-    assert LINF.distance(x, x_adv).max() <= LINF.eps
-
-
-@pytest.mark.parametrize("method", bounds.METHODS)
-def test_bounds_agree_with_those_of_the_cpu(trained, method) -> None:
-    model, x, y = trained
-    small = ThreatModel("linf", 0.01, bounds=(0.0, 1.0))
-    here = bounds.margin_bounds(model, x, y, small, method=method)
-    there = bounds.margin_bounds(copy.deepcopy(model).cpu(), x.cpu(), y.cpu(), small, method=method)
-    torch.testing.assert_close(here.cpu(), there, rtol=1e-6, atol=1e-6)
-
-
-def test_smoothing_certifies_and_repeats(trained) -> None:
-    model, x, _ = trained
-    results = [
-        certify.certify(model, x, sigma=0.1, n0=20, n=500, seed=1, batch_size=size)
-        for size in (64, 64)
-    ]
-    assert (results[0].radius == results[1].radius).all()
-    assert (results[0].radius > 0).any()
-
+pytestmark = needs_one
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "natural": Natural,
@@ -311,23 +182,6 @@ def test_slim_sparse_and_cost(network, batches, tmp_path: Path) -> None:
     torch.testing.assert_close(again.to(DEVICE)(x), model(x), rtol=0, atol=1e-5)
     costs = compare_cost({"masked": model, "slim": slimmed}, x, repeats=2)
     assert all(cost.device.startswith(DEVICE.type) for cost in costs)
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        selection.Random(0),
-        selection.HighestLoss(),
-        selection.BoundaryDistance(LINF),
-        selection.KnnShapley(k=2),
-    ],
-    ids=lambda method: type(method).__name__,
-)
-def test_selection(trained, method) -> None:
-    model, x, y = trained
-    pool = selection.Pool(INNER(model, x, y), y, x)
-    chosen = selection.select_adversarial_examples(model, pool, (x, y), method=method, keep=0.5)
-    assert len(chosen.chosen) == 8
 
 
 @pytest.mark.parametrize("granularity", ["weight", "head", "neuron", "layer"])
