@@ -16,13 +16,14 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from attacks import PGD, ThreatModel
+from attacks.text import is_stop_word, wordnet
 from benchmarks.kept import load_masked, note, rows, save_masked
 from robustprune.measure import evaluate, mean_sd
 from robustprune.minmax import (
@@ -30,11 +31,19 @@ from robustprune.minmax import (
     FreeLB,
     Natural,
     Objective,
+    OnAttacked,
     OptimizerSpec,
     Validation,
     train,
 )
-from robustprune.models import SentenceTokenizer, language_model, sentence_classifier
+from robustprune.models import (
+    SentenceTokenizer,
+    SynonymSwap,
+    TokenSynonyms,
+    language_model,
+    sentence_classifier,
+    token_synonyms,
+)
 from robustprune.run.allocator import keep_freed_memory
 from robustprune.run.checkpoint import forget, load_tensors, save_tensors
 from robustprune.run.runtime import choose_device
@@ -48,6 +57,13 @@ from robustprune.view import token_counts, words
 KINDS = ("dense", "robust", "magnitude", "random", "reinit")
 FREELB = tuple(f"{kind}-freelb" for kind in KINDS)
 MODELS = ("dense", "robust-freelb", "magnitude-freelb", "random-freelb", "reinit-freelb")
+
+
+@cache
+def synonyms() -> TokenSynonyms:
+    """What the swaps of training may put in the place of a word; stop words stay."""
+    encoder, lexicon = SentenceTokenizer(max_length=64), wordnet()
+    return token_synonyms(encoder, lambda w: () if is_stop_word(w) else lexicon.synonyms(w))
 
 
 @dataclass(frozen=True)
@@ -119,6 +135,15 @@ class Bench:
         if name.endswith("-freelb"):
             wide = self.threat.__class__("l2", self.options.tuning_eps, support=words)
             objective = FreeLB(PGD(wide, steps=self.options.tuning_steps))
+            if self.options.tuning_words > 0:
+                swap = SynonymSwap(
+                    synonyms(),
+                    self.options.tuning_words,
+                    by=self.options.tuning_words_by,
+                    varied=True,
+                    mode="train",
+                )
+                objective = OnAttacked(swap, objective)
         return {
             "objective": objective,
             "epochs": self.options.epochs,
@@ -332,6 +357,13 @@ def main() -> None:
     parser.add_argument("--search-sentences", type=int, default=4_000)
     parser.add_argument("--tuning-eps", type=float, default=0.3, help="of FreeLB fine-tuning")
     parser.add_argument("--tuning-steps", type=int, default=2)
+    parser.add_argument(
+        "--tuning-words",
+        type=float,
+        default=0.0,
+        help="before FreeLB exchange up to this part of each sentence's words for synonyms",
+    )
+    parser.add_argument("--tuning-words-by", default="chance", choices=["chance", "gradient"])
     parser.add_argument("--pgd-eps", type=float, nargs="+", default=[0.2])
     parser.add_argument("--pgd-sentences", type=int, default=200)
     parser.add_argument("--text-sentences", type=int, default=100)

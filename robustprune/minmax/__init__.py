@@ -10,6 +10,7 @@ from robustprune.minmax.objectives import (
     Mart,
     Natural,
     Objective,
+    OnAttacked,
     StepResult,
     Trades,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "Mart",
     "Natural",
     "Objective",
+    "OnAttacked",
     "OptimizerSpec",
     "Repeated",
     "StepResult",

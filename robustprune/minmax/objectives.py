@@ -68,6 +68,22 @@ class Adversarial:
 
 
 @dataclass(frozen=True)
+class OnAttacked:
+    """Another objective, on what an attack makes of the batch: E objective(f, attack(f, x, y)).
+
+    For two adversaries of one batch, such as one who exchanges words and, in `objective`, one who
+    moves their embeddings.
+    """
+
+    attack: Attack
+    objective: Objective
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+        result = self.objective(model, self.attack(model, x, y), y, epoch)
+        return replace(result, adversarial=True)
+
+
+@dataclass(frozen=True)
 class Trades:
     """TRADES: E ℓ(f(x), y) + β max_{‖δ‖≤ε} KL(p(x) ‖ p(x+δ)), Zhang et al. 2019
     (arXiv 1901.08573, Eq. 5).

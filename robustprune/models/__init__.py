@@ -8,6 +8,7 @@ from robustprune.models.language import EmbeddingClassifier, language_model
 from robustprune.models.normalize import Normalize
 from robustprune.models.residual import PreActBlock, PreActNet, preact_resnet18, wide_resnet
 from robustprune.models.sentences import SentenceTokenizer, sentence_classifier
+from robustprune.models.substitution import SynonymSwap, TokenSynonyms, token_synonyms
 from robustprune.models.timeseries import FCN, ResidualBlock, ResNet, TinyCNN
 
 __all__ = [
@@ -26,11 +27,14 @@ __all__ = [
     "ResNet",
     "ResidualBlock",
     "SentenceTokenizer",
+    "SynonymSwap",
     "TinyCNN",
+    "TokenSynonyms",
     "build_model",
     "language_model",
     "model_names",
     "preact_resnet18",
     "sentence_classifier",
+    "token_synonyms",
     "wide_resnet",
 ]

@@ -21,13 +21,14 @@ from robustprune.minmax import (
     Mart,
     Natural,
     Objective,
+    OnAttacked,
     Repeated,
     Trades,
     Validation,
 )
-from robustprune.models import build_model
+from robustprune.models import SynonymSwap, build_model
 from robustprune.pipeline.selection import check_selection, record, selective
-from robustprune.pipeline.text import check_text, encoder_of
+from robustprune.pipeline.text import check_text, encoder_of, synonyms_of
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir, open_run
 from robustprune.run.runtime import environment, ranks
@@ -85,6 +86,20 @@ class Run:
                 grow, unless inner.warmup says otherwise.
             name: of the model, whose folder keeps what was selected for it.
         """
+        objective, loader = self._robust(epochs, name)
+        inner = self.config.inner
+        if inner.synonyms is not None:
+            swap = SynonymSwap(
+                synonyms_of(self.config),
+                inner.synonyms,
+                by=inner.synonyms_by,
+                varied=True,
+                mode="train",
+            )
+            objective = OnAttacked(swap, objective)
+        return objective, loader
+
+    def _robust(self, epochs: int, name: str) -> tuple[Objective, BatchLoader | Repeated]:
         section, warmup, loader = self.config.objective, self.config.inner.warmup, self.loader()
         attack = self.inner_attack()
         if section.name == "natural":  # a search on clean examples, such as a plain lottery ticket

@@ -33,7 +33,12 @@ from attacks.text import (
 )
 from robustprune.certify import Sentences
 from robustprune.measure import proportion
-from robustprune.models import SentenceTokenizer, sentence_classifier
+from robustprune.models import (
+    SentenceTokenizer,
+    TokenSynonyms,
+    sentence_classifier,
+    token_synonyms,
+)
 from robustprune.report.records import WORST
 from robustprune.report.text_attacks import result_file
 from robustprune.run.config import Config
@@ -76,21 +81,15 @@ def check_text(config: Config) -> None:
         raise ValueError(
             f"task.by_length sorts sentences, and task {config.task.name} has none; leave it out"
         )
+    if config.inner.synonyms is not None:
+        _check_synonyms(config)
     if is_text and config.certify.method != "none":
         raise ValueError(
             f"certify.method {config.certify.method} has no bounds for transformers; smoothe in "
             "embedding space with certify.sigma instead"
         )
     if config.certify.synonyms is not None:
-        if not is_text:
-            raise ValueError(
-                f"certify.synonyms smoothes over words, and task {config.task.name} has none; "
-                "leave it out"
-            )
-        try:
-            wordnet()
-        except ImportError as error:
-            raise ValueError(f"certify.synonyms: {error}") from error
+        _needs_words(config, "certify.synonyms", "smoothes over words")
     if ("bert_attack" in config.evaluation.text) != (config.evaluation.masked_lm is not None):
         raise ValueError(
             "evaluation.text: bert_attack takes the proposals of evaluation.masked_lm, a masked "
@@ -100,6 +99,24 @@ def check_text(config: Config) -> None:
         text_attacks(config)
     except (ImportError, OSError) as error:
         raise ValueError(f"evaluation.text: {error}") from error
+
+
+def _needs_words(config: Config, option: str, what: str) -> None:
+    if config.task.name not in text_names():
+        raise ValueError(f"{option} {what}, and task {config.task.name} has none; leave it out")
+    try:
+        wordnet()
+    except ImportError as error:
+        raise ValueError(f"{option}: {error}") from error
+
+
+def _check_synonyms(config: Config) -> None:
+    _needs_words(config, "inner.synonyms", "exchanges words")
+    if config.objective.name == "free":
+        raise ValueError(
+            "inner.synonyms makes another batch in each step, and objective free keeps one δ for "
+            "several steps on one batch; leave one of them out"
+        )
 
 
 def text_attacks(config: Config, device: torch.device | str = "cpu") -> dict[str, TextAttack]:
@@ -136,6 +153,11 @@ def sentences_of(config: Config, task: Task, model: nn.Module) -> Sentences | No
     if task.texts is None:
         return None
     return Sentences(task.texts, _asked(config, task.texts, model), _synonyms)
+
+
+def synonyms_of(config: Config) -> TokenSynonyms:
+    """What training exchanges for one another: tokens of the network that the config names."""
+    return token_synonyms(encoder_of(config), _synonyms)
 
 
 def _synonyms(word: str) -> tuple[str, ...]:

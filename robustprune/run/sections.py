@@ -66,6 +66,12 @@ class InnerSection(Section):
     step_size: Positive | None = None  # input units; default 2.5·eps/steps, or the attack's own
     mode: Literal["eval", "train"] = "eval"  # of batch norm while the attack runs
     warmup: NonNegative = 0.0  # epochs in which eps grows from zero
+    # Of text tasks: before that attack, up to this part of each sentence's words are exchanged for
+    # WordNet synonyms; none are without it.
+    synonyms: Annotated[Number, Field(gt=0, le=1)] | None = None
+    synonyms_by: Literal["gradient", "chance"] = (
+        "gradient"  # those that raise the loss most, or any
+    )
 
 
 class OptimizerSection(Section):

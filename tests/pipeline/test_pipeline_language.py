@@ -11,11 +11,14 @@ pytest.importorskip("Oyemi", reason="WordNet needs the extra text")
 
 from robustprune.certify import read_certificates
 from robustprune.deploy.language import load_slim_language
+from robustprune.minmax import FreeLB, OnAttacked
 from robustprune.models import EmbeddingClassifier, SentenceTokenizer
 from robustprune.pipeline import find_sparse_networks, prepare
+from robustprune.pipeline.fit import fit_dense
 from robustprune.pipeline.verify import verify_run
 from robustprune.run.config import Config, load_config, parse_config
 from robustprune.run.packaged import config_path
+from robustprune.view import CODES, WORD
 
 TRAINING = {"epochs": 1, "optimizer": {"name": "adamw", "lr": 1e-3, "schedule": "linear"}}
 
@@ -82,6 +85,26 @@ def test_refusals(small_text: Config, tmp_path: Path) -> None:
             prepare(changed, out=tmp_path, quiet=True)
 
 
+def test_words_are_exchanged_before_the_inner_attack(small_text: Config, tmp_path: Path) -> None:
+    tree = small_text.model_dump(mode="json")
+    tree["inner"]["synonyms"] = 0.5
+    run = prepare(parse_config(tree), out=tmp_path, quiet=True)
+    objective, loader = run.robust(1, "adversarial")
+    assert isinstance(objective, OnAttacked)
+    assert isinstance(objective.objective, FreeLB)
+    model = run.fresh_model()
+    x, y = next(iter(loader))
+    ids = x[:, :, -CODES]
+    changed = objective.attack(model, x, y)[:, :, -CODES] != ids
+    words = (x[:, :, -1] == WORD).sum(1)
+    assert changed.any()
+    assert torch.all(changed.sum(1) <= 0.5 * words)
+    assert fit_dense(run, "adversarial", run.config.adversarial, robust=True).masks.density == 1
+    tree["objective"] = {"name": "free"}
+    with pytest.raises(ValueError, match="makes another batch in each step"):
+        prepare(parse_config(tree), out=tmp_path, quiet=True)
+
+
 def test_text_and_certificates_are_stages(small_text: Config, tmp_path: Path) -> None:
     """Both stand in the report, are verified, and go on where a run was cut off."""
     tree = small_text.model_dump(mode="json")
@@ -141,6 +164,7 @@ def test_what_needs_sentences_is_refused_without(small: Config, tmp_path: Path) 
         ("evaluation", {"text": ["pwws"]}),
         ("task", {"by_length": True}),
         ("certify", {"synonyms": 10}),
+        ("inner", {"synonyms": 0.2}),
     ):
         tree = small.model_dump(mode="json")
         tree[section] |= option
