@@ -136,7 +136,7 @@ def _metrics(
             "norm": config.threat.norm,
             "eps": config.threat.eps,
             "bounds": list(task.bounds) if task.bounds else None,
-            "unit": "input units",
+            "unit": "word embeddings of a sentence" if run.task.texts else "input units",
         },
         "attacks": {
             name: {"description": repr(attack), "bound": "upper"}

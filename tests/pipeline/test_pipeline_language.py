@@ -52,6 +52,7 @@ def test_a_run_on_sentences(small_text: Config, tmp_path: Path) -> None:
     assert names == ["natural", "adversarial", "language", "language-random", "language-reinit"]
     assert metrics["headline"] == "language"
     assert metrics["task"]["n_train"] == 540
+    assert metrics["threat"]["unit"] == "word embeddings of a sentence"
     by_name = {model["name"]: model for model in metrics["models"]}
     layers = {layer["name"]: layer for layer in by_name["language"]["layers"]}
     prefix = "network.bert.encoder.layer"
