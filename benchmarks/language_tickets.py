@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import PGD, ThreatModel
-from attacks.text import is_stop_word, wordnet
+from attacks.text import content_synonyms
 from benchmarks.kept import load_masked, note, rows, save_masked
 from robustprune.measure import evaluate, mean_sd
 from robustprune.minmax import (
@@ -61,9 +61,8 @@ MODELS = ("dense", "robust-freelb", "magnitude-freelb", "random-freelb", "reinit
 
 @cache
 def synonyms() -> TokenSynonyms:
-    """What the swaps of training may put in the place of a word; stop words stay."""
-    encoder, lexicon = SentenceTokenizer(max_length=64), wordnet()
-    return token_synonyms(encoder, lambda w: () if is_stop_word(w) else lexicon.synonyms(w))
+    """What training may put in the place of a word."""
+    return token_synonyms(SentenceTokenizer(max_length=64), content_synonyms)
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class Bench:
         )
         objective: Objective = Natural()
         if name.endswith("-freelb"):
-            wide = self.threat.__class__("l2", self.options.tuning_eps, support=words)
+            wide = replace(self.threat, eps=self.options.tuning_eps)
             objective = FreeLB(PGD(wide, steps=self.options.tuning_steps))
             if self.options.tuning_words > 0:
                 swap = SynonymSwap(
@@ -141,7 +140,6 @@ class Bench:
                     self.options.tuning_words,
                     by=self.options.tuning_words_by,
                     varied=True,
-                    mode="train",
                 )
                 objective = OnAttacked(swap, objective)
         return {

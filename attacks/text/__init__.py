@@ -25,7 +25,7 @@ from attacks.text.language_models import (
     masked_language_model,
     minilm,
 )
-from attacks.text.lexicon import Lexicon, wordnet
+from attacks.text.lexicon import Lexicon, content_synonyms, wordnet
 from attacks.text.neighbours import Neighbours, first_of, token_vectors
 from attacks.text.peers import TextAttackRecipe, from_textattack
 from attacks.text.presets import (
@@ -70,6 +70,7 @@ __all__ = [
     "by_deletion",
     "by_saliency",
     "by_unknown",
+    "content_synonyms",
     "deep_word_bug",
     "edit_distance_within",
     "first_of",

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from attacks.text.inflect import ENDINGS, inflected, stems
+from attacks.text.stop_words import is_stop_word
 from attacks.text.words import split
 
 _PARTS = {"1": "noun", "2": "verb", "3": "adjective", "4": "adverb"}
@@ -121,6 +122,15 @@ def wordnet() -> Lexicon:
         {sense: tuple(dict.fromkeys(words)) for sense, words in members.items()},
         _both_ways(opposite),
     )
+
+
+def content_synonyms(word: str) -> tuple[str, ...]:
+    """WordNet's synonyms of a word; of a stop word, which attacks leave alone, none.
+
+    Raises:
+        ImportError: as ``wordnet``.
+    """
+    return () if is_stop_word(word) else wordnet().synonyms(word)
 
 
 def _database() -> Path:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from attacks.gradient import check_mode
 from attacks.inputs import check_batch, loss_and_gradient
 from attacks.losses import named_loss
 from attacks.modes import Model, attacking
@@ -109,7 +110,7 @@ class SynonymSwap:
     Draws come from the device's global generator.
 
     Raises:
-        ValueError: a share outside (0, 1]; when called by gradient, a model that is no
+        ValueError: options out of range; when called by gradient, a model that is no
             `EmbeddingClassifier`, or no room for δ.
     """
 
@@ -122,6 +123,9 @@ class SynonymSwap:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"share={self.share} of the words must lie in (0, 1], as in 0.25")
+        if self.by not in ("gradient", "chance"):
+            raise ValueError(f"by={self.by!r} is not known; choose gradient or chance")
+        check_mode(self.mode)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         y, x = check_batch(x, y), x.detach()

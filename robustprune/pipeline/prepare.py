@@ -94,7 +94,7 @@ class Run:
                 inner.synonyms,
                 by=inner.synonyms_by,
                 varied=True,
-                mode="train",
+                mode=inner.mode,
             )
             objective = OnAttacked(swap, objective)
         return objective, loader

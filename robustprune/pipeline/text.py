@@ -19,8 +19,8 @@ from attacks.text import (
     TextAttack,
     TextResult,
     bert_attack,
+    content_synonyms,
     deep_word_bug,
-    is_stop_word,
     masked_language_model,
     minilm,
     pwws,
@@ -152,16 +152,12 @@ def sentences_of(config: Config, task: Task, model: nn.Module) -> Sentences | No
     synonyms, as in the attacks on the text."""
     if task.texts is None:
         return None
-    return Sentences(task.texts, _asked(config, task.texts, model), _synonyms)
+    return Sentences(task.texts, _asked(config, task.texts, model), content_synonyms)
 
 
 def synonyms_of(config: Config) -> TokenSynonyms:
     """What training exchanges for one another: tokens of the network that the config names."""
-    return token_synonyms(encoder_of(config), _synonyms)
-
-
-def _synonyms(word: str) -> tuple[str, ...]:
-    return () if is_stop_word(word) else wordnet().synonyms(word)
+    return token_synonyms(encoder_of(config), content_synonyms)
 
 
 def _asked(config: Config, texts: Sequence[str], model: nn.Module) -> Classify:

