@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from matplotlib.ticker import MaxNLocator
 
 from robustprune.certify import Certificate, Manifest, robust_accuracy_interval
 from robustprune.report.style import INK, SERIES_COLOURS, Plot, canvas, finish
@@ -119,6 +120,7 @@ def _sandwich_plot(manifest: Manifest, certificates: Sequence[Certificate]) -> P
         )
         axes.axhline(manifest.eps, color=INK, linewidth=1.0, linestyle=(0, (1, 1.5)))
         axes.set_xlabel(f"test example, by upper bound (n = {len(order)})")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.set_ylabel(f"distance r, {norm_name(certificates[0].norm)}")
         axes.set_ylim(bottom=0)
         axes.set_title(f"r* lies between the marks (dotted: ε = {manifest.eps:g})")
