@@ -160,8 +160,8 @@ class Bench:
         return self.options.out / f"seed{self.seed}" / f"{name}.safetensors"
 
     def checkpoint(self, name: str) -> Checkpoint:
-        """Where a training that is not finished keeps its state, after each epoch."""
-        return Checkpoint(self.path(f"state-{name}"), seconds=0)
+        """Where a training that is not finished keeps its state."""
+        return Checkpoint(self.path(f"state-{name}"))
 
     def model(self, name: str) -> tuple[nn.Module, MaskSet]:
         """The named network, trained now or fetched."""

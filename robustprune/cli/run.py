@@ -82,7 +82,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=15.0,
         metavar="S",
-        help="keep a training's state after an epoch, at most every S seconds (default: 15)",
+        help="keep a training's state every S seconds (default: 15); less often within an epoch "
+        "where that would take a twentieth of the time",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +20,8 @@ class Free:
     `Repeated(loader, replays)`.
 
     The gradient for δ is what the outer backward pass leaves at the input, so a step costs one
-    forward and one backward pass. δ starts at zero in each epoch (so that a training resumed
-    between epochs goes on alike) and is projected anew for each batch.
+    forward and one backward pass. δ starts at zero in each epoch and is projected anew for each
+    batch; it belongs to the state that a checkpoint keeps.
 
     Args:
         threat: ε and bounds.
@@ -33,25 +33,45 @@ class Free:
         self.step_size = threat.eps if step_size is None else step_size
         self._epoch = math.inf
         self._last: tuple[Tensor, Tensor] | None = None  # (x, x_adv) of the step before
+        self._resumed: Tensor | None = None  # δ, where a checkpoint gave it
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         delta = self._carried(epoch, x)
         x_adv = self.threat.project(x, x + delta).requires_grad_()
-        self._last = (x, x_adv)
+        self._last, self._resumed = (x, x_adv), None
         logits = model(x_adv)
         return StepResult(F.cross_entropy(logits, y), logits, adversarial=True)
 
     def _carried(self, epoch: float, x: Tensor) -> Tensor:
         before_that, self._epoch = self._epoch, epoch
         # a smaller epoch is another training's: a lottery's next round
-        if self._last is None or before_that > epoch or int(before_that) != int(epoch):
+        if before_that > epoch or int(before_that) != int(epoch):
             return torch.zeros_like(x)
+        delta = self._next_delta()
+        return delta[: len(x)].to(x) if len(delta) >= len(x) else torch.zeros_like(x)
+
+    def _next_delta(self) -> Tensor:
+        """What the step before leaves to the next one."""
+        if self._last is None:
+            assert self._resumed is not None
+            return self._resumed
         before, x_adv = self._last
         if x_adv.grad is None:
             raise RuntimeError("Free needs a backward pass between two calls")
         moved = x_adv.detach() + self.threat.step(x_adv.grad, self.step_size)
-        delta = self.threat.project(before, moved) - before
-        return delta[: len(x)] if len(delta) >= len(x) else torch.zeros_like(x)
+        return self.threat.project(before, moved) - before
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """δ of the next step and the epoch (float64) of the last one; nothing before the first."""
+        if math.isinf(self._epoch):
+            return {}
+        epoch = torch.tensor(self._epoch, dtype=torch.float64)
+        return {"delta": self._next_delta(), "epoch": epoch}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state_dict` gave."""
+        self._last, self._resumed = None, state.get("delta")
+        self._epoch = float(state["epoch"]) if state else math.inf
 
 
 class Repeated:
@@ -61,19 +81,46 @@ class Repeated:
         if times < 1:
             raise ValueError(f"times={times} must be at least 1")
         self.loader, self.times = loader, times
+        self._batch: Sequence[Tensor] = ()
+        self._begun = self._left = 0  # batches of this epoch; repeats of the last of them
+        self._resumed = False
 
     def __iter__(self) -> Iterator[Sequence[Tensor]]:
-        for batch in self.loader:
-            for _ in range(self.times):
-                yield batch
+        if not self._resumed:
+            self._begun = self._left = 0
+        self._resumed = False
+        yield from self._repeats()
+        if self._begun < len(self.loader):  # else it was the last, and the loader is at its start
+            for batch in self.loader:
+                self._batch, self._left = batch, self.times
+                self._begun += 1
+                yield from self._repeats()
+        self._begun = 0
+
+    def _repeats(self) -> Iterator[Sequence[Tensor]]:
+        while self._left > 0:
+            self._left -= 1
+            yield self._batch
 
     def __len__(self) -> int:
         return self.times * len(self.loader)
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The loader's place, and where repeats of a batch are left, that batch; nothing where the
+        loader keeps none."""
         state: dict[str, Tensor] = getattr(self.loader, "state_dict", dict)()
-        return state
+        if not state:
+            return {}
+        batch = {f"repeat.{i}": part for i, part in enumerate(self._batch if self._left else ())}
+        place = torch.tensor([self._begun, self._left])
+        return {**state, **batch, "repeat.place": place}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        if hasattr(self.loader, "load_state_dict"):
-            self.loader.load_state_dict(state)
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state_dict` gave."""
+        if not hasattr(self.loader, "load_state_dict"):
+            return
+        inner = {name: part for name, part in state.items() if not name.startswith("repeat.")}
+        self.loader.load_state_dict(inner)
+        self._begun, self._left = state["repeat.place"].tolist()
+        self._batch = [state[f"repeat.{i}"] for i in range(len(state) - len(inner) - 1)]
+        self._resumed = True

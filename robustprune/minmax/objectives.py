@@ -73,10 +73,21 @@ class OnAttacked:
 
     For two adversaries of one batch, such as one who exchanges words and, in `objective`, one who
     moves their embeddings.
+
+    Raises:
+        ValueError: the objective follows batches or examples from step to step, which is at an end
+            where each step makes others of them.
     """
 
     attack: Attack
     objective: Objective
+
+    def __post_init__(self) -> None:
+        if hasattr(self.objective, "state_dict"):
+            raise ValueError(
+                f"{type(self.objective).__name__} keeps a state from step to step, which does not "
+                "go with batches that each step attacks anew; take another objective"
+            )
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         result = self.objective(model, self.attack(model, x, y), y, epoch)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,20 +23,12 @@ LOOK_EVERY = 10
 class Meter:
     """Averages of loss, clean and robust batch accuracy over an epoch, shown as a bar."""
 
-    def __init__(
-        self, title: str, *, epochs: int, length: int | None, first: int, quiet: bool
-    ) -> None:
-        self.title, self.epochs, self.epoch = title, epochs, first
+    bar: tqdm[Any]
+
+    def __init__(self, title: str, *, epochs: int, length: int | None, quiet: bool) -> None:
+        self.title, self.epochs, self.length, self.quiet = title, epochs, length, quiet
         self.live = sys.stderr.isatty()  # a log file wants few lines
-        self.bar = tqdm(
-            total=epochs * length if length else None,
-            initial=first * (length or 0),
-            disable=quiet,
-            unit="step",
-            dynamic_ncols=True,
-            leave=False,
-            mininterval=0.1 if self.live else 10.0,
-        )
+        self.epoch = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -45,6 +39,16 @@ class Meter:
         self.adversarial = False
 
     def __enter__(self) -> Meter:
+        done = self.epoch * (self.length or 0) + self.steps
+        self.bar = tqdm(
+            total=self.epochs * self.length if self.length else None,
+            initial=done,
+            disable=self.quiet,
+            unit="step",
+            dynamic_ncols=True,
+            leave=False,
+            mininterval=0.1 if self.live else 10.0,
+        )
         return self
 
     def __exit__(
@@ -71,6 +75,18 @@ class Meter:
                 self._show()
         self.steps += 1
         self.bar.update()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The sums of the epoch under way and its number, (7,) float64."""
+        sums = (self.loss, self.correct, self.seen, self.clean_correct, self.looked_at)
+        whole = [float(value) for value in (*sums, self.steps, self.epoch)]
+        return {"sums": torch.tensor(whole, dtype=torch.float64)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state_dict` gave, before the bar is shown."""
+        self.loss, *counts = state["sums"].tolist()
+        whole = [int(count) for count in counts]
+        self.correct, self.seen, self.clean_correct, self.looked_at, self.steps, self.epoch = whole
 
     def averages(self) -> tuple[float, float | None, float | None]:
         """(loss, clean accuracy, robust accuracy); None is what was not measured."""

@@ -1,8 +1,9 @@
-"""Where a training stands: kept between epochs, so that a killed run goes on bit for bit."""
+"""Where a training stands: kept along the way, so that a killed run goes on bit for bit."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,13 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from robustprune.minmax.finite import first_weight
 from robustprune.run.checkpoint import (
     flatten_optimizer,
     load_latest,
     restore_optimizer,
     save_tensors,
 )
-from robustprune.run.runtime import generator_states, restore_generators
+from robustprune.run.runtime import generator_states, is_first, ranks, restore_generators
+
+#: of the time of an epoch, what may go into keeping state within it
+SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,12 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a training keeps its state, and how often: after an epoch, once `seconds` have passed
-    since the last time."""
+    """Where a training keeps its state, and how often: once `seconds` have passed since the last
+    time, after an epoch, and within one where the loader can go on from there.
+
+    Within epochs it takes no more than a twentieth of the time: what is large is kept less often.
+    Of several ranks each has random numbers of its own there, so they keep it after epochs only.
+    """
 
     path: Path
     seconds: float = 15.0
@@ -50,75 +59,105 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
+    batch: int = 0  # of the epoch under way, as many are done
+    seconds: float = 0.0  # and so long it took
     best_score: float = -math.inf
     best_epoch: int = 0
     best: dict[str, Tensor] | None = None
     history: list[EpochRecord] = field(default_factory=list)
 
 
-def save(
-    path: Path,
-    progress: Progress,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    parts: Mapping[str, object],
-) -> None:
-    """Write the state after an epoch; the one before is kept beside it.
+class Keeper:
+    """Keeps the state of one training in a file, and puts it back.
 
     Args:
         parts: by name, what else has a `state_dict`; one without is passed over.
     """
-    sections: dict[str, dict[str, Tensor]] = {
-        "model": dict(model.state_dict()),
-        "optimizer": flatten_optimizer(optimizer),
-        "best": progress.best or {},
-        "generator": generator_states(),
-        **{name: state_of(part) for name, part in parts.items()},
-    }
-    meta = {
-        "epoch": progress.epoch,
-        "step": progress.step,
-        "best_score": progress.best_score if progress.best else None,
-        "best_epoch": progress.best_epoch,
-        "history": [asdict(record) for record in progress.history],
-    }
-    save_tensors(path, flatten(sections), meta, keep_previous=True)
 
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        parts: Mapping[str, object],
+    ) -> None:
+        self.checkpoint, self.model, self.optimizer = checkpoint, model, optimizer
+        self.parts = parts
+        self.saved_at, self.cost = time.monotonic(), 0.0
 
-def resume(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, parts: Mapping[str, object]
-) -> Progress:
-    """Put back what `save` wrote last, into model, optimizer, parts and torch's generators; where
-    nothing was written, they stay as they are and the training is at its beginning.
+    def after_epoch(self, progress: Progress) -> None:
+        """Save, where it is time to."""
+        if is_first() and self._elapsed() >= self.checkpoint.seconds:
+            self._save(progress)
 
-    Raises:
-        ValueError: the file and the one before are damaged, or of another model.
-    """
-    found = load_latest(path)
-    if found is None:
-        return Progress()
-    tensors, meta = found
-    sections = unflatten(tensors)
-    try:
-        model.load_state_dict(sections["model"])
-        restore_optimizer(optimizer, sections.get("optimizer", {}))
-        for name, part in parts.items():
-            if hasattr(part, "load_state_dict"):
-                part.load_state_dict(sections.get(name, {}))
-        progress = Progress(
-            epoch=meta["epoch"],
-            step=meta["step"],
-            best_score=-math.inf if meta["best_score"] is None else meta["best_score"],
-            best_epoch=meta["best_epoch"],
-            best=sections.get("best"),
-            history=[EpochRecord(**record) for record in meta["history"]],
-        )
-        restore_generators(sections["generator"])
-    except (KeyError, RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"{path} does not fit this run ({error}); delete it to start over"
-        ) from error
-    return progress
+    def within_epoch(self, progress: Progress) -> None:
+        """Save after a step that is not its epoch's last, where it is time to and the state is
+        one to go on from: a loss says nothing of the weights that its step led to."""
+        if ranks() > 1 or self._elapsed() < max(self.checkpoint.seconds, self.cost / SHARE):
+            return
+        if state_of(self.parts["loader"]) and first_weight(self.model) is None:
+            self._save(progress)
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self.saved_at
+
+    def _save(self, progress: Progress) -> None:
+        started = time.monotonic()
+        sections: dict[str, dict[str, Tensor]] = {
+            "model": dict(self.model.state_dict()),
+            "optimizer": flatten_optimizer(self.optimizer),
+            "best": progress.best or {},
+            "generator": generator_states(),
+            **{name: state_of(part) for name, part in self.parts.items()},
+        }
+        meta = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "batch": progress.batch,
+            "seconds": progress.seconds,
+            "best_score": progress.best_score if progress.best else None,
+            "best_epoch": progress.best_epoch,
+            "history": [asdict(record) for record in progress.history],
+        }
+        save_tensors(self.checkpoint.path, flatten(sections), meta, keep_previous=True)
+        self.saved_at = time.monotonic()
+        self.cost = self.saved_at - started
+
+    def resume(self) -> Progress:
+        """Put back what was saved last, into model, optimizer, parts and torch's generators; where
+        nothing was, they stay as they are and the training is at its beginning.
+
+        Raises:
+            ValueError: the file and the one before are damaged, or of another model.
+        """
+        path = self.checkpoint.path
+        found = load_latest(path)
+        if found is None:
+            return Progress()
+        tensors, meta = found
+        sections = unflatten(tensors)
+        try:
+            self.model.load_state_dict(sections["model"])
+            restore_optimizer(self.optimizer, sections.get("optimizer", {}))
+            for name, part in self.parts.items():
+                if hasattr(part, "load_state_dict"):
+                    part.load_state_dict(sections.get(name, {}))
+            progress = Progress(
+                epoch=meta["epoch"],
+                step=meta["step"],
+                batch=meta["batch"],
+                seconds=meta["seconds"],
+                best_score=-math.inf if meta["best_score"] is None else meta["best_score"],
+                best_epoch=meta["best_epoch"],
+                best=sections.get("best"),
+                history=[EpochRecord(**record) for record in meta["history"]],
+            )
+            restore_generators(sections["generator"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"{path} does not fit this run ({error}); delete it to start over"
+            ) from error
+        return progress
 
 
 def state_of(part: object) -> dict[str, Tensor]:

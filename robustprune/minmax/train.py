@@ -20,10 +20,9 @@ from robustprune.minmax.finite import culprit, finite, first_weight
 from robustprune.minmax.objectives import Objective
 from robustprune.minmax.optimizers import OptimizerSpec
 from robustprune.minmax.progress import Meter
-from robustprune.minmax.resume import Checkpoint, EpochRecord, Progress, resume, save
+from robustprune.minmax.resume import Checkpoint, EpochRecord, Keeper, Progress
 from robustprune.run.runtime import (
     first_before_others,
-    is_first,
     own_part,
     own_random_numbers,
     step_together,
@@ -116,7 +115,8 @@ def train(
 
     Args:
         loader: yields (x, y) batches; one with `state_dict`/`load_state_dict` keeps its place in
-            a checkpoint, any other draws from torch's global generator, which is kept too.
+            a checkpoint, within epochs too if it has a length. Any other draws from torch's global
+            generator, which is kept after each epoch.
         objective: one with `before_epoch(model, epoch)` is told of each epoch (counted from 0)
             before its first batch; one with a state, as above, keeps it in a checkpoint.
         parameters: what moves; default all parameters that require a gradient.
@@ -142,7 +142,7 @@ def train(
     Raises:
         ValueError: nothing to train, an empty loader, or a batch that does not fit the model.
         TrainingDiverged: loss, gradients or weights became non-finite: the message says where
-            first. The model is then back at the last good epoch.
+            first. The model is then back where the epoch began, or where it was resumed.
     """
     moving = list(parameters or (p for p in model.parameters() if p.requires_grad))
     if not moving:
@@ -159,31 +159,36 @@ def train(
     progress = Progress()
     averaged = None if average is None else WeightAverage(model, average)
     before_epoch = getattr(objective, "before_epoch", None)
-    parts: dict[str, object] = {
-        "loader": loader,
-        "objective": objective,
-        "constraint": constraint,
-        "average": averaged,
-    }
+    length = len(loader) if hasattr(loader, "__len__") else None  # type: ignore[arg-type]
+    meter = Meter(title, epochs=epochs, length=length, quiet=quiet)
+    keeper = None
     if checkpoint is not None:
+        parts: dict[str, object] = {
+            "loader": loader,
+            "objective": objective,
+            "constraint": constraint,
+            "average": averaged,
+            "meter": meter,
+        }
+        keeper = Keeper(checkpoint, model, descent, parts)
         with first_before_others():
-            progress = resume(checkpoint.path, model, descent, parts)
+            progress = keeper.resume()
 
     def diverge(what: str) -> NoReturn:
         model.load_state_dict(good)
         raise TrainingDiverged(
-            f"{title}: {what} became non-finite in epoch {progress.epoch + 1}; the last good epoch "
+            f"{title}: {what} became non-finite in epoch {progress.epoch + 1}; the last good state "
             f"is kept; try a learning rate below {optimizer.lr:g}"
         )
 
     def run_epoch() -> EpochRecord:
-        started = time.monotonic()
+        started = time.monotonic() - progress.seconds
         model.train()
-        if before_epoch is not None:
+        if before_epoch is not None and progress.batch == 0:
             before_epoch(model, progress.epoch)
         with own_random_numbers():
-            steps = run_steps()
-        if steps == 0:
+            run_steps(started)
+        if progress.batch == 0:
             raise ValueError("the loader has no batches: is the data set smaller than one batch?")
         loss, clean, robust = meter.end_of_epoch()
         if (weight := first_weight(model)) is not None:
@@ -198,8 +203,7 @@ def train(
             seconds=time.monotonic() - started,
         )
 
-    def run_steps() -> int:
-        steps = 0
+    def run_steps(started: float) -> None:
         for x, y in loader:
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             if channels_last and x.ndim == 4:
@@ -207,7 +211,7 @@ def train(
             if progress.step == 0:
                 _check_batch(model, x, y)
             x, y, share = own_part(x, y)
-            fraction = (steps + 0.5) / (length or steps + 1)
+            fraction = (progress.batch + 0.5) / (length or progress.batch + 1)
             epoch = progress.epoch + fraction
             for group in descent.param_groups:
                 group["lr"] = optimizer.lr_at(epoch, epochs)
@@ -225,23 +229,21 @@ def train(
                 if share > 0:
                     meter.update(result, model, x, y)
             descent.step()
-            steps += 1
+            progress.batch += 1
             progress.step += 1
             if constraint is not None:
                 constraint.after_step(model, progress.step)
             if averaged is not None:
                 averaged.update(model)
-        return steps
+            progress.seconds = time.monotonic() - started
+            if keeper is not None and length is not None and progress.batch < length:
+                keeper.within_epoch(progress)
 
-    good, saved_at = snapshot(model), time.monotonic()
-    length = len(loader) if hasattr(loader, "__len__") else None  # type: ignore[arg-type]
-    with (
-        compiled(model) if compile else nullcontext(),
-        Meter(title, epochs=epochs, length=length, first=progress.epoch, quiet=quiet) as meter,
-    ):
+    good = snapshot(model)
+    with compiled(model) if compile else nullcontext(), meter:
         while progress.epoch < epochs and not _out_of_patience(progress, validation):
             record = run_epoch()
-            progress.epoch += 1
+            progress.epoch, progress.batch, progress.seconds = progress.epoch + 1, 0, 0.0
             last = progress.epoch == epochs
             if constraint is not None:
                 record = replace(record, figures=constraint.after_epoch(model, progress.epoch))
@@ -255,10 +257,8 @@ def train(
                         progress.best_epoch = progress.epoch
             progress.history.append(record)
             good = snapshot(model)
-            due = checkpoint is not None and time.monotonic() - saved_at >= checkpoint.seconds
-            if checkpoint is not None and due and is_first():
-                save(checkpoint.path, progress, model, descent, parts)
-                saved_at = time.monotonic()
+            if keeper is not None:
+                keeper.after_epoch(progress)
             if on_epoch is not None:
                 on_epoch(record)
     if progress.best is not None:

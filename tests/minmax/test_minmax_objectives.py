@@ -180,9 +180,18 @@ def test_repeated_keeps_the_place_of_its_loader() -> None:
             self.place = int(state["place"])
 
     inner = Loader([batch()])
-    Repeated(inner, 2).load_state_dict({"place": torch.tensor(5)})
+    repeated = Repeated(inner, 2)
+    next(iter(repeated))
+    inner.place = 5
+    state = repeated.state_dict()
+    inner.place = 0
+    other = Repeated(inner, 2)
+    other.load_state_dict(state)
     assert inner.place == 5
-    assert Repeated(inner, 2).state_dict() == {"place": torch.tensor(5)}
+    ((x, y),) = list(other)  # one repeat is left, of the last batch
+    assert torch.equal(x, batch()[0])
+    assert torch.equal(y, batch()[1])
+    assert len(list(other)) == 2
     assert Repeated([batch()], 2).state_dict() == {}
     with pytest.raises(ValueError, match="times=0 must be at least 1"):
         Repeated(inner, 0)
