@@ -89,8 +89,10 @@ class Repeated:
         if not self._resumed:
             self._begun = self._left = 0
         self._resumed = False
+        # where repeats of the last batch are left, the loader is already at its start again
+        last = self._left > 0 and self._begun == len(self.loader)
         yield from self._repeats()
-        if self._begun < len(self.loader):  # else it was the last, and the loader is at its start
+        if not last:
             for batch in self.loader:
                 self._batch, self._left = batch, self.times
                 self._begun += 1

@@ -193,5 +193,6 @@ def test_repeated_keeps_the_place_of_its_loader() -> None:
     assert torch.equal(y, batch()[1])
     assert len(list(other)) == 2
     assert Repeated([batch()], 2).state_dict() == {}
+    assert len(list(Repeated((batch() for _ in range(3)), 2))) == 6  # has no length
     with pytest.raises(ValueError, match="times=0 must be at least 1"):
         Repeated(inner, 0)
