@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from robustprune.cli import listing, main
+from robustprune.cli import FIND_RST, listing, main, run_script
 from robustprune.cli.evaluate import MORE
 from robustprune.cli.main import parser
 from robustprune.measure import MORE as MEASURED
@@ -120,3 +120,9 @@ def test_a_mistyped_option_is_answered_with_the_nearest(
     said = capsys.readouterr().err
     assert f"(did you mean '{near}'?)" in said
     assert said.count("\n") == 1
+
+
+def test_two_options_are_not_alike_by_their_dashes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_script(FIND_RST, ["--epocs", "3"])
+    assert "unrecognized arguments: --epocs 3 (see" in capsys.readouterr().err
