@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from attacks.text import content_synonyms
 from benchmarks.kept import load_masked, note, rows, save_masked
 from robustprune.measure import evaluate, mean_sd
 from robustprune.minmax import (
+    Adversarial,
     Checkpoint,
     FreeLB,
     Natural,
@@ -49,13 +51,22 @@ from robustprune.run.checkpoint import forget, load_tensors, save_tensors
 from robustprune.run.runtime import choose_device
 from robustprune.search import LotteryTicket, find_language_ticket, finetune_ticket, train_control
 from robustprune.search.lottery import shuffled
-from robustprune.sparsity import MaskSet, full_masks, keep_best, maskable_layers
+from robustprune.sparsity import (
+    MaskSet,
+    apply_masks,
+    bake,
+    full_masks,
+    keep_best,
+    maskable_layers,
+)
 from robustprune.sparsity.criteria import weights_of
 from robustprune.tasks import BatchLoader, Split, Task, held_out, load_sentences, text_task
 from robustprune.view import token_counts, words
 
 KINDS = ("dense", "robust", "magnitude", "random", "reinit")
 FREELB = tuple(f"{kind}-freelb" for kind in KINDS)
+#: masks on the fine-tuned weights, nothing trained after the draw
+DRAWN = ("robust-drawn", "magnitude-drawn", "random-drawn")
 MODELS = ("dense", "robust-freelb", "magnitude-freelb", "random-freelb", "reinit-freelb")
 
 
@@ -63,6 +74,15 @@ MODELS = ("dense", "robust-freelb", "magnitude-freelb", "random-freelb", "reinit
 def synonyms() -> TokenSynonyms:
     """What training may put in the place of a word."""
     return token_synonyms(SentenceTokenizer(max_length=64), content_synonyms)
+
+
+def on_synonyms(
+    objective: Objective, share: float, by: Literal["gradient", "chance"] = "chance"
+) -> Objective:
+    """The objective on sentences with up to that share of their words exchanged for synonyms."""
+    if share == 0:
+        return objective
+    return OnAttacked(SynonymSwap(synonyms(), share, by=by, varied=True), objective)
 
 
 @dataclass(frozen=True)
@@ -133,15 +153,11 @@ class Bench:
         objective: Objective = Natural()
         if name.endswith("-freelb"):
             wide = replace(self.threat, eps=self.options.tuning_eps)
-            objective = FreeLB(PGD(wide, steps=self.options.tuning_steps))
-            if self.options.tuning_words > 0:
-                swap = SynonymSwap(
-                    synonyms(),
-                    self.options.tuning_words,
-                    by=self.options.tuning_words_by,
-                    varied=True,
-                )
-                objective = OnAttacked(swap, objective)
+            objective = on_synonyms(
+                FreeLB(PGD(wide, steps=self.options.tuning_steps)),
+                self.options.tuning_words,
+                self.options.tuning_words_by,
+            )
         return {
             "objective": objective,
             "epochs": self.options.epochs,
@@ -178,6 +194,11 @@ class Bench:
         return model, masks
 
     def make(self, name: str) -> tuple[nn.Module, MaskSet]:
+        if name in DRAWN:
+            tuned, _ = self.model("dense")
+            masks = self.masks(name.removesuffix("-drawn"))
+            apply_masks(tuned, masks)
+            return bake(tuned), masks
         kind = name.removesuffix("-freelb")
         tuning = self.tuning(name)
         if kind == "dense":
@@ -213,7 +234,7 @@ class Bench:
                 tuned,
                 self.loader(self.options.search_sentences),
                 density=density,
-                attack=self.attack,
+                objective=on_synonyms(Adversarial(self.attack), self.options.search_words),
                 penalty=self.options.penalty,
                 kept=self.options.kept,
                 spread=self.options.spread,
@@ -334,7 +355,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="holds SST-2/train.tsv and dev.tsv")
     parser.add_argument("--out", type=Path, default=Path("runs/language"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--models", nargs="+", default=MODELS, choices=KINDS + FREELB)
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=KINDS + FREELB + DRAWN)
     parser.add_argument("--sentences", type=int, default=15_000, help="of training, at most")
     parser.add_argument("--least-tokens", type=int, default=17, help="of a training sentence")
     parser.add_argument("--epochs", type=int, default=1, help="of every fine-tuning")
@@ -345,7 +366,10 @@ def main() -> None:
     parser.add_argument("--step-size", type=float, default=0.1)
     parser.add_argument("--penalty", type=float, default=0.5, help="λ")
     parser.add_argument(
-        "--kept", type=float, default=0.99, help="P(m ≠ 0) at first; 0.9 scales every weight by 0.7"
+        "--kept",
+        type=lambda given: None if given == "density" else float(given),
+        default=0.99,
+        help="P(m ≠ 0) at first; 0.9 scales every weight by 0.7; density: R(m) starts there",
     )
     parser.add_argument(
         "--spread", type=float, default=3.0, help="of first scores by the rank of |w|"
@@ -353,6 +377,12 @@ def main() -> None:
     parser.add_argument("--mask-lr", type=float, default=0.1)
     parser.add_argument("--search-epochs", type=int, default=1)
     parser.add_argument("--search-sentences", type=int, default=4_000)
+    parser.add_argument(
+        "--search-words",
+        type=float,
+        default=0.0,
+        help="before the search's PGD exchange up to this part of each sentence's words by chance",
+    )
     parser.add_argument("--tuning-eps", type=float, default=0.3, help="of FreeLB fine-tuning")
     parser.add_argument("--tuning-steps", type=int, default=2)
     parser.add_argument(

@@ -219,7 +219,8 @@ class LanguageSection(TrainingSection):
     weights: Trained = "natural"  # the fine-tuned model whose weights are masked
     granularity: Literal["weight", "head", "neuron", "layer"] = "weight"
     penalty: NonNegative = 0.5  # λ of the expected share of kept weights
-    kept: Annotated[Number, Field(gt=0, lt=1)] = 0.9  # P(m ≠ 0) at the start
+    #: P(m ≠ 0) at the start; null: as much as starts the search at the density that is drawn
+    kept: Annotated[Number, Field(gt=0, lt=1)] | None = 0.9
     spread: NonNegative = 0.0  # of first scores by rank of magnitude; the paper's all start alike
     finetune: Literal["natural", "robust"] = "natural"  # of the ticket and its controls
     controls: tuple[Literal["random", "reinit"], ...] = ("random", "reinit")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from typing_extensions import Unpack
@@ -61,10 +62,16 @@ class LanguageTicket(LotteryTicket):
         return replace(self, masks=masks, model=_masked(self.start, masks))
 
 
-class HardConcreteGates(Constraint):
-    """λ times the expected share of kept weights; puts gates on a frozen network.
+def expected_density(scores: Mapping[str, Tensor], groups: Mapping[str, GateGroup]) -> Tensor:
+    """R(m) = Σ_g n_g P(m_g ≠ 0) / Σ_g n_g, n_g the weights of group g; differentiable."""
+    parts = [
+        probability_kept(scores[name]).mean() * group.weights for name, group in groups.items()
+    ]
+    return torch.stack(parts).sum() / sum(group.weights for group in groups.values())
 
-        R(m) = Σ_g n_g P(m_g ≠ 0) / Σ_g n_g,    n_g the weights of group g
+
+class HardConcreteGates(Constraint):
+    """λ times the `expected_density`, the share of weights kept; puts gates on a frozen network.
 
     One sample of the gates an optimizer step.
     """
@@ -76,14 +83,14 @@ class HardConcreteGates(Constraint):
         *,
         density: float,
         penalty: float,
-        kept: float,
+        kept: float | None,
         spread: float = 0.0,
         seed: int,
     ) -> None:
         self.groups, self.density, self.weight = groups, density, penalty
         self.gates: dict[str, Gates] = {}
         device = device_of(model)
-        first = first_scores(model, groups, kept=kept, spread=spread)
+        first = first_scores(model, groups, density=density, kept=kept, spread=spread)
         for index, (place, group) in enumerate(groups.items()):
             gates = Gates(first[place], seed=seed * len(groups) + index).to(device)
             self.gates[place] = gates
@@ -101,11 +108,7 @@ class HardConcreteGates(Constraint):
 
     def expected_density(self) -> Tensor:
         """R(m), differentiable."""
-        parts, total = [], 0
-        for name, group in self.groups.items():
-            parts.append(probability_kept(self.gates[name].score).mean() * group.weights)
-            total += group.weights
-        return torch.stack(parts).sum() / total
+        return expected_density({n: gates.score for n, gates in self.gates.items()}, self.groups)
 
     def penalty(self, model: nn.Module) -> Tensor:
         return self.weight * self.expected_density()
@@ -139,7 +142,7 @@ def find_language_ticket(
     pretrained: nn.Module | None = None,
     granularity: Granularity = "weight",
     penalty: float = 0.5,
-    kept: float = 0.9,
+    kept: float | None = 0.9,
     spread: float = 0.0,
     epochs: int = 20,
     optimizer: OptimizerSpec = LANGUAGE_OPTIMIZER,
@@ -170,10 +173,12 @@ def find_language_ticket(
         granularity: what lives or dies together: "weight", "head", "neuron" or "layer" (see
             `sparsity.gates`).
         penalty: λ.
-        kept: P(m ≠ 0) at the start; with a spread, of the group in the middle.
+        kept: P(m ≠ 0) at the start; with a spread, of the group in the middle. None chooses it so
+            that R(m) is `density` from the first step on: where steps are few, a search that starts
+            with nearly everything kept never sees the network that is drawn in the end (ours).
         spread: how far first scores reach to either side of the middle by the rank of the groups'
-            magnitudes; 0, as in the paper, starts them all alike. Where steps are few, about 3
-            makes the search refine magnitude pruning (ours).
+            magnitudes; 0, as in the paper, starts them all alike. Where steps are few, about 10
+            with kept=None makes the search refine magnitude pruning (ours).
         dense: of granularity "weight", the layers to leave whole; default the classifier on top.
             Embeddings (tied ones too), norms and biases are never masked.
         seed: of the gates' samples.
@@ -213,21 +218,47 @@ def find_language_ticket(
 
 
 def first_scores(
-    model: nn.Module, groups: Mapping[str, GateGroup], *, kept: float, spread: float
+    model: nn.Module,
+    groups: Mapping[str, GateGroup],
+    *,
+    density: float,
+    kept: float | None,
+    spread: float,
 ) -> dict[str, Tensor]:
-    """One score a group to start from: log-odds of `kept`, moved by spread · ρ, where ρ from −1 to
-    1 is the rank of the group's root mean square weight among all groups of all places."""
-    middle = score_of(kept)
-    if spread == 0:
-        return {name: torch.full(group.shape, middle) for name, group in groups.items()}
+    """One score a group to start from: log-odds of `kept` (None: those with which R(m) is
+    `density`), moved by spread · ρ, where ρ from −1 to 1 is the rank of the group's root mean
+    square weight among all groups of all places."""
+    moved = (
+        _ranks(model, groups) if spread else {n: torch.zeros(g.shape) for n, g in groups.items()}
+    )
+    moved = {name: spread * rank for name, rank in moved.items()}
+    middle = _middle(moved, groups, density) if kept is None else score_of(kept)
+    return {name: middle + part for name, part in moved.items()}
+
+
+def _ranks(model: nn.Module, groups: Mapping[str, GateGroup]) -> dict[str, Tensor]:
     sizes = [magnitudes(model, group).flatten() for group in groups.values()]
     order = torch.cat(sizes).argsort(stable=True)
     rank = torch.empty(len(order)).scatter_(0, order.cpu(), torch.linspace(-1, 1, len(order)))
-    parts = torch.split(middle + spread * rank, [len(size) for size in sizes])
+    parts = torch.split(rank, [len(size) for size in sizes])
     return {
         name: part.view(group.shape)
         for (name, group), part in zip(groups.items(), parts, strict=True)
     }
+
+
+def _middle(moved: Mapping[str, Tensor], groups: Mapping[str, GateGroup], density: float) -> float:
+    """What to add to the scores for R(m) to be the density."""
+    if not density < 1:
+        raise ValueError(f"kept=None starts at the density, which must be below 1, not {density}")
+
+    def excess(middle: float) -> float:
+        scores = {name: middle + part for name, part in moved.items()}
+        return float(expected_density(scores, groups)) - density
+
+    far = max(float(part.abs().max()) for part in moved.values())
+    least = score_of(density)
+    return float(brentq(excess, least - far, least + far, xtol=1e-4)) if far else least
 
 
 def _masked(start: nn.Module, masks: MaskSet) -> nn.Module:

@@ -28,7 +28,7 @@ from robustprune.sparsity import (
     maskable_layers,
 )
 from robustprune.sparsity.criteria import weights_of
-from robustprune.sparsity.hard_concrete import score_of
+from robustprune.sparsity.hard_concrete import probability_kept, score_of
 from robustprune.tasks import BatchLoader, Split
 from robustprune.view import words
 
@@ -165,7 +165,7 @@ def test_spread_scores_start_in_the_order_of_magnitude(
         for index, parameter in enumerate(model.parameters()):
             parameter.mul_(1 + 0.1 * index)
     groups = gate_groups(model, granularity, dense=("last",) if granularity == "weight" else ())
-    scores = first_scores(model, groups, kept=0.9, spread=2.0)
+    scores = first_scores(model, groups, density=0.5, kept=0.9, spread=2.0)
     pairs = []
     for name, group in groups.items():
         for index in range(group.number):
@@ -198,6 +198,28 @@ def test_without_steps_a_spread_search_is_magnitude_pruning(
     assert ticket.masks == keep_best(scores, layers, density=0.6, allocate="global")
     moved = find(model, split, spread=3.0, epochs=2, density=0.6)
     assert moved.masks != ticket.masks
+
+
+@pytest.mark.parametrize("granularity", ["weight", "head", "neuron", "layer"])
+@pytest.mark.parametrize("spread", [0.0, 3.0, 20.0])
+@pytest.mark.parametrize("density", [0.2, 0.7, 0.95])
+def test_without_kept_the_search_starts_at_the_density(
+    make_model: MakeModel, granularity: Granularity, spread: float, density: float
+) -> None:
+    model = make_model()
+    groups = gate_groups(model, granularity, dense=("last",) if granularity == "weight" else ())
+    scores = first_scores(model, groups, density=density, kept=None, spread=spread)
+    kept = total = 0.0
+    for name, group in groups.items():
+        covered = group.weights // group.number  # by each group of this place
+        kept += covered * float(probability_kept(scores[name].double()).sum())
+        total += covered * group.number
+    assert kept / total == pytest.approx(density, abs=1e-4)
+
+
+def test_without_kept_something_must_go(make_model: MakeModel, split: Split) -> None:
+    with pytest.raises(ValueError, match="below 1, not 1"):
+        find(make_model(), split, density=1.0, kept=None)
 
 
 @pytest.mark.parametrize("spread", [-1.0, math.inf, math.nan])
