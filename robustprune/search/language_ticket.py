@@ -228,10 +228,10 @@ def first_scores(
     """One score a group to start from: log-odds of `kept` (None: those with which R(m) is
     `density`), moved by spread · ρ, where ρ from −1 to 1 is the rank of the group's root mean
     square weight among all groups of all places."""
-    moved = (
-        _ranks(model, groups) if spread else {n: torch.zeros(g.shape) for n, g in groups.items()}
-    )
-    moved = {name: spread * rank for name, rank in moved.items()}
+    if spread:
+        moved = {name: spread * rank for name, rank in _ranks(model, groups).items()}
+    else:
+        moved = {name: torch.zeros(group.shape) for name, group in groups.items()}
     middle = _middle(moved, groups, density) if kept is None else score_of(kept)
     return {name: middle + part for name, part in moved.items()}
 
@@ -256,9 +256,8 @@ def _middle(moved: Mapping[str, Tensor], groups: Mapping[str, GateGroup], densit
         scores = {name: middle + part for name, part in moved.items()}
         return float(expected_density(scores, groups)) - density
 
-    far = max(float(part.abs().max()) for part in moved.values())
-    least = score_of(density)
-    return float(brentq(excess, least - far, least + far, xtol=1e-4)) if far else least
+    far = 1 + max(float(part.abs().max()) for part in moved.values())
+    return float(brentq(excess, score_of(density) - far, score_of(density) + far, xtol=1e-6))
 
 
 def _masked(start: nn.Module, masks: MaskSet) -> nn.Module:
