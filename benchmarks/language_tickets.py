@@ -350,6 +350,10 @@ def cell(values: Sequence[float]) -> str:
     return f"{spread.mean:.1f} ± {spread.sd:.1f}"
 
 
+def share_kept(given: str) -> float | None:
+    return None if given == "density" else float(given)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, help="holds SST-2/train.tsv and dev.tsv")
@@ -367,7 +371,7 @@ def main() -> None:
     parser.add_argument("--penalty", type=float, default=0.5, help="λ")
     parser.add_argument(
         "--kept",
-        type=lambda given: None if given == "density" else float(given),
+        type=share_kept,
         default=0.99,
         help="P(m ≠ 0) at first; 0.9 scales every weight by 0.7; density: R(m) starts there",
     )
