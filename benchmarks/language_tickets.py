@@ -67,6 +67,8 @@ KINDS = ("dense", "robust", "magnitude", "random", "reinit")
 FREELB = tuple(f"{kind}-freelb" for kind in KINDS)
 #: masks on the fine-tuned weights, nothing trained after the draw
 DRAWN = ("robust-drawn", "magnitude-drawn", "random-drawn")
+#: the same, trained by FreeLB from there for a few gentle steps
+FURTHER = ("dense-further", "robust-further", "magnitude-further", "random-further")
 MODELS = ("dense", "robust-freelb", "magnitude-freelb", "random-freelb", "reinit-freelb")
 
 
@@ -147,11 +149,10 @@ class Bench:
         return model.to(self.options.device)
 
     def tuning(self, name: str) -> dict:
-        spec = OptimizerSpec(
-            name="adamw", lr=self.options.lr, weight_decay=0.01, schedule="linear", warmup=0.1
-        )
+        lr = self.options.further_lr if name in FURTHER else self.options.lr
+        spec = OptimizerSpec(name="adamw", lr=lr, weight_decay=0.01, schedule="linear", warmup=0.1)
         objective: Objective = Natural()
-        if name.endswith("-freelb"):
+        if name in FREELB + FURTHER:
             wide = replace(self.threat, eps=self.options.tuning_eps)
             objective = on_synonyms(
                 FreeLB(PGD(wide, steps=self.options.tuning_steps)),
@@ -194,13 +195,21 @@ class Bench:
         return model, masks
 
     def make(self, name: str) -> tuple[nn.Module, MaskSet]:
-        if name in DRAWN:
-            tuned, _ = self.model("dense")
-            masks = self.masks(name.removesuffix("-drawn"))
+        kind, _, how = name.partition("-")
+        if how == "drawn":
+            tuned, _ = self.model(self.options.weights)
+            masks = self.masks(kind)
             apply_masks(tuned, masks)
             return bake(tuned), masks
-        kind = name.removesuffix("-freelb")
         tuning = self.tuning(name)
+        if how == "further":
+            whole = kind == "dense"
+            tuned, masks = self.model("dense" if whole else self.options.weights)
+            if not whole:
+                masks = self.masks(kind)
+            drawn = LotteryTicket(masks, tuned, [], tuned)
+            ticket = finetune_ticket(drawn, self.loader(self.options.further_sentences), **tuning)
+            return ticket.model, ticket.masks
         if kind == "dense":
             model = self.pretrained()
             train(model, self.loader(), **tuning)
@@ -227,7 +236,7 @@ class Bench:
 
     def draw(self, kind: str) -> MaskSet:
         density = 1 - self.options.sparsity
-        tuned, _ = self.model("dense")
+        tuned, _ = self.model(self.options.weights)
         if kind == "robust":
             started = time.monotonic()
             found = find_language_ticket(
@@ -359,7 +368,9 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="holds SST-2/train.tsv and dev.tsv")
     parser.add_argument("--out", type=Path, default=Path("runs/language"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--models", nargs="+", default=MODELS, choices=KINDS + FREELB + DRAWN)
+    parser.add_argument(
+        "--models", nargs="+", default=MODELS, choices=KINDS + FREELB + DRAWN + FURTHER
+    )
     parser.add_argument("--sentences", type=int, default=15_000, help="of training, at most")
     parser.add_argument("--least-tokens", type=int, default=17, help="of a training sentence")
     parser.add_argument("--epochs", type=int, default=1, help="of every fine-tuning")
@@ -396,6 +407,16 @@ def main() -> None:
         help="before FreeLB exchange up to this part of each sentence's words for synonyms",
     )
     parser.add_argument("--tuning-words-by", default="chance", choices=["chance", "gradient"])
+    parser.add_argument(
+        "--weights",
+        default="dense",
+        choices=["dense", "dense-freelb", "dense-further"],
+        help="which search and magnitude mask; *-drawn and *-further start at it (one --out each)",
+    )
+    parser.add_argument("--further-lr", type=float, default=3e-5, help="of *-further")
+    parser.add_argument(
+        "--further-sentences", type=int, default=16_000, help="that *-further are trained on"
+    )
     parser.add_argument("--pgd-eps", type=float, nargs="+", default=[0.2])
     parser.add_argument("--pgd-sentences", type=int, default=200)
     parser.add_argument("--text-sentences", type=int, default=100)

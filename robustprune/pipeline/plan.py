@@ -83,13 +83,14 @@ def _lottery(config: Config, name: str, density: float) -> list[Training]:
 def _language(config: Config, name: str) -> list[Training]:
     """The search, then the training of what it drew and of the controls."""
     section, epochs = config.language, config.finetune.epochs
+    controls = [f"{name}-{control}" for control in section.controls]
+    if section.finetune == "none":
+        shuffled = [Training(control, "one-shot", 0) for control in controls]
+        return [Training(name, "robust", section.epochs), *shuffled]
     kind: Kind = "robust" if section.finetune == "robust" else "natural"
     return [
         Training(f"{name}-drawn", "robust", section.epochs, measured=False),
-        *(
-            Training(each, kind, epochs)
-            for each in (name, *(f"{name}-{control}" for control in section.controls))
-        ),
+        *(Training(each, kind, epochs) for each in (name, *controls)),
     ]
 
 

@@ -251,6 +251,17 @@ def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
             f"method language groups weights by language.granularity, not by pattern "
             f"{search.pattern}; set search.pattern to element"
         )
+    if "language" in search.methods and config.language.finetune == "none":
+        if config.language.reset:
+            raise ValueError(
+                "language.finetune: none leaves the ticket as it is drawn, which needs "
+                "language.reset: false; on the pre-trained weights the classifier knows nothing"
+            )
+        if "reinit" in config.language.controls:
+            raise ValueError(
+                "language.controls: weights drawn anew know nothing untrained; with "
+                "language.finetune: none set it to [random] or []"
+            )
     if config.objective.name in ("trades", "smart", "freelb") and config.inner.attack != "pgd":
         raise ValueError(
             f"objective {config.objective.name} needs inner.attack pgd, got {config.inner.attack}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from robustprune.minmax import Checkpoint, Natural
@@ -25,6 +27,8 @@ from robustprune.search import (
     prune_scores,
     train_control,
 )
+from robustprune.search.lottery import shuffled
+from robustprune.sparsity import apply_masks, bake
 from robustprune.sparsity.criteria import CriterionName
 
 #: criteria by the names they go by in the literature
@@ -214,13 +218,15 @@ def _lottery(run: Run, density: float, name: str) -> Found:
 
 def _language(run: Run, density: float, name: str, sources: Sources) -> Found:
     section, tuning, space = run.config.language, run.config.finetune, _space(run)
-    start = run.fresh_model()  # the pre-trained weights, with the classifier of every stage
+    tuned = sources.model(run, section.weights)
+    # the pre-trained weights come with the classifier of every stage
+    start = run.fresh_model() if section.reset else tuned
     robust = section.finetune == "robust"
 
     def search(checkpoint: Checkpoint) -> Ticket:
         objective, loader = run.robust(section.epochs, name)
         return find_language_ticket(
-            sources.model(run, section.weights),
+            tuned,
             loader,
             density=density,
             objective=objective,
@@ -236,6 +242,10 @@ def _language(run: Run, density: float, name: str, sources: Sources) -> Found:
         )
 
     title = _title(run, "robust ticket", density)
+    if section.finetune == "none":
+        found = fit(run, name, title, search)
+        controls = (_shuffled(run, found, start),) if section.controls else ()
+        return Found(found, controls, trained=True)
     drawn = fit(run, f"{name}-drawn", f"{title}, not yet trained", search)
     ticket = LotteryTicket(drawn.masks, drawn.model, [], start)
 
@@ -257,6 +267,19 @@ def _language(run: Run, density: float, name: str, sources: Sources) -> Found:
         return fit(run, name if kind is None else f"{name}-{kind}", f"{title}{what}", make)
 
     return Found(trained(None), tuple(trained(kind) for kind in section.controls), trained=True)
+
+
+def _shuffled(run: Run, ticket: Fitted, start: nn.Module) -> Fitted:
+    """The control of a ticket that nothing is trained in: its mask shuffled on the same weights."""
+
+    def make(checkpoint: Checkpoint) -> Ticket:
+        generator = torch.Generator().manual_seed(run.config.seed + 1)
+        masks, network = shuffled(ticket.masks, generator), copy.deepcopy(start)
+        apply_masks(network, masks)
+        return Ticket(masks, bake(network), [])
+
+    title = f"{ticket.title}, control ({CONTROL_TITLES['random']})"
+    return fit(run, f"{ticket.name}-random", title, make)
 
 
 def _one_shot(

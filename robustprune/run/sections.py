@@ -222,7 +222,10 @@ class LanguageSection(TrainingSection):
     #: P(m ≠ 0) at the start; null: as much as starts the search at the density that is drawn
     kept: Annotated[Number, Field(gt=0, lt=1)] | None = 0.9
     spread: NonNegative = 0.0  # of first scores by rank of magnitude; the paper's all start alike
-    finetune: Literal["natural", "robust"] = "natural"  # of the ticket and its controls
+    #: whether the ticket starts at the pre-trained weights; if not, at those that were masked
+    reset: bool = True
+    #: of the ticket and its controls; none (with reset: false): the mask alone, nothing trained
+    finetune: Literal["natural", "robust", "none"] = "natural"
     controls: tuple[Literal["random", "reinit"], ...] = ("random", "reinit")
 
 

@@ -15,6 +15,7 @@ from robustprune.minmax import FreeLB, OnAttacked
 from robustprune.models import EmbeddingClassifier, SentenceTokenizer
 from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.pipeline.fit import fit_dense
+from robustprune.pipeline.plan import planned_trainings
 from robustprune.pipeline.verify import verify_run
 from robustprune.run.config import Config, load_config, parse_config
 from robustprune.run.packaged import config_path
@@ -104,6 +105,56 @@ def test_words_are_exchanged_before_the_inner_attack(small_text: Config, tmp_pat
     tree["objective"] = {"name": "free"}
     with pytest.raises(ValueError, match="makes another batch in each step"):
         prepare(parse_config(tree), out=tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_where_the_training_of_a_ticket_starts(
+    reset: bool, small_text: Config, tmp_path: Path
+) -> None:
+    """A learning rate of nothing leaves the ticket where it was put."""
+    tree = small_text.model_dump(mode="json")
+    tree["language"] |= {"reset": reset, "controls": []}
+    tree["finetune"]["optimizer"]["lr"] = 1e-12
+    run = prepare(parse_config(tree), out=tmp_path, quiet=True)
+    find_sparse_networks(run)
+    ticket, masks = run.folder.load_model("language")
+    tuned, _ = run.folder.load_model("natural")
+    pretrained = run.fresh_model().state_dict()
+    start, other = (pretrained, tuned) if reset else (tuned, pretrained)
+    assert not all(mask.all() for mask in masks.values())
+    for name, mask in masks.items():
+        torch.testing.assert_close(ticket[name], mask * start[name], rtol=0, atol=1e-9)
+        assert not torch.allclose(ticket[name], mask * other[name], rtol=0, atol=1e-6)
+
+
+def test_a_mask_alone(small_text: Config, tmp_path: Path) -> None:
+    """`finetune: none`: every weight that is kept is the robust network's, bit for bit."""
+    tree = small_text.model_dump(mode="json")
+    tree["language"] |= {"finetune": "none", "reset": False, "weights": "adversarial"}
+    tree["language"]["controls"] = ["random"]
+    run = prepare(parse_config(tree), out=tmp_path, quiet=True)
+    metrics = find_sparse_networks(run)
+    names = [model["name"] for model in metrics["models"]]
+    assert names == ["natural", "adversarial", "language", "language-random"]
+    assert names == [stage.name for stage in planned_trainings(run.config)]
+    weights, _ = run.folder.load_model("adversarial")
+    ticket, masks = run.folder.load_model("language")
+    control, shuffled = run.folder.load_model("language-random")
+    for name, weight in weights.items():
+        ones = torch.ones_like(weight)
+        assert torch.equal(ticket[name], masks.get(name, ones) * weight)
+        assert torch.equal(control[name], shuffled.get(name, ones) * weight)
+    assert {n: int(m.sum()) for n, m in masks.items()} == {
+        n: int(m.sum()) for n, m in shuffled.items()
+    }
+    assert any(not torch.equal(mask, shuffled[name]) for name, mask in masks.items())
+    for fields, match in (
+        ({"reset": True}, "needs language.reset: false"),
+        ({"controls": ["reinit"]}, r"set it to \[random\] or \[\]"),
+    ):
+        refused = {**tree, "language": tree["language"] | fields}
+        with pytest.raises(ValueError, match=match):
+            prepare(parse_config(refused), out=tmp_path, quiet=True)
 
 
 def test_text_and_certificates_are_stages(small_text: Config, tmp_path: Path) -> None:
