@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from attacks import PGD, ThreatModel
@@ -275,7 +276,7 @@ class Bench:
             return shuffled(self.masks("robust"), generator)
 
 
-def embedding_figures(bench: Bench, model: nn.Module) -> dict[str, float]:
+def embedding_figures(bench: Bench, model: nn.Module) -> dict[str, Any]:
     """Clean accuracy on all that is measured, accuracy under PGD on the first sentences of it."""
     device = bench.options.device
     x, y = (part.to(device) for part in bench.measured.batch(slice(None)))
@@ -286,11 +287,11 @@ def embedding_figures(bench: Bench, model: nn.Module) -> dict[str, float]:
         attack = PGD(ThreatModel("l2", eps, support=words), steps=10, seed=0)
         outcome = evaluate(model, x, y, {"pgd": attack}, batch_size=50)
         figures[f"pgd eps={eps:g}"] = float(outcome.worst.float().mean())
-    return figures
+    return {"figures": figures}
 
 
-def text_figures(bench: Bench, model: nn.Module, name: str) -> dict[str, float]:
-    """Accuracy under one attack on the text itself, and its mean queries."""
+def text_figures(bench: Bench, model: nn.Module, name: str) -> dict[str, Any]:
+    """Accuracy under one attack on the text itself, its mean queries, and which sentences stand."""
     from attacks import text
 
     options: dict[str, object] = {"queries": bench.options.queries}
@@ -300,8 +301,12 @@ def text_figures(bench: Bench, model: nn.Module, name: str) -> dict[str, float]:
     classify = sentence_classifier(model, SentenceTokenizer(max_length=64), amp=bench.options.amp)
     count = bench.options.text_sentences
     sentences, labels = bench.texts()
-    result = text.summarise(attack(classify, sentences[:count], labels[:count]))
-    return {name: result.accuracy_under_attack, f"{name} queries": result.mean_queries}
+    results = attack(classify, sentences[:count], labels[:count])
+    result = text.summarise(results)
+    return {
+        "figures": {name: result.accuracy_under_attack, f"{name} queries": result.mean_queries},
+        "stand": [at for at, each in enumerate(results) if each.status == "failed"],
+    }
 
 
 def measured_rows(out: Path, on: str) -> list[dict]:
@@ -314,7 +319,7 @@ def run(options: argparse.Namespace) -> None:
     done = {
         (row["seed"], row["model"], row["part"]) for row in measured_rows(options.out, options.on)
     }
-    parts: list[tuple[str, Callable[[Bench, nn.Module], dict[str, float]]]] = [
+    parts: list[tuple[str, Callable[[Bench, nn.Module], dict[str, Any]]]] = [
         ("embedding", embedding_figures),
         *(
             (name, lambda b, m, name=name: text_figures(b, m, name))  # type: ignore[misc]
@@ -330,10 +335,10 @@ def run(options: argparse.Namespace) -> None:
             model, masks = bench.model(name)
             for part, measure in missing:
                 started = time.monotonic()
-                figures = measure(bench, model.eval())
+                measured = measure(bench, model.eval())
                 note(options.out, {
                     "seed": seed, "model": name, "part": part, "on": options.on,
-                    "density": masks.density, "figures": figures,
+                    "density": masks.density, **measured,
                     "seconds": time.monotonic() - started,
                 })  # fmt: skip
 
@@ -349,6 +354,25 @@ def table(found: Sequence[dict]) -> str:
     lines = ["| network | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
     for model, row in figures.items():
         lines.append(f"| {model} | " + " | ".join(cell(row.get(c, [])) for c in columns) + " |")
+    return "\n".join(lines)
+
+
+def paired(found: Sequence[dict], one: str, other: str) -> str:
+    """Seed by seed and attack by attack, the sentences that only one of two networks keeps, and the
+    exact two-sided McNemar test (that each of these falls to either by the toss of a coin)."""
+    stand = {
+        (row["model"], row["part"], row["seed"]): set(row["stand"])
+        for row in found
+        if "stand" in row
+    }
+    lines = ["| attack | seed | " + f"{one} alone | {other} alone | p |", "| --- " * 5 + "|"]
+    for model, part, seed in stand:
+        if model != one or (other, part, seed) not in stand:
+            continue
+        first, second = stand[one, part, seed], stand[other, part, seed]
+        more, less = len(first - second), len(second - first)
+        p = binomtest(more, more + less).pvalue if more + less else 1.0
+        lines.append(f"| {part} | {seed} | {more} | {less} | {p:.2g} |")
     return "\n".join(lines)
 
 
@@ -432,12 +456,18 @@ def main() -> None:
     )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--table", action="store_true", help="print what has been measured")
+    parser.add_argument(
+        "--paired", nargs=2, metavar="NETWORK", help="compare two on the same sentences (McNemar)"
+    )
     options = parser.parse_args()
     keep_freed_memory()
     options.device = choose_device(options.device)
     if not options.table:
         run(options)
-    print(table(measured_rows(options.out, options.on)))
+    found = measured_rows(options.out, options.on)
+    print(table(found))
+    if options.paired:
+        print(paired(found, *options.paired))
 
 
 if __name__ == "__main__":
