@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from robustprune.minmax import Checkpoint, Natural
@@ -27,8 +25,7 @@ from robustprune.search import (
     prune_scores,
     train_control,
 )
-from robustprune.search.lottery import shuffled
-from robustprune.sparsity import apply_masks, bake
+from robustprune.search.lottery import shuffled_control
 from robustprune.sparsity.criteria import CriterionName
 
 #: criteria by the names they go by in the literature
@@ -243,9 +240,16 @@ def _language(run: Run, density: float, name: str, sources: Sources) -> Found:
 
     title = _title(run, "robust ticket", density)
     if section.finetune == "none":
-        found = fit(run, name, title, search)
-        controls = (_shuffled(run, found, start),) if section.controls else ()
-        return Found(found, controls, trained=True)
+        alone = fit(run, name, title, search)
+        whole = LotteryTicket(alone.masks, alone.model, [], start)
+        controls = tuple(
+            fit(
+                run, f"{name}-{kind}", f"{title}, control ({CONTROL_TITLES[kind]})",
+                lambda _: shuffled_control(whole, seed=run.config.seed + 1),
+            )
+            for kind in section.controls
+        )  # fmt: skip
+        return Found(alone, controls, trained=True)
     drawn = fit(run, f"{name}-drawn", f"{title}, not yet trained", search)
     ticket = LotteryTicket(drawn.masks, drawn.model, [], start)
 
@@ -267,19 +271,6 @@ def _language(run: Run, density: float, name: str, sources: Sources) -> Found:
         return fit(run, name if kind is None else f"{name}-{kind}", f"{title}{what}", make)
 
     return Found(trained(None), tuple(trained(kind) for kind in section.controls), trained=True)
-
-
-def _shuffled(run: Run, ticket: Fitted, start: nn.Module) -> Fitted:
-    """The control of a ticket that nothing is trained in: its mask shuffled on the same weights."""
-
-    def make(checkpoint: Checkpoint) -> Ticket:
-        generator = torch.Generator().manual_seed(run.config.seed + 1)
-        masks, network = shuffled(ticket.masks, generator), copy.deepcopy(start)
-        apply_masks(network, masks)
-        return Ticket(masks, bake(network), [])
-
-    title = f"{ticket.title}, control ({CONTROL_TITLES['random']})"
-    return fit(run, f"{ticket.name}-random", title, make)
 
 
 def _one_shot(

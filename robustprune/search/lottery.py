@@ -207,12 +207,7 @@ def train_control(
     if kind not in CONTROLS:
         raise ValueError(f"unknown control {kind!r}; choose one of {', '.join(CONTROLS)}")
     network = copy_on(ticket.start, loop.get("device")).requires_grad_(True)
-    masks, generator = ticket.masks, torch.Generator().manual_seed(seed)
-    if kind == "random":
-        masks = shuffled(masks, generator)
-    else:
-        initialise(maskable_layers(network), init, generator=generator)
-    apply_masks(network, masks)
+    masks = _mask_control(network, ticket.masks, kind, init, seed)
     loop.setdefault("title", f"control ({kind})")
     history = train(
         network,
@@ -225,6 +220,25 @@ def train_control(
         **loop,
     )
     return Ticket(masks, bake(network), history)
+
+
+def shuffled_control(ticket: LotteryTicket, *, seed: int = 0) -> Ticket:
+    """The "random" control of a ticket in which nothing is trained."""
+    network = copy_on(ticket.start, None)
+    masks = _mask_control(network, ticket.masks, "random", "kaiming_normal", seed)
+    return Ticket(masks, bake(network), [])
+
+
+def _mask_control(
+    network: nn.Module, masks: MaskSet, kind: ControlName, init: InitName, seed: int
+) -> MaskSet:
+    """Make the network that a control is trained from; returns its masks."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = shuffled(masks, generator) if kind == "random" else masks
+    if kind == "reinit":
+        initialise(maskable_layers(network), init, generator=generator)
+    apply_masks(network, masks)
+    return masks
 
 
 def shuffled(masks: MaskSet, generator: torch.Generator) -> MaskSet:
