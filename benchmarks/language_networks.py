@@ -230,7 +230,11 @@ class Bench:
                 tuned,
                 self.loader(self.options.search_sentences),
                 density=density,
-                objective=on_synonyms(Adversarial(self.attack), self.options.search_words),
+                objective=on_synonyms(
+                    Adversarial(self.attack) if self.options.steps else Natural(),
+                    self.options.search_words,
+                    self.options.search_words_by,
+                ),
                 penalty=self.options.penalty,
                 kept=self.options.kept,
                 spread=self.options.spread,

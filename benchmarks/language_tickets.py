@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-4, help="of every fine-tuning")
     parser.add_argument("--sparsity", type=float, default=0.3)
     parser.add_argument("--eps", type=float, default=0.2, help="of the search")
-    parser.add_argument("--steps", type=int, default=3, help="of the search's PGD")
+    parser.add_argument("--steps", type=int, default=3, help="of the search's PGD; 0: none")
     parser.add_argument("--step-size", type=float, default=0.1)
     parser.add_argument("--penalty", type=float, default=0.5, help="λ")
     parser.add_argument(
@@ -139,8 +139,9 @@ def main() -> None:
         "--search-words",
         type=float,
         default=0.0,
-        help="before the search's PGD exchange up to this part of each sentence's words by chance",
+        help="before the search's PGD exchange up to this part of a sentence's words for synonyms",
     )
+    parser.add_argument("--search-words-by", default="chance", choices=["chance", "gradient"])
     parser.add_argument("--tuning-eps", type=float, default=0.3, help="of FreeLB fine-tuning")
     parser.add_argument("--tuning-steps", type=int, default=2)
     parser.add_argument(
