@@ -18,7 +18,8 @@ from attacks.fmn import FMN
 from attacks.frequency import AdvDrop
 from attacks.gradient import FGSM, PGD, Attack
 from attacks.minimal import MinimalPerturbation, minimal_perturbation
-from attacks.modes import Model, attacking, evaluating, frozen
+from attacks.modes import attacking, evaluating, frozen
+from attacks.network import Model, NotFinite, logits_of, pick_logits, unwrapped
 from attacks.peers import TorchAttack, from_torchattacks
 from attacks.presets import preset
 from attacks.query import Square
@@ -44,6 +45,7 @@ __all__ = [
     "Finding",
     "MinimalPerturbation",
     "Model",
+    "NotFinite",
     "Square",
     "ThreatModel",
     "TorchAttack",
@@ -54,8 +56,11 @@ __all__ = [
     "evaluating",
     "from_torchattacks",
     "frozen",
+    "logits_of",
     "minimal_perturbation",
+    "pick_logits",
     "preset",
     "robust_accuracy",
+    "unwrapped",
     "worst_of",
 ]

@@ -21,7 +21,8 @@ from attacks.inputs import (
     predict,
 )
 from attacks.losses import LOSSES, Loss, targeted_dlr
-from attacks.modes import Model, attacking
+from attacks.modes import attacking
+from attacks.network import Model, logits_of
 from attacks.threat import ThreatModel
 
 LossTowards = Callable[[Tensor], Loss]  # target classes (N,) -> loss
@@ -122,7 +123,7 @@ def ascend(
             grad = threat.uphill(s.x, x_adv, grad)
         else:  # the gradient at the last point would lead nowhere
             with torch.no_grad():
-                logits = model(x_adv)
+                logits = logits_of(model, x_adv)
             value, grad = loss(s.target)(logits, s.y), s.grad
         better = value > s.best
         rows = per_example(better, x).bool()

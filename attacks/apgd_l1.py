@@ -12,7 +12,7 @@ from torch import Tensor
 from attacks.geometry import per_example
 from attacks.inputs import check_finite, loss_and_gradient, misclassified
 from attacks.losses import Loss
-from attacks.modes import Model
+from attacks.network import Model
 from attacks.threat import ThreatModel
 
 LossTowards = Callable[[Tensor], Loss]  # target classes (N,) -> loss

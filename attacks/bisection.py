@@ -11,8 +11,9 @@ from attacks.apgd import APGD
 from attacks.geometry import per_example
 from attacks.gradient import FGSM, PGD, check_at_least
 from attacks.inputs import check_batch, misclassified, predict
-from attacks.modes import Model, attacking
+from attacks.modes import attacking
 from attacks.nearest import between
+from attacks.network import Model
 from attacks.query import Square
 
 

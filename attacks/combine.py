@@ -10,7 +10,8 @@ from torch import Tensor
 
 from attacks.gradient import Attack
 from attacks.inputs import check_batch, misclassified, predict
-from attacks.modes import Model, attacking
+from attacks.modes import attacking
+from attacks.network import Model
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from attacks.geometry import lengths
 from attacks.gradient import check_at_least, check_mode
 from attacks.inputs import check_batch, check_finite, check_logits, check_values
 from attacks.losses import margin
-from attacks.modes import Model, attacking
+from attacks.modes import attacking
 from attacks.nearest import nothing_found
+from attacks.network import Model, logits_of
 from attacks.threat import Bounds, bounds_like, check_bounds
 
 
@@ -76,7 +77,7 @@ class CW:
             succeeded = torch.zeros_like(y, dtype=torch.bool)
             for _ in range(self.steps):
                 x_adv = decode(w) if allowed is None else torch.where(allowed, decode(w), x)
-                logits = model(x_adv)
+                logits = logits_of(model, x_adv)
                 check_logits(logits, y)
                 check_finite(logits)
                 lead = margin(logits, y)

@@ -20,8 +20,9 @@ from attacks.inputs import (
     predict,
 )
 from attacks.losses import log_odds, margin
-from attacks.modes import Model, attacking
+from attacks.modes import attacking
 from attacks.nearest import farthest, first_order_distance, nothing_found
+from attacks.network import Model
 from attacks.threat import Bounds, bounds_like, check_bounds, clip, unblocked
 
 

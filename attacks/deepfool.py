@@ -14,8 +14,9 @@ from attacks.geometry import check_norm
 from attacks.gradient import check_at_least, check_mode
 from attacks.hyperplane import step_to_hyperplane
 from attacks.inputs import check_batch, check_finite, check_values, misclassified, predict
-from attacks.modes import Model, attacking
+from attacks.modes import attacking
 from attacks.nearest import between
+from attacks.network import Model
 from attacks.threat import Bounds, bounds_like, check_bounds, clip
 
 

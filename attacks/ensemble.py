@@ -11,7 +11,8 @@ from attacks.apgd import APGD
 from attacks.fab import FAB
 from attacks.gradient import Attack, check_at_least
 from attacks.inputs import check_batch, check_values, misclassified, predict
-from attacks.modes import Model, attacking
+from attacks.modes import attacking
+from attacks.network import Model
 from attacks.query import Square
 from attacks.threat import ThreatModel
 

@@ -22,8 +22,9 @@ from attacks.inputs import (
     predict,
 )
 from attacks.losses import targeted_margin
-from attacks.modes import Model, attacking
+from attacks.modes import attacking
 from attacks.nearest import Nearest, nothing_found, reach
+from attacks.network import Model, logits_of
 from attacks.threat import Bound, Bounds, bounds_like, check_bounds, clip
 
 
@@ -35,7 +36,7 @@ def logit_gradients(
     One forward and K backward passes.
     """
     x_adv = x_adv.detach().requires_grad_()
-    logits = model(x_adv)
+    logits = logits_of(model, x_adv)
     check_logits(logits, y)
     gaps = logits.gather(1, classes) - logits.gather(1, y.unsqueeze(1))
     count = classes.shape[1]

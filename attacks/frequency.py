@@ -21,7 +21,8 @@ from attacks.inputs import (
     predict,
 )
 from attacks.losses import margin
-from attacks.modes import Model, attacking
+from attacks.modes import attacking
+from attacks.network import Model, logits_of
 from attacks.threat import Bound, Bounds, bounds_like, check_bounds, clip
 
 
@@ -203,9 +204,9 @@ class AdvDrop:
     ) -> Tensor:
         """The margin's gradient in q."""
 
-        def logits_of(steps: Tensor) -> Tensor:
-            return model(clip(rebuild(steps), bounds))
+        def of_steps(steps: Tensor) -> Tensor:
+            return logits_of(model, clip(rebuild(steps), bounds))
 
-        logits, _, grad = loss_and_gradient(logits_of, q, y, margin)
+        logits, _, grad = loss_and_gradient(of_steps, q, y, margin)
         check_finite(logits)
         return grad

@@ -19,7 +19,8 @@ from attacks.inputs import (
     predict,
 )
 from attacks.losses import Loss, named_loss
-from attacks.modes import MODES, Model, attacking
+from attacks.modes import MODES, attacking
+from attacks.network import Model
 from attacks.threat import ThreatModel
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attacks.losses import Loss
-from attacks.modes import Model
+from attacks.network import Model, logits_of
 from attacks.threat import Bounds, bounds_like
 
 
@@ -93,7 +93,7 @@ def check_finite(logits: Tensor) -> None:
 @torch.no_grad()
 def predict(model: Model, x: Tensor, y: Tensor) -> Tensor:
     """One forward pass without gradients, every check done: logits (N, C)."""
-    logits = model(x)
+    logits = logits_of(model, x)
     check_logits(logits, y)
     if y.device.type != "cpu":  # `check_logits` has looked at the others
         check_labels(logits, y)
@@ -115,7 +115,7 @@ def loss_and_gradient(
         ValueError: the logits carry no gradient graph at all.
     """
     x_adv = x_adv.detach().requires_grad_()
-    logits = model(x_adv)
+    logits = logits_of(model, x_adv)
     check_logits(logits, y)
     values = loss(logits, y)
     if not values.requires_grad:

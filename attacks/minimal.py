@@ -15,8 +15,9 @@ from attacks.fmn import FMN
 from attacks.geometry import check_norm, lengths, per_example
 from attacks.gradient import Attack
 from attacks.inputs import check_batch, check_values, misclassified, predict
-from attacks.modes import Model, attacking
+from attacks.modes import attacking
 from attacks.nearest import Nearest, clears, nothing_found
+from attacks.network import Model
 from attacks.threat import Bounds, bounds_like, check_bounds, clip
 
 

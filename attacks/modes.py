@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-Model = Callable[[Tensor], Tensor]
+from attacks.network import Model
+
 MODES = ("eval", "train", "keep")
 
 

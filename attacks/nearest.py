@@ -10,7 +10,7 @@ from torch import Tensor
 from attacks.geometry import DUAL, lengths, per_example
 from attacks.inputs import misclassified, predict
 from attacks.losses import margin
-from attacks.modes import Model
+from attacks.network import Model
 from attacks.threat import Bounds, bounds_like
 
 

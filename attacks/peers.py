@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from attacks.inputs import check_batch, check_values
-from attacks.modes import Model, attacking
+from attacks.modes import attacking
+from attacks.network import Model, logits_of
 from attacks.threat import Bounds
 
 
@@ -21,7 +22,7 @@ class _AsModule(nn.Module):
         self.model = (model,)  # in a tuple, so that it isn't registered as a submodule
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model[0](x)
+        return logits_of(self.model[0], x)
 
 
 @dataclass(frozen=True)

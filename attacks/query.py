@@ -11,7 +11,8 @@ from torch import Tensor
 from attacks.gradient import check_at_least, check_mode, generator_for
 from attacks.inputs import check_batch, check_values, misclassified, predict
 from attacks.losses import margin
-from attacks.modes import Model, attacking
+from attacks.modes import attacking
+from attacks.network import Model
 from attacks.square_steps import first_point, next_point
 from attacks.threat import ThreatModel
 

@@ -17,7 +17,8 @@ from attacks.combine import Transfer, robust_accuracy
 from attacks.gradient import FGSM, PGD
 from attacks.inputs import check_batch, loss_and_gradient, misclassified, predict
 from attacks.losses import margin
-from attacks.modes import Model, attacking
+from attacks.modes import attacking
+from attacks.network import Model
 from attacks.query import Square
 from attacks.threat import ThreatModel
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from attacks import Model, evaluating
 from attacks.inputs import check_finite
+from attacks.network import logits_of
 
 #: (positions of some examples, samples of each) -> how often each class won: (rows, C) int64
 Counter = Callable[[Tensor, int], Tensor]
@@ -95,7 +96,7 @@ def as_many(x: Tensor) -> int:
 
 def _answers(model: Model, x: Tensor) -> tuple[Tensor, int]:
     """The class of every row, and how many classes there are."""
-    logits = model(x)
+    logits = logits_of(model, x)
     if logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < 2:
         raise ValueError(
             f"the model returned shape {tuple(logits.shape)} for {len(x)} examples; smoothing "

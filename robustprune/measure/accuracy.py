@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from attacks import PGD, Attack, Model
 from attacks.modes import evaluating
+from attacks.network import logits_of
 from attacks.scale import scaled
 from robustprune.run.runtime import merged, own_batches
 from robustprune.sparsity import computed_once
@@ -42,7 +43,7 @@ def correct(model: Model, x: Tensor, y: Tensor) -> Tensor:
         ValueError: logits that are not finite; they would count as a wrong or right answer at
             the whim of argmax.
     """
-    logits = model(x)
+    logits = logits_of(model, x)
     if not bool(torch.isfinite(logits).all()):
         raise ValueError("the model's logits are not finite; its accuracy has no meaning")
     return (logits.argmax(1) == y).cpu()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import ThreatModel
+from attacks.network import logits_of
 from robustprune.bounds import BoundGraph, crown_ibp_margins, interval_margins, trace
 from robustprune.minmax.objectives import StepResult, ramp
 
@@ -56,7 +57,7 @@ class Certified:
         threat = replace(self.threat, eps=t * self.threat.eps)
         if self._graph is None or self._graph.model is not model:
             self._graph = trace(model)
-        clean = model(x)
+        clean = logits_of(model, x)
         margins = interval_margins(self._graph, x, y, threat)
         if self.method == "crown-ibp" and t < 1:
             tighter = crown_ibp_margins(self._graph, x, y, threat)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import ThreatModel
+from attacks.network import logits_of
 from robustprune.minmax.objectives import StepResult
 
 
@@ -39,7 +40,7 @@ class Free:
         delta = self._carried(epoch, x)
         x_adv = self.threat.project(x, x + delta).requires_grad_()
         self._last, self._resumed = (x, x_adv), None
-        logits = model(x_adv)
+        logits = logits_of(model, x_adv)
         return StepResult(F.cross_entropy(logits, y), logits, adversarial=True)
 
     def _carried(self, epoch: float, x: Tensor) -> Tensor:

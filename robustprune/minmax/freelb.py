@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import PGD
+from attacks.network import logits_of
 from attacks.scale import scaled
 from robustprune.minmax.objectives import StepResult, ramp
 
@@ -56,7 +57,7 @@ class FreeLB:
         total, grads = x.new_zeros(()), [torch.zeros_like(p) for p in parameters]
         for _ in range(steps):
             x_adv = x_adv.detach().requires_grad_()
-            logits = model(x_adv)
+            logits = logits_of(model, x_adv)
             loss = F.cross_entropy(logits, y)
             # masked weights are computed once a step and shared, so their graph must stay
             grad, *ours = torch.autograd.grad(

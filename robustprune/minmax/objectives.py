@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import PGD, Attack, attacking
+from attacks.network import logits_of
 from attacks.scale import scaled
 
 
@@ -42,7 +43,7 @@ class Natural:
     """Plain cross-entropy, E ℓ(f(x), y)."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
-        logits = model(x)
+        logits = logits_of(model, x)
         return StepResult(F.cross_entropy(logits, y), logits, adversarial=False)
 
 
@@ -120,10 +121,10 @@ class Trades:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         with attacking(model, self.attack.mode), torch.no_grad():  # batch norm as in the attack
-            fixed = model(x)
+            fixed = logits_of(model, x)
         attack = replace(self.attack, loss=lambda logits, _: self._divergence(fixed, logits))
         x_adv = scaled(attack, ramp(epoch, self.warmup))(model, x, y)
-        clean, attacked = model(x), model(x_adv)
+        clean, attacked = logits_of(model, x), logits_of(model, x_adv)
         robustness = self._divergence(clean, attacked).mean()
         return StepResult(F.cross_entropy(clean, y) + self.beta * robustness, attacked, True)
 
@@ -148,7 +149,7 @@ class Mart:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         x_adv = scaled(self.attack, ramp(epoch, self.warmup))(model, x, y)
-        clean, attacked = model(x), model(x_adv)
+        clean, attacked = logits_of(model, x), logits_of(model, x_adv)
         wrong = attacked.softmax(1).scatter(1, y.unsqueeze(1), 0.0).amax(1)
         tiny = torch.finfo(wrong.dtype).eps
         boosted = F.cross_entropy(attacked, y, reduction="none") - (1 - wrong + tiny).log()
@@ -176,7 +177,8 @@ class Gaussian:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         noise = self.sigma * torch.randn_like(x)
-        logits = model(x + (noise if self.support is None else noise * self.support(x)))
+        noisy = x + (noise if self.support is None else noise * self.support(x))
+        logits = logits_of(model, noisy)
         return StepResult(F.cross_entropy(logits, y), logits, adversarial=False)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from attacks.modes import evaluating
+from attacks.network import logits_of
 from robustprune.minmax.objectives import StepResult
 from robustprune.run.runtime import summed
 
@@ -69,7 +70,8 @@ class Meter:
         if self.steps % LOOK_EVERY == 0:
             if self.adversarial:
                 with evaluating(model):
-                    self.clean_correct = self.clean_correct + (model(x).argmax(1) == y).sum()
+                    right = (logits_of(model, x).argmax(1) == y).sum()
+                self.clean_correct = self.clean_correct + right
                 self.looked_at += len(y)
             if not self.bar.disable:
                 self._show()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from attacks import Attack
 from attacks.modes import evaluating
+from attacks.network import logits_of
 from robustprune.minmax.average import WeightAverage, snapshot
 from robustprune.minmax.compiled import compiled
 from robustprune.minmax.constraint import Constraint
@@ -62,11 +63,11 @@ class Validation:
                 if share == 0.0:
                     continue
                 with torch.no_grad():
-                    clean += int((model(x).argmax(1) == y).sum())
+                    clean += int((logits_of(model, x).argmax(1) == y).sum())
                 if self.attack is not None:
                     x_adv = self.attack(model, x, y)
                     with torch.no_grad():
-                        robust += int((model(x_adv).argmax(1) == y).sum())
+                        robust += int((logits_of(model, x_adv).argmax(1) == y).sum())
                 n += len(y)
         clean, robust, n = summed(torch.tensor([clean, robust, n])).tolist()
         return clean / n, None if self.attack is None else robust / n
@@ -282,7 +283,7 @@ def _check_batch(model: nn.Module, x: Tensor, y: Tensor) -> None:
     if not bool(torch.isfinite(x).all()):
         raise ValueError("the first batch has non-finite inputs (NaN or infinity)")
     with evaluating(model):
-        logits = model(x)
+        logits = logits_of(model, x)
     if logits.ndim != 2 or len(logits) != len(y):
         raise ValueError(
             f"the model must map a batch to logits of shape (N, classes), got "

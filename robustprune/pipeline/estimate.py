@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks.modes import attacking
+from attacks.network import logits_of
 from robustprune.bounds import certified_radius
 from robustprune.certify.issue import REACH
 from robustprune.measure.accuracy import CURVE
@@ -142,11 +143,11 @@ def _pass_seconds(run: Run) -> tuple[float, float]:
 
     def forward(xs: Tensor, _: Tensor) -> None:
         with torch.no_grad():
-            model(xs)
+            logits_of(model, xs)
 
     def gradient(xs: Tensor, ys: Tensor) -> None:
         leaf = xs.clone().requires_grad_()
-        torch.autograd.grad(F.cross_entropy(model(leaf), ys), leaf)
+        torch.autograd.grad(F.cross_entropy(logits_of(model, leaf), ys), leaf)
 
     with attacking(model, "eval"):
         return _batch_seconds(forward, x, y) / len(x), _batch_seconds(gradient, x, y) / len(x)
@@ -160,7 +161,8 @@ def _certifying(run: Run, forward: float) -> list[Stage]:
     if section.method != "none":
         model: nn.Module = run.fresh_model().eval()
         with torch.no_grad():
-            y = model(x[:1]).argmax(1)  # an example that is answered rightly takes longer
+            # an example that is answered rightly takes longer
+            y = logits_of(model, x[:1]).argmax(1)
 
         def certify() -> None:
             certified_radius(

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from attacks import ThreatModel
 from attacks.inputs import check_batch, check_finite, loss_and_gradient, misclassified
 from attacks.losses import log_odds
-from attacks.modes import Model, attacking
+from attacks.modes import attacking
+from attacks.network import Model
 from robustprune.selection.pool import Examples, Pool, batches
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks.modes import evaluating
+from attacks.network import logits_of
 from robustprune.selection.pool import Examples, Pool, batches
 
 
@@ -24,7 +25,7 @@ class HighestLoss:
     def __call__(self, model: nn.Module, pool: Pool, validation: Examples | None) -> Tensor:
         with evaluating(model):
             parts = [
-                F.cross_entropy(model(x), y, reduction="none")
+                F.cross_entropy(logits_of(model, x), y, reduction="none")
                 for x, y in batches(self.batch_size, pool.x_adv, pool.y)
             ]
         return torch.cat(parts)

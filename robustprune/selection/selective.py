@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import Attack
+from attacks.network import logits_of
 from attacks.scale import scaled
 from robustprune.minmax import StepResult
 from robustprune.minmax.objectives import ramp
@@ -118,7 +119,7 @@ class Selective:
         if bool(chosen.any()):
             attack = scaled(self.attack, ramp(epoch, self.warmup))
             inputs = x.index_put((chosen,), attack(model, x[chosen], y[chosen]))
-        logits = model(inputs)
+        logits = logits_of(model, inputs)
         losses = F.cross_entropy(logits, y, reduction="none")
         share = torch.where(chosen, weights, float(self.clean_rest))
         return StepResult((share * losses).mean(), logits, adversarial=True)

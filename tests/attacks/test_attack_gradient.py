@@ -206,8 +206,8 @@ def test_bad_values_and_models():
         attack(nn.Linear(3, 1), x, y)
     with pytest.raises(ValueError, match="no gradient"):
         attack(lambda batch: batch[:, :2].detach(), x, y)
-    with pytest.raises(ValueError, match="model returned dict"):
-        attack(lambda batch: {"logits": batch}, x, y)
+    with pytest.raises(ValueError, match=r"returned a dict with the keys 'scores', in which"):
+        attack(lambda batch: {"scores": batch}, x, y)
 
 
 @pytest.mark.parametrize(
