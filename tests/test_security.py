@@ -47,6 +47,10 @@ def complaints(source: str) -> list[str]:
             name in UNSAFE_CALLS
             or name in ("torch.save", "torch.jit.load", "torch.export.load", "torch.hub.load")
             or (name == "torch.load" and constant(call, "weights_only") is not True)
+            or (
+                name.endswith((".from_pretrained", "Classification.from_config"))
+                and constant(call, "trust_remote_code") is not False
+            )
             or (name in ("np.load", "numpy.load") and constant(call, "allow_pickle") is not False)
             or name in ("yaml.unsafe_load", "yaml.full_load", "yaml.load_all")
             or (name == "yaml.load" and "Loader=_Plain" not in ast.unparse(call))
@@ -70,6 +74,8 @@ def test_nothing_is_unpickled_and_no_text_is_run(path: Path) -> None:
         "torch.load(f)",
         "torch.load(f, weights_only=False)",
         "np.load(f)",
+        "AutoModel.from_pretrained(f)",
+        "AutoModel.from_pretrained(f, trust_remote_code=True)",
         "yaml.load(f, Loader=yaml.Loader)",
         "yaml.unsafe_load(f)",
         "eval(x)",

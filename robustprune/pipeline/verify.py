@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from attacks.text import local_files_only
 from robustprune.certify import Finding, read_certificates, verify_certificates
 from robustprune.certify.certificate import FILE
 from robustprune.models import build_model
@@ -33,6 +34,7 @@ class _Rebuilt:
     headline: str
 
 
+@local_files_only()  # a folder of somebody else's names what to load
 def verify_run(
     run_dir: Path,
     *,

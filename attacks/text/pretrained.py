@@ -1,0 +1,151 @@
+"""Load pre-trained language models without running anything that lies beside the weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+#: what decides which network and which tokens a text becomes; its weights are not among them
+DESCRIPTIONS = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+
+_LOCAL: ContextVar[bool] = ContextVar("local_files_only", default=False)
+
+
+@contextmanager
+def local_files_only() -> Iterator[None]:
+    """Inside, no language model is downloaded: a hub id must be in the local cache already."""
+    token = _LOCAL.set(True)
+    try:
+        yield
+    finally:
+        _LOCAL.reset(token)
+
+
+def load_pretrained(auto: str, source: str | Path, **options: Any) -> Any:
+    """``transformers.<auto>.from_pretrained`` for a folder or hub id that nobody vouches for.
+
+    Code of the folder or of the hub is never run (``trust_remote_code=False``, without asking),
+    kernels are never fetched, and weights are read from safetensors files alone, since the older
+    ``.bin`` files are pickles.
+
+    Args:
+        auto: a class of transformers: "AutoModel", "AutoTokenizer", "AutoConfig", ….
+        source: a folder, or an id of the Hugging Face hub.
+        options: handed on.
+
+    Raises:
+        ImportError: transformers is not installed.
+        OSError: no such model here; or, as a ValueError: the folder links to files elsewhere, asks
+            for code or a kernel, or holds its weights as a pickle.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError("transformers is missing: python -m pip install transformers") from error
+    _check(source)
+    if auto.startswith("AutoModel"):
+        options["use_safetensors"] = True
+    cls: Any = getattr(transformers, auto)
+    return cls.from_pretrained(
+        str(source), trust_remote_code=False, local_files_only=_LOCAL.get(), **options
+    )
+
+
+def description_digest(source: str | Path) -> str | None:
+    """SHA-256 of the config and tokenizer files of a folder or of a cached hub id, by name; None
+    where there are none.  Two sources with the same digest turn a sentence into the same tokens
+    and build the same network."""
+    found = {name: path for name in DESCRIPTIONS if (path := _file(source, name)) is not None}
+    if not found:
+        return None
+    digest = hashlib.sha256()
+    for name, path in sorted(found.items()):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _file(source: str | Path, name: str) -> Path | None:
+    folder = Path(source)
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    try:
+        cached = try_to_load_from_cache(str(source), name)
+    except ValueError:  # neither a folder nor the form of an id: loading will say so
+        return None
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _check(source: str | Path) -> None:
+    folder = Path(source)
+    if not folder.is_dir():
+        _check_config(_file(source, "config.json"), str(source))
+        return
+    # transformers' own cache keeps its files in `blobs` and links to them from `snapshots/<commit>`
+    cache = folder.resolve().parent
+    allowed = [folder.resolve(), *([cache.parent / "blobs"] if cache.name == "snapshots" else [])]
+    for path in folder.iterdir():
+        if path.is_symlink() and not any(path.resolve().is_relative_to(at) for at in allowed):
+            raise ValueError(
+                f"{path} is a link to a file outside of its folder, which is not followed; put the "
+                "file itself there"
+            )
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(
+            f"{folder} holds an adapter of peft, not a whole model; merge it into its model "
+            "(merge_and_unload) and save that"
+        )
+    _check_config(_file(source, "config.json"), str(source))
+
+
+def _check_config(path: Path | None, source: str) -> None:
+    if path is None:
+        return  # transformers says what is missing, or downloads it
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error})") from error
+    refuse_kernels(config, source)
+
+
+def refuse_kernels(config: object, source: str) -> None:
+    """Raise ValueError where a model's config names a kernel of the hub for its attention or
+    experts, which transformers would download and run."""
+    for key, value in _entries(config):
+        if "implementation" in key and isinstance(value, str) and ("/" in value or ":" in value):
+            raise ValueError(
+                f"{source} asks for the kernel {value[:200]!r} ({key} in its config), which would "
+                "run code from elsewhere; take that line out"
+            )
+
+
+def _entries(config: object) -> Iterator[tuple[str, object]]:
+    """All keys with their values, at every depth."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            yield str(key), value
+            yield from _entries(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _entries(value)
