@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from attacks import Model, evaluating
 from attacks.inputs import check_finite
 from attacks.network import logits_of
+from robustprune.run.progress import Progress
 
 #: (positions of some examples, samples of each) -> how often each class won: (rows, C) int64
 Counter = Callable[[Tensor, int], Tensor]
@@ -55,7 +55,7 @@ def counting(
     seeds = (np.random.SeedSequence([seed, i]).generate_state(1)[0] for i in range(len(x)))
     streams = [torch.Generator(x.device).manual_seed(int(one)) for one in seeds]
     size = batch_size or as_many(x)
-    bar = tqdm(total=len(x) * most, desc=title, unit="sample", leave=False, disable=quiet)
+    bar = Progress(len(x) * most, title=title, unit="sample", quiet=quiet)
 
     def answers(batch: Tensor) -> tuple[Tensor, int]:
         nonlocal size

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import hypergeom
 from torch import Tensor
-from tqdm import tqdm
 
 from attacks import PGD, ThreatModel, attacking
 from attacks.inputs import predict as logits_of
@@ -23,6 +22,7 @@ from robustprune.certify.noise import counting
 from robustprune.certify.sandwich import SandwichViolation, check_sandwich
 from robustprune.certify.smoothing import ABSTAIN, clopper_pearson_lower, predict, smoothed_radius
 from robustprune.certify.synonyms import WordSets, substitutes
+from robustprune.run.progress import progress
 
 #: relative difference at which a recomputed radius counts as another one
 TOLERANCE = 1e-3
@@ -192,7 +192,7 @@ def _synonyms_agree(
     """`_hits_agree` of samples around `of(text, row)` of each sentence that is claimed."""
     texts, samples = claims.texts, fresh_samples(claims)
     rows, fresh = claims.balls.tolist(), []
-    for row in tqdm(rows, "fresh synonyms", unit="text", leave=False, disable=claims.quiet):
+    for row in progress(rows, title="fresh synonyms", unit="text", quiet=claims.quiet):
         drawn = substitutes(of(texts[row], row), groups, samples, (claims.seed, row))
         answers = claims.words.classify(drawn).argmax(1).cpu()
         fresh.append(int((answers == claims.y[row].cpu()).sum()))

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from attacks.text import Classify, Words, split
 from attacks.text.words import like
 from robustprune.certify.smoothing import ABSTAIN, clopper_pearson_lower
+from robustprune.run.progress import progress
 from robustprune.run.runtime import merged, rank, ranks
 
 #: a word in lower case -> words that may stand in its place; the word itself need not be among them
@@ -111,7 +111,7 @@ def certify_synonyms(
     split_texts = [split(text) for text in texts]
     guess, hits = (torch.zeros(len(texts), dtype=torch.int64) for _ in range(2))
     own = range(len(texts))[rank() :: ranks()]
-    for index in tqdm(own, title, unit="text", leave=False, disable=quiet):
+    for index in progress(own, title=title, unit="text", quiet=quiet):
         samples = _noisy(split_texts[index], sets, n0 + n, (seed, index))
         answers = _answers(classify, samples, batch_size)
         guess[index] = int(np.bincount(answers[:n0]).argmax())

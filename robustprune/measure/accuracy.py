@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from attacks import PGD, Attack, Model
 from attacks.modes import evaluating
 from attacks.network import logits_of
 from attacks.scale import scaled
+from robustprune.run.progress import progress
 from robustprune.run.runtime import merged, own_batches
 from robustprune.sparsity import computed_once
 
@@ -74,7 +74,7 @@ def evaluate(
     robust = {name: torch.zeros_like(clean) for name in attacks}
     with evaluating(model), computed_once(model):
         batches = own_batches(len(y), batch_size)
-        for rows in tqdm(batches, desc=title, unit="batch", leave=False, disable=quiet):
+        for rows in progress(batches, title=title, unit="batch", quiet=quiet):
             xs, ys = x[rows], y[rows]
             clean[rows] = correct(model, xs, ys)
             alive = clean[rows].nonzero().flatten().to(x.device)

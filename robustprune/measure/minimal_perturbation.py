@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from attacks import Attack, MinimalPerturbation, Model, ThreatModel, minimal_perturbation
 from attacks.minimal import default_attacks
+from robustprune.run.progress import progress
 from robustprune.run.runtime import merged, own_batches
 
 #: quantiles that a summary holds, by their names
@@ -42,7 +42,7 @@ def nearest_adversarial(
     """
     r, x_adv = x.new_zeros(len(x)), torch.zeros_like(x)
     batches = own_batches(len(x), batch_size)
-    for rows in tqdm(batches, desc=title, leave=False, disable=quiet):
+    for rows in progress(batches, title=title, unit="batch", quiet=quiet):
         found = minimal_perturbation(
             model,
             x[rows],

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from attacks.modes import evaluating
 from attacks.network import logits_of
 from robustprune.minmax.objectives import StepResult
+from robustprune.run.progress import Progress
 from robustprune.run.runtime import summed
 
 #: Clean batch accuracy costs a forward pass of its own in adversarial training, and reading a
@@ -24,11 +22,10 @@ LOOK_EVERY = 10
 class Meter:
     """Averages of loss, clean and robust batch accuracy over an epoch, shown as a bar."""
 
-    bar: tqdm[Any]
+    bar: Progress
 
     def __init__(self, title: str, *, epochs: int, length: int | None, quiet: bool) -> None:
         self.title, self.epochs, self.length, self.quiet = title, epochs, length, quiet
-        self.live = sys.stderr.isatty()  # a log file wants few lines
         self.epoch = 0
         self._reset()
 
@@ -41,14 +38,12 @@ class Meter:
 
     def __enter__(self) -> Meter:
         done = self.epoch * (self.length or 0) + self.steps
-        self.bar = tqdm(
-            total=self.epochs * self.length if self.length else None,
-            initial=done,
-            disable=self.quiet,
+        self.bar = Progress(
+            self.epochs * self.length if self.length else None,
+            title=self.title,
             unit="step",
-            dynamic_ncols=True,
-            leave=False,
-            mininterval=0.1 if self.live else 10.0,
+            quiet=self.quiet,
+            done=done,
         )
         return self
 
@@ -58,7 +53,7 @@ class Meter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.bar.close()
+        self.bar.__exit__(kind, error, trace)
 
     @torch.no_grad()
     def update(self, result: StepResult, model: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -73,7 +68,7 @@ class Meter:
                     right = (logits_of(model, x).argmax(1) == y).sum()
                 self.clean_correct = self.clean_correct + right
                 self.looked_at += len(y)
-            if not self.bar.disable:
+            if not self.quiet:
                 self._show()
         self.steps += 1
         self.bar.update()
@@ -111,9 +106,8 @@ class Meter:
     def _show(self) -> None:
         loss, clean, robust = self.averages()
         title = f"{self.title} · epoch {self.epoch + 1}/{self.epochs}"
-        self.bar.set_description(title, refresh=self.live)
         figures = {"loss": f"{loss:.3f}", "clean": _percent(clean), "robust": _percent(robust)}
-        self.bar.set_postfix(figures, refresh=False)
+        self.bar.describe(title, figures)
 
 
 def _percent(value: float | None) -> str:

@@ -1,0 +1,93 @@
+"""How far a long piece of work has come: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+#: seconds between two lines of a log
+LOG_EVERY = 30.0
+
+
+class Progress:
+    """So many of `total` units, told on stderr.
+
+    On a terminal it is a bar that goes away when the work is done. Anywhere else, a bar would fill
+    a file with control characters, so a plain line is written every 30 seconds:
+    "measuring dense: 12 of 40 batches, 1 min 30 s". Work that takes less says nothing there.
+
+    Args:
+        total: units in all; None where that is not known.
+        done: units of an earlier attempt.
+        unit: one of them, such as "batch".
+        quiet: say nothing at all.
+    """
+
+    def __init__(
+        self, total: int | None, *, title: str, unit: str, quiet: bool, done: int = 0
+    ) -> None:
+        self.total, self.title, self.unit, self.done = total, title, unit, done
+        self.quiet = quiet
+        self.figures: Mapping[str, str] = {}
+        live = not quiet and sys.stderr.isatty()
+        self.bar: tqdm[Any] | None = None
+        if live:
+            self.bar = tqdm(
+                total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True, leave=False
+            )
+        self.start = self.last = time.monotonic()
+
+    def update(self, units: int = 1) -> None:
+        """So many units more are done."""
+        self.done += units
+        if self.bar is not None:
+            self.bar.update(units)
+        elif not self.quiet and time.monotonic() - self.last >= LOG_EVERY:
+            self.last = time.monotonic()
+            print(self._line(), file=sys.stderr, flush=True)
+
+    def describe(self, title: str, figures: Mapping[str, str]) -> None:
+        """What the bar or the next line says besides how much is done."""
+        self.title, self.figures = title, figures
+        if self.bar is not None:
+            self.bar.set_description(title, refresh=True)
+            self.bar.set_postfix(figures, refresh=False)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def _line(self) -> str:
+        of = "" if self.total is None else f" of {self.total:,}"
+        minutes, seconds = divmod(round(self.last - self.start), 60)
+        took = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+        figures = "".join(f", {name} {value}" for name, value in self.figures.items())
+        return f"{self.title}: {self.done:,}{of} {plural(self.unit)}, {took}{figures}"
+
+
+def progress(items: Sequence[T], *, title: str, unit: str, quiet: bool) -> Iterator[T]:
+    """`items` one after another, each counted when the next is asked for; see `Progress`."""
+    with Progress(len(items), title=title, unit=unit, quiet=quiet) as told:
+        for item in items:
+            yield item
+            told.update()
+
+
+def plural(unit: str) -> str:
+    """batch -> batches, step -> steps"""
+    return f"{unit}es" if unit.endswith(("s", "x", "ch", "sh")) else f"{unit}s"
