@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from robustprune.run.terminal import printable
+
 #: how many examples a finding names
 _NAMED = 8
 
@@ -31,7 +33,7 @@ def about_examples(name: str, wrong: Iterable[int], fine: str, complaint: str) -
 def report_lines(findings: Sequence[Finding]) -> list[str]:
     """One line a finding, and a last one with the verdict."""
     lines = [
-        f"{'ok' if finding.ok else 'FAILED':6}  {finding.name}: {finding.detail}"
+        f"{'ok' if finding.ok else 'FAILED':6}  {printable(f'{finding.name}: {finding.detail}')}"
         for finding in findings
     ]
     failed = sum(not finding.ok for finding in findings)

@@ -19,6 +19,7 @@ import shtab
 
 from robustprune.run.allocator import keep_freed_memory
 from robustprune.run.suggest import did_you_mean
+from robustprune.run.terminal import printable
 
 #: (arguments, what they do), shown below the options
 Examples = Sequence[tuple[str, str]]
@@ -28,7 +29,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose refusals are one line."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        print(f"error: {printable(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
     # argparse names what it does not know without a word of what it does
@@ -146,7 +147,7 @@ def guarded(command: Callable[[], int]) -> int:
 
         where = f" (rank {_rank()})" if _rank() > 0 else ""
         said = " ".join((no_room(error) or str(error)).split())
-        print(f"error{where}: {said}", file=sys.stderr)
+        print(f"error{where}: {printable(said)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if _rank() == 0:
@@ -192,4 +193,4 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """One line, without the place in the code that it comes from."""
-    print(f"warning: {' '.join(str(message).split())}", file=file or sys.stderr)
+    print(f"warning: {printable(' '.join(str(message).split()))}", file=file or sys.stderr)
