@@ -12,7 +12,6 @@ from robustprune.sparsity.apply import (
     MASKABLE,
     Masked,
     apply_masks,
-    bake,
     computed_once,
     full_masks,
     maskable_layers,
@@ -36,6 +35,7 @@ from robustprune.sparsity.patterns import (
     group_weight,
     top_k,
 )
+from robustprune.sparsity.plain import bake, plain
 
 __all__ = [
     "ALLOCATIONS",
@@ -65,6 +65,7 @@ __all__ = [
     "keep_best",
     "magnitudes",
     "maskable_layers",
+    "plain",
     "top_k",
     "transformer_blocks",
 ]

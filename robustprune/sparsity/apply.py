@@ -116,29 +116,6 @@ def apply_masks(model: nn.Module, masks: MaskSet) -> None:
         )
 
 
-def bake(model: nn.Module) -> nn.Module:
-    """Turn every parametrized weight into a plain parameter of the value it has now, in place.
-
-    A copy of a parametrized model can be baked, and the model itself stays as it is.
-    """
-    for module in list(model.modules()):
-        if parametrize.is_parametrized(module):
-            _own_class(module)
-            names = list(cast(Mapping[str, nn.Module], module.parametrizations))
-            for name in names:
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-    return model
-
-
-def _own_class(module: nn.Module) -> None:
-    """Give a parametrized module a class of its own. torch puts a property for each parametrized
-    weight on a class made for the module, copies of the module share that class, and removing the
-    parametrization from one would take the property from all of them."""
-    shared = type(module)
-    content = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
-    module.__class__ = type(shared.__name__, shared.__bases__, content)
-
-
 @contextmanager
 def computed_once(model: nn.Module) -> Iterator[None]:
     """Inside, each parametrized weight of `model` is computed a single time, now, and reused:

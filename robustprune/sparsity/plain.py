@@ -1,0 +1,167 @@
+"""Plain weights: parametrizations and hooks that compute a weight, turned into Parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from attacks.network import unwrapped
+
+Remove = Callable[[nn.Module, str], nn.Module]
+#: hooks that compute a weight before each forward pass: the class, where it keeps the weight's
+#: name, how torch takes it off, what it is called
+_HOOKS: tuple[tuple[type, str, Remove, str], ...] = (
+    (WeightNorm, "name", remove_weight_norm, "weight_norm"),
+    (SpectralNorm, "name", remove_spectral_norm, "spectral_norm"),
+    (prune.BasePruningMethod, "_tensor_name", prune.remove, "torch.nn.utils.prune"),
+)
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """A copy of the network in which every weight is a Parameter of the value that it has in eval
+    mode, whatever computes it: a parametrization, torch.nn.utils.prune, or the older weight_norm
+    and spectral_norm, which are hooks.
+
+    torch.compile and DataParallel are taken off. Names, modes and requires_grad stay as they are;
+    the norms are not kept up by later training, and what was pruned is an ordinary zero.
+
+    Raises:
+        ValueError: a TorchScript module, or one that cannot be copied.
+    """
+    return bake(copy_of(model))
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A copy of the network itself, without torch.compile or DataParallel around it.
+
+    Raises:
+        ValueError: a TorchScript module, or one that cannot be copied.
+    """
+    model = unwrapped(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            f"{type(model).__name__} is a TorchScript module, whose layers cannot be changed; give "
+            "the nn.Module that it was made of"
+        )
+    memo: dict[int, object] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            # left by a hook in the last forward pass; torch copies no tensor inside a graph
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except (TypeError, RuntimeError, AttributeError, NotImplementedError) as error:
+        said = str(error).partition("\n")[0][:120]
+        raise ValueError(
+            f"{type(model).__name__} cannot be copied ({said}), and the caller's network is never "
+            "changed; take out what copy.deepcopy cannot copy"
+        ) from error
+
+
+@torch.no_grad()
+def bake(model: nn.Module) -> nn.Module:
+    """Turn every weight that is computed into a plain Parameter of its value in eval mode, in
+    place; see `plain`, which works on a copy."""
+    with _evaluating(model):
+        for module in list(model.modules()):
+            if parametrize.is_parametrized(module):
+                _bake_parametrizations(module)
+            _bake_hooks(module)
+    return model
+
+
+def computed_weights(model: nn.Module) -> dict[str, str]:
+    """Weights that are no plain Parameters, by name, and what computes each ("weight_norm")."""
+    found: dict[str, str] = {}
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        if parametrize.is_parametrized(module):
+            for name, chain in _parametrizations(module).items():
+                found[prefix + name] = ", ".join(_plain_name(one) for one in chain)
+        for name, what, _ in _hooks_of(module):
+            found[prefix + name] = what
+    return found
+
+
+def _parametrizations(module: nn.Module) -> Mapping[str, Iterable[nn.Module]]:
+    return cast("Mapping[str, Iterable[nn.Module]]", module.parametrizations)
+
+
+def _plain_name(parametrization: nn.Module) -> str:
+    """weight_norm for _WeightNorm, as its author would write it."""
+    known = {"_WeightNorm": "weight_norm", "_SpectralNorm": "spectral_norm"}
+    name = type(parametrization).__name__
+    return known.get(name, name.lstrip("_"))
+
+
+def _hooks_of(module: nn.Module) -> list[tuple[str, str, Remove]]:
+    """Hooks that compute a weight: the weight's name, what it is, how it is taken off."""
+    return [
+        (str(getattr(hook, attribute)), what, remove)
+        for hook in module._forward_pre_hooks.values()
+        for kind, attribute, remove, what in _HOOKS
+        if isinstance(hook, kind)
+    ]
+
+
+def _bake_hooks(module: nn.Module) -> None:
+    # the last one first: each stands on what those before it left
+    for name, _, remove in reversed(_hooks_of(module)):
+        trained = _requires_grad(
+            tensor for key, tensor in module._parameters.items() if key.startswith(f"{name}_")
+        )
+        remove(module, name)
+        value = cast(Tensor, getattr(module, name)).detach().clone()
+        setattr(module, name, nn.Parameter(value, requires_grad=trained))
+
+
+def _bake_parametrizations(module: nn.Module) -> None:
+    _own_class(module)
+    for name, chain in list(_parametrizations(module).items()):
+        originals = list(cast(nn.Module, chain).parameters(recurse=False))
+        value = cast(Tensor, getattr(module, name)).detach().clone()
+        single = cast(bool, getattr(chain, "is_tensor"))  # noqa: B009
+        # a single original may be shared with another module, which keeps it as it is
+        parametrize.remove_parametrizations(module, name, leave_parametrized=not single)
+        delattr(module, name)
+        if originals or not single:
+            trained = _requires_grad(originals)
+            # by setattr, of which a recurrent layer keeps its flat list up to date
+            setattr(module, name, nn.Parameter(value, requires_grad=trained))
+        else:
+            module.register_buffer(name, value)
+
+
+def _requires_grad(tensors: Iterable[Tensor | None]) -> bool:
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def _own_class(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own. torch puts a property for each parametrized
+    weight on a class made for the module, copies of the module share that class, and removing the
+    parametrization from one would take the property from all of them."""
+    shared = type(module)
+    content = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, content)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside: spectral_norm takes no step of its power iteration."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
