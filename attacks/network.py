@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 #: what is attacked: a module, or any callable that takes a batch; see ``logits_of``
 Model = Callable[[Tensor], Any]
@@ -70,3 +70,50 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = inner  # torch._dynamo's OptimizedModule
         else:
             return model
+
+
+def check_no_hooks(model: nn.Module) -> None:
+    """Refuse a network that computes something outside the ``forward`` methods of its modules.
+
+    Whoever reads a network instead of calling it (to bound it, to save it) follows ``forward``;
+    forward hooks, a ``forward`` set on an instance and a class's own ``__call__`` run besides, so
+    that another network would be read than the one that answers.
+
+    Raises:
+        ValueError: the first such place, with the module's name.
+    """
+    for name, module in model.named_modules():
+        found = _beside_forward(module)
+        if found is not None:
+            where = f"module {name!r}" if name else "the network"
+            raise ValueError(
+                f"{where} ({type(module).__name__}) has {found}, which runs beside its class's "
+                "forward and can't be followed; put what it does into a forward method, or take "
+                "it off"
+            )
+    for kind in ("forward_hooks", "forward_pre_hooks"):
+        if hooks := getattr(nn.modules.module, f"_global_{kind}"):
+            raise ValueError(
+                f"torch holds {_titled(next(iter(hooks.values())))}, a hook for all modules, which "
+                "runs beside every forward and can't be followed; take it off first"
+            )
+
+
+def _beside_forward(module: nn.Module) -> str | None:
+    """What a call of the module runs besides the forward of its class; None where that is all."""
+    for hooks, kind in (
+        (module._forward_pre_hooks, "forward pre-hook"),
+        (module._forward_hooks, "forward hook"),
+    ):
+        if hooks:
+            return f"the {kind} {_titled(next(iter(hooks.values())))}"
+    if "forward" in vars(module):
+        return "a forward of its own, set on the instance"
+    # torch.fx gives each of its modules a __call__ that calls the same as nn.Module's
+    if type(module).__call__ is not nn.Module.__call__ and not isinstance(module, fx.GraphModule):
+        return "a __call__ of its own class"
+    return None
+
+
+def _titled(hook: object) -> str:
+    return repr(getattr(hook, "__qualname__", type(hook).__name__))
