@@ -9,7 +9,7 @@ import shtab
 
 import robustprune
 from robustprune.cli import certify, compare, evaluate, listing, report, run, sweep, verify
-from robustprune.cli.shared import Parser, guarded
+from robustprune.cli.shared import Parser, carry_out
 
 _ABOUT = """\
 Find, train, measure and certify sparse networks that stay correct under adversarial perturbation.
@@ -28,15 +28,20 @@ def parser() -> Parser:
     whole.epilog = 'completion: eval "$(robustprune --print-completion bash)" (or zsh, tcsh)'
     whole.add_argument("--version", action="version", version=robustprune.__version__)
     shtab.add_argument_to(whole, "--print-completion", help="print a completion script and stop")
-    commands = whole.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", parser_class=Parser
-    )
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for command in (run, evaluate, certify, verify, report, compare, sweep, listing):
         command.add(commands)
     return whole
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out one command; returns the exit status."""
-    options = parser().parse_args(arguments)
-    return guarded(lambda: int(options.run_command(options)))
+    """Carry out one command, or show what there is to choose; returns the exit status."""
+    whole = parser()
+
+    def command(options: argparse.Namespace) -> int:
+        if options.command is None:
+            whole.print_help()
+            return 0
+        return int(options.run_command(options))
+
+    return carry_out(whole, arguments, command)

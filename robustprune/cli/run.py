@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from robustprune.cli.dry_run import dry_run
-from robustprune.cli.shared import Parser, add_command, answer, path_argument, silent
+from robustprune.cli.shared import Parser, add_command, answer, number, path_argument, silent
+from robustprune.cli.wording import echo
 from robustprune.run.config import METHODS, OBJECTIVES, Config, load_config
 from robustprune.run.packaged import config_names, config_path
+from robustprune.run.suggest import did_you_mean
 
 RESUMES = (
     "The same command takes up an interrupted run where it stopped. Exit status: 0 done, 2 bad "
@@ -117,18 +120,47 @@ def chosen_config(options: argparse.Namespace) -> Config:
     """The config that the options name, with their overrides.
 
     Raises:
-        ValueError, FileNotFoundError: as `load_config`.
+        ValueError: an option that is not as its help says; as `load_config`.
+        FileNotFoundError: as `load_config`.
     """
     overrides = list(options.overrides)
     if options.method:
-        overrides.append(f"search.methods=[{', '.join(options.method)}]")
+        names = [_one_of("--method", name, METHODS) for name in options.method]
+        overrides.append(f"search.methods=[{', '.join(names)}]")
     if options.density:
-        overrides.append(f"search.density=[{', '.join(options.density)}]")
+        kept = [_density(text) for text in options.density]
+        overrides.append(f"search.density=[{', '.join(kept)}]")
     if options.objective:
-        overrides.append(f"objective.name={options.objective}")
+        overrides.append(f"objective.name={_one_of('--objective', options.objective, OBJECTIVES)}")
     if options.seed is not None:
-        overrides.append(f"seed={options.seed}")
+        if not options.seed.isdecimal():
+            raise ValueError(f"--seed {echo(options.seed)} must be a whole number from 0")
+        overrides.append(f"seed={int(options.seed)}")
+    if not options.checkpoint_seconds >= 0:
+        raise ValueError(f"--checkpoint-seconds {options.checkpoint_seconds} must be at least 0")
     return load_config(config_path(options.config), overrides)
+
+
+def _one_of(option: str, name: str, allowed: Sequence[str]) -> str:
+    if name not in allowed:
+        near = did_you_mean(name, allowed)
+        raise ValueError(f"{option} {echo(name)} is not one of {', '.join(allowed)}{near}")
+    return name
+
+
+def _density(text: str) -> str:
+    """A density as it was written, once it is one."""
+    wrong = f"--density {echo(text)}: a density is the share of weights that is kept, in (0, 1]"
+    percent = text.endswith("%")
+    try:
+        value = number(text.removesuffix("%"))
+    except argparse.ArgumentTypeError:
+        raise ValueError(f"{wrong}, such as 0.1") from None
+    if percent or 1 < value <= 100:
+        raise ValueError(f"{wrong}; did you mean {value / 100:g}?")
+    if not 0 < value <= 1:
+        raise ValueError(f"{wrong}, such as 0.1")
+    return text
 
 
 def run_config(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustprune.cli.run import RESUMES, add_run_options, run_config
-from robustprune.cli.shared import Parser, add_output_options, describe, guarded
+from robustprune.cli.shared import Parser, add_output_options, carry_out, describe
 from robustprune.run.packaged import config_names
 
 
@@ -135,10 +135,13 @@ def run_script(script: Script, arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(
             "--dataset", metavar="SET", help=f"{names}, or another UCR set of --data-dir"
         )
-    options = parser.parse_args(arguments)
-    if script.datasets and options.dataset:
-        _take_dataset(script, options)
-    return guarded(lambda: run_config(options))
+
+    def command(options: argparse.Namespace) -> int:
+        if script.datasets and options.dataset:
+            _take_dataset(script, options)
+        return run_config(options)
+
+    return carry_out(parser, arguments, command)
 
 
 def _take_dataset(script: Script, options: argparse.Namespace) -> None:

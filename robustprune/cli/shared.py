@@ -11,45 +11,18 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 import shtab
 
+from robustprune.cli.parser import Parser
+from robustprune.cli.wording import one_line
 from robustprune.run.allocator import keep_freed_memory
-from robustprune.run.suggest import did_you_mean
-from robustprune.run.terminal import printable
 
 #: (arguments, what they do), shown below the options
 Examples = Sequence[tuple[str, str]]
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose refusals are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"error: {printable(message)} (see {self.prog} --help)", file=sys.stderr)
-        raise SystemExit(2)
-
-    # argparse names what it does not know without a word of what it does
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        known, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            option = next((word for word in unknown if word.startswith("-")), unknown[0])
-            near = did_you_mean(option.partition("=")[0], self._options(known))
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
-        return known
-
-    def _options(self, chosen: argparse.Namespace) -> list[str]:
-        """The option names of this parser, and of the command that was chosen."""
-        names: list[str] = []
-        for action in self._actions:
-            names += action.option_strings
-            if isinstance(action, argparse._SubParsersAction):
-                command = action.choices.get(getattr(chosen, "command", ""))
-                names += [] if command is None else command._options(chosen)
-        return names
 
 
 def describe(
@@ -131,6 +104,22 @@ def number(text: str) -> float:
         ) from None
 
 
+def carry_out(
+    parser: Parser,
+    arguments: Sequence[str] | None,
+    command: Callable[[argparse.Namespace], int],
+) -> int:
+    """Parse the arguments and run the command on them; returns the exit status."""
+    try:
+        try:
+            options = parser.parse_args(arguments)
+        finally:  # of --help too, which ends here
+            sys.stdout.flush()
+    except BrokenPipeError:
+        return _nobody_reads()
+    return guarded(lambda: command(options))
+
+
 def guarded(command: Callable[[], int]) -> int:
     """Run a command; what the user can mend is one line on stderr and exit status 2."""
     try:
@@ -139,20 +128,31 @@ def guarded(command: Callable[[], int]) -> int:
             keep_freed_memory()
             status = command()
             _part_from_other_ranks()
+            sys.stdout.flush()
             return status
+    except BrokenPipeError:
+        return _nobody_reads()
     except (ValueError, OSError) as error:
         if os.environ.get("ROBUSTPRUNE_TRACEBACK"):
             traceback.print_exc()
         from robustprune.run.checkpoint import no_room
 
         where = f" (rank {_rank()})" if _rank() > 0 else ""
-        said = " ".join((no_room(error) or str(error)).split())
-        print(f"error{where}: {printable(said)}", file=sys.stderr)
+        said = one_line(no_room(error) or str(error), foreign=Parser.words)
+        print(f"error{where}: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if _rank() == 0:
             print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+
+
+def _nobody_reads() -> int:
+    """Stop as a program does whose reader has gone, such as `head`: without a word. Returns the
+    exit status of one that SIGPIPE ended."""
+    with suppress(OSError, ValueError):  # no file behind it, or none that is open
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + 13
 
 
 @contextmanager
@@ -193,4 +193,4 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """One line, without the place in the code that it comes from."""
-    print(f"warning: {printable(' '.join(str(message).split()))}", file=file or sys.stderr)
+    print(f"warning: {one_line(str(message))}", file=file or sys.stderr)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -98,7 +99,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ValueError(f"{path} must hold a mapping of sections, got {type(tree).__name__}")
     for override in overrides:
         _override(tree, override)
-    return parse_config(tree, source=str(path))
+    return parse_config(tree, source=str(path), overrides=overrides)
 
 
 class _Plain(yaml.SafeLoader):
@@ -127,8 +128,14 @@ def read_yaml(text: str) -> Any:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def parse_config(tree: Mapping[str, Any], *, source: str = "config") -> Config:
+def parse_config(
+    tree: Mapping[str, Any], *, source: str = "config", overrides: Sequence[str] = ()
+) -> Config:
     """Check a mapping.
+
+    Args:
+        source: where it is from, for errors.
+        overrides: what is in the mapping already and is from no file; an error about one says so.
 
     Raises:
         ValueError: one line that names the first wrong key or value and what would be right.
@@ -138,6 +145,9 @@ def parse_config(tree: Mapping[str, Any], *, source: str = "config") -> Config:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = [_short(str(part)) for part in first["loc"]]
+        keys = [override.partition("=")[0].strip() for override in overrides]
+        if any(f"{'.'.join(where)}.".startswith(f"{key}.") for key in keys):
+            source = "override"
         if first["type"] == "extra_forbidden":
             known = _keys(where[:-1])
             raise ValueError(
@@ -145,8 +155,11 @@ def parse_config(tree: Mapping[str, Any], *, source: str = "config") -> Config:
                 f"{did_you_mean(where[-1], known)}; valid keys there: {', '.join(known)}"
             ) from error
         given = _short(repr(first["input"]))
+        near = ""
+        if first["type"] == "literal_error" and isinstance(first["input"], str):
+            near = did_you_mean(first["input"], re.findall(r"'([^']*)'", first["msg"]))
         raise ValueError(
-            f"{source}: {'.'.join(where)}={given} is not valid: {_short(first['msg'])}"
+            f"{source}: {'.'.join(where)}={given} is not valid: {_brief(first['msg'])}{near}"
         ) from error
 
 
@@ -169,6 +182,11 @@ def _override(tree: dict[str, Any], text: str) -> None:
 
 def _short(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _brief(message: str) -> str:
+    """Pydantic's words, which name what is allowed and may be long."""
+    return message if len(message) <= 600 else f"{message[:600]}..."
 
 
 def _keys(sections: Sequence[str]) -> list[str]:

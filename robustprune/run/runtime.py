@@ -21,6 +21,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import robustprune
+from robustprune.run.suggest import nearest
+
+#: the kinds of device that people mean
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def warn_of_emulated_bfloat16(device: torch.device) -> None:
@@ -50,9 +54,17 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        kind = name.partition(":")[0]
+        if kind not in DEVICES:
+            near = "cuda" if kind.lower() in ("gpu", "nvidia", "rocm") else nearest(kind, DEVICES)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise ValueError(
+                f"device {name[:50]!r} cannot be used here: it is not one of auto, "
+                f"{', '.join(DEVICES)}, or one of several such as cuda:1{hint}"
+            ) from error
         raise ValueError(
-            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try 'cpu' or "
-            "'auto'"
+            f"device {name[:50]!r} cannot be used here ({str(error).splitlines()[0][:200]}); try "
+            "'cpu' or 'auto'"
         ) from error
     return device
 
