@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from robustprune.cli.shared import Parser, add_command, answer
 from robustprune.run.packaged import config_names, config_path
+from robustprune.run.suggest import did_you_mean
 
 METHODS = {
     "rst": "robust scratch ticket: a mask learned over random weights (Fu et al. 2021)",
@@ -62,7 +63,8 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 def _list(options: argparse.Namespace) -> int:
     unknown = [kind for kind in options.kinds if kind not in KINDS]
     if unknown:
-        raise ValueError(f"there is no kind {unknown[0]!r}; choose any of {', '.join(KINDS)}")
+        near = did_you_mean(unknown[0], KINDS)
+        raise ValueError(f"there is no kind {unknown[0]!r}{near}; choose any of {', '.join(KINDS)}")
     found = {kind: dict(_LISTED[kind]()) for kind in options.kinds or KINDS}
     answer(options, found, lambda: print("\n\n".join(map(_section, found, found.values()))))
     return 0

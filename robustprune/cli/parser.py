@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
         """The hint that what is called `option` stands alone in this command."""
         places = {action.dest: action for action in self._actions if not action.option_strings}
         near = nearest(option, places)
-        return f" (give the {near} without an option: {self.prog} ...)" if near else ""
+        return f" (the {near} needs none: {self.prog} {near.upper()})" if near else ""
 
     def _commands(self) -> dict[str, Parser]:
         found = (a for a in self._actions if isinstance(a, argparse._SubParsersAction))

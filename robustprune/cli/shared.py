@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import shtab
 
-from robustprune.cli.parser import Parser
+from robustprune.cli.parser import Parser as Parser
 from robustprune.cli.wording import one_line
 from robustprune.run.allocator import keep_freed_memory
 

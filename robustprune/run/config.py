@@ -93,8 +93,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     except FileNotFoundError:
         near = did_you_mean(path.stem, config_names())
         raise FileNotFoundError(f"config file {path} does not exist{near}") from None
+    except IsADirectoryError:
+        raise ValueError(f"config {path} is a folder; give a YAML file in it") from None
     except ValueError as error:  # wrong bytes for UTF-8 among them
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        said = _short(" ".join(str(error).split()))
+        raise ValueError(f"{path} is not valid YAML: {said}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold a mapping of sections, got {type(tree).__name__}")
     for override in overrides:
@@ -146,9 +149,11 @@ def parse_config(
         first = error.errors(include_url=False)[0]
         where = [_short(str(part)) for part in first["loc"]]
         keys = [override.partition("=")[0].strip() for override in overrides]
-        if any(f"{'.'.join(where)}.".startswith(f"{key}.") for key in keys):
+        dotted = f"{'.'.join(where)}."
+        unknown = first["type"] == "extra_forbidden"
+        if any(dotted.startswith(f"{k}.") or (unknown and k.startswith(dotted)) for k in keys):
             source = "override"
-        if first["type"] == "extra_forbidden":
+        if unknown:
             known = _keys(where[:-1])
             raise ValueError(
                 f"{source}: unknown key '{'.'.join(where)}'"

@@ -64,8 +64,11 @@ def load_sweep(path: Path) -> Sweep:
         tree = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"sweep file {path} does not exist") from None
+    except IsADirectoryError:
+        raise ValueError(f"sweep {path} is a folder; give a YAML file in it") from None
     except ValueError as error:  # UnicodeDecodeError is one
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is not valid YAML: {said}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold name, config and grid, got {type(tree).__name__}")
     try:

@@ -39,9 +39,18 @@ def fails(capsys: pytest.CaptureFixture[str], out: Path, *arguments: str) -> str
     ("arguments", "message"),
     [
         (["--config", "rst_ecg20"], "rst_ecg20 does not exist (did you mean 'rst_ecg200'?)"),
-        (["--density", "0"], "greater than 0"),
-        (["--density", "0.5", "1.5"], "search.density.1=1.5 is not valid"),
-        (["--density", "half"], "search.density.0='half' is not valid"),
+        (
+            ["--density", "0"],
+            "--density '0': a density is the share of weights that is kept",
+        ),
+        (["--density", "0.5", "50"], "did you mean 0.5?"),
+        (["--density", "20%"], "did you mean 0.2?"),
+        (["--density", "half"], "--density 'half'"),
+        (["--set", "search.density=[0.5, 1.5]"], "override: search.density.1=1.5 is not valid"),
+        (["--seed", "-1"], "--seed '-1' must be a whole number from 0"),
+        (["--set", "treat.eps=0.1"], "override: unknown key 'treat' (did you mean 'threat'?)"),
+        (["--set", "threat.norm=linff"], "(did you mean 'linf'?)"),
+        (["--device", "gpu"], "did you mean 'cuda'?"),
         (["--set", "search.epoch=3"], "did you mean 'epochs'?"),
         (["--set", "model.name=fnc"], "did you mean 'fcn'?"),
         (["--set", "model.options.width=[4]"], "did you mean 'widths'?"),
@@ -135,9 +144,11 @@ def test_every_script_is_there_and_teaches(
 
 def test_methods_and_objectives_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     error = fails(capsys, tmp_path / "runs", "--method", "hydro")
-    assert "search.methods.0='hydro' is not valid" in error
+    assert "--method 'hydro' is not one of rst, admm" in error
+    assert "(did you mean 'hydra'?)" in error
     error = fails(capsys, tmp_path / "runs", "--objective", "ipb")
-    assert "objective.name='ipb' is not valid" in error
+    assert "--objective 'ipb' is not one of adversarial" in error
+    assert "(did you mean 'ibp'?)" in error
     assert not (tmp_path / "runs").exists()
 
 

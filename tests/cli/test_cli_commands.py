@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 
@@ -64,7 +65,8 @@ def test_list_prints_the_kinds_asked_for(capsys: pytest.CaptureFixture[str]) -> 
     assert listing.METHODS["harp"] in shown
     assert "models:" not in shown
     assert main(["list", "method"]) == 2
-    assert "choose any of methods, tasks" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "(did you mean 'methods'?); choose any of methods, tasks" in error
     assert main(["list", "--quiet"]) == 0
     assert capsys.readouterr().out == ""
 
@@ -109,6 +111,10 @@ def test_help_does_not_wait_for_torch() -> None:
         (["run", "rst_ecg200", "--densty", "0.1"], "--density"),
         (["verify", "runs/x", "--quite"], "--quiet"),
         (["run", "rst_ecg200", "--sed=3"], "--seed"),
+        (["evaluate", "nets:build", "--state", "x", "--conifg", "rst_ecg200"], "--config"),
+        (["certify", "a:b", "--state", "x", "--data", "y", "--norm", "linff"], "linf"),
+        (["rn", "rst_ecg200"], "run"),
+        (["list", "--jsno"], "--json"),
     ],
 )
 def test_a_mistyped_option_is_answered_with_the_nearest(
@@ -126,3 +132,65 @@ def test_two_options_are_not_alike_by_their_dashes(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         run_script(FIND_RST, ["--epocs", "3"])
     assert "there is no option --epocs (see" in capsys.readouterr().err
+
+
+def test_a_positional_given_as_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--config", "rst_ecg200"])
+    assert "(the config needs none: robustprune run CONFIG)" in capsys.readouterr().err
+
+
+def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("usage: robustprune")
+    assert "robustprune run rst_ecg200 --dry-run" in shown.out
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["list", "methods"], ["--print-completion", "bash"], ["run", "--help"], []]
+)
+def test_a_reader_that_goes_away_gets_no_traceback(arguments: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)  # like `| true`: the first write fails
+    command = [sys.executable, "-m", "robustprune", *arguments]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode in (0, 141)  # argparse takes no notice of a reader of its help
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "y" * 5000],
+        ["list", "y" * 5000],
+        ["y" * 5000],
+        ["run", "--" + "y" * 5000],
+        ["evaluate", "a:b", "--state", "x", "--data", "y", "--eps", "y" * 5000],
+        ["run", "rst_ecg200", "--set", "y" * 5000],
+        ["run", "rst_ecg200", "--set", "threat.norm=" + "y" * 5000],
+        ["run", "rst_ecg200", "--device", "y" * 5000],
+        ["run", "rst_ecg200", "--density", "y" * 5000],
+        ["run", "rst_ecg200", "--method", "y " * 2500],
+        ["compare", "y " * 2500],
+    ],
+    ids=lambda arguments: " ".join(arguments)[:30],
+)
+def test_an_error_repeats_little_of_what_it_was_given(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status = main(arguments)
+    except SystemExit as stopped:
+        status = stopped.code
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.count("\n") == 1
+    assert error.count("y") < 300
+
+
+def test_an_error_moves_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "a\x1b[2K\u202eb"]) == 2
+    assert r"a\x1b[2K\u202eb" in capsys.readouterr().err
