@@ -101,7 +101,7 @@ def test_a_users_code_is_imported_only_from_the_command_line() -> None:
     comes from the arguments of `robustprune evaluate` and `certify` and from nowhere else."""
     assert places_of("import_module") == [
         "robustprune/deploy/export.py",
-        "robustprune/pipeline/own.py",
+        "robustprune/pipeline/own_network.py",
     ]
     assert places_of("load_network") == ["robustprune/cli/own.py"]
 

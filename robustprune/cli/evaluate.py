@@ -51,11 +51,13 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    for name, least in (("minimal", 0), ("steps", 1), ("restarts", 1)):
+        value = getattr(options, name)
+        if value < least:
+            raise ValueError(f"--{name} {value} must be at least {least}")
     model, problem = load_own(options)
     from robustprune.pipeline.own import measure_network
 
-    if options.minimal < 0:
-        raise ValueError(f"--minimal {options.minimal} must be at least 0")
     content = measure_network(
         model,
         problem,

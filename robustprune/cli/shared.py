@@ -20,6 +20,7 @@ import shtab
 from robustprune.cli.parser import Parser as Parser
 from robustprune.cli.wording import one_line
 from robustprune.run.allocator import keep_freed_memory
+from robustprune.run.room import no_room
 
 #: (arguments, what they do), shown below the options
 Examples = Sequence[tuple[str, str]]
@@ -135,8 +136,6 @@ def guarded(command: Callable[[], int]) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("ROBUSTPRUNE_TRACEBACK"):
             traceback.print_exc()
-        from robustprune.run.checkpoint import no_room
-
         where = f" (rank {_rank()})" if _rank() > 0 else ""
         said = one_line(no_room(error) or str(error), foreign=Parser.words)
         print(f"error{where}: {said}", file=sys.stderr)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attacks import ThreatModel
@@ -46,47 +40,6 @@ class Problem:
     y: Tensor
     threat: ThreatModel
     source: str
-
-
-def load_network(named: str, state: Path, device: torch.device | str = "cpu") -> nn.Module:
-    """The network that `package.module:function` returns, with the weights of a file.
-
-    The module is imported, which runs its code: name only what you would run. It is looked for in
-    the current folder first. The function is called without arguments.
-
-    Args:
-        state: a state dictionary as safetensors.
-
-    Raises:
-        ValueError: no such module or function, a function that returns no network, or weights
-            that do not fit it.
-        FileNotFoundError: no such file.
-    """
-    module, colon, function = named.partition(":")
-    if not colon or not module or not function:
-        raise ValueError(f"{named!r} is not of the form package.module:function")
-    if not state.is_file():
-        raise FileNotFoundError(f"there is no state file {state}")
-    with _current_folder_first():
-        try:
-            build = getattr(importlib.import_module(module), function, None)
-        except ImportError as error:
-            raise ValueError(f"cannot import {module}: {error}") from error
-    if not callable(build):
-        raise ValueError(f"module {module} has no function {function!r}")
-    model = build()
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{named} returned {type(model).__name__}; it must return an nn.Module")
-    try:
-        model.load_state_dict(load_file(state))
-    except SafetensorError as error:
-        raise ValueError(
-            f"{state} is no safetensors file ({error}); write the weights with "
-            "safetensors.torch.save_model(model, path)"
-        ) from error
-    except RuntimeError as error:  # keys or shapes that do not fit, named by torch
-        raise ValueError(f"{state} does not fit {named}: {error}") from error
-    return model.to(device).eval()
 
 
 def measure_network(
@@ -154,7 +107,7 @@ def certify_network(
     Args:
         out: folder of certificates.jsonl, and of certify.json with `settings`, whose digest
             stands in the manifest for that of a run's config.
-        named, state: as for `load_network`.
+        named, state: as for `own_network.load_network`.
 
     Raises:
         ValueError: neither a bound nor smoothing is asked for; as `pipeline.certify.issue`.
@@ -184,14 +137,3 @@ def certify_network(
     )
     write_certificates(out / FILE, manifest, certificates)
     return out / FILE, certificates
-
-
-@contextmanager
-def _current_folder_first() -> Iterator[None]:
-    """As for `python script.py` there."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

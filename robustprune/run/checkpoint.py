@@ -6,11 +6,9 @@ cut off or changed afterwards is told by its digest.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,14 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from robustprune.run.room import no_room
 from robustprune.run.runtime import is_first
-
-#: what a write says that found no room, by the system's number of the error
-_FULL = {
-    errno.ENOSPC: "no space left on the device",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file would be larger than is allowed here",
-}
 
 #: where the header of a file has the digest, so many hex digits of SHA-256, and then the JSON
 _HEADER, _DIGITS = "digest and json", 64
@@ -78,19 +70,6 @@ def unwritten(path: Path, error: Exception) -> OSError:
     """The error to raise where `path` could not be written, full disks told from other faults."""
     reason = no_room(error) or getattr(error, "strerror", None) or error
     return OSError(f"cannot write {path}: {reason}")
-
-
-def no_room(error: Exception) -> str | None:
-    """What to say of an error that means that the disk is full; None for any other."""
-    number = getattr(error, "errno", None)
-    if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
-        number = int(told[1])  # safetensors gives the system's number only in its text
-    if number not in _FULL:
-        return None
-    return (
-        f"{_FULL[number]}; make room and give the same command again, what was saved before is "
-        "whole"
-    )
 
 
 def write_atomically(path: Path, content: str | bytes) -> Path:

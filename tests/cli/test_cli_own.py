@@ -1,6 +1,7 @@
 """`evaluate` and `certify` on a network whose robustness is known in closed form."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from robustprune.certify import read_certificates
 from robustprune.cli import main
 from robustprune.cli.certify import certify_script
+from robustprune.pipeline.own_network import load_network
 
 MODULE = """
 import torch
@@ -120,7 +123,7 @@ def test_a_config_gives_examples_and_threat(own: Path, capsys: pytest.CaptureFix
         ({2: "nothing.safetensors"}, "there is no state file nothing.safetensors"),
         ({2: "own.npz"}, "is no safetensors file"),
         ({2: "other.safetensors"}, "does not fit own_nets:build"),
-        ({4: "nothing.npz"}, "no file nothing.npz"),
+        ({4: "nothing.npz"}, "there is no file nothing.npz"),
         ({4: "bad.npz"}, "give whole numbers"),
     ],
 )
@@ -165,3 +168,200 @@ def test_wrong_usage_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "'large' is no number; give one such as 0.1 or 8/255" in error
+
+
+MANY = """
+import torch
+from torch import nn
+
+class Output:
+    def __init__(self, logits):
+        self.logits = logits
+
+class Wrapped(nn.Linear):
+    form = "tensor"
+    def __init__(self):
+        super().__init__(4, 2)
+    def forward(self, x):
+        x.mul_(1.0)  # works in place on its input
+        logits = super().forward(x)
+        forms = {"tensor": logits, "dict": {"logits": logits}, "object": Output(logits)}
+        forms["tuple"] = (logits, None, {"features": x})
+        forms["hidden"] = {"hidden": logits}
+        return forms[self.form]
+
+def of(form):
+    model = Wrapped()
+    model.form = form
+    return model
+
+def tensor(): return of("tensor")
+def dictionary(): return of("dict")
+def output(): return of("object")
+def triple(): return of("tuple")
+def hidden(): return of("hidden")
+def parallel(): return nn.DataParallel(nn.Linear(4, 2))
+def scripted(): return torch.jit.script(nn.Linear(4, 2))
+
+class Whole(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 2)
+
+class Series(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 2, 3)
+    def forward(self, x):
+        return self.conv(x).mean(2)
+
+class Single(nn.Linear):
+    def forward(self, x):
+        return super().forward(x)[:, :1]
+
+class Flat(nn.Linear):
+    def forward(self, x):
+        return super().forward(x)[:, 0]
+
+def single(): return Single(4, 2)
+def flat(): return Flat(4, 2)
+def mlp(width, depth=2, *, classes): return nn.Linear(4, 2)
+def broken(): raise KeyError("missing")
+def wide(): return nn.Linear(7, 2)
+def images(): return nn.Conv2d(3, 2, 1)
+instance = nn.Linear(4, 2)
+"""
+
+
+@pytest.fixture
+def many(own: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    Path("many_nets.py").write_text(MANY)
+    monkeypatch.delitem(sys.modules, "many_nets", raising=False)
+    return own
+
+
+# torch would rather have no new scripted modules; people have old ones
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    "name", ["tensor", "dictionary", "output", "triple", "parallel", "scripted", "Whole"]
+)
+def test_networks_of_many_kinds_are_measured_alike(
+    many: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    r, _ = distances()
+    command = ["evaluate", f"many_nets:{name}", *NAMED[1:], "--eps", "0.3", "--json"]
+    assert main([*command, "--attacks", "--minimal", "0"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["clean"]["value"] == pytest.approx(11 / 12)
+    assert found["robust"]["worst"]["value"] == pytest.approx(float((r > 0.3).double().mean()))
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["evaluate", *arguments, "--eps", "0.1"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert len(captured.err) < 900
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("many_nets:mlp", "needs arguments: width, classes; name a function without any, such as"),
+        ("many_nets:broken", "many_nets:broken failed: KeyError: 'missing'"),
+        ("many_nets:instance", "many_nets:instance is a network; name a function that returns"),
+        ("many_nets:tenser", "has no function 'tenser' (did you mean 'tensor'?); it has Output"),
+        ("many_nets.py:tensor", "named without .py and with dots: 'many_nets:tensor')"),
+        ("./many_nets.py:tensor", "'many_nets:tensor')"),
+        ("many_net:tensor", "cannot import many_net: No module named 'many_net' (did you mean"),
+        ("many_nets", "is not of the form package.module:function, such as nets:build"),
+        ("many_nets:single", "returned shape (3, 1) for 3 examples"),
+        ("many_nets:flat", "returned shape (3,) for 3 examples"),
+        ("many_nets:hidden", "with the keys 'hidden'"),
+    ],
+)
+def test_a_network_that_cannot_be_used_says_why(
+    many: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
+) -> None:
+    assert message in said(capsys, name, *NAMED[1:])
+
+
+def test_examples_that_do_not_fit_the_network(
+    many: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"conv.weight": torch.ones(2, 1, 3), "conv.bias": torch.zeros(2)}, "s.safetensors")
+    series = ["many_nets:Series", "--state", "s.safetensors", "--data", "own.npz"]
+    error = said(capsys, *series)
+    assert "many_nets:Series cannot take examples of shape (4,) and type float32; " in error
+    assert "it takes them with a channel, x[:, None]" in error
+    save_file({"weight": torch.ones(2, 7), "bias": torch.zeros(2)}, "w.safetensors")
+    error = said(capsys, "many_nets:wide", "--state", "w.safetensors", "--data", "own.npz")
+    assert "cannot take examples of shape (4,) and type float32 (RuntimeError: mat1" in error
+    np.savez("labels.npz", x=np.zeros((3, 4), np.float32), y=np.array([0, 1, 2]))
+    error = said(capsys, "many_nets:tensor", *NAMED[1:3], "--data", "labels.npz")
+    assert "labels go up to 2, but many_nets:tensor has 2 classes, 0 to 1" in error
+
+
+def test_weights_that_do_not_fit_name_a_few(many: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("deep_nets.py").write_text(
+        "from torch import nn\n"
+        "def build(): return nn.Sequential(*(nn.Linear(4, 4) for _ in range(40)))\n"
+        "class Tied(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b = nn.Linear(4, 2), nn.Linear(4, 2)\n"
+        "        self.b.weight = self.a.weight\n"
+        "    def forward(self, x): return self.a(x)\n"
+    )
+    weights = nn.Sequential(*(nn.Linear(4, 4) for _ in range(40))).state_dict()
+    deep = ["deep_nets:build", "--state", "deep.safetensors", "--data", "own.npz"]
+    save_file({f"model.{name}": value for name, value in weights.items()}, "deep.safetensors")
+    error = said(capsys, *deep)
+    assert "the file lacks 80 of 80 tensors (0.weight, 0.bias, 1.weight, 1.bias, ... 76" in error
+    assert "take 'model.' off the file's names" in error
+    save_file(weights | {"3.weight": torch.zeros(4, 5)}, "deep.safetensors")
+    error = said(capsys, *deep)
+    assert "1 of 80 tensors have another shape (3.weight): 3.weight is (4, 4), the" in error
+    save_file(weights | {"3.weight": torch.zeros(4, 4).long()}, "deep.safetensors")
+    assert "another kind of numbers (3.weight)" in said(capsys, *deep)
+    for prefix in ("", "module.", "_orig_mod."):  # what wrappers add is the same network
+        save_file({f"{prefix}{name}": v for name, v in weights.items()}, "deep.safetensors")
+        loaded = load_network(deep[0], Path("deep.safetensors")).state_dict()
+        assert all(torch.equal(loaded[name], value) for name, value in weights.items())
+    # save_model keeps tied weights once
+    tied = {"a.weight": torch.ones(2, 4), "a.bias": torch.ones(2), "b.bias": torch.zeros(2)}
+    save_file(tied, "tied.safetensors")
+    network = load_network("deep_nets:Tied", Path("tied.safetensors"))
+    assert torch.equal(network.get_parameter("b.weight"), torch.ones(2, 4))
+    del tied["b.bias"]
+    save_file(tied, "tied.safetensors")
+    with pytest.raises(ValueError, match=r"the file lacks 1 of 4 tensors \(b.bias\)"):
+        load_network("deep_nets:Tied", Path("tied.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "own.npz"], "--data needs --eps"),
+        (["--data", "own.npz", "--eps", "0"], "--eps 0 must be a finite number above 0"),
+        (["--data", "own.npz", "--eps", "nan"], "--eps nan must be"),
+        (["--data", "nothing.npz", "--eps", "1"], "there is no file nothing.npz"),
+        (["--config", "rst_ecg20"], "(did you mean 'rst_ecg200'?)"),
+        (["--config", "rst_ecg200", "--minimal", "-1"], "--minimal -1 must be at least 0"),
+        (["--config", "rst_ecg200", "--steps", "0"], "--steps 0 must be at least 1"),
+        (["--config", "rst_ecg200", "--seed", "-3"], "--seed -3 must be a whole number from 0"),
+    ],
+)
+def test_wrong_options_are_refused_before_torch_is_imported(
+    own: Path, options: list[str], message: str
+) -> None:
+    code = (
+        "import sys; from robustprune.cli import main; status = main(sys.argv[1:]);"
+        "print(status, 'torch' in sys.modules)"
+    )
+    named = ["evaluate", *NAMED[:3], *options]
+    done = subprocess.run([sys.executable, "-c", code, *named], capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "False"], done.stderr
+    assert message in done.stderr
