@@ -37,7 +37,7 @@ from robustprune.models import (
 )
 from robustprune.run.checkpoint import forget, load_tensors, save_tensors
 from robustprune.search import LotteryTicket, find_language_ticket, finetune_ticket, train_control
-from robustprune.search.lottery import shuffled
+from robustprune.search.controls import shuffled
 from robustprune.sparsity import (
     MaskSet,
     apply_masks,

@@ -88,7 +88,7 @@ def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
             mode=mode,
             epochs=section.epochs,
             optimizer=optimizer_of(section),
-            init=section.init,
+            init=section.init if mode == "reinit" else None,
             seed=run.config.seed + 1,
             validation=run.validation(attacked=True),
             average=run.config.loop.average,

@@ -27,6 +27,7 @@ from robustprune.minmax import (
     Validation,
 )
 from robustprune.models import SynonymSwap, build_model
+from robustprune.pipeline.combinations import check_combinations
 from robustprune.pipeline.selection import check_selection, record, selective
 from robustprune.pipeline.text import check_text, encoder_of, synonyms_of
 from robustprune.run.config import Config
@@ -242,6 +243,7 @@ def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
             "search.allocate must give a density for every masked layer and no other: "
             f"{', '.join(layers)}"
         )
+    check_combinations(config, layers)
     if "admm_l1" in search.methods and config.admm.l1 is None:
         raise ValueError("method admm_l1 needs admm.l1, the weight λ of the l1 norm; try 1e-4")
     if "harp" in search.methods and ":" in search.pattern:

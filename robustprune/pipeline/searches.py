@@ -25,7 +25,7 @@ from robustprune.search import (
     prune_scores,
     train_control,
 )
-from robustprune.search.lottery import shuffled_control
+from robustprune.search.controls import shuffled_control
 from robustprune.sparsity.criteria import CriterionName
 
 #: criteria by the names they go by in the literature
@@ -232,7 +232,7 @@ def _language(run: Run, density: float, name: str, sources: Sources) -> Found:
             penalty=section.penalty,
             kept=section.kept,
             spread=section.spread,
-            dense=space["dense"] or ("last",),
+            dense=space["dense"] or ("last",) if section.granularity == "weight" else (),
             seed=run.config.seed,
             validation=run.validation(attacked=True),
             **_training(run, section, checkpoint, name),
@@ -284,7 +284,7 @@ def _one_shot(
             run.loader(),
             density=density,
             criterion=criterion,
-            attack=run.inner_attack(),
+            attack=None if criterion in ("magnitude", "random") else run.inner_attack(),
             batches=section.batches,
             seed=run.config.seed,
             **_space(run),

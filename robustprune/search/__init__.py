@@ -1,16 +1,11 @@
 """Searches: each a plain function on a user's own module and loader."""
 
 from robustprune.search.admm import prune_admm
+from robustprune.search.controls import CONTROLS, ControlName, train_control
 from robustprune.search.finetune import FINETUNE_MODES, FinetuneMode, finetune_ticket
 from robustprune.search.initialise import INITS, InitName, draw_thresholds, initialise
 from robustprune.search.language_ticket import LanguageTicket, find_language_ticket
-from robustprune.search.lottery import (
-    CONTROLS,
-    ControlName,
-    LotteryTicket,
-    find_lottery_ticket,
-    train_control,
-)
+from robustprune.search.lottery import LotteryTicket, find_lottery_ticket
 from robustprune.search.one_shot import prune_one_shot
 from robustprune.search.scores import SCORE_METHODS, ScoreMethod, prune_scores
 from robustprune.search.scratch_ticket import find_scratch_ticket

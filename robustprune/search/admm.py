@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -17,7 +18,7 @@ from robustprune.minmax import (
     OptimizerSpec,
     train,
 )
-from robustprune.search.ticket import Ticket, chosen_objective, copy_on
+from robustprune.search.ticket import Ticket, chosen_objective, copy_on, layers_to_mask
 from robustprune.sparsity import (
     Allocation,
     MaskSet,
@@ -26,9 +27,8 @@ from robustprune.sparsity import (
     check_density,
     check_pattern,
     keep_best,
-    maskable_layers,
 )
-from robustprune.sparsity.criteria import weights_of
+from robustprune.sparsity.criteria import at_least_float32, weights_of
 
 ADMM_OPTIMIZER = OptimizerSpec(lr=0.01, momentum=0.9, weight_decay=1e-4)
 
@@ -150,9 +150,9 @@ def prune_admm(
         l1: λ > 0; the support of the last Z, at least one weight a layer, is the mask.
         attack: the inner maximisation; exactly one of `attack` and `objective` is needed.
         rho: ρ of the first epoch; multiplied by `rho_growth` at each update up to `rho_max`.
-        every: epochs between two updates of Z and U.
-        pattern: see `robustprune.sparsity.patterns`; of `l1` always element.
-        allocate: see `robustprune.sparsity.allot`.
+        every: epochs between two updates of Z and U, at most `epochs`.
+        pattern: see `robustprune.sparsity.patterns`; with `l1` always element.
+        allocate: see `robustprune.sparsity.allot`; not with `l1`, whose threshold is one for all.
         dense: layers to leave whole: "first", "last" or layer names.
         loop: how the training runs: the options of `LoopOptions`, which `train` explains.
 
@@ -169,19 +169,32 @@ def prune_admm(
         raise ValueError(f"l1={l1} must be positive")
     if density is not None:
         check_pattern(pattern, check_density(density))
+    elif pattern != "element" or allocate != "layer":
+        raise ValueError(
+            f"with `l1` the threshold decides weight by weight, and pattern={pattern!r} and "
+            f"allocate={allocate!r} have no effect; leave them at 'element' and 'layer'"
+        )
     for name, value in {"rho": rho, "rho_max": rho_max, "rho_growth": rho_growth}.items():
-        if not value > 0:
-            raise ValueError(f"{name}={value} must be positive")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}={value} must be positive and finite")
+    if rho > rho_max:
+        raise ValueError(f"rho={rho} must not exceed rho_max={rho_max}, up to which it grows")
     if every < 1:
         raise ValueError(f"every={every} must be at least 1, in epochs")
+    if every > epochs:
+        raise ValueError(
+            f"every={every} must not exceed epochs={epochs}: Z and U would never be updated"
+        )
+    objective = chosen_objective(attack, objective)
     network = copy_on(model, loop.get("device")).requires_grad_(True)
-    layers = maskable_layers(network, dense=dense)
+    layers = layers_to_mask(network, dense)
 
     def support(v: Mapping[str, Tensor], rho: float) -> MaskSet:
         if l1 is not None:
             return nonzero(soft_threshold(v, l1 / rho), v)
         assert density is not None
-        squares = {name: value**2 for name, value in v.items()}
+        # squares of half precision would be 0 below 2.4e-4
+        squares = {name: at_least_float32(value) ** 2 for name, value in v.items()}
         return keep_best(squares, layers, density=density, pattern=pattern, allocate=allocate)
 
     constraint = Admm(
@@ -191,7 +204,7 @@ def prune_admm(
     history = train(
         network,
         loader,
-        chosen_objective(attack, objective),
+        objective,
         optimizer=optimizer,
         epochs=epochs,
         constraint=constraint,

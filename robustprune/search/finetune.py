@@ -32,7 +32,7 @@ def finetune_ticket(
     mode: FinetuneMode = "inherit",
     epochs: int,
     optimizer: OptimizerSpec,
-    init: InitName = "kaiming_normal",
+    init: InitName | None = None,
     seed: int = 0,
     validation: Validation | None = None,
     average: float | None = None,
@@ -45,20 +45,25 @@ def finetune_ticket(
         mode: "inherit" starts at the ticket's own random weights, m ⊙ θ; "reinit" draws fresh
             ones (`init`, `seed`) under the same mask; "full" starts at m ⊙ θ and lets go of the
             mask, so that the result is dense.
+        init: of mode "reinit" alone: how weights are drawn, default kaiming_normal.
+        seed: of those weights.
 
     Returns:
         Ticket with the trained network; the masks are the ticket's, or all ones for "full".
 
     Raises:
-        ValueError: unknown mode or init.
+        ValueError: unknown mode or init, or an init where nothing is drawn.
         TrainingDiverged: the loss became non-finite.
     """
     if mode not in FINETUNE_MODES:
         raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(FINETUNE_MODES)}")
+    if init is not None and mode != "reinit":
+        raise ValueError(f"init={init!r} is of mode 'reinit'; mode {mode!r} draws no weights")
     network = copy_on(ticket.model, loop.get("device")).requires_grad_(True)
     masks = ticket.masks
     if mode == "reinit":
-        initialise(maskable_layers(network), init, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        initialise(maskable_layers(network), init or "kaiming_normal", generator=generator)
         _reset_statistics(network)
     if mode == "full":
         masks = MaskSet({name: torch.ones_like(mask) for name, mask in masks.items()})

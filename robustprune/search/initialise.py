@@ -27,7 +27,7 @@ def initialise(
     init: InitName = "signed_kaiming_constant",
     *,
     generator: torch.Generator,
-    density: float = 1.0,
+    density: float | Mapping[str, float] = 1.0,
     bias_scale: float = 0.0,
 ) -> None:
     """Draw the weights of `layers` anew, in place.
@@ -47,20 +47,24 @@ def initialise(
 
     Args:
         density: fan scaling: the fraction of weights that will be kept, so that n and m count
-            only those (arXiv 1911.13299, "scaled"); 1 for none.
+            only those (arXiv 1911.13299, "scaled"); 1 for none. By a layer's name, where layers
+            differ; one that isn't named stays whole.
         bias_scale: biases are drawn from U(−b, b) with b = bias_scale·g/√n; 0 for zero biases.
 
     Raises:
-        ValueError: unknown init.
+        ValueError: unknown init, or a bias scale that is negative or not finite.
     """
+    if not 0 <= bias_scale < math.inf:
+        raise ValueError(f"bias_scale={bias_scale} must be at least 0 and finite")
     if init not in INITS:
         raise ValueError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
-    for layer in layers.values():
+    for name, layer in layers.items():
+        share = density.get(name, 1.0) if isinstance(density, Mapping) else density
         weight, bias = layer.weight, getattr(layer, "bias", None)
         assert isinstance(weight, Tensor)
-        fan_in = group_weight(layer).fan_in * density
+        fan_in = group_weight(layer).fan_in * share
         out, *_ = group_weight(layer).out_first
-        fan_out = out * math.prod(weight.shape[2:]) * density
+        fan_out = out * math.prod(weight.shape[2:]) * share
         gain = math.sqrt(2.0 / fan_in)
         std = gain if "kaiming" in init else math.sqrt(2.0 / (fan_in + fan_out))
         noise = torch.empty(weight.shape, dtype=torch.float64)  # drawn on the CPU: same everywhere

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from typing_extensions import Unpack
 
 from attacks import Attack
+from attacks.network import unwrapped
 from robustprune.minmax import (
     Batches,
     Constraint,
@@ -23,7 +24,14 @@ from robustprune.minmax import (
     Validation,
 )
 from robustprune.search.lottery import LotteryTicket
-from robustprune.search.ticket import chosen_objective, copy_on, device_of, learn_masks
+from robustprune.search.ticket import (
+    check_searchable,
+    chosen_objective,
+    copy_on,
+    device_of,
+    learn_masks,
+    warn_of_left_out,
+)
 from robustprune.sparsity import (
     GateGroup,
     Granularity,
@@ -34,8 +42,10 @@ from robustprune.sparsity import (
     draw_masks,
     gate_groups,
     magnitudes,
+    plain,
 )
 from robustprune.sparsity.hard_concrete import Gated, Gates, probability_kept, score_of
+from robustprune.sparsity.plain import computed_weights
 
 LANGUAGE_OPTIMIZER = OptimizerSpec(name="adamw", lr=0.1, weight_decay=1e-6, schedule="linear")
 
@@ -200,9 +210,19 @@ def find_language_ticket(
         raise ValueError(f"penalty={penalty} must be at least 0, the weight λ of the kept share")
     if not 0 <= spread < math.inf:
         raise ValueError(f"spread={spread} must be at least 0 and finite, in units of the scores")
+    dense = (dense,) if isinstance(dense, str) else tuple(dense)
+    if granularity != "weight" and dense not in ((), ("last",)):
+        raise ValueError(
+            f"dense={dense} is of granularity 'weight'; {granularity}s are masked in every layer "
+            "of the transformer, and what stands outside stays whole"
+        )
     objective = chosen_objective(attack, objective)
     network = copy_on(model, loop.get("device")).requires_grad_(False)
     groups = gate_groups(network, granularity, dense=dense)
+    if granularity == "weight":
+        warn_of_left_out(network)
+    if pretrained is not None:
+        _check_fits(pretrained, groups)
     constraint = HardConcreteGates(
         network, groups, density=density, penalty=penalty, kept=kept, spread=spread,
         seed=seed,
@@ -215,6 +235,21 @@ def find_language_ticket(
     start = copy_on(model if pretrained is None else pretrained, device_of(network))
     start.requires_grad_(True)
     return LanguageTicket(masks, _masked(start, masks), history, start, constraint.scores(), groups)
+
+
+def _check_fits(pretrained: nn.Module, groups: Mapping[str, GateGroup]) -> None:
+    """Refuse other weights than the model's own before the search, not when it has ended."""
+    check_searchable(pretrained)
+    inner = unwrapped(pretrained)
+    weights = dict((plain(inner) if computed_weights(inner) else inner).named_parameters())
+    for group in groups.values():
+        for name, span in group.spans.items():
+            if name not in weights or tuple(weights[name].shape) != span.shape:
+                has = f"has {tuple(weights[name].shape)}" if name in weights else "has none"
+                raise ValueError(
+                    f"the ticket needs a weight {name!r} of shape {span.shape}, and `pretrained` "
+                    f"{has}; give the network that `model` was fine-tuned from"
+                )
 
 
 def first_scores(

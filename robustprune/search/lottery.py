@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
@@ -28,22 +26,22 @@ from robustprune.minmax.average import snapshot
 from robustprune.minmax.resume import flatten, state_of, unflatten
 from robustprune.run.checkpoint import load_tensors, save_tensors
 from robustprune.run.runtime import agreed, generator_states, restore_generators
-from robustprune.search.initialise import InitName, initialise
-from robustprune.search.ticket import Ticket, chosen_objective, copy_on
+from robustprune.search.ticket import Ticket, chosen_objective, copy_on, layers_to_mask
 from robustprune.sparsity import (
     Allocation,
     MaskSet,
     apply_masks,
     bake,
+    check_allocation,
     check_density,
     check_pattern,
+    count_kept,
+    group_weight,
     keep_best,
     maskable_layers,
 )
-from robustprune.sparsity.criteria import weights_of
+from robustprune.sparsity.criteria import magnitude
 
-ControlName = Literal["random", "reinit"]
-CONTROLS: tuple[ControlName, ...] = get_args(ControlName)
 LOTTERY_OPTIMIZER = OptimizerSpec(lr=0.1, momentum=0.9, weight_decay=1e-4)
 
 
@@ -108,8 +106,9 @@ def find_lottery_ticket(
         attack: the inner maximisation in every round; exactly one of `attack` and `objective`
             (`Natural()` for plain training) is needed.
         epochs: of each round and of the last training: (rounds + 1) · epochs in all.
-        rounds: n; 1 is one-shot, None removes 20% of the survivors a round.
-        rewind: k, in optimizer steps of the first training; 0 for the initial weights.
+        rounds: n; 1 is one-shot, None removes 20% of the survivors a round. With N:M always 1.
+        rewind: k, in optimizer steps of the first training and not beyond its last; 0 for the
+            initial weights.
         pattern, allocate: see `robustprune.sparsity`; "global" compares |w| over all layers.
         dense: layers to leave whole: "first", "last" or layer names.
         validation: choose the epoch of each training on held-out training data.
@@ -124,18 +123,27 @@ def find_lottery_ticket(
         TrainingDiverged: the loss became non-finite.
     """
     check_pattern(pattern, check_density(density))
-    if rounds is None:
-        rounds = max(1, round(math.log(density) / math.log(0.8)))
-    if rounds < 1:
+    fixed = ":" in pattern  # N of every M: there is nothing in between
+    if rounds is not None and rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1")
-    if rewind < 0:
-        raise ValueError(f"rewind={rewind} must be at least 0, in optimizer steps")
-    if ":" in pattern:
-        rounds = 1  # N of every M: there is nothing in between
+    if fixed and rounds not in (None, 1):
+        raise ValueError(
+            f"rounds={rounds} has no effect with pattern {pattern!r}, which keeps N of every M in "
+            "the first round; set rounds to 1"
+        )
+    if rounds is None:
+        rounds = 1 if fixed else max(1, round(math.log(density) / math.log(0.8)))
+    if fixed and allocate == "global":
+        allocate = "layer"  # N of every M is the same of every layer
+    _check_rewind(rewind, epochs, loader)
+    dense = (dense,) if isinstance(dense, str) else tuple(dense)
     objective = chosen_objective(attack, objective)
     title = loop.setdefault("title", f"lottery {density:.0%}")
     checkpoint = loop.get("checkpoint")
     start = copy_on(model, loop.get("device")).requires_grad_(True)
+    layers = layers_to_mask(start, dense)
+    groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
+    check_allocation(allocate, groups, density)
     masks: MaskSet | None = None
 
     def trained(part: str, at: _AtStep | None) -> tuple[nn.Module, list[EpochRecord]]:
@@ -164,11 +172,13 @@ def find_lottery_ticket(
             masks = _read_round(done, start, loader)
             continue
         at = _AtStep(start, rewind) if number == 1 else None
-        network, _ = trained(f"round {number}/{rounds}", at)
+        network, history = trained(f"round {number}/{rounds}", at)
         if at is not None:
+            if history[-1].step < rewind:
+                raise ValueError(_BEYOND.format(rewind=rewind, steps=history[-1].step))
             start.load_state_dict(at.state)
         masks = _survivors(
-            network, masks, density ** (number / rounds) if number < rounds else density,
+            network, masks, density, number / rounds,
             pattern=pattern, allocate=allocate, dense=dense,
         )  # fmt: skip
         if done is not None:
@@ -178,97 +188,44 @@ def find_lottery_ticket(
     return LotteryTicket(masks, network, history, start)
 
 
-def train_control(
-    ticket: LotteryTicket,
-    loader: Batches,
-    kind: ControlName,
-    *,
-    attack: Attack | None = None,
-    objective: Objective | None = None,
-    epochs: int,
-    optimizer: OptimizerSpec = LOTTERY_OPTIMIZER,
-    init: InitName = "kaiming_normal",
-    seed: int = 0,
-    validation: Validation | None = None,
-    average: float | None = None,
-    **loop: Unpack[LoopOptions],
-) -> Ticket:
-    """What a ticket must beat: the same training with one thing changed.
-
-    Args:
-        kind: "random" shuffles the mask within each layer, so that every layer keeps as many
-            weights (Frankle et al. 2021, arXiv 2009.08576, Sec. 4); "reinit" keeps the mask and
-            draws the weights anew (arXiv 1803.03635, Sec. 2).
-        init, seed: of the fresh weights, and of the shuffle.
-
-    Raises:
-        ValueError: unknown kind.
-    """
-    if kind not in CONTROLS:
-        raise ValueError(f"unknown control {kind!r}; choose one of {', '.join(CONTROLS)}")
-    network = copy_on(ticket.start, loop.get("device")).requires_grad_(True)
-    masks = _mask_control(network, ticket.masks, kind, init, seed)
-    loop.setdefault("title", f"control ({kind})")
-    history = train(
-        network,
-        loader,
-        chosen_objective(attack, objective),
-        optimizer=optimizer,
-        epochs=epochs,
-        validation=validation,
-        average=average,
-        **loop,
-    )
-    return Ticket(masks, bake(network), history)
-
-
-def shuffled_control(ticket: LotteryTicket, *, seed: int = 0) -> Ticket:
-    """The "random" control of a ticket in which nothing is trained."""
-    network = copy_on(ticket.start, None)
-    masks = _mask_control(network, ticket.masks, "random", "kaiming_normal", seed)
-    return Ticket(masks, bake(network), [])
-
-
-def _mask_control(
-    network: nn.Module, masks: MaskSet, kind: ControlName, init: InitName, seed: int
-) -> MaskSet:
-    """Make the network that a control is trained from; returns its masks."""
-    generator = torch.Generator().manual_seed(seed)
-    masks = shuffled(masks, generator) if kind == "random" else masks
-    if kind == "reinit":
-        initialise(maskable_layers(network), init, generator=generator)
-    apply_masks(network, masks)
-    return masks
-
-
-def shuffled(masks: MaskSet, generator: torch.Generator) -> MaskSet:
-    """Each mask with its entries in random order."""
-    return MaskSet(
-        {
-            name: mask.view(-1)[torch.randperm(mask.numel(), generator=generator)].view(mask.shape)
-            for name, mask in masks.items()
-        }
-    )
-
-
 def _survivors(
     network: nn.Module,
     masks: MaskSet | None,
     density: float,
+    progress: float,
     *,
     pattern: str,
     allocate: Allocation,
     dense: Iterable[str],
 ) -> MaskSet:
-    """The largest |w| among what is left; what went before never comes back."""
+    """The largest |w| among what is left, density^progress of them (of each layer, where densities
+    are given for each); what went before never comes back."""
     layers = maskable_layers(network, dense=dense)
-    scores = {name: weight.detach().abs() for name, weight in weights_of(layers).items()}
-    if masks is not None:
-        scores = {
-            name: torch.where(masks[name].to(score.device), score, -1.0)
-            for name, score in scores.items()
-        }
-    return keep_best(scores, layers, density=density, pattern=pattern, allocate=allocate)
+    if progress < 1:
+        density = density**progress
+        if isinstance(allocate, Mapping):
+            allocate = {name: share**progress for name, share in allocate.items()}
+            numbers = {name: group_weight(layers[name], pattern).number for name in layers}
+            kept = sum(count_kept(allocate[name], number) for name, number in numbers.items())
+            density = kept / sum(numbers.values())
+    return keep_best(
+        magnitude(layers), layers,
+        density=density, pattern=pattern, allocate=allocate, within=masks,
+    )  # fmt: skip
+
+
+_BEYOND = (
+    "rewind={rewind} is beyond the first training, which has {steps} optimizer steps; rewind to at "
+    "most that step, or train longer"
+)
+
+
+def _check_rewind(rewind: int, epochs: int, loader: Batches) -> None:
+    """Refuse a step that the first training doesn't reach, as far as that can be known before."""
+    if rewind < 0:
+        raise ValueError(f"rewind={rewind} must be at least 0, in optimizer steps")
+    if isinstance(loader, Sized) and rewind > (steps := epochs * len(loader)):
+        raise ValueError(_BEYOND.format(rewind=rewind, steps=steps))
 
 
 def _part(checkpoint: Checkpoint | None, name: str) -> Checkpoint | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterable
 
@@ -11,16 +10,23 @@ from torch import Tensor, nn
 
 from attacks import Attack, evaluating
 from robustprune.minmax import Batches, Natural, Objective
-from robustprune.search.ticket import Ticket, chosen_objective, device_of
+from robustprune.search.ticket import (
+    Ticket,
+    chosen_objective,
+    copy_on,
+    device_of,
+    layers_to_mask,
+)
 from robustprune.sparsity import (
     Allocation,
     apply_masks,
     bake,
+    check_allocation,
     check_density,
     check_pattern,
     criteria,
+    group_weight,
     keep_best,
-    maskable_layers,
 )
 from robustprune.sparsity.criteria import CRITERIA, CriterionName
 
@@ -60,35 +66,43 @@ def prune_one_shot(
         loader: yields (x, y) batches; only for criteria that need data.
         density: kept fraction of the groups, in (0, 1].
         attack, objective: L is the loss of this objective, under attack where it attacks; default
-            the plain cross-entropy.
+            the plain cross-entropy. Not for magnitude and random, which know no loss.
         batches: how many batches of the loader the criterion sees.
         pattern, allocate, dense: as in `find_scratch_ticket`.
         seed: of random scores and random signs.
 
     Raises:
-        ValueError: an option out of range, nothing to mask, or no loader where one is needed.
+        ValueError: an option out of range or without effect, nothing to mask, or no loader where
+            one is needed.
     """
     check_pattern(pattern, check_density(density))
     if criterion not in CRITERIA:
         raise ValueError(f"unknown criterion {criterion!r}; choose one of {', '.join(CRITERIA)}")
     if batches < 1:
         raise ValueError(f"batches={batches} must be at least 1")
-    network = copy.deepcopy(model).requires_grad_(True)
-    if device is not None:
-        network.to(device)
-    layers = maskable_layers(network, dense=dense)
+    needs_data = criterion not in ("magnitude", "random")
+    if needs_data and loader is None:
+        raise ValueError(f"criterion {criterion!r} needs data; give a loader")
+    if not needs_data and not (attack is None and objective is None):
+        raise ValueError(
+            f"criterion {criterion!r} looks at no loss, so that `attack` and `objective` have no "
+            "effect; leave them out or take snip, grasp, obd or obd_ggn"
+        )
+    plain = attack is None and objective is None
+    chosen = Natural() if plain else chosen_objective(attack, objective)
+    network = copy_on(model, device).requires_grad_(True)
+    layers = layers_to_mask(network, dense)
+    groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
+    check_allocation(allocate, groups, density)
     generator = torch.Generator().manual_seed(seed)
     if criterion == "magnitude":
         scores = criteria.magnitude(layers)
     elif criterion == "random":
         scores = criteria.random(layers, generator=generator)
     else:
-        if loader is None:
-            raise ValueError(f"criterion {criterion!r} needs data; give a loader")
+        assert loader is not None
         where = device_of(network)
         seen = [(x.to(where), y.to(where)) for x, y in itertools.islice(iter(loader), batches)]
-        plain = attack is None and objective is None
-        chosen = Natural() if plain else chosen_objective(attack, objective)
         with evaluating(network):  # statistics of batch norm stay as they are
             scores = _from_data(criterion, network, layers, seen, chosen, generator)
     masks = keep_best(scores, layers, density=density, pattern=pattern, allocate=allocate)

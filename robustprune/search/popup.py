@@ -12,7 +12,9 @@ from torch.nn.utils import parametrize
 
 from robustprune.minmax import Constraint
 from robustprune.sparsity import Allocation, Groups, MaskSet, allot, group_weight
-from robustprune.sparsity.criteria import weights_of
+from robustprune.sparsity.apply import MaskParametrization
+from robustprune.sparsity.criteria import at_least_float32, weights_of
+from robustprune.sparsity.patterns import check_scores
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -34,7 +36,7 @@ class _StraightThrough(torch.autograd.Function):
         return (grads[0] * weight).mul_(score.sign()), None, None
 
 
-class Popup(nn.Module):
+class Popup(MaskParametrization):
     """Parametrization θ ↦ m(s) ⊙ θ; m keeps the `kept` groups with the largest Σ|s|.
 
     Args:
@@ -53,11 +55,12 @@ class Popup(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         self.kept = int(state)
 
-    def mask(self) -> Tensor:
-        """Boolean, of the weight's shape."""
+    def mask(self, kept: int | None = None) -> Tensor:
+        """Boolean, of the weight's shape; of `kept` groups, if they are not to be its own."""
         with torch.no_grad():
             values = self.groups.reduce(self.score.abs())
-            return self.groups.expand(self.groups.choose(values, self.kept))
+            chosen = self.groups.choose(values, self.kept if kept is None else kept)
+            return self.groups.expand(chosen)
 
     def forward(self, weight: Tensor) -> Tensor:
         masked = _StraightThrough.apply(self.score, weight, self.mask())
@@ -80,12 +83,12 @@ def random_scores(
 def scaled_scores(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """√(6/n) · w / max|w| for fan in n: the largest weights lead at the start (Sehwag et al. 2020,
     arXiv 2002.10509, Eq. 3)."""
-    return {
-        name: math.sqrt(6.0 / group_weight(layers[name]).fan_in)
-        * weight.detach()
-        / weight.detach().abs().max().clamp_min(torch.finfo(weight.dtype).tiny)
-        for name, weight in weights_of(layers).items()
-    }
+    scores = {}
+    for name, weight in weights_of(layers).items():
+        values = at_least_float32(weight.detach())
+        scale = math.sqrt(6.0 / group_weight(layers[name]).fan_in)
+        scores[name] = scale * values / values.abs().max().clamp_min(torch.finfo(values.dtype).tiny)
+    return scores
 
 
 class ScoreTopK(Constraint):
@@ -104,6 +107,7 @@ class ScoreTopK(Constraint):
         scores: Mapping[str, Tensor],
     ) -> None:
         self.density, self.allocate = density, allocate
+        check_scores(scores)
         self.popups: dict[str, Popup] = {}
         for name, layer in layers.items():
             groups = group_weight(layer, pattern)

@@ -21,7 +21,13 @@ from robustprune.minmax import (
     Validation,
 )
 from robustprune.search.popup import Popup, ScoreTopK, scaled_scores
-from robustprune.search.ticket import Ticket, chosen_objective, copy_on, learn_masks
+from robustprune.search.ticket import (
+    Ticket,
+    chosen_objective,
+    copy_on,
+    layers_to_mask,
+    learn_masks,
+)
 from robustprune.sparsity import (
     Allocation,
     Groups,
@@ -29,12 +35,13 @@ from robustprune.sparsity import (
     allot,
     apportion,
     bake,
+    check_allocation,
     check_density,
     check_pattern,
     count_kept,
     group_weight,
-    maskable_layers,
 )
+from robustprune.sparsity.patterns import check_scores
 
 ScoreMethod = Literal["hydra", "harp"]
 SCORE_METHODS: tuple[ScoreMethod, ...] = get_args(ScoreMethod)
@@ -104,7 +111,12 @@ class LearnedRates(Constraint):
         self.density, self.gamma, self.epoch = density, gamma, 1
         groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
         values = {name: groups[name].reduce(scores[name].abs()) for name in layers}
-        counts = allot(values, groups, density, allocate)
+        check_scores(scores)
+        if isinstance(allocate, Mapping):  # where rates start need not keep the target
+            check_allocation(allocate, groups, None)
+            counts = {n: count_kept(allocate[n], g.number) for n, g in groups.items()}
+        else:
+            counts = allot(values, groups, density, allocate)
         self.popups: dict[str, RatedPopup] = {}
         for name, layer in layers.items():
             rate = counts[name] / groups[name].number
@@ -128,14 +140,21 @@ class LearnedRates(Constraint):
         total = sum(popup.groups.number for popup in self.popups.values())
         return {"kept / target": kept / total / self.density}
 
-    def masks(self, model: nn.Module) -> MaskSet:
+    def _counts(self) -> dict[str, int]:
+        """Groups that each layer keeps, were the search to end now."""
         popups = self.popups.items()
         numbers = {name: popup.groups.number for name, popup in popups}
         shares = {name: float(popup.rate().detach()) * numbers[name] for name, popup in popups}
-        counts = apportion(shares, numbers, count_kept(self.density, sum(numbers.values())))
-        for name, popup in popups:
-            popup.kept, popup.fixed = counts[name], True
-        return MaskSet({name: popup.mask() for name, popup in popups})
+        return apportion(shares, numbers, count_kept(self.density, sum(numbers.values())))
+
+    def masks(self, model: nn.Module) -> MaskSet:
+        counts = self._counts()
+        return MaskSet({name: popup.mask(counts[name]) for name, popup in self.popups.items()})
+
+    def settle(self) -> None:
+        """End the search: the layers keep what `masks` says, whatever their rates."""
+        for name, kept in self._counts().items():
+            self.popups[name].kept, self.popups[name].fixed = kept, True
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"epoch": torch.tensor(self.epoch)}
@@ -193,7 +212,7 @@ def prune_scores(
         raise ValueError("harp takes its last epoch; leave `validation` to the fine-tuning")
     objective = chosen_objective(attack, objective)
     network = copy_on(model, loop.get("device")).requires_grad_(False)
-    layers = maskable_layers(network, dense=dense)
+    layers = layers_to_mask(network, dense)
     make = {"hydra": ScoreTopK, "harp": LearnedRates}[method]
     constraint = make(
         layers, density=density, pattern=pattern, allocate=allocate, scores=scaled_scores(layers)
@@ -203,4 +222,6 @@ def prune_scores(
         network, loader, objective, constraint,
         optimizer=optimizer, epochs=epochs, validation=validation, **loop,
     )  # fmt: skip
+    if isinstance(constraint, LearnedRates):
+        constraint.settle()
     return Ticket(masks, bake(network).requires_grad_(True), history)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -18,12 +18,22 @@ from robustprune.minmax import (
 )
 from robustprune.search.initialise import InitName, draw_thresholds, initialise
 from robustprune.search.popup import ScoreTopK, random_scores
-from robustprune.search.ticket import Ticket, chosen_objective, copy_on, learn_masks
+from robustprune.search.ticket import (
+    Ticket,
+    chosen_objective,
+    copy_on,
+    layers_to_mask,
+    learn_masks,
+)
 from robustprune.sparsity import (
     Allocation,
+    Groups,
+    allot,
     bake,
+    check_allocation,
     check_density,
     check_pattern,
+    group_weight,
     maskable_layers,
 )
 
@@ -68,7 +78,8 @@ def find_scratch_ticket(
         objective: another outer objective in place of adversarial training with `attack`.
         init: how θ is drawn; None keeps the model's own weights, so that a trained model gives a
             robust *trained* ticket (RTT, ibid. Sec. 3.5).
-        fan_scaling: draw θ for the fan that is left after masking.
+        fan_scaling: draw θ of each masked layer for the fan that is left after masking (of the
+            whole network on average where "global" leaves that to the scores).
         bias_scale: of the random biases, see `initialise`.
         thresholds: make the first layer's units random thresholds, see `draw_thresholds`.
         pattern: what lives or dies together, see `robustprune.sparsity.patterns`.
@@ -85,21 +96,32 @@ def find_scratch_ticket(
         Ticket(masks, model, history).
 
     Raises:
-        ValueError: density outside (0, 1], nothing to mask, an unknown name, a batch that does
-            not fit the model.
+        ValueError: density outside (0, 1], nothing to mask, an unknown name, an option without
+            effect (`fan_scaling`, `bias_scale` or `thresholds` where init is None), a batch that
+            does not fit the model.
         TrainingDiverged: the loss became non-finite.
     """
     check_pattern(pattern, check_density(density))
     objective = chosen_objective(attack, objective)
+    if init is None:
+        of_drawn = {"fan_scaling": fan_scaling, "bias_scale": bias_scale, "thresholds": thresholds}
+        for name, value in of_drawn.items():
+            if value not in (None, False, 0.0):
+                raise ValueError(
+                    f"{name}={value!r} says how weights are drawn, and init=None draws none; leave "
+                    f"{name} out or name an init"
+                )
     network = copy_on(model, loop.get("device"))
-    layers = maskable_layers(network, dense=dense)
+    layers = layers_to_mask(network, dense)
+    groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
+    check_allocation(allocate, groups, density)
     generator = torch.Generator().manual_seed(seed)
     if init is not None:
         initialise(
             maskable_layers(network),
             init,
             generator=generator,
-            density=density if fan_scaling else 1.0,
+            density=_kept_shares(groups, density, allocate) if fan_scaling else 1.0,
             bias_scale=bias_scale,
         )
         if thresholds is not None:
@@ -118,3 +140,15 @@ def find_scratch_ticket(
         optimizer=optimizer, epochs=epochs, validation=validation, **loop,
     )  # fmt: skip
     return Ticket(masks, bake(network).requires_grad_(True), history)
+
+
+def _kept_shares(
+    groups: Mapping[str, Groups], density: float, allocate: Allocation
+) -> dict[str, float]:
+    """The fraction that each masked layer keeps; a layer that stays whole isn't named."""
+    if isinstance(allocate, Mapping):
+        return dict(allocate)
+    if allocate == "erk":
+        kept = allot({n: torch.zeros(g.number) for n, g in groups.items()}, groups, density, "erk")
+        return {name: kept[name] / g.number for name, g in groups.items()}
+    return dict.fromkeys(groups, density)

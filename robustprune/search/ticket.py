@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import copy
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from typing_extensions import Unpack
 
 from attacks import Attack
+from attacks.network import unwrapped
 from robustprune.minmax import (
     Adversarial,
     Batches,
@@ -22,7 +25,18 @@ from robustprune.minmax import (
     Validation,
     train,
 )
-from robustprune.sparsity import MaskSet
+from robustprune.sparsity import (
+    Coverage,
+    Folded,
+    LeftOut,
+    MaskSet,
+    bake,
+    coverage,
+    maskable_layers,
+)
+from robustprune.sparsity.apply import MaskParametrization
+from robustprune.sparsity.coverage import left_out_of
+from robustprune.sparsity.plain import computed_weights, copy_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,11 @@ class Ticket:
     masks: MaskSet
     model: nn.Module
     history: list[EpochRecord]
+
+    @property
+    def coverage(self) -> Coverage:
+        """What the masks cover, what they leave out, and the density of the whole network."""
+        return coverage(self.model, self.masks)
 
 
 def chosen_objective(attack: Attack | None, objective: Objective | None) -> Objective:
@@ -86,9 +105,78 @@ def learn_masks(
 
 
 def copy_on(model: nn.Module, device: torch.device | str | None) -> nn.Module:
-    """A copy of the model, on the device if one is given, to search in."""
-    network = copy.deepcopy(model)
+    """A copy of the model with plain weights, on the device if one is given, to search in.
+
+    What computes weights is folded in, see `robustprune.sparsity.plain`, and a `Folded` warning
+    says what that means.
+
+    Raises:
+        ValueError: a network that is masked already, a TorchScript module, lazy layers that have
+            seen no batch yet, or a network that cannot be copied.
+    """
+    check_searchable(model)
+    network = copy_of(model)
+    if computed := computed_weights(network):
+        _warn_of_folding(computed)
+    bake(network)
     return network if device is None else network.to(device)
+
+
+def check_searchable(model: nn.Module) -> None:
+    """Refuse a network in which nothing can be searched.
+
+    Raises:
+        ValueError: a network that is masked already, or with lazy layers that saw no batch yet.
+    """
+    model = unwrapped(model)
+    if masked := sorted(_masked_names(model)):
+        raise ValueError(
+            f"{type(model).__name__} is masked already ({', '.join(masked[:4])}), and a search "
+            "would lose that; bake the masks in first (robustprune.sparsity.bake), if their zeros "
+            "may become ordinary weights"
+        )
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise ValueError(
+            f"{type(model).__name__} has lazy layers without weights; call it on a batch first"
+        )
+
+
+def _masked_names(model: nn.Module) -> Iterator[str]:
+    for name, module in model.named_modules():
+        if isinstance(module, MaskParametrization):
+            yield name.replace("parametrizations.", "").rpartition(".")[0]
+
+
+def _warn_of_folding(computed: Mapping[str, str]) -> None:
+    by_kind: dict[str, list[str]] = {}
+    for name, what in computed.items():
+        by_kind.setdefault(what, []).append(name)
+    for what, names in by_kind.items():
+        listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        means = (
+            "its zeros are ordinary weights from here on, which training may bring back"
+            if what == "torch.nn.utils.prune"
+            else "it is not kept up while weights are masked or trained"
+        )
+        warnings.warn(
+            f"the search works on a copy with plain weights, into which {what} of {listed} is "
+            f"folded; {means}",
+            Folded,
+            stacklevel=4,
+        )
+
+
+def layers_to_mask(network: nn.Module, dense: Iterable[str]) -> dict[str, nn.Module]:
+    """`maskable_layers`; warns (`LeftOut`) where a notable share of the weights has no mask."""
+    layers = maskable_layers(network, dense=dense)
+    warn_of_left_out(network, stacklevel=4)
+    return layers
+
+
+def warn_of_left_out(network: nn.Module, *, stacklevel: int = 3) -> None:
+    """Name the weights that a search cannot mask, if their share is notable."""
+    if (said := left_out_of(network)) is not None:
+        warnings.warn(said, LeftOut, stacklevel=stacklevel)
 
 
 def device_of(model: nn.Module) -> torch.device:

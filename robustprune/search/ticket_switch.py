@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from attacks.network import logits_of
 
 
 class RandomTicketSwitch(nn.Module):
@@ -31,6 +34,15 @@ class RandomTicketSwitch(nn.Module):
         self.tickets = nn.ModuleList(tickets)
         self.generator = torch.Generator().manual_seed(seed)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies go on drawing from where this switch stands, each by itself."""
+        return {**vars(self), "generator": self.generator.get_state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        generator = torch.Generator()
+        generator.set_state(state["generator"])
+        self.__dict__.update(state, generator=generator)
+
     def draw(self, number: int) -> Tensor:
         """Tickets for `number` queries: (number,) indices."""
         return torch.randint(len(self.tickets), (number,), generator=self.generator)
@@ -43,16 +55,18 @@ class RandomTicketSwitch(nn.Module):
         """Logits of x where example i is answered by ticket `drawn[i]`."""
         where = [(drawn == t).nonzero().flatten().to(x.device) for t in range(len(self.tickets))]
         parts = [
-            ticket(x[index])
+            logits_of(ticket, x[index])
             for ticket, index in zip(self.tickets, where, strict=True)
             if len(index)
         ]
+        if not parts:  # no queries: no answers, of the right width
+            return logits_of(self.tickets[0], x)
         order = torch.cat([index for index in where if len(index)])
         return torch.cat(parts)[torch.argsort(order)]
 
     def all_logits(self, x: Tensor) -> Tensor:
         """Every ticket's logits: (tickets, N, C)."""
-        return torch.stack([ticket(x) for ticket in self.tickets])
+        return torch.stack([logits_of(ticket, x) for ticket in self.tickets])
 
     def expected_logits(self, x: Tensor) -> Tensor:
         """Mean logits over all tickets, (N, C): what an adaptive attacker differentiates."""

@@ -6,6 +6,7 @@ from robustprune.sparsity.allocation import (
     AllocationName,
     allot,
     apportion,
+    check_allocation,
     keep_best,
 )
 from robustprune.sparsity.apply import (
@@ -16,6 +17,7 @@ from robustprune.sparsity.apply import (
     full_masks,
     maskable_layers,
 )
+from robustprune.sparsity.coverage import Coverage, Folded, LeftOut, coverage
 from robustprune.sparsity.gates import (
     GRANULARITIES,
     GateGroup,
@@ -44,20 +46,25 @@ __all__ = [
     "PATTERNS",
     "Allocation",
     "AllocationName",
+    "Coverage",
+    "Folded",
     "GateGroup",
     "Granularity",
     "Groups",
     "LayerDensity",
+    "LeftOut",
     "MaskSet",
     "Masked",
     "allot",
     "apply_masks",
     "apportion",
     "bake",
+    "check_allocation",
     "check_density",
     "check_pattern",
     "computed_once",
     "count_kept",
+    "coverage",
     "draw_masks",
     "full_masks",
     "gate_groups",

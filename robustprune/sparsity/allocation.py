@@ -13,6 +13,7 @@ from robustprune.sparsity.patterns import (
     Groups,
     check_density,
     check_pattern,
+    check_scores,
     count_kept,
     group_weight,
     top_k,
@@ -32,20 +33,33 @@ def keep_best(
     density: float,
     pattern: str = "element",
     allocate: Allocation = "layer",
+    within: MaskSet | None = None,
 ) -> MaskSet:
     """The masks that keep the groups with the largest Σ score: allocation, then top-k.
 
     Args:
         scores: parameter name -> one score a weight, of its shape; the larger the better.
         layers: the layers that own those parameters, as `maskable_layers` gives them.
+        within: earlier masks of the same pattern, within which the new ones stay: no group that
+            they pruned comes back, and no layer keeps more groups than it has left.
 
     Raises:
-        ValueError: density outside (0, 1], an unknown pattern or allocation.
+        ValueError: density outside (0, 1], an unknown pattern or allocation, NaN among the
+            scores, or an allocation that doesn't fit the density or the pattern, see `allot`.
     """
     check_pattern(pattern, check_density(density))
+    check_scores(scores)
     groups = {name: group_weight(layers[name], pattern) for name in scores}
     values = {name: groups[name].reduce(score.detach()) for name, score in scores.items()}
-    counts = allot(values, groups, density, allocate)
+    limits = None
+    if within is not None:
+        alive = {name: g.reduce(within[name].float()) > 0 for name, g in groups.items()}
+        limits = {name: int(left.sum()) for name, left in alive.items()}
+        values = {
+            name: value.masked_fill(~alive[name].to(value.device), -torch.inf)
+            for name, value in values.items()
+        }
+    counts = allot(values, groups, density, allocate, limits=limits)
     return MaskSet(
         {name: g.expand(g.choose(values[name], counts[name])) for name, g in groups.items()}
     )
@@ -56,6 +70,8 @@ def allot(
     groups: Mapping[str, Groups],
     density: float,
     allocate: Allocation,
+    *,
+    limits: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Groups that each layer keeps.
 
@@ -70,26 +86,65 @@ def allot(
 
     Args:
         values: parameter name -> one value per group.
+        limits: the most groups that a layer may keep; default all of its groups. Groups beyond
+            the limit have the value −inf.
 
     Raises:
-        ValueError: an unknown allocation, or a mapping that misses a layer or names another.
+        ValueError: an unknown allocation; a mapping that misses a layer, names another or keeps
+            another share than `density`; one that N:M, which fixes every layer's share, overrules.
     """
+    check_allocation(allocate, groups, density)
+    numbers = {name: g.number for name, g in groups.items()}
+    limits = numbers if limits is None else limits
     if isinstance(allocate, Mapping):
-        counts = _given(values, allocate)
+        counts = _given(numbers, allocate)
     elif allocate == "layer":
-        counts = {name: count_kept(density, value.numel()) for name, value in values.items()}
+        counts = {name: count_kept(density, number) for name, number in numbers.items()}
     elif allocate == "global":
-        counts = _pooled(values, density)
-    elif allocate == "erk":
-        shares = {name: sum(g.out_first) / _size(g) * g.number for name, g in groups.items()}
-        limits = {name: value.numel() for name, value in values.items()}
-        counts = apportion(shares, limits, count_kept(density, sum(limits.values())))
+        wanted = count_kept(density, sum(numbers.values()))
+        counts = _pooled(values, min(wanted, sum(limits.values())))
     else:
+        shares = {name: sum(g.out_first) / _size(g) * g.number for name, g in groups.items()}
+        counts = apportion(shares, limits, count_kept(density, sum(numbers.values())))
+    return {name: groups[name].fixed or min(kept, limits[name]) for name, kept in counts.items()}
+
+
+def check_allocation(
+    allocate: Allocation, groups: Mapping[str, Groups], density: float | None
+) -> None:
+    """Refuse an allocation that is unknown, or that something else overrules.
+
+    Args:
+        density: that a mapping must keep over all groups, to two decimals; None for any.
+
+    Raises:
+        ValueError: as `allot`.
+    """
+    if not isinstance(allocate, Mapping) and allocate not in ALLOCATIONS:
         raise ValueError(
             f"unknown allocation {allocate!r}; choose one of {', '.join(ALLOCATIONS)}, or give "
             "a density for each layer"
         )
-    return {name: groups[name].fixed or kept for name, kept in counts.items()}
+    fixed = [g.pattern for g in groups.values() if g.fixed is not None]
+    if fixed and allocate != "layer":
+        said = repr(allocate) if isinstance(allocate, str) else "a density for each layer"
+        raise ValueError(
+            f"pattern {fixed[0]!r} fixes what each layer keeps, so that allocate={said} has no "
+            "effect; set allocate to 'layer'"
+        )
+    if not isinstance(allocate, Mapping):
+        return
+    numbers = {name: g.number for name, g in groups.items()}
+    counts = _given(numbers, allocate)
+    if density is None:
+        return
+    total = sum(numbers.values())
+    share = sum(counts.values()) / total
+    if abs(share - density) > max(0.005, len(numbers) / total):
+        raise ValueError(
+            f"the densities given for each layer keep {share:.3g} of all groups, density says "
+            f"{density:g}; set density to {share:.3g}, or mend the densities"
+        )
 
 
 def apportion(shares: Mapping[str, float], limits: Mapping[str, int], total: int) -> dict[str, int]:
@@ -128,8 +183,7 @@ def apportion(shares: Mapping[str, float], limits: Mapping[str, int], total: int
     return counts
 
 
-def _pooled(values: Mapping[str, Tensor], density: float) -> dict[str, int]:
-    total = count_kept(density, sum(value.numel() for value in values.values()))
+def _pooled(values: Mapping[str, Tensor], total: int) -> dict[str, int]:
     best = [torch.zeros_like(value, dtype=torch.bool) for value in values.values()]
     for mark, value in zip(best, values.values(), strict=True):
         mark[value.argmax()] = True
@@ -139,17 +193,17 @@ def _pooled(values: Mapping[str, Tensor], density: float) -> dict[str, int]:
     return dict(zip(values, counts, strict=True))
 
 
-def _given(values: Mapping[str, Tensor], densities: Mapping[str, float]) -> dict[str, int]:
+def _given(numbers: Mapping[str, int], densities: Mapping[str, float]) -> dict[str, int]:
     for name in densities:
-        if name not in values:
+        if name not in numbers:
             raise ValueError(
                 f"a density is given for {name!r}, which is no masked layer; "
-                f"the layers are {', '.join(values)}"
+                f"the layers are {', '.join(numbers)}"
             )
-    for name in values:
+    for name in numbers:
         if name not in densities:
             raise ValueError(f"no density is given for layer {name!r}; give one for every layer")
-    return {name: count_kept(densities[name], value.numel()) for name, value in values.items()}
+    return {name: count_kept(densities[name], number) for name, number in numbers.items()}
 
 
 def _size(groups: Groups) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from robustprune.sparsity.mask import MaskSet
+from robustprune.sparsity.plain import computed_weights
 
 MASKABLE = (
     nn.Linear,
@@ -24,15 +25,24 @@ MASKABLE = (
 )
 
 
+#: layers whose weights no mask covers, but which count when "first" and "last" are looked for
+_WHOLE = (nn.RNNBase, nn.MultiheadAttention, nn.Bilinear)
+
+
 def maskable_layers(model: nn.Module, *, dense: Iterable[str] = ()) -> dict[str, nn.Module]:
     """The layers whose weights a search may mask, by parameter name, in registration order.
 
     Linear, Conv1d-3d and transposed convolutions count. Weights that two modules share (tied
-    embeddings) are left out: a mask on one would silently change the other.
+    embeddings) are left out: a mask on one would silently change the other. So are those that
+    something computes (weight_norm, torch.nn.utils.prune), until `plain` makes Parameters of them.
+    `coverage` names what is left out.
 
     Args:
-        dense: layers to leave whole: "first", "last" (by registration order), the name of a
-            module or of its weight, or a pattern of such names ("stages.0.*").
+        dense: layers to leave whole: "first", "last", the name of a module or of its weight, or a
+            pattern of such names ("stages.0.*"). First and last go by the order in which the
+            network registers its layers, whatever the order in which it calls them, and over all
+            layers, maskable or not: the last one of a language model is its head even where that
+            is tied to the embedding, and so whole as it is.
 
     Raises:
         ValueError: an unknown name in `dense`, or nothing left to mask.
@@ -41,14 +51,18 @@ def maskable_layers(model: nn.Module, *, dense: Iterable[str] = ()) -> dict[str,
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    layers: dict[str, nn.Module] = {
-        f"{name}.weight" if name else "weight": module
-        for name, module in model.named_modules()
-        if isinstance(module, MASKABLE) and owners.get(id(module.weight)) == 1
-    }
+    every: dict[str, nn.Module] = {}
+    layers: dict[str, nn.Module] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, (*MASKABLE, *_WHOLE)):
+            name = f"{path}.weight" if path else "weight"
+            every[name if isinstance(module, MASKABLE) else path] = module
+            weight = module._parameters.get("weight")
+            if isinstance(module, MASKABLE) and owners.get(id(weight)) == 1:
+                layers[name] = module
     left_out = set()
-    for wanted in dense:
-        names = list(layers)
+    for wanted in (dense,) if isinstance(dense, str) else dense:
+        names = list(every)
         if wanted in ("first", "last") and names:
             left_out.add(names[0 if wanted == "first" else -1])
         elif found := fnmatch.filter(names, wanted) + fnmatch.filter(names, f"{wanted}.weight"):
@@ -60,9 +74,16 @@ def maskable_layers(model: nn.Module, *, dense: Iterable[str] = ()) -> dict[str,
             )
     layers = {name: module for name, module in layers.items() if name not in left_out}
     if not layers:
+        computed = ", ".join(f"{name} by {what}" for name, what in computed_weights(model).items())
         raise ValueError(
             f"{type(model).__name__} has nothing to mask: no Linear, Conv or ConvTranspose layer "
-            "is left (weights shared by two modules and those in `dense` don't count)"
+            "is left (weights shared by two modules and those in `dense` don't count"
+            + (
+                f", nor do weights that are computed: {computed}; robustprune.sparsity.plain makes "
+                "plain ones of them)"
+                if computed
+                else ")"
+            )
         )
     return layers
 
@@ -77,7 +98,11 @@ def full_masks(model: nn.Module) -> MaskSet:
     )
 
 
-class Masked(nn.Module):
+class MaskParametrization(nn.Module):
+    """What every parametrization that masks a weight derives from."""
+
+
+class Masked(MaskParametrization):
     """Parametrization W ↦ m ⊙ W."""
 
     mask: Tensor

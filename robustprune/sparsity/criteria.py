@@ -32,6 +32,11 @@ def weights_of(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     return weights
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    """The values, half precision made single: scores are compared, summed and trained in it."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def magnitude(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """|w| (Han et al. 2015, arXiv 1506.02626)."""
     return {name: weight.detach().abs() for name, weight in weights_of(layers).items()}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from robustprune.sparsity.apply import maskable_layers
 from robustprune.sparsity.mask import MaskSet
-from robustprune.sparsity.patterns import check_density, count_kept, top_k
+from robustprune.sparsity.patterns import check_density, check_scores, count_kept, top_k
 
 Granularity = Literal["weight", "head", "neuron", "layer"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
@@ -212,9 +212,10 @@ def draw_masks(
     A place may lose all its groups: the residual connections carry on around it.
 
     Raises:
-        ValueError: density outside (0, 1].
+        ValueError: density outside (0, 1], or scores that are NaN.
     """
     check_density(density)
+    check_scores({name: scores[name] for name in groups})
     values = [scores[name].detach().flatten() for name in groups]
     total = sum(value.numel() for value in values)
     kept = top_k(torch.cat(values), count_kept(density, total))

@@ -16,6 +16,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from robustprune.sparsity.apply import MaskParametrization
 from robustprune.sparsity.gates import Span
 
 LOW, HIGH, BETA = -0.1, 1.1, 2.0 / 3.0
@@ -81,7 +82,7 @@ class Gates(nn.Module):
         return sampled(self.score, torch.rand(self.score.shape, generator=generator, device=device))
 
 
-class Gated(nn.Module):
+class Gated(MaskParametrization):
     """Parametrization W ↦ m ⊙ W with the gates spread over W.
 
     Args:

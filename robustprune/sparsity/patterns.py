@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -171,6 +172,8 @@ class Groups:
         """Sum the scores of each group: shape (number,)."""
         if self._elementwise:
             return score.flatten()
+        if score.dtype in (torch.float16, torch.bfloat16):
+            score = score.float()  # a sum in half precision overflows, or ties what differs
         laid = self._lay_out(score)
         if self._tiles is None:
             others = [d for d in range(laid.ndim) if d not in self._index]
@@ -236,8 +239,24 @@ def group_weight(module: nn.Module, pattern: str = "element") -> Groups:
     return Groups(tuple(weight.shape), pattern, conv_groups, isinstance(module, _TRANSPOSED))
 
 
+def check_scores(scores: Mapping[str, Tensor]) -> None:
+    """Refuse NaN, which has no order: it would keep a wrong number of weights.
+
+    Raises:
+        ValueError: NaN among the scores of a layer, which the message names.
+    """
+    for name, score in scores.items():
+        if bool((missing := score.isnan()).any()):
+            raise ValueError(
+                f"the scores of {name!r} are NaN in {int(missing.sum())} of {score.numel()} "
+                "places, so that nothing can be chosen by them; look for NaN or infinity in the "
+                "weights, the data and the loss"
+            )
+
+
 def top_k(values: Tensor, k: int) -> Tensor:
-    """Mark the k largest of `values` (1-D): exactly k, and of equal ones the first by index.
+    """Mark the k largest of `values` (1-D): exactly k, and of equal ones the first by index. NaN
+    counts as less than any number, so that a training that diverges gets as far as to say so.
 
     Both ways below give the same mask: a partition is linear and quick on the CPU; on an
     accelerator the stable sort is the deterministic one.
@@ -246,12 +265,16 @@ def top_k(values: Tensor, k: int) -> Tensor:
     if k >= n:
         return torch.ones_like(values, dtype=torch.bool)
     if values.device.type != "cpu":
+        values = values.masked_fill(values.isnan(), -torch.inf)
         chosen = torch.sort(values, descending=True, stable=True).indices[:k]
         return torch.zeros_like(values, dtype=torch.bool).index_fill_(0, chosen, True)
-    array = values.detach().numpy()
+    values = values.detach()
+    array = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     threshold = np.partition(array, n - k)[n - k]
     kept = array >= threshold
     surplus = int(np.count_nonzero(kept)) - k
+    if surplus < 0:  # numpy sorts NaN last, and then compares it with nothing
+        return top_k(values.masked_fill(values.isnan(), -torch.inf), k)
     if surplus:
         ties = np.flatnonzero(array == threshold)
         kept[ties[len(ties) - surplus :]] = False

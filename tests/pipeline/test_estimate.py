@@ -21,6 +21,7 @@ def many(small: Config, **evaluation: object) -> Config:
     tree["search"] |= {"methods": METHODS, "density": [0.3], "epochs": 2}
     for section in ("admm", "scores"):
         tree[section] |= {"epochs": 2}
+    tree["admm"] |= {"every": 1}
     tree["lottery"] |= {"epochs": 1, "rounds": 2}
     tree["evaluation"] |= {"curve": False, **evaluation}
     return parse_config(tree)

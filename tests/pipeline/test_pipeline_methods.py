@@ -117,6 +117,21 @@ def test_each_objective_goes_with_each_search(
         ({"search": {"pattern": "filters"}}, "unknown pattern 'filters'"),
         ({"search": {"methods": ("harp",), "pattern": "2:4"}}, "harp learns each layer's rate"),
         ({"search": {"allocate": {"conv": 0.5}}}, "a density for every masked layer"),
+        ({"search": {"allocate": "erk", "pattern": "2:4"}}, "allocate='erk' has no effect"),
+        ({"search": {"weights": "natural", "fan_scaling": True}}, "leave search.fan_scaling out"),
+        (
+            {"search": {"methods": ("admm_l1",), "pattern": "row"}, "admm": {"l1": 1e-3}},
+            "set search.pattern to element",
+        ),
+        (
+            {"search": {"methods": ("admm",)}, "admm": {"every": 9, "epochs": 8}},
+            "admm.every: 9 exceeds admm.epochs: 8",
+        ),
+        ({"search": {"methods": ("language",), "allocate": "erk"}}, "search.allocate has no eff"),
+        (
+            {"search": {"methods": ("lottery",), "pattern": "2:4"}, "lottery": {"rounds": 3}},
+            "lottery.rounds: 3 has no effect",
+        ),
         ({"objective": {"name": "trades"}, "inner": {"attack": "fgsm"}}, "needs inner.attack pgd"),
         ({"loop": {"patience": 3}}, "patience needs a validation split"),
     ],

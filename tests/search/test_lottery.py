@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attacks import PGD, ThreatModel
 from robustprune.minmax import Checkpoint, Natural, OptimizerSpec, train
 from robustprune.search import LotteryTicket, find_lottery_ticket, train_control
-from robustprune.search.lottery import shuffled
+from robustprune.search.controls import shuffled
 from robustprune.sparsity import MaskSet, count_kept, keep_best, maskable_layers
 
 ATTACK = PGD(ThreatModel("linf", 0.1), steps=2)

@@ -22,7 +22,8 @@ def test_every_criterion_keeps_exactly_the_density(
 ) -> None:
     model = make_network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    attack = PGD(ThreatModel("linf", 0.1), steps=2, seed=0)
+    looks = criterion not in ("magnitude", "random")
+    attack = PGD(ThreatModel("linf", 0.1), steps=2, seed=0) if looks else None
     ticket = prune_one_shot(
         model,
         batches,

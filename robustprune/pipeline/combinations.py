@@ -1,0 +1,71 @@
+"""Options of a config that would have no effect beside others: refused before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from robustprune.run.config import Config
+from robustprune.sparsity import check_allocation, group_weight
+
+
+def check_combinations(config: Config, layers: Mapping[str, nn.Module]) -> None:
+    """Refuse what a search would refuse, or could only ignore, hours later.
+
+    Raises:
+        ValueError: two options of which one has no effect.
+    """
+    search, methods = config.search, set(config.search.methods)
+    if "rst" in methods and search.weights != "random":
+        drawn = {
+            "fan_scaling": search.fan_scaling,
+            "bias_scale": search.bias_scale,
+            "thresholds": search.thresholds,
+        }
+        for name, value in drawn.items():
+            if value:
+                raise ValueError(
+                    f"search.{name}: {value} says how weights are drawn, and search.weights: "
+                    f"{search.weights} draws none; leave search.{name} out"
+                )
+    if "admm_l1" in methods and (search.pattern != "element" or search.allocate != "layer"):
+        raise ValueError(
+            "method admm_l1 decides weight by weight with one threshold for all layers; set "
+            "search.pattern to element and search.allocate to layer"
+        )
+    if methods & {"admm", "admm_l1"}:
+        admm = config.admm
+        if admm.every > admm.epochs:
+            raise ValueError(
+                f"admm.every: {admm.every} exceeds admm.epochs: {admm.epochs}, so that Z and U "
+                "would never be updated; set it to at most the epochs"
+            )
+        if admm.rho > admm.rho_max:
+            raise ValueError(f"admm.rho: {admm.rho} exceeds admm.rho_max: {admm.rho_max}")
+    if "lottery" in methods and ":" in search.pattern and config.lottery.rounds not in (None, 1):
+        raise ValueError(
+            f"lottery.rounds: {config.lottery.rounds} has no effect with pattern {search.pattern}, "
+            "which keeps N of every M in the first round; set it to 1"
+        )
+    if methods == {"language"}:
+        _check_language(config)
+    if methods - {"language", "admm_l1"}:
+        groups = {name: group_weight(layer, search.pattern) for name, layer in layers.items()}
+        only_lottery = methods == {"lottery"} and search.allocate == "global"
+        for density in search.density:
+            if not (only_lottery and ":" in search.pattern):
+                check_allocation(search.allocate, groups, None if methods == {"harp"} else density)
+
+
+def _check_language(config: Config) -> None:
+    search, granularity = config.search, config.language.granularity
+    if search.allocate != "layer":
+        raise ValueError(
+            "method language compares all layers, and search.allocate has no effect; leave it out"
+        )
+    if granularity != "weight" and search.dense:
+        raise ValueError(
+            f"language.granularity: {granularity} masks {granularity}s in every layer, and "
+            "search.dense has no effect; leave it out"
+        )

@@ -1,0 +1,96 @@
+"""The controls that test what a lottery ticket claims: the same training with one thing changed."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+from typing_extensions import Unpack
+
+from attacks import Attack
+from robustprune.minmax import Batches, LoopOptions, Objective, OptimizerSpec, Validation, train
+from robustprune.search.initialise import InitName, initialise
+from robustprune.search.lottery import LOTTERY_OPTIMIZER, LotteryTicket
+from robustprune.search.ticket import Ticket, chosen_objective, copy_on
+from robustprune.sparsity import MaskSet, apply_masks, bake, maskable_layers
+
+ControlName = Literal["random", "reinit"]
+CONTROLS: tuple[ControlName, ...] = get_args(ControlName)
+
+
+def train_control(
+    ticket: LotteryTicket,
+    loader: Batches,
+    kind: ControlName,
+    *,
+    attack: Attack | None = None,
+    objective: Objective | None = None,
+    epochs: int,
+    optimizer: OptimizerSpec = LOTTERY_OPTIMIZER,
+    init: InitName | None = None,
+    seed: int = 0,
+    validation: Validation | None = None,
+    average: float | None = None,
+    **loop: Unpack[LoopOptions],
+) -> Ticket:
+    """What a ticket must beat: the same training with one thing changed.
+
+    Args:
+        kind: "random" shuffles the mask within each layer, so that every layer keeps as many
+            weights (Frankle et al. 2021, arXiv 2009.08576, Sec. 4); "reinit" keeps the mask and
+            draws the weights anew (arXiv 1803.03635, Sec. 2).
+        init: of kind "reinit" alone: how weights are drawn, default kaiming_normal.
+        seed: of the fresh weights, or of the shuffle.
+
+    Raises:
+        ValueError: unknown kind, or an init where nothing is drawn.
+    """
+    if kind not in CONTROLS:
+        raise ValueError(f"unknown control {kind!r}; choose one of {', '.join(CONTROLS)}")
+    if init is not None and kind != "reinit":
+        raise ValueError(f"init={init!r} is of kind 'reinit'; kind {kind!r} draws no weights")
+    objective = chosen_objective(attack, objective)
+    network = copy_on(ticket.start, loop.get("device")).requires_grad_(True)
+    masks = _mask_control(network, ticket.masks, kind, init or "kaiming_normal", seed)
+    loop.setdefault("title", f"control ({kind})")
+    history = train(
+        network,
+        loader,
+        objective,
+        optimizer=optimizer,
+        epochs=epochs,
+        validation=validation,
+        average=average,
+        **loop,
+    )
+    return Ticket(masks, bake(network), history)
+
+
+def shuffled_control(ticket: LotteryTicket, *, seed: int = 0) -> Ticket:
+    """The "random" control of a ticket in which nothing is trained."""
+    network = copy_on(ticket.start, None)
+    masks = _mask_control(network, ticket.masks, "random", "kaiming_normal", seed)
+    return Ticket(masks, bake(network), [])
+
+
+def _mask_control(
+    network: nn.Module, masks: MaskSet, kind: ControlName, init: InitName, seed: int
+) -> MaskSet:
+    """Make the network that a control is trained from; returns its masks."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = shuffled(masks, generator) if kind == "random" else masks
+    if kind == "reinit":
+        initialise(maskable_layers(network), init, generator=generator)
+    apply_masks(network, masks)
+    return masks
+
+
+def shuffled(masks: MaskSet, generator: torch.Generator) -> MaskSet:
+    """Each mask with its entries in random order."""
+    return MaskSet(
+        {
+            name: mask.view(-1)[torch.randperm(mask.numel(), generator=generator)].view(mask.shape)
+            for name, mask in masks.items()
+        }
+    )
