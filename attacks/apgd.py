@@ -13,9 +13,8 @@ from attacks.apgd_l1 import ascend_l1
 from attacks.geometry import per_example, steepest, uniform_in_ball, unit
 from attacks.gradient import check_at_least, check_mode, generator_for
 from attacks.inputs import (
-    check_batch,
+    batch_of,
     check_finite,
-    check_values,
     loss_and_gradient,
     misclassified,
     predict,
@@ -202,13 +201,12 @@ class APGD:
             raise ValueError(f"loss={self.loss!r} is not known; choose one of {allowed}")
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        y = check_batch(x, y)
-        worst = x.detach().clone()
+        x, y = batch_of(x, y, threat=self.threat)
         if len(x) == 0:
-            return worst
-        check_values(x, self.threat.bounds)
-        x, generator = x.detach(), generator_for(self.seed, x)
+            return x.clone()
+        generator = generator_for(self.seed, x)
         with attacking(model, self.mode):
+            worst = x.clone()
             logits = predict(model, x, y)
             targeted = self.loss == "targeted"
             count = min(self.targets, logits.shape[1] - 1) if targeted else 1

@@ -10,7 +10,7 @@ from torch import Tensor
 from attacks.apgd import APGD
 from attacks.geometry import per_example
 from attacks.gradient import FGSM, PGD, check_at_least
-from attacks.inputs import check_batch, misclassified, predict
+from attacks.inputs import batch_of, misclassified, predict
 from attacks.modes import attacking
 from attacks.nearest import between
 from attacks.network import Model
@@ -50,14 +50,14 @@ class Bisection:
             )
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        y = check_batch(x, y)
-        best = x.detach().clone()
-        if len(x) == 0:
-            return best
         threat = self.attack.threat
-        high = torch.as_tensor(threat.eps, dtype=torch.float64).expand(len(x)).clone()
-        low = torch.zeros_like(high)
+        x, y = batch_of(x, y, threat=threat)
+        if len(x) == 0:
+            return x.clone()
         with attacking(model, "eval"):
+            best = x.clone()
+            high = torch.as_tensor(threat.eps, dtype=torch.float64).expand(len(x)).clone()
+            low = torch.zeros_like(high)
             active = (~misclassified(predict(model, best, y), y)).nonzero().squeeze(1)
             for k in range(self.rounds + 1):
                 if len(active) == 0:
@@ -68,7 +68,7 @@ class Bisection:
                 broken = misclassified(predict(model, x_adv, y[active]), y[active])
                 hit = active[broken]
                 x_adv[broken] = between(
-                    model, x[hit].detach(), x_adv[broken], y[hit],
+                    model, x[hit], x_adv[broken], y[hit],
                     halvings=self.halvings,
                 )  # fmt: skip
                 rows = per_example(broken, x_adv).bool()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks.gradient import Attack
-from attacks.inputs import check_batch, misclassified, predict
+from attacks.inputs import batch_of, misclassified, predict
 from attacks.modes import attacking
 from attacks.network import Model
 
@@ -25,11 +25,11 @@ class WorstOf:
     attacks: tuple[Attack, ...]
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        y = check_batch(x, y)
-        worst = x.detach().clone()
+        x, y = batch_of(x, y)
         if len(x) == 0:
-            return worst
+            return x.clone()
         with attacking(model, "eval"):
+            worst = x.clone()
             standing = ~misclassified(predict(model, worst, y), y)
             active = standing.nonzero().squeeze(1)
             for attack in self.attacks:
@@ -55,8 +55,9 @@ def worst_of(attacks: Sequence[Attack]) -> WorstOf:
 
 def robust_accuracy(model: Model, x_adv: Tensor, y: Tensor) -> float:
     """Share of examples still classified as y, by one checked forward pass in eval mode."""
+    x_adv, y = batch_of(x_adv, y)
     with attacking(model, "eval"):
-        logits = predict(model, x_adv, check_batch(x_adv, y))
+        logits = predict(model, x_adv, y)
     return (~misclassified(logits, y)).to(torch.float64).mean().item()
 
 

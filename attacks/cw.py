@@ -8,14 +8,14 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
+from attacks.box import Bounds, bounds_around, check_bounds, tensors_of
 from attacks.geometry import lengths
 from attacks.gradient import check_at_least, check_mode
-from attacks.inputs import check_batch, check_finite, check_logits, check_values
+from attacks.inputs import batch_of, check_finite, check_logits
 from attacks.losses import margin
 from attacks.modes import attacking
 from attacks.nearest import nothing_found
 from attacks.network import Model, logits_of
-from attacks.threat import Bounds, bounds_like, check_bounds
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,11 @@ class CW:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        y = check_batch(x, y)
+        x, y = batch_of(x, y, bounds=self.bounds)
         if len(x) == 0:
             return x.clone()
-        check_values(x, self.bounds)
         with attacking(model, self.mode):
-            return self._search(model, x.detach(), y)
+            return self._search(model, x, y)
 
     def _search(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         start, decode = self._change_of_variables(x)
@@ -95,10 +94,10 @@ class CW:
 
     def _change_of_variables(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Where w starts, and w ↦ x_adv."""
-        fitted = bounds_like(self.bounds, x)
+        fitted = bounds_around(self.bounds, x)
         if fitted is None:
             return x, lambda w: w
-        lo, hi = (torch.as_tensor(bound).to(x) for bound in fitted)
+        lo, hi = tensors_of(fitted, x)
         # atanh is infinite at ±1: start a hair inside
         inner = (2 * (x - lo) / (hi - lo) - 1) * (1 - 1e-6)
         start = inner.atanh()

@@ -9,12 +9,12 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
+from attacks.box import Bounds, bounds_around, check_bounds, clip, unblocked
 from attacks.geometry import lengths, per_example, unit
 from attacks.gradient import check_at_least, check_mode, generator_for
 from attacks.inputs import (
-    check_batch,
+    batch_of,
     check_finite,
-    check_values,
     loss_and_gradient,
     misclassified,
     predict,
@@ -23,7 +23,6 @@ from attacks.losses import log_odds, margin
 from attacks.modes import attacking
 from attacks.nearest import farthest, first_order_distance, nothing_found
 from attacks.network import Model
-from attacks.threat import Bounds, bounds_like, check_bounds, clip, unblocked
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,14 @@ class DDN:
             raise ValueError(f"gamma={self.gamma} must lie strictly between 0 and 1")
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        y = check_batch(x, y)
+        x, y = batch_of(x, y, bounds=self.bounds)
         if len(x) == 0:
             return x.clone()
-        check_values(x, self.bounds)
         with attacking(model, self.mode):
-            return self._search(model, x.detach(), y)
+            return self._search(model, x, y)
 
     def _search(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        bounds, furthest = bounds_like(self.bounds, x), farthest(x, self.bounds, "l2")
+        bounds, furthest = bounds_around(self.bounds, x), farthest(x, self.bounds, "l2")
         allowed = None if self.support is None else self.support(x)
         generator = generator_for(self.seed, x)
         nearest, x_adv = nothing_found(x), x

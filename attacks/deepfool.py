@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from attacks.apgd import ranked_targets
+from attacks.box import Bounds, bounds_around, check_bounds, clip
 from attacks.fab import logit_gradients, nearest_plane
 from attacks.geometry import check_norm
 from attacks.gradient import check_at_least, check_mode
 from attacks.hyperplane import step_to_hyperplane
-from attacks.inputs import check_batch, check_finite, check_values, misclassified, predict
+from attacks.inputs import batch_of, check_finite, misclassified, predict
 from attacks.modes import attacking
 from attacks.nearest import between
 from attacks.network import Model
-from attacks.threat import Bounds, bounds_like, check_bounds, clip
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,11 @@ class DeepFool:
             raise ValueError(f"overshoot={self.overshoot} must be at least 0")
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        y = check_batch(x, y)
-        out = x.detach().clone()
+        x, y = batch_of(x, y, bounds=self.bounds)
         if len(x) == 0:
-            return out
-        check_values(x, self.bounds)
-        bounds = bounds_like(self.bounds, x)
+            return x.clone()
         with attacking(model, self.mode):
-            logits = predict(model, out, y)
+            out, logits = x.clone(), predict(model, x, y)
             ranked = ranked_targets(logits, y, min(self.classes, logits.shape[1] - 1))
             live = (~misclassified(logits, y)).nonzero().squeeze(1)
             solved = torch.zeros_like(y, dtype=torch.bool)
@@ -87,10 +84,10 @@ class DeepFool:
                 # A hair beyond the plane, or a point that sits on it would never leave it
                 gap = gap.abs() + 1e-4 * (logits.amax(1) - logits.amin(1))
                 step = step_to_hyperplane(x_adv, normal, gap, self.norm, None)
-                x_adv = clip(x_adv + (1 + self.overshoot) * step, bounds)
+                moved = x_adv + (1 + self.overshoot) * step
+                x_adv = clip(moved, bounds_around(self.bounds, x[live]))
                 broken = misclassified(predict(model, x_adv, y[live]), y[live])
                 out[live[broken]], solved[live[broken]] = x_adv[broken], True
                 live, x_adv = live[~broken], x_adv[~broken]
-            clean = x.detach()[solved]
-            out[solved] = between(model, clean, out[solved], y[solved], halvings=self.halvings)
+            out[solved] = between(model, x[solved], out[solved], y[solved], halvings=self.halvings)
         return out

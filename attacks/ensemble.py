@@ -10,7 +10,7 @@ from torch import Tensor
 from attacks.apgd import APGD
 from attacks.fab import FAB
 from attacks.gradient import Attack, check_at_least
-from attacks.inputs import check_batch, check_values, misclassified, predict
+from attacks.inputs import batch_of, misclassified, predict
 from attacks.modes import attacking
 from attacks.network import Model
 from attacks.query import Square
@@ -107,9 +107,7 @@ class AutoAttack:
         Args:
             certified: (N,) bool, examples proven robust at ε: counted robust, not attacked.
         """
-        y = check_batch(x, y)
-        check_values(x, self.threat.bounds)
-        x_adv = x.detach().clone()
+        x, y = batch_of(x, y, threat=self.threat)
         if certified is None:
             certified = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         if certified.shape != y.shape or certified.dtype != torch.bool:
@@ -119,6 +117,7 @@ class AutoAttack:
             )
         after: dict[str, float] = {}
         with attacking(model, "eval"):
+            x_adv = x.clone()
             everything = torch.arange(len(x), device=x.device)
             right = torch.zeros_like(certified)
             for rows in self._batches(everything):

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from attacks.apgd import ranked_targets
+from attacks.box import Bound, Bounds, bounds_around, check_bounds, clip
 from attacks.geometry import DUAL, check_norm, lengths, per_example, uniform_in_ball, unit
 from attacks.gradient import check_at_least, check_mode, generator_for
 from attacks.hyperplane import step_to_hyperplane
 from attacks.inputs import (
-    check_batch,
+    batch_of,
     check_finite,
     check_logits,
-    check_values,
     loss_and_gradient,
     misclassified,
     predict,
@@ -25,7 +25,6 @@ from attacks.losses import targeted_margin
 from attacks.modes import attacking
 from attacks.nearest import Nearest, nothing_found, reach
 from attacks.network import Model, logits_of
-from attacks.threat import Bound, Bounds, bounds_like, check_bounds, clip
 
 
 def logit_gradients(
@@ -54,6 +53,15 @@ def nearest_plane(gaps: Tensor, grads: Tensor, norm: str) -> tuple[Tensor, Tenso
     chosen = (gaps.abs() / dual.clamp_min(torch.finfo(dual.dtype).tiny)).argmin(1)
     rows = torch.arange(len(gaps), device=gaps.device)
     return gaps[rows, chosen], grads[rows, chosen]
+
+
+def _twice(bounds: tuple[Bound, Bound], x: Tensor) -> tuple[Bound, Bound]:
+    """Fitted bounds of x for torch.cat((x, x))."""
+    lo, hi = (
+        torch.cat((bound, bound)) if isinstance(bound, Tensor) and bound.shape == x.shape else bound
+        for bound in bounds
+    )
+    return lo, hi
 
 
 @dataclass(frozen=True)
@@ -106,11 +114,10 @@ class FAB:
             raise ValueError(f"restarts={self.restarts} needs eps, the radius of random starts")
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        y = check_batch(x, y)
+        x, y = batch_of(x, y, bounds=self.bounds)
         if len(x) == 0:
             return x.clone()
-        check_values(x, self.bounds)
-        x, generator = x.detach(), generator_for(self.seed, x)
+        generator = generator_for(self.seed, x)
         with attacking(model, self.mode):
             logits = predict(model, x, y)
             others = logits.shape[1] - 1
@@ -149,7 +156,7 @@ class FAB:
         generator: torch.Generator | None,
         random: bool,
     ) -> Nearest:
-        bounds = bounds_like(self.bounds, x)
+        bounds = bounds_around(self.bounds, x)
         out, x_adv = nothing_found(x), x
         if random and self.eps is not None:
             draw = uniform_in_ball(x, self.norm, 1.0, generator)
@@ -171,6 +178,7 @@ class FAB:
                 if not bool(going.all()):
                     live, x_adv, x = live[going], x_adv[going], x[going]
                     y, classes = y[going], classes[going]
+                    bounds = bounds_around(self.bounds, x)
                     if len(live) == 0:
                         break
         return out
@@ -202,7 +210,7 @@ class FAB:
             torch.cat((normal, normal)),
             torch.cat((-gap, -gap - offset)),
             self.norm,
-            None if bounds is None else bounds,
+            None if bounds is None else _twice(bounds, x),
         )
         here, there = both[: len(x)], both[len(x) :]
         length = lengths(both, self.norm).clamp_min(1e-8)

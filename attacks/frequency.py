@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attacks.box import Bound, Bounds, bounds_around, check_bounds, clip
 from attacks.gradient import check_at_least, check_mode
 from attacks.inputs import (
-    check_batch,
+    batch_of,
     check_finite,
-    check_values,
     loss_and_gradient,
     misclassified,
     predict,
@@ -23,7 +23,6 @@ from attacks.inputs import (
 from attacks.losses import margin
 from attacks.modes import attacking
 from attacks.network import Model, logits_of
-from attacks.threat import Bound, Bounds, bounds_like, check_bounds, clip
 
 
 def dct_matrix(size: int, like: Tensor) -> Tensor:
@@ -133,14 +132,12 @@ class AdvDrop:
         return self.max_step / 20 if self.min_step is None else self.min_step
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        y = check_batch(x, y)
-        out = x.detach().clone()
+        x, y = batch_of(x, y, bounds=self.bounds)
         if len(x) == 0:
-            return out
-        check_values(x, self.bounds)
+            return x.clone()
         block = 8 if self.block is None and x.dim() == 4 else self.block
-        bounds = bounds_like(self.bounds, x)
         with attacking(model, self.mode):
+            out = x.clone()
             standing = ~misclassified(predict(model, out, y), y)
             highest = torch.full_like(out.flatten(1)[:, 0], -torch.inf)
             frequencies = dct(out, block)
@@ -148,7 +145,7 @@ class AdvDrop:
             # them q is often trapped, as rounding up a level grows with q.
             for first in (self._least(), self.max_step):
                 live = standing.nonzero().squeeze(1)
-                run = self._run(model, frequencies[live], out[live], y[live], bounds, first)
+                run = self._run(model, frequencies[live], out[live], y[live], first)
                 better = run.broken | (run.highest > highest[live])
                 out[live[better]] = run.x_adv[better]
                 highest[live[better]] = run.highest[better]
@@ -161,7 +158,6 @@ class AdvDrop:
         frequencies: Tensor,
         x: Tensor,
         y: Tensor,
-        bounds: tuple[Bound, Bound] | None,
         first: float,
     ) -> _Run:
         """Sign steps on q from one value for all; an example leaves once it is misclassified."""
@@ -175,6 +171,7 @@ class AdvDrop:
         for k in range(self.steps + 1):
             if len(live) == 0:
                 break
+            bounds = bounds_around(self.bounds, x[live])
             x_adv = clip(quantised(frequencies[live], q[live], shape=out[live].shape), bounds)
             logits = predict(model, x_adv, y[live])
             value, fooled = margin(logits, y[live]), misclassified(logits, y[live])
@@ -190,6 +187,7 @@ class AdvDrop:
                 shape=out[live].shape,
                 sharpness=2.0 + 8.0 * k / self.steps,
             )
+            bounds = bounds_around(self.bounds, x[live])
             grad = self._gradient(model, rebuild, q[live], y[live], bounds)
             q[live] = (q[live] + rate * grad.sign()).clamp(self._least(), self.max_step)
         return _Run(out, broken, highest)

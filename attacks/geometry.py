@@ -17,10 +17,16 @@ DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 _ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 
+def brief(value: object) -> str:
+    """What a message shows of an option: its repr on one line, cut after 120 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
 def check_norm(norm: str) -> None:
     """Raise ValueError unless ``norm`` is one of ``NORMS``."""
     if norm not in NORMS:
-        raise ValueError(f"norm={norm!r} is not known; choose one of {', '.join(NORMS)}")
+        raise ValueError(f"norm={brief(norm)} is not known; choose one of {', '.join(NORMS)}")
 
 
 def per_example(value: float | Tensor, like: Tensor) -> Tensor:

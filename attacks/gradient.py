@@ -11,9 +11,8 @@ from torch import Tensor
 
 from attacks.geometry import lengths, per_example
 from attacks.inputs import (
-    check_batch,
+    batch_of,
     check_finite,
-    check_values,
     loss_and_gradient,
     misclassified,
     predict,
@@ -138,15 +137,12 @@ class PGD:
             )
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        y = check_batch(x, y)
+        plain = self.restarts == 1 and not self.early_stop
+        x, y = batch_of(x, y, threat=self.threat, look=not plain)
         if len(x) == 0:
             return x.clone()
-        plain = self.restarts == 1 and not self.early_stop
-        if x.device.type == "cpu" or not plain:
-            check_values(x, self.threat.bounds)
         generator = generator_for(self.seed, x)
         with attacking(model, self.mode):
-            x = x.detach()
             if plain:
                 return self._run(model, x, y, self.threat, generator)
             return self._worst(model, x, y, generator)

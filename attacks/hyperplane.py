@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attacks.box import Bound, tensors_of
 from attacks.geometry import lengths, per_example
-from attacks.threat import Bound
 
 
 def _fill(weight: Tensor, room: Tensor, gap: Tensor, *, weighted: bool) -> Tensor:
@@ -66,7 +66,7 @@ def step_to_hyperplane(
     if bounds is None:
         room = torch.full_like(x, torch.inf)
     else:  # masks as factors: on a CPU several times as fast as torch.where
-        lo, hi = (torch.as_tensor(bound).to(x) for bound in bounds)
+        lo, hi = tensors_of(bounds, x)
         largest = torch.finfo(x.dtype).max
         upwards = (towards > 0).to(x.dtype)
         room = (hi - x).clamp(0, largest) * upwards + (x - lo).clamp(0, largest) * (1 - upwards)

@@ -5,22 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attacks.box import Bounds, within
+from attacks.geometry import brief
 from attacks.losses import Loss
 from attacks.network import Model, logits_of
-from attacks.threat import Bounds, bounds_like
+from attacks.threat import ThreatModel
 
 
 def check_batch(x: Tensor, y: Tensor) -> Tensor:
     """Check dtype and shape of a batch without looking at its values; return y as int64.
 
     Raises:
-        ValueError: x is not floating point (convert and scale it first), or y is not one integer
-            label an example.
+        ValueError: x is no floating point tensor, or y is not one integer label an example.
     """
+    for name, part in (("x", x), ("y", y)):
+        if not isinstance(part, Tensor):
+            raise ValueError(
+                f"{name} is a {type(part).__name__}; pass a tensor, from an array "
+                f"torch.from_numpy({name})"
+            )
     if not x.is_floating_point():
         raise ValueError(
             f"x has dtype {x.dtype}, which has no gradient; pass floating point inputs in the "
-            "units of eps, for images x.float() / 255"
+            "units of eps: for images x.float() / 255, for token ids their embeddings, with a "
+            "model that takes those"
         )
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise ValueError(f"y has dtype {y.dtype}; pass integer class labels, as in y.long()")
@@ -32,8 +40,38 @@ def check_batch(x: Tensor, y: Tensor) -> Tensor:
     return y.long()
 
 
+def batch_of(
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat: ThreatModel | None = None,
+    bounds: Bounds = None,
+    look: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Check a batch; return x without its graph and y as int64, both as tensors of normal mode.
+
+    A tensor made under ``torch.inference_mode`` is copied: autograd cannot save it.
+
+    Args:
+        threat: says the bounds, and how many radii there are; without one, bounds says them.
+        look: whether to look at the values where that makes a GPU wait; on a CPU always.
+
+    Raises:
+        ValueError: see ``check_batch``, ``check_values``, ``ThreatModel.fitting``.
+    """
+    with torch.inference_mode(False):
+        y = check_batch(x, y)
+        x, y = (part.clone() if part.is_inference() else part for part in (x.detach(), y))
+    if threat is not None:
+        threat.fitting(x)
+        bounds = threat.bounds
+    if look or x.device.type == "cpu":
+        check_values(x, bounds)
+    return x, y
+
+
 def check_values(x: Tensor, bounds: Bounds) -> None:
-    """Check that x is finite and inside the bounds; looks at values, so a GPU synchronises.
+    """Check that x is finite and in the bounds (see ``threat.within``); a GPU synchronises.
 
     Raises:
         ValueError: with the smallest and largest value found.
@@ -43,10 +81,9 @@ def check_values(x: Tensor, bounds: Bounds) -> None:
     low, high = (value.item() for value in torch.aminmax(x))
     if not (abs(low) < float("inf") and abs(high) < float("inf")):
         raise ValueError(f"x holds NaN or infinity (min {low}, max {high}); remove it first")
-    fitted = bounds_like(bounds, x)
-    if fitted is not None and bool(((x < fitted[0]) | (x > fitted[1])).any()):
+    if not within(x, bounds):
         raise ValueError(
-            f"x ranges over [{low:.6g}, {high:.6g}], outside bounds={bounds!r}; "
+            f"x ranges over [{low:.6g}, {high:.6g}], outside bounds={brief(bounds)}; "
             "pass the bounds of your inputs, or bounds=None"
         )
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from attacks.box import Bounds, bounds_around, check_bounds, clip
 from attacks.ddn import DDN
 from attacks.fab import FAB
 from attacks.fmn import FMN
 from attacks.geometry import check_norm, lengths, per_example
 from attacks.gradient import Attack
-from attacks.inputs import check_batch, check_values, misclassified, predict
+from attacks.inputs import batch_of, misclassified, predict
 from attacks.modes import attacking
 from attacks.nearest import Nearest, clears, nothing_found
 from attacks.network import Model
-from attacks.threat import Bounds, bounds_like, check_bounds, clip
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,12 @@ def minimal_perturbation(
     """
     check_norm(norm)
     check_bounds(bounds)
-    y = check_batch(x, y)
+    x, y = batch_of(x, y, bounds=bounds)
     tried = default_attacks(norm, bounds, support) if attacks is None else tuple(attacks)
     if len(tried) == 0:
         raise ValueError("attacks is empty; pass at least one, or None for the default")
-    x = x.detach()
     if len(x) == 0:
         return MinimalPerturbation(x.new_zeros(0), x.clone(), norm)
-    check_values(x, bounds)
     with attacking(model, "eval"):
         wrong = misclassified(predict(model, x, y), y)
         nearest = nothing_found(x).update(x, torch.zeros(len(x)).to(x), wrong)
@@ -165,7 +163,7 @@ def _nearest_clear(
     those are pushed outwards first, by 5% at most.
     """
     nearest = nothing_found(x)
-    fitted = bounds_like(bounds, x)
+    fitted = bounds_around(bounds, x)
     inside, outside = torch.zeros(len(x)).to(x), torch.full((len(x),), torch.inf).to(x)
 
     def look(at: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attacks.box import Bounds, bounds_around, tensors_of
 from attacks.geometry import DUAL, lengths, per_example
 from attacks.inputs import misclassified, predict
 from attacks.losses import margin
 from attacks.network import Model
-from attacks.threat import Bounds, bounds_like
 
 
 class Nearest(NamedTuple):
@@ -37,10 +37,10 @@ def nothing_found(x: Tensor) -> Nearest:
 
 def farthest(x: Tensor, bounds: Bounds, norm: str) -> Tensor:
     """The greatest distance that the bounds allow, shape (N,); ∞ without bounds."""
-    fitted = bounds_like(bounds, x)
+    fitted = bounds_around(bounds, x)
     if fitted is None:
         return torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
-    lo, hi = (torch.as_tensor(bound).to(x) for bound in fitted)
+    lo, hi = tensors_of(fitted, x)
     return lengths(torch.maximum(x - lo, hi - x), norm)
 
 

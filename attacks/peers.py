@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks.inputs import check_batch, check_values
+from attacks.box import Bounds
+from attacks.inputs import batch_of
 from attacks.modes import attacking
 from attacks.network import Model, logits_of
-from attacks.threat import Bounds
 
 
 class _AsModule(nn.Module):
@@ -33,18 +33,17 @@ class TorchAttack:
     options: tuple[tuple[str, Any], ...]
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        y = check_batch(x, y)
+        x, y = batch_of(x, y, bounds=(0.0, 1.0))
         if x.dim() != 4:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; torchattacks takes images (N, C, H, W) only"
             )
         if len(x) == 0:
             return x.clone()
-        check_values(x, (0.0, 1.0))
         module = model if isinstance(model, nn.Module) else _AsModule(model)
         with attacking(module, "eval"), torch.enable_grad():
             attack = self.cls(module, **dict(self.options))
-            x_adv: Tensor = attack(x.detach(), y)
+            x_adv: Tensor = attack(x, y)
         return x_adv.detach()
 
 

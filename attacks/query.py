@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks.gradient import check_at_least, check_mode, generator_for
-from attacks.inputs import check_batch, check_values, misclassified, predict
+from attacks.inputs import batch_of, misclassified, predict
 from attacks.losses import margin
 from attacks.modes import attacking
 from attacks.network import Model
@@ -74,21 +74,19 @@ class Square:
         if not 0 < self.share <= 1:
             raise ValueError(f"share={self.share} must lie in (0, 1]")
 
-    @torch.no_grad()
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        y = check_batch(x, y)
-        out = x.detach().clone()
+        x, y = batch_of(x, y, threat=self.threat)
         if len(x) == 0:
-            return out
-        check_values(x, self.threat.bounds)
+            return x.clone()
         generator = generator_for(self.seed, x)
         with attacking(model, self.mode), torch.no_grad():
+            out = x.clone()
             active = (~misclassified(predict(model, out, y), y)).nonzero().squeeze(1)
             for _ in range(self.restarts):
                 if len(active) == 0:
                     break
                 x_adv, broken = self._run(
-                    model, x.detach()[active], y[active], self.threat.select(active), generator
+                    model, x[active], y[active], self.threat.select(active), generator
                 )
                 out[active] = x_adv
                 active = active[~broken]

@@ -15,7 +15,7 @@ from torch import Tensor
 from attacks.apgd import APGD
 from attacks.combine import Transfer, robust_accuracy
 from attacks.gradient import FGSM, PGD
-from attacks.inputs import check_batch, loss_and_gradient, misclassified, predict
+from attacks.inputs import batch_of, loss_and_gradient, misclassified, predict
 from attacks.losses import margin
 from attacks.modes import attacking
 from attacks.network import Model
@@ -160,7 +160,7 @@ def check_attacks(
         surrogate: a model trained likewise, for the transfer check; left out without one.
         steps: of the iterative attacks; queries: of Square.
     """
-    y = check_batch(x, y)
+    x, y = batch_of(x, y, threat=threat)
     if isinstance(threat.eps, Tensor):
         raise ValueError("the sanity checks need one eps for all examples; give a float")
 

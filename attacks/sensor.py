@@ -11,7 +11,8 @@ from torch import Tensor
 
 from attacks import geometry
 from attacks.geometry import lengths, per_example
-from attacks.threat import ThreatModel, add_toward, into_ball, rounded_down
+from attacks.rounding import add_toward, into_ball, rounded_down
+from attacks.threat import ThreatModel
 
 
 def in_band(signal: Tensor, low: int, high: int) -> Tensor:
@@ -85,7 +86,7 @@ class BandLimited(ThreatModel):
 
     def projector(self, x: Tensor, *, exact: bool = True) -> Callable[[Tensor], Tensor]:
         """As ``ThreatModel.projector``."""
-        radius = rounded_down(self.eps, x)
+        radius = rounded_down(self.fitting(x), x)
 
         def project(x_adv: Tensor) -> Tensor:
             delta = self._band(x_adv - x)
@@ -128,7 +129,7 @@ class BandLimited(ThreatModel):
         channels = math.prod(x.shape[1:-1])
         dimension = channels * band_dimension(x.shape[-1], self.low, self.high)
         direction = geometry.unit(self._band(noise), self.norm)
-        radius = rounded_down(self.eps, x) * per_example(depth ** (1 / max(1, dimension)), x)
+        radius = rounded_down(self.fitting(x), x) * per_example(depth ** (1 / max(1, dimension)), x)
         return (project or self.projector(x))(x + direction * radius)
 
     def uphill(self, x: Tensor, x_adv: Tensor, grad: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,93 +9,33 @@ import torch
 from torch import Tensor
 
 from attacks import geometry
-from attacks.geometry import lengths, per_example
+from attacks.box import (
+    Bound,
+    Bounds,
+    as_bounds,
+    as_tensor,
+    bounds_around,
+    bounds_like,
+    check_bounds,
+    clip,
+    tensors_of,
+    unblocked,
+    within,
+)
+from attacks.geometry import brief, lengths, per_example
+from attacks.rounding import add_toward, into_ball, precise, rounded_down
 
-Bound = float | Tensor
-Bounds = tuple[Bound, Bound] | None
-
-
-def check_bounds(bounds: Bounds) -> None:
-    """Raise ValueError unless bounds is None or (lo, hi) with lo < hi everywhere."""
-    if bounds is None:
-        return
-    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
-        raise ValueError(f"bounds={bounds!r} must be None or (lo, hi), as in (0.0, 1.0)")
-    if not bool(torch.all(torch.as_tensor(bounds[0]) < torch.as_tensor(bounds[1]))):
-        raise ValueError(f"bounds={bounds!r} must be (lo, hi) with lo < hi everywhere")
-
-
-def bounds_like(bounds: Bounds, x: Tensor) -> tuple[Bound, Bound] | None:
-    """Return bounds that broadcast against ``x``.
-
-    A 1-D tensor holds one value a channel (dimension 1 of x); any other tensor must broadcast
-    against one example.
-
-    Raises:
-        ValueError: a tensor fits neither way.
-    """
-    if bounds is None:
-        return None
-
-    def fit(bound: Bound) -> Bound:
-        if not isinstance(bound, Tensor) or bound.dim() == 0:
-            return float(bound)
-        fitted = bound.to(x)
-        if fitted.dim() == 1:
-            fitted = fitted.reshape(-1, *(1,) * (x.dim() - 2))
-        try:
-            fitted.expand(x.shape[1:])
-        except RuntimeError:
-            raise ValueError(
-                f"bounds of shape {tuple(bound.shape)} do not fit inputs of shape "
-                f"{tuple(x.shape)}; give floats, one value a channel (shape (C,)), or a tensor "
-                "that broadcasts against one example"
-            ) from None
-        return fitted
-
-    return fit(bounds[0]), fit(bounds[1])
-
-
-def clip(x: Tensor, bounds: tuple[Bound, Bound] | None) -> Tensor:
-    """Clamp to bounds already made to fit by ``bounds_like``."""
-    if bounds is None:
-        return x
-    lo, hi = bounds
-    if isinstance(lo, Tensor) or isinstance(hi, Tensor):
-        return x.clamp(torch.as_tensor(lo).to(x), torch.as_tensor(hi).to(x))
-    return x.clamp(lo, hi)
-
-
-def unblocked(
-    grad: Tensor, x_adv: Tensor, bounds: tuple[Bound, Bound] | None, allowed: Tensor | None
-) -> Tensor:
-    """The gradient with 0 where a step up it would leave the bounds or touch what is not allowed.
-
-    A normalised L2 or L1 step otherwise spends its length on entries that the clamp sets back,
-    and first-order distances count a way that is closed.
-    """
-    if allowed is not None:
-        grad = torch.where(allowed, grad, 0.0)
-    if bounds is None:
-        return grad
-    lo, hi = bounds
-    blocked = ((x_adv <= lo) & (grad < 0)) | ((x_adv >= hi) & (grad > 0))
-    return grad * ~blocked  # on a CPU several times as fast as torch.where
-
-
-def rounded_down(eps: float | Tensor, x: Tensor) -> Tensor:
-    """The largest number of x's dtype that is not above eps (float32 rounds 0.1 up)."""
-    exact = torch.as_tensor(eps, dtype=None if isinstance(eps, Tensor) else torch.float64)
-    near = exact.to(x.dtype)
-    below = torch.nextafter(near, torch.zeros_like(near))
-    floor = torch.where(near.to(exact.dtype) > exact, below, near)
-    return per_example(floor if isinstance(eps, Tensor) else floor.item(), x)
-
-
-def add_toward(x: Tensor, delta: Tensor) -> Tensor:
-    """x + δ, rounded so that |(x + δ) − x| ≤ |δ| as floats: one step back where it sticks out."""
-    out = x + delta
-    return torch.where((out - x).abs() > delta.abs(), torch.nextafter(out, x), out)
+__all__ = [
+    "Bound",
+    "Bounds",
+    "ThreatModel",
+    "bounds_around",
+    "bounds_like",
+    "check_bounds",
+    "clip",
+    "unblocked",
+    "within",
+]
 
 
 @dataclass(frozen=True)
@@ -106,7 +45,7 @@ class ThreatModel:
     Args:
         norm: "linf", "l2" (over the whole example: Frobenius for images and sequences) or "l1".
         eps: radius ε ≥ 0 in input units; a tensor of shape (N,) gives every example its own.
-        bounds: None, or (lo, hi): floats, tensors of shape (C,), one value a channel
+        bounds: None, or (lo, hi): floats, tensors or arrays of shape (C,), one value a channel
             (dimension 1), or tensors that broadcast against one example.
         support: None, or a function of the clean batch that returns where it may be changed,
             as a bool tensor that broadcasts against it (see ``attacks.padding``).
@@ -122,13 +61,21 @@ class ThreatModel:
 
     def __post_init__(self) -> None:
         geometry.check_norm(self.norm)
-        if isinstance(self.eps, Tensor):
-            valid = self.eps.dim() == 1 and bool((self.eps >= 0).all() & self.eps.isfinite().all())
-        else:
-            valid = math.isfinite(self.eps) and self.eps >= 0
-        if not valid:
-            raise ValueError(f"eps={self.eps!r} must be finite and at least 0, in input units")
-        check_bounds(self.bounds)
+        object.__setattr__(self, "eps", _radius(self.eps))
+        object.__setattr__(self, "bounds", as_bounds(self.bounds))
+
+    def fitting(self, x: Tensor) -> float | Tensor:
+        """eps, checked to be one radius, or one for each example of x.
+
+        Raises:
+            ValueError: another number of them.
+        """
+        if isinstance(self.eps, Tensor) and len(self.eps) != len(x):
+            raise ValueError(
+                f"eps holds {len(self.eps)} values for {len(x)} examples; pass a float, or one "
+                "value an example"
+            )
+        return self.eps
 
     def select(self, index: Tensor) -> ThreatModel:
         """The same threat for the examples ``index`` alone (matters for eps of shape (N,))."""
@@ -141,13 +88,9 @@ class ThreatModel:
             exact: False may stick out of an L2 or L1 ball by a rounding error; enough between
                 two steps of an attack.
         """
-        bounds = bounds_like(self.bounds, x)
-        radius = rounded_down(self.eps, x)
+        bounds = bounds_around(self.bounds, x)
+        radius = rounded_down(self.fitting(x), x)
         allowed = None if self.support is None else self.support(x)
-        if bounds is not None:
-            # an entry that starts outside stays: clamping it could carry it beyond the ball
-            valid = clip(x, bounds) == x
-            allowed = valid if allowed is None else allowed & valid
 
         if self.norm == "linf":
             lo = clip(add_toward(x, -radius), bounds)
@@ -160,15 +103,14 @@ class ThreatModel:
             if allowed is not None:
                 x_adv = torch.where(allowed, x_adv, x)
             if self.norm == "l1" and bounds is not None:
-                lo, hi = (torch.as_tensor(bound).to(x) - x for bound in bounds)
+                lo, hi = tensors_of(bounds, x)
                 delta = x_adv - x
-                near = geometry.project_l1_box(delta, radius, lo.clamp_max(0), hi.clamp_min(0))
+                near = geometry.project_l1_box(delta, radius, lo - x, hi - x)
                 x_adv = torch.where(near == delta, x_adv, x + near)
             x_adv = into_ball(x, x_adv, self.norm, radius, exact=exact)
             if bounds is None:
                 return x_adv
-            inside = clip(x_adv, bounds)  # moves every entry towards x, hence stays in the ball
-            return inside if allowed is None else torch.where(allowed, inside, x)
+            return clip(x_adv, bounds)  # moves every entry towards x, hence stays in the ball
 
         return project
 
@@ -177,7 +119,8 @@ class ThreatModel:
 
         L∞ and L1 are the Euclidean projection on the intersection; L2 projects on the ball, then
         on the bounds, which stays in the ball because x is in the bounds.  An entry of x that is
-        itself outside the bounds is left as it is.  Shapes: x, x_adv and the result alike.
+        itself beyond a bound may stay, and move inwards.  Distances are those of the numbers
+        themselves, not of rounded differences.  Shapes: x, x_adv and the result alike.
         """
         return self.projector(x)(x_adv)
 
@@ -193,7 +136,7 @@ class ThreatModel:
         Args:
             project: ``projector(x)`` where the caller has it already.
         """
-        delta = geometry.uniform_in_ball(x, self.norm, rounded_down(self.eps, x), generator)
+        delta = geometry.uniform_in_ball(x, self.norm, rounded_down(self.fitting(x), x), generator)
         return (project or self.projector(x))(x + delta)
 
     def uphill(self, x: Tensor, x_adv: Tensor, grad: Tensor) -> Tensor:
@@ -214,23 +157,32 @@ class ThreatModel:
         return geometry.steepest(grad, self.norm) * per_example(step_size, grad)
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """‖x_adv_i − x_i‖_p for every example, shape (N,)."""
-        return lengths(x_adv - x, self.norm)
+        """‖x_adv_i − x_i‖_p for every example, shape (N,), without a rounding error before the
+        last."""
+        return lengths(x_adv.to(precise(x)) - x, self.norm).to(x.dtype)
 
 
-def into_ball(x: Tensor, x_adv: Tensor, norm: str, radius: Tensor, *, exact: bool) -> Tensor:
-    """Project on an L2 or L1 ball around x; points already inside come back bit for bit."""
-    delta = x_adv - x
-    outside = per_example(lengths(delta, norm), x) > radius
-    out = torch.where(outside, x + geometry.project_ball(delta, norm, radius), x_adv)
-    if not exact:
-        return out
-    # Rounding x + δ can lengthen δ, and so can the sum inside the norm: shrink what sticks out
-    # by a few ulp, rounding towards x.  The last pass shrinks a thousand times more.
-    ulp = torch.finfo(x.dtype).eps
-    for slack in (4 * ulp, 32 * ulp, 4096 * ulp):
-        delta = out - x
-        length = per_example(lengths(delta, norm), x)
-        factor = radius / length.clamp_min(torch.finfo(x.dtype).tiny) * (1 - slack)
-        out = torch.where(length > radius, add_toward(x, delta * factor), out)
-    return out
+def _radius(eps: object) -> float | Tensor:
+    """ε as a float, or as a tensor of shape (N,) from a tensor or an array.
+
+    Raises:
+        ValueError: another shape, negative, not finite, or no number at all.
+    """
+    try:
+        radius = as_tensor(eps)
+        whole = not (radius.is_floating_point() or radius.is_complex())
+        valid = radius.dim() < 2 and radius.dtype != torch.bool and bool((radius >= 0).all())
+        valid = valid and bool(radius.isfinite().all())
+    except (TypeError, ValueError, RuntimeError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            f"eps={brief(eps)} must be finite and at least 0, in input units: a number, or a "
+            "tensor with one value an example"
+        )
+    if radius.dim() == 0:
+        return float(radius)
+    radius = radius.detach()
+    if whole:
+        return radius.double()
+    return radius.clone() if radius.is_inference() else radius

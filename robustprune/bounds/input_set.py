@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attacks import ThreatModel
 from attacks.geometry import per_example
-from attacks.threat import bounds_like
+from attacks.threat import bounds_around
 from robustprune.bounds.algebra import Interval, dot, least_over_box
 from robustprune.bounds.rounding import EPS, outward
 
@@ -63,14 +63,14 @@ def input_set(x: Tensor, threat: ThreatModel, dtype: torch.dtype, *, rounding: b
     """The set around x in ``dtype``; with ``rounding`` the box is rounded outward.
 
     Bounds are widened to what they are in x's own dtype, for an attack clamps to that: 0.1 is
-    0.10000000149 in float32.
+    0.10000000149 in float32; and to x itself, which may lie beyond them by a rounding error.
     """
     centre = x.to(dtype)
     radius = per_example(threat.eps, centre)
     lo, hi = centre - radius, centre + radius
     if rounding:
         lo, hi = outward(lo, hi)
-    bounds, own = bounds_like(threat.bounds, centre), bounds_like(threat.bounds, x)
+    bounds, own = bounds_around(threat.bounds, centre), bounds_around(threat.bounds, x)
     if bounds is not None and own is not None:
         low, high = (torch.as_tensor(b, dtype=dtype, device=x.device) for b in bounds)
         own_low, own_high = (torch.as_tensor(b, device=x.device).to(x.dtype).to(dtype) for b in own)

@@ -1,6 +1,6 @@
 """What is measured: accuracy under attack (upper bounds on robustness), and cost."""
 
-from robustprune.measure.accuracy import Outcome, accuracy_curve, evaluate
+from robustprune.measure.accuracy import Outcome, accuracy_curve, constant_answer, evaluate
 from robustprune.measure.attack_set import MORE, attack_set
 from robustprune.measure.comparison import (
     PairedTest,
@@ -9,6 +9,7 @@ from robustprune.measure.comparison import (
     bootstrap_interval,
     groups,
     holm,
+    mcnemar,
     paired_wilcoxon,
 )
 from robustprune.measure.cost import Cost, compare_cost
@@ -39,11 +40,13 @@ __all__ = [
     "bootstrap_interval",
     "choose_by_cross_validation",
     "compare_cost",
+    "constant_answer",
     "evaluate",
     "evaluate_switch",
     "expected_proportion",
     "groups",
     "holm",
+    "mcnemar",
     "mean_sd",
     "minimal_summary",
     "nearest_adversarial",

@@ -24,10 +24,20 @@ class Outcome:
     Attributes:
         clean: (N,) bool, without a perturbation.
         robust: attack name -> (N,) bool, under that attack; false wherever `clean` is.
+        answers: (N,) int64, the class that each gets without a perturbation.
     """
 
     clean: Tensor
     robust: dict[str, Tensor]
+    answers: Tensor
+
+    @property
+    def constant(self) -> int | None:
+        """The one class that every example gets without a perturbation, right or wrong; None where
+        classes differ, or where all examples are of that class."""
+        first = int(self.answers[0]) if len(self.answers) else None
+        alike = first is not None and bool((self.answers == first).all())
+        return first if alike and not bool(self.clean.all()) else None
 
     @property
     def worst(self) -> Tensor:
@@ -36,8 +46,8 @@ class Outcome:
 
 
 @torch.no_grad()
-def correct(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """(N,) bool on the CPU: whether argmax f(x) = y.
+def answers_of(model: Model, x: Tensor) -> Tensor:
+    """argmax f(x), (N,) int64 on the CPU.
 
     Raises:
         ValueError: logits that are not finite; they would count as a wrong or right answer at
@@ -46,7 +56,12 @@ def correct(model: Model, x: Tensor, y: Tensor) -> Tensor:
     logits = logits_of(model, x)
     if not bool(torch.isfinite(logits).all()):
         raise ValueError("the model's logits are not finite; its accuracy has no meaning")
-    return (logits.argmax(1) == y).cpu()
+    return logits.argmax(1).cpu()
+
+
+def correct(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """(N,) bool on the CPU: whether argmax f(x) = y; raises as `answers_of`."""
+    return answers_of(model, x) == y.cpu()
 
 
 def evaluate(
@@ -71,12 +86,14 @@ def evaluate(
         ValueError: non-finite logits.
     """
     clean = torch.zeros(len(y), dtype=torch.bool)
+    answers = torch.zeros(len(y), dtype=torch.int64)
     robust = {name: torch.zeros_like(clean) for name in attacks}
     with evaluating(model), computed_once(model):
         batches = own_batches(len(y), batch_size)
         for rows in progress(batches, title=title, unit="batch", quiet=quiet):
             xs, ys = x[rows], y[rows]
-            clean[rows] = correct(model, xs, ys)
+            answers[rows] = answers_of(model, xs)
+            clean[rows] = answers[rows] == ys.cpu()
             alive = clean[rows].nonzero().flatten().to(x.device)
             for name, attack in attacks.items():
                 survived = torch.zeros(len(ys), dtype=torch.bool)
@@ -84,7 +101,24 @@ def evaluate(
                     attacked = attack(model, xs[alive], ys[alive])
                     survived[alive.cpu()] = correct(model, attacked, ys[alive])
                 robust[name][rows] = survived
-    return Outcome(merged(clean), {name: merged(part) for name, part in robust.items()})
+    return Outcome(
+        merged(clean), {name: merged(part) for name, part in robust.items()}, merged(answers)
+    )
+
+
+def constant_answer(right: Sequence[bool], labels: Sequence[int]) -> int | None:
+    """The class that a network gives to every example, as far as right and wrong answers show.
+
+    It is right on all examples of that class, and on no other while there are others; None where
+    that is not so. Such a network withstands every attack and is worth nothing. `Outcome.constant`
+    knows the answers themselves.
+
+    Raises:
+        ValueError: different lengths.
+    """
+    hit = {label for label, one in zip(labels, right, strict=True) if one}
+    missed = {label for label, one in zip(labels, right, strict=True) if not one}
+    return next(iter(hit)) if missed and len(hit) == 1 and not hit & missed else None
 
 
 #: ε of the curve's points, in multiples of the threat model's own

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import friedmanchisquare, rankdata, studentized_range, wilcoxon
+from scipy.stats import binomtest, friedmanchisquare, rankdata, studentized_range, wilcoxon
 
 #: pairs up to which every one of the 2^n sign flips is looked at
 _EXACT = 14
@@ -15,12 +15,12 @@ _EXACT = 14
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Outcome of `paired_wilcoxon`.
+    """Outcome of `paired_wilcoxon` and of `mcnemar`.
 
     Attributes:
         difference: mean of second − first.
         p: two-sided.
-        better, worse: pairs in which the second is higher, or lower.
+        better, worse: pairs in which the second is higher, or lower (right alone, or wrong alone).
     """
 
     difference: float
@@ -51,6 +51,28 @@ def paired_wilcoxon(first: Sequence[float], second: Sequence[float]) -> PairedTe
         p = float((np.abs(signs @ ranks) >= observed - 1e-9).mean())
     else:
         p = float(wilcoxon(moved, method="approx").pvalue)
+    return PairedTest(float(differences.mean()), p, better, worse)
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
+    """McNemar's exact test that two networks are right equally often, two-sided.
+
+    Only the n examples on which one of them is right count; with as many chances either way the
+    b that the second wins are binomial: p = min(1, 2 P(Bin(n, ½) ≤ min(b, n − b))) (McNemar,
+    Psychometrika 1947). Intervals of the two shares are no substitute: those of the same examples
+    rise and fall together, and may overlap however clear the difference is.
+
+    Args:
+        first, second: for the same examples in the same order, whether each is right.
+
+    Raises:
+        ValueError: different lengths, no pairs, or values that are not 0 or 1.
+    """
+    if not set(first) | set(second) <= {0, 1}:
+        raise ValueError("every example must be right (1) or wrong (0)")
+    differences = _differences([float(one) for one in first], [float(two) for two in second])
+    better, worse = int((differences > 0).sum()), int((differences < 0).sum())
+    p = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
     return PairedTest(float(differences.mean()), p, better, worse)
 
 

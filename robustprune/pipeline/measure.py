@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attacks import PGD, ThreatModel, check_attacks
 from robustprune.measure import (
+    accuracy,
     accuracy_curve,
     evaluate,
     evaluate_switch,
@@ -251,14 +252,10 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
 
 
 def constant_answer(entry: dict[str, Any], labels: Sequence[int]) -> int | None:
-    """The class that a model gives to everything, as far as right and wrong answers show: it is
-    right on all examples of that class, on no other, and no attack changes that."""
-    clean, curve = entry["per_example"]["clean"], entry["curve"]
-    right = {label for label, correct in zip(labels, clean, strict=True) if correct}
-    wrong = {label for label, correct in zip(labels, clean, strict=True) if not correct}
-    attacked = [entry["robust"]["worst"], *curve[-1:]]
+    """As `measure.constant_answer`, of a model's entry: and no attack changes that."""
+    attacked = [entry["robust"]["worst"], *entry["curve"][-1:]]
     stays = all(point["value"] == entry["clean"]["value"] for point in attacked)
-    return right.pop() if stays and wrong and len(right) == 1 and not right & wrong else None
+    return accuracy.constant_answer(entry["per_example"]["clean"], labels) if stays else None
 
 
 def write_per_example(run: Run, entries: Sequence[dict[str, Any]]) -> None:

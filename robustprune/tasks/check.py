@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from attacks.threat import within
+
 
 def check_examples(
     x: Tensor,
@@ -38,7 +40,7 @@ def check_examples(
     if bounds is not None:
         low, high = bounds
         smallest, largest = (float(v) for v in x.aminmax())
-        if smallest < low or largest > high:
+        if not within(x, bounds):
             raise ValueError(
                 f"{where}: values from {smallest:g} to {largest:g} leave the bounds "
                 f"({low:g}, {high:g}); scale the data or change the bounds"

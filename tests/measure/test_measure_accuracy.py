@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import FGSM, PGD, ThreatModel
-from robustprune.measure import accuracy_curve, evaluate
+from robustprune.measure import accuracy_curve, constant_answer, evaluate
 from robustprune.measure.statistics import expected_proportion, proportion
 
 EPS = 0.3
@@ -96,3 +96,37 @@ def test_expected_proportions() -> None:
     for shares, message in (([], "at least one"), ([0.5, 1.1], r"\[0, 1\], got 1\.1")):
         with pytest.raises(ValueError, match=message):
             expected_proportion(shares)
+
+
+class Always(nn.Module):
+    """Class 1, whatever it is shown."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tensor([0.0, 1.0, 0.0]).expand(len(x), 3) + 0 * x[:, :1]
+
+
+def test_one_class_for_everything_is_seen() -> None:
+    x, y = torch.randn(9, 4), torch.arange(9) % 3
+    outcome = evaluate(Always(), x, y, {}, batch_size=4)
+    assert torch.equal(outcome.answers, torch.ones(9).long())
+    assert outcome.constant == 1
+    assert evaluate(Always(), x[y == 1], y[y == 1], {}, batch_size=4).constant is None
+    assert evaluate(Always(), x[y == 2], y[y == 2], {}, batch_size=4).constant == 1
+    assert evaluate(nn.Linear(4, 3), x[:0], y[:0], {}, batch_size=4).constant is None
+    model, x, y, _ = linear()
+    assert evaluate(model, x, y, {}, batch_size=60).constant is None
+
+
+@pytest.mark.parametrize(
+    ("right", "labels", "expected"),
+    [
+        ([0, 1, 0, 1], [0, 1, 2, 1], 1),
+        ([0, 1, 0, 0], [0, 1, 2, 1], None),  # not all of that class
+        ([1, 1, 0, 1], [0, 1, 2, 1], None),  # two classes
+        ([1, 1], [1, 1], None),  # no other class to be wrong on
+        ([0, 0], [0, 1], None),
+        ([], [], None),
+    ],
+)
+def test_a_constant_answer_as_right_and_wrong_show_it(right, labels, expected) -> None:
+    assert constant_answer(right, labels) == expected

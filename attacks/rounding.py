@@ -1,0 +1,70 @@
+"""Points inside a ball to the last bit, whatever the precision of the inputs.
+
+A float16 or float32 difference x' − x is itself rounded, and so is its norm: what looks like ε may
+be more.  Here distances are those of the numbers that x and x' are, computed in float64.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attacks.geometry import lengths, per_example, project_ball
+
+
+def precise(x: Tensor) -> torch.dtype:
+    """The dtype in which differences of such inputs are exact; Apple's GPUs have no float64."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def rounded_down(eps: float | Tensor, x: Tensor) -> Tensor:
+    """The largest number of x's dtype that is not above eps (float32 rounds 0.1 up)."""
+    exact = torch.as_tensor(eps, dtype=None if isinstance(eps, Tensor) else torch.float64)
+    near = exact.to(x.dtype)
+    below = torch.nextafter(near, torch.zeros_like(near))
+    floor = torch.where(near.to(exact.dtype) > exact, below, near)
+    return per_example(floor if isinstance(eps, Tensor) else floor.item(), x)
+
+
+def add_toward(x: Tensor, delta: Tensor) -> Tensor:
+    """x + δ in x's dtype with |(x + δ) − x| ≤ |δ|: one step back where rounding sticks out."""
+    centre, delta = x.to(precise(x)), delta.to(precise(x))
+    out = (centre + delta).to(x.dtype)
+    return torch.where((out - centre).abs() > delta.abs(), torch.nextafter(out, x), out)
+
+
+def into_ball(x: Tensor, x_adv: Tensor, norm: str, radius: Tensor, *, exact: bool) -> Tensor:
+    """Project on an L2 or L1 ball around x; points already inside come back bit for bit."""
+    working = torch.promote_types(x.dtype, torch.float32)  # a sum in float16 is no sum
+    delta, bound = x_adv.to(working) - x.to(working), radius.to(working)
+    outside = per_example(lengths(delta, norm), delta) > bound
+    out = torch.where(outside, (x.to(working) + project_ball(delta, norm, bound)).to(x), x_adv)
+    return _not_beyond(x, out, norm, radius) if exact else out
+
+
+def _not_beyond(x: Tensor, x_adv: Tensor, norm: str, radius: Tensor) -> Tensor:
+    """x_adv with as many entries as it takes moved towards x, until its distance is at most radius.
+
+    Rounding x + δ can lengthen δ.  In float16 a step back of every entry would cost a part of ε
+    that counts, so only the first entries that make up for the excess go back, by one number each.
+    """
+    centre, limit, power = x.to(precise(x)), radius.to(precise(x)), 1 if norm == "l1" else 2
+    ulp = min(torch.finfo(x.dtype).eps, torch.finfo(torch.float32).eps)
+    out = x_adv
+    for slack in (4, 4, 4, 32, 32, 256):
+        delta = out - centre
+        length = per_example(lengths(delta, norm), centre)
+        beyond = length > limit
+        if x.element_size() > 2:  # nor as the caller may compute it
+            beyond |= per_example(lengths(out - x, norm), x) > radius
+        if not bool(beyond.any()):
+            return out
+        back = torch.nextafter(out, x)
+        excess = length**power - (limit * (1 - slack * ulp)) ** power
+        gain = (delta.abs() ** power - (back - centre).abs() ** power).flatten(1)
+        enough = (gain.cumsum(1) - gain).reshape(x.shape) >= excess
+        out = torch.where(beyond & ~enough, back, out)
+    delta = out - centre
+    length = per_example(lengths(delta, norm), centre)
+    shrunk = delta * (limit / length.clamp_min(torch.finfo(x.dtype).tiny) * (1 - 4096 * ulp))
+    return torch.where(length > limit, add_toward(x, shrunk), out)
