@@ -223,6 +223,8 @@ def task_of(config: Config, data_dir: Path | None) -> Task:
         length=section.length,
         missing=section.missing,
         label=section.label,
+        header=section.header,
+        layout=section.layout,
         encoder=encoder_of(config) if section.name in text_names() else None,
     )
 

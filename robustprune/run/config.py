@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from robustprune.run.files import read_bytes
 from robustprune.run.packaged import config_names
 from robustprune.run.sections import (
     METHODS,
@@ -40,8 +41,17 @@ from robustprune.run.sections import (
     TrainingSection,
 )
 from robustprune.run.suggest import did_you_mean
+from robustprune.run.terminal import shown
 
 __all__ = ["METHODS", "OBJECTIVES", "Config", "TrainingSection", "load_config", "parse_config"]
+
+
+#: options that were not in the first configs, with their defaults: what leaves things as they were
+_LATER = (("task", "header", None), ("task", "layout", None))
+
+
+#: bytes of a config, which is a page of text; YAML needs a hundred times as much
+_LARGEST = 2**20
 
 
 class Config(Section):
@@ -68,8 +78,14 @@ class Config(Section):
     deploy: DeploySection = DeploySection()
 
     def digest(self) -> str:
-        """Eight hex digits of everything but the seed: runs that differ only in it lie together."""
-        described = json.dumps(self.model_dump(mode="json", exclude={"seed"}), sort_keys=True)
+        """Eight hex digits of everything but the seed: runs that differ only in it lie together.
+        Options that came later count only where they are set, so that older runs keep their name.
+        """
+        tree = self.model_dump(mode="json", exclude={"seed"})
+        for section, option, default in _LATER:
+            if tree[section][option] == default:
+                del tree[section][option]
+        described = json.dumps(tree, sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:8]
 
     def folder(self, root: Path) -> Path:
@@ -88,15 +104,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ValueError: not a mapping, unknown key (the nearest valid one is named), a wrong value.
         FileNotFoundError: no such file.
     """
+    if path.is_dir():
+        raise ValueError(f"config {path} is a folder; give a YAML file in it")
     try:
-        tree = read_yaml(path.read_text(encoding="utf-8"))
+        content = read_bytes(path, most=_LARGEST)
     except FileNotFoundError:
         near = did_you_mean(path.stem, config_names())
         raise FileNotFoundError(f"config file {path} does not exist{near}") from None
-    except IsADirectoryError:
-        raise ValueError(f"config {path} is a folder; give a YAML file in it") from None
+    try:
+        tree = read_yaml(content.decode())
     except ValueError as error:  # wrong bytes for UTF-8 among them
-        said = _short(" ".join(str(error).split()))
+        said = shown(" ".join(str(error).split()))
         raise ValueError(f"{path} is not valid YAML: {said}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold a mapping of sections, got {type(tree).__name__}")
@@ -147,7 +165,7 @@ def parse_config(
         return Config.model_validate(tree)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = [_short(str(part)) for part in first["loc"]]
+        where = [shown(str(part)) for part in first["loc"]]
         keys = [override.partition("=")[0].strip() for override in overrides]
         dotted = f"{'.'.join(where)}."
         unknown = first["type"] == "extra_forbidden"
@@ -159,39 +177,30 @@ def parse_config(
                 f"{source}: unknown key '{'.'.join(where)}'"
                 f"{did_you_mean(where[-1], known)}; valid keys there: {', '.join(known)}"
             ) from error
-        given = _short(repr(first["input"]))
+        given = shown(repr(first["input"]))
         near = ""
         if first["type"] == "literal_error" and isinstance(first["input"], str):
             near = did_you_mean(first["input"], re.findall(r"'([^']*)'", first["msg"]))
         raise ValueError(
-            f"{source}: {'.'.join(where)}={given} is not valid: {_brief(first['msg'])}{near}"
+            f"{source}: {'.'.join(where)}={given} is not valid: {shown(first['msg'], 600)}{near}"
         ) from error
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
     path, equals, value = text.partition("=")
-    shown = _short(repr(text))
+    given = shown(repr(text))
     if not equals or not path:
-        raise ValueError(f"override {shown} is not of the form section.key=value")
+        raise ValueError(f"override {given} is not of the form section.key=value")
     *sections, key = path.strip().split(".")
     node: Any = tree
     for section in sections:
         node = node.setdefault(section, {}) if isinstance(node, dict) else None
     if not isinstance(node, dict):
-        raise ValueError(f"override {shown}: '{_short('.'.join(sections))}' is not a section")
+        raise ValueError(f"override {given}: '{shown('.'.join(sections))}' is not a section")
     try:
         node[key] = read_yaml(value)
     except ValueError as error:
-        raise ValueError(f"override {shown}: the value is not valid YAML") from error
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _brief(message: str) -> str:
-    """Pydantic's words, which name what is allowed and may be long."""
-    return message if len(message) <= 600 else f"{message[:600]}..."
+        raise ValueError(f"override {given}: the value is not valid YAML") from error
 
 
 def _keys(sections: Sequence[str]) -> list[str]:

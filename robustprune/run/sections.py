@@ -40,6 +40,10 @@ class TaskSection(Section):
     length: Literal["refuse", "pad", "truncate"] = "refuse"
     missing: Literal["refuse", "interpolate", "zero"] = "refuse"
     label: Literal["first", "last"] = "first"  # column of task "csv"
+    # Whether the first row of .csv and .tsv files names the columns; null tells it from the row.
+    header: bool | None = None
+    # Where the channels of task "npz" are; null tells it from the shape.
+    layout: Literal["channels_first", "channels_last"] | None = None
     max_length: Count = 128  # tokens of a sentence (or pair) of a text task; the rest is cut
     by_length: bool = False  # of a text task: batches of sentences of like length; less padding
     batch_size: Count = 25

@@ -11,3 +11,10 @@ def printable(text: str) -> str:
     character that is not printable becomes its escape, as in ``\n``, ``\x1b`` or ``\u202e``.
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shown(text: object, most: int = 200) -> str:
+    """The beginning of what somebody else's file says, `printable`, of at most `most` characters;
+    what is cut ends in "..."."""
+    line = printable(str(text)[: most + 1])
+    return line if len(line) <= most else f"{line[: most - 3]}..."

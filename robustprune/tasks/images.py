@@ -1,6 +1,6 @@
 """MNIST, Fashion-MNIST and CIFAR-10, from a data folder or through torchvision's download.
 
-Layout of the data folder:
+Layout of the data folder, in which nothing may be a symbolic link:
     MNIST/raw, FashionMNIST/raw   the four idx files, as torchvision keeps them
     CIFAR-10/cifar10.npz          x_train, y_train, x_test, y_test (uint8, NHWC); used where present
     cifar-10-batches-py           torchvision's own copy of CIFAR-10, otherwise
@@ -10,13 +10,18 @@ import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 
-from robustprune.tasks.arrays import read_npz, to_inputs
+from robustprune.run.terminal import shown
+from robustprune.tasks.arrays import KEYS
 from robustprune.tasks.augment import crop_and_flip
 from robustprune.tasks.folders import data_folder
+from robustprune.tasks.idx import read_idx
+from robustprune.tasks.layout import to_inputs
+from robustprune.tasks.npz import read_npz
+from robustprune.tasks.series_files import there
 from robustprune.tasks.task import Split, Task
 
 _CIFAR_CLASSES = (
@@ -78,26 +83,17 @@ def cifar10(*, data_dir: Path | None, download: bool) -> Task:
     """
     folder = data_folder(data_dir)
     file = folder / "CIFAR-10" / "cifar10.npz"
-    if file.is_file():
-        arrays = read_npz(file)
-        train, test = (
-            Split(
-                to_inputs(arrays[f"x_{part}"], where=f"{file}: x_{part}"),
-                torch.from_numpy(arrays[f"y_{part}"]).long(),
-            )
-            for part in ("train", "test")
-        )
+    if there(file):
+        train, test = _from_npz(file, folder)
     else:
         from torchvision.datasets import CIFAR10
 
-        train, test = _from_torchvision(
-            "CIFAR-10",
-            CIFAR10,
-            lambda part: Split(to_inputs(part.data, where="images"), torch.tensor(part.targets)),
-            folder=folder,
-            download=download,
-            wanted="CIFAR-10/cifar10.npz",
-        )
+        def read(train: bool) -> Split:
+            part = CIFAR10(root=str(folder), train=train, download=download)
+            x = to_inputs(part.data, where="images", layout="channels_last")
+            return Split(x, torch.tensor(part.targets))
+
+        train, test = _or_told("CIFAR-10", read, folder, download, wanted="CIFAR-10/cifar10.npz")
     return Task(
         name="cifar10",
         train=train,
@@ -115,33 +111,57 @@ def cifar10(*, data_dir: Path | None, download: bool) -> Task:
     )
 
 
+def _from_npz(file: Path, folder: Path) -> tuple[Split, Split]:
+    """Train and test of an archive as cifar10.npz is.
+
+    Raises:
+        ValueError: as `read_npz`, or arrays that are no images with whole numbers as labels.
+    """
+    arrays = read_npz(file, keys=KEYS, within=folder)
+    splits = []
+    for part in ("train", "test"):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if x.dtype != np.uint8 or x.ndim != 4 or y.dtype.kind not in "iu" or y.ndim != 1:
+            raise ValueError(
+                f"{file}: x_{part} is {x.dtype} of shape {x.shape} and y_{part} {y.dtype} of shape "
+                f"{y.shape}; give uint8 (N, 32, 32, 3) and whole numbers (N,)"
+            )
+        inputs = to_inputs(x, where=f"{file}: x_{part}", layout="channels_last")
+        splits.append(Split(inputs, torch.from_numpy(y.astype(np.int64))))
+    return splits[0], splits[1]
+
+
 def _idx_splits(name: str, data_dir: Path | None, download: bool) -> tuple[Split, Split]:
     """Train and test of torchvision's `name`, from the idx files in <data folder>/<name>/raw."""
-    from torchvision import datasets
+    folder = data_folder(data_dir)
 
-    return _from_torchvision(
-        name,
-        getattr(datasets, name),
-        lambda part: Split(part.data.unsqueeze(1).float().div_(255), part.targets.long()),
-        folder=data_folder(data_dir),
-        download=download,
-        wanted=(
-            f"{name}/raw/train-images-idx3-ubyte, train-labels-idx1-ubyte, "
-            "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte (unpacked)"
-        ),
+    def read(train: bool) -> Split:
+        prefix = "train" if train else "t10k"
+        files = [
+            folder / name / "raw" / f"{prefix}-{kind}-ubyte"
+            for kind in ("images-idx3", "labels-idx1")
+        ]
+        if not all(there(file) for file in files):
+            from torchvision import datasets
+
+            getattr(datasets, name)(root=str(folder), train=train, download=download)
+        x, y = (
+            read_idx(file, dims=dims, within=folder)
+            for file, dims in zip(files, (3, 1), strict=True)
+        )
+        return Split(to_inputs(x, where=name), torch.from_numpy(y.astype(np.int64)))
+
+    wanted = (
+        f"{name}/raw/train-images-idx3-ubyte, train-labels-idx1-ubyte, "
+        "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte (unpacked)"
     )
+    return _or_told(name, read, folder, download, wanted=wanted)
 
 
-def _from_torchvision(
-    name: str,
-    dataset: Callable[..., Any],
-    to_split: Callable[[Any], Split],
-    *,
-    folder: Path,
-    download: bool,
-    wanted: str,
+def _or_told(
+    name: str, read: Callable[[bool], Split], folder: Path, download: bool, *, wanted: str
 ) -> tuple[Split, Split]:
-    """(train, test) of torchvision's `dataset` with root `folder`, its failures in one line.
+    """`read` of train and of test, its failures in one line.
 
     Raises:
         FileNotFoundError: the files `wanted` are missing or damaged and were not downloaded.
@@ -149,15 +169,11 @@ def _from_torchvision(
     try:
         # What torchvision prints belongs to the progress on stderr, never to a program's output.
         with contextlib.redirect_stdout(sys.stderr):
-            train, test = (
-                to_split(dataset(root=str(folder), train=part, download=download))
-                for part in (True, False)
-            )
+            return read(True), read(False)
     except (RuntimeError, OSError, ValueError, TypeError, AssertionError, EOFError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = shown(" ".join(str(error).split()), 400) or type(error).__name__
         tried = "downloaded or read" if download else "read, and download is off"
         raise FileNotFoundError(
             f"{name} could not be {tried} ({reason}); put {wanted} into the data folder {folder} "
             "in place of any damaged files, or name another data_dir"
         ) from error
-    return train, test

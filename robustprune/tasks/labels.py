@@ -1,30 +1,113 @@
 """From the labels people write, whole numbers or names, to class indices 0..C-1."""
 
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from decimal import Decimal, InvalidOperation
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from robustprune.run.terminal import shown
+
 Labels = npt.NDArray[np.generic]
+#: what is written where a label is missing, in lower case: pandas' list, and what else is in use
+_MISSING = frozenset(
+    {"", "?", "nan", "-nan", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>", "nat", "none", "null"}
+    | {"1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"}
+)
+_LONGEST = 200
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+def check_labels(
+    labels: Sequence[str], at: Callable[[int], str], *, declared: Collection[str] = ()
+) -> None:
+    """Refuse labels of one file that would silently become classes of their own.
+
+    Missing ones, such as an empty field, ``?``, ``nan``, ``NA`` or ``None`` in any case; the same
+    number or name in two ways of writing, such as ``01`` and ``1``, or ``+1`` and ``1``; and what
+    is no name: a label of several lines, or of more than 200 characters.
+
+    Args:
+        labels: N labels as they are written.
+        at: where the label of that index is, such as "x.csv, line 3".
+        declared: labels that the file itself lists as its classes, so that a class may be called
+            "none" (an empty one or ``?`` is missing even so).
+
+    Raises:
+        ValueError: one of the above, with its place.
+    """
+    places: dict[str, int] = {}
+    for index, label in enumerate(labels):
+        places.setdefault(label, index)
+    written: dict[object, str] = {}
+    for label, index in places.items():
+        name = label.strip()
+        if name in ("", "?") or (name.lower() in _MISSING and label not in declared):
+            raise ValueError(
+                f"{at(index)}: the label '{shown(label)}' means that it is missing; give the "
+                "example a label or remove it (a class of that name needs another one)"
+            )
+        if len(label) > _LONGEST or len(name.splitlines()) > 1:
+            raise ValueError(
+                f"{at(index)}: the label '{shown(label)}' has {len(label)} characters and "
+                f"{len(name.splitlines())} lines; a label is one line of at most {_LONGEST} "
+                "characters: is a quote not closed, or the separator another one?"
+            )
+        first = written.setdefault(_meaning(name), label)
+        if first != label:
+            raise ValueError(
+                f"{at(index)}: the label '{shown(label)}' is '{shown(first)}' of "
+                f"{at(places[first])} in another way of writing; write one class in one way"
+            )
+
+
+def _meaning(name: str) -> object:
+    """The number that a label stands for, exactly, or else the label itself."""
+    try:
+        number = Decimal(name)  # takes whatever float() takes, "1_0" too, and rounds nothing
+    except InvalidOperation:
+        return name
+    return number if number.is_finite() else name
 
 
 def encode_labels(
-    train: Labels, test: Labels, *, where: str
+    train: Labels,
+    test: Labels,
+    *,
+    where: str,
+    at: Callable[[str, int], str] | None = None,
+    checked: bool = False,
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Number the distinct training labels 0..C-1 in sorted order.
+
+    Labels that are all written as whole numbers are numbers: "1" in one file and "1.0" in the
+    other are one class (within a file they are refused, see `check_labels`).
 
     Args:
         train, test: (N,) whole numbers (sorted by value) or strings (sorted as text).
         where: what a message names as the place.
+        at: where the label of that part ("train" or "test") and index is, where there is more to
+            say than its index.
+        checked: whether `check_labels` was asked already.
 
     Returns:
         (N,) int64 training labels, (M,) int64 test labels, and the C class names.
 
     Raises:
-        ValueError: labels that are not one-dimensional, neither whole numbers nor strings, or a
-            test label that no training example has.
+        ValueError: labels that are not one-dimensional, neither whole numbers nor strings, what
+            `check_labels` refuses, or a test label that no training example has.
     """
-    train, test = _canonical(train, f"{where}, train"), _canonical(test, f"{where}, test")
+    place = at or (lambda part, index: f"{where}, {part}, index {index}")
+    train, test = (
+        _canonical(labels, f"{where}, {part}", partial(place, part), checked)
+        for part, labels in (("train", train), ("test", test))
+    )
     if len(train) == 0:
         raise ValueError(f"{where}, train split: empty; give at least one example")
     if (train.dtype.kind == "U") != (test.dtype.kind == "U"):
@@ -35,16 +118,18 @@ def encode_labels(
     classes = np.unique(train)
     unknown = np.flatnonzero(~np.isin(test, classes))
     if len(unknown):
+        first = int(unknown[0])
+        found = f"index {first}" if at is None else at("test", first)
         raise ValueError(
             f"{where}, test split: {len(unknown)} labels outside the {len(classes)} classes of the "
-            f"training split, the first is '{test[unknown[0]]}' at index {unknown[0]}; "
+            f"training split, the first is '{shown(test[first])}' at {found}; "
             "correct the labels or remove these examples"
         )
     y_train, y_test = (torch.from_numpy(np.searchsorted(classes, y)) for y in (train, test))
     return y_train.long(), y_test.long(), tuple(str(name) for name in classes.tolist())
 
 
-def _canonical(labels: Labels, where: str) -> Labels:
+def _canonical(labels: Labels, where: str, at: Callable[[int], str], checked: bool) -> Labels:
     """`labels` as int64, or as strings where they are no whole numbers."""
     if labels.ndim != 1:
         raise ValueError(
@@ -53,14 +138,23 @@ def _canonical(labels: Labels, where: str) -> Labels:
     if labels.dtype.kind in "iub":
         return labels.astype(np.int64)
     if labels.dtype.kind == "U":
-        try:
-            numbers = labels.astype(np.float64)
-        except ValueError:
-            return labels
+        names: list[str] = labels.tolist()
+        if not checked:
+            check_labels(names, at)
+        if not all(_NUMBER.fullmatch(name.strip()) for name in set(names)):
+            return np.array([name.strip() for name in names], dtype=np.str_)
         # "1", "1.0" and "1.0000000e+00" are the same class in the archive's several editions.
+        numbers = labels.astype(np.float64)
         return numbers.astype(np.int64) if _whole(numbers) else labels
-    if labels.dtype.kind == "f" and _whole(labels):
-        return labels.astype(np.int64)
+    if labels.dtype.kind == "f":
+        missing = np.flatnonzero(~np.isfinite(labels))
+        if len(missing):
+            raise ValueError(
+                f"{at(int(missing[0]))}: the label {labels[missing[0]]} is no class; give the "
+                "example a label or remove it"
+            )
+        if _whole(labels):
+            return labels.astype(np.int64)
     raise ValueError(
         f"{where} labels are of type {labels.dtype} and not whole numbers or strings; "
         "give class numbers or names"

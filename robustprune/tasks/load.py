@@ -5,6 +5,7 @@ from pathlib import Path
 from robustprune.run.suggest import did_you_mean
 from robustprune.tasks.arrays import npz_task
 from robustprune.tasks.images import cifar10, fashion_mnist, mnist
+from robustprune.tasks.layout import Layout
 from robustprune.tasks.series_files import csv_task, series_task
 from robustprune.tasks.task import Task
 from robustprune.tasks.text import Encoder, text_names, text_task
@@ -31,6 +32,8 @@ def load_task(
     length: Length = "refuse",
     missing: Missing = "refuse",
     label: str = "first",
+    header: bool | None = None,
+    layout: Layout | None = None,
     encoder: Encoder | None = None,
     download: bool = True,
 ) -> Task:
@@ -48,6 +51,10 @@ def load_task(
         length, missing: what to do about series of unequal length and missing values (see
             `uneven`); only for csv, series and ucr:<Name>.
         label: the column of the labels, first or last; only for csv.
+        header: whether the first row names the columns of a .csv or .tsv; None tells it from the
+            row, see `header`; only for csv, series and ucr:<Name>.
+        layout: where the channels of arrays are, first or last; None tells it from the shape, see
+            `layout`; only for npz.
         encoder: what turns sentences into codes, for text data sets, which need one.
         download: fetch missing image sets through torchvision.
 
@@ -71,6 +78,8 @@ def load_task(
         ("length", length, "refuse", uneven, "csv, series or ucr:<Name>"),
         ("missing", missing, "refuse", uneven, "csv, series or ucr:<Name>"),
         ("label", label, "first", name == "csv", "csv"),
+        ("header", header, None, uneven, "csv, series or ucr:<Name>"),
+        ("layout", layout, None, name == "npz", "npz"),
         ("encoder", encoder, None, text, ", ".join(text_names())),
     ):
         if value != default and not taken:
@@ -83,14 +92,16 @@ def load_task(
         return text_task(name, encoder, data_dir=data_dir, path=path)
     if ucr:
         set_name = name.removeprefix("ucr:")
-        return ucr_from_folder(set_name, data_dir=data_dir, length=length, missing=missing)
+        return ucr_from_folder(
+            set_name, data_dir=data_dir, length=length, missing=missing, header=header
+        )
     if name in _PACKAGED:
         return packaged_ucr(name, _PACKAGED[name])
     if name in _IMAGES:
         return _IMAGES[name](data_dir=data_dir, download=download)
     own = Path(str(path)).expanduser()
     if name == "csv":
-        return csv_task(own, label=label, length=length, missing=missing)
+        return csv_task(own, label=label, length=length, missing=missing, header=header)
     if name == "series":
-        return series_task(own, length=length, missing=missing)
-    return npz_task(own, bounds=bounds)
+        return series_task(own, length=length, missing=missing, header=header)
+    return npz_task(own, bounds=bounds, layout=layout)

@@ -2,16 +2,23 @@
 
 Missing values, `?`, NaN or an empty field, come back as NaN for `uneven` to refuse or to fill. In
 rows and in .arff, which are rectangular, missing values at the end of every channel of a series
-say that it is shorter; a .ts file writes shorter series as they are.
+say that it is shorter; a .ts file writes shorter series as they are. Labels that are missing are
+refused; see `labels.check_labels`.
 """
 
-import csv
-from collections.abc import Iterable
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from robustprune.run.terminal import shown
+from robustprune.tasks.header import is_header
+from robustprune.tasks.labels import check_labels
+from robustprune.tasks.lines import lines_of, rows_of
 
 Channel = npt.NDArray[np.float64]  # (L,), NaN where a value is missing
 Example = list[Channel]  # one for each channel
@@ -24,11 +31,17 @@ class SeriesFile:
 
     Attributes:
         where: the file's name, for messages.
+        lines: N numbers of the lines that the examples are in, from 1.
     """
 
     where: str
     labels: list[str] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+
+    def at(self, index: int) -> str:
+        """Where an example is, for messages."""
+        return f"{self.where}, line {self.lines[index]}"
 
     def add(self, label: str, channels: Iterable[Iterable[str]], line: int) -> None:
         """Take one example in, from its fields as text.
@@ -38,7 +51,7 @@ class SeriesFile:
                 the examples before.
         """
         at = f"{self.where}, line {line}"
-        example = [_numbers(fields, at) for fields in channels]
+        example = [_numbers(list(fields), at) for fields in channels]
         if not example or not all(len(channel) for channel in example):
             raise ValueError(f"{at}: no values beside the label; is the separator the right one?")
         if self.examples and len(example) != len(self.examples[0]):
@@ -46,32 +59,53 @@ class SeriesFile:
                 f"{at}: {len(example)} channels, but {len(self.examples[0])} in the examples "
                 "before; give every series the same channels"
             )
-        self.labels.append(label.strip().strip("'\""))
+        self.labels.append(_unquoted(label))
         self.examples.append(example)
+        self.lines.append(line)
+
+    def checked(self, *, declared: Collection[str] = ()) -> SeriesFile:
+        """The file, if it holds an example and every label is one.
+
+        Raises:
+            ValueError: it is empty, or what `check_labels` refuses.
+        """
+        if not self.examples:
+            raise ValueError(f"{self.where}: empty; give one series per line, with its label")
+        check_labels(self.labels, self.at, declared=declared)
+        return self
 
 
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, or else in Latin-1, as some headers of the archive are."""
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
-
-
-def parse_rows(text: str, *, where: str, separator: str, label: str = "first") -> SeriesFile:
+def parse_rows(
+    text: str, *, where: str, separator: str, label: str = "first", header: bool | None = None
+) -> SeriesFile:
     """Univariate series, one a row, the label in the first or last column.
 
+    Args:
+        header: whether the first row names the columns; None tells it by `header.is_header`.
+
     Raises:
-        ValueError: no rows, a row without values, or a value that is no number.
+        ValueError: no rows, a row without values, a value that is no number, a label that is
+            none, or a first row of which it isn't clear what it is.
     """
-    file = SeriesFile(where)
-    for number, row in enumerate(csv.reader(text.splitlines(), delimiter=separator), start=1):
-        if not any(entry.strip() for entry in row):
-            continue
-        name, values = (row[-1], row[:-1]) if label == "last" else (row[0], row[1:])
-        file.add(name, [values], number)
-    return _ended(file)
+    file, last = SeriesFile(where), label == "last"
+    rows = [
+        (row, number)
+        for row, number in rows_of(text, where=where, separator=separator)
+        if any(entry.strip() for entry in row)
+    ]
+    cells = [row for row, _ in rows]
+    if rows and is_header(cells, last=last, where=f"{where}, line {rows[0][1]}", said=header):
+        rows = rows[1:]
+    for row, number in rows:
+        name, values = (row[-1], row[:-1]) if last else (row[0], row[1:])
+        try:
+            file.add(name, [values], number)
+        except ValueError as error:
+            hint = ""
+            if not file.examples and header is None and number == rows[0][1]:
+                hint = " (if this row names the columns, set the option header to true)"
+            raise ValueError(f"{error}{hint}") from None
+    return _ended(file.checked())
 
 
 def parse_ts(text: str, *, where: str) -> SeriesFile:
@@ -80,17 +114,17 @@ def parse_ts(text: str, *, where: str) -> SeriesFile:
 
     Raises:
         ValueError: time stamps, no class labels, a label or number of channels other than the
-            header's, or what `SeriesFile.add` refuses.
+            header's, or what `SeriesFile` refuses.
     """
     file, header = SeriesFile(where), dict[str, list[str]]()
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(lines_of(text), start=1):
         line = line.strip()
         if not line or line.startswith(("#", "%")):
             continue
         if line.startswith("@"):
-            key, *words = line[1:].split()
-            header[key.lower()] = words
-            if key.lower() == "data":
+            key = _keyword(line, f"{where}, line {number}")
+            header[key] = line.split()[1:]
+            if key == "data":
                 _check_ts_header(header, where)
             continue
         if "data" not in header:
@@ -98,16 +132,24 @@ def parse_ts(text: str, *, where: str) -> SeriesFile:
         *channels, label = line.split(":")
         if label.strip() not in header["classlabel"][1:]:
             raise ValueError(
-                f"{where}, line {number}: label '{label.strip()}' is none of @classLabel, "
-                f"{' '.join(header['classlabel'][1:])}; end each line with ':' and a label"
+                f"{where}, line {number}: label '{shown(label.strip())}' is none of @classLabel, "
+                f"{shown(' '.join(header['classlabel'][1:]))}; end each line with ':' and a label"
             )
         file.add(label, [channel.split(",") for channel in channels], number)
     declared = (header.get("dimensions") or header.get("dimension") or [""])[0]
     if file.examples and declared and declared != str(len(file.examples[0])):
         raise ValueError(
-            f"{where}: @dimensions {declared}, but {len(file.examples[0])} channels a line"
+            f"{where}: @dimensions {shown(declared)}, but {len(file.examples[0])} channels a line"
         )
-    return _not_empty(file)
+    return file.checked(declared=header.get("classlabel", [""])[1:])
+
+
+def _keyword(line: str, at: str) -> str:
+    """What a line of metadata is about, in lower case."""
+    word = line.split(maxsplit=1)[0].lower().removeprefix("@")
+    if not word:
+        raise ValueError(f"{at}: '@' without a keyword, such as @data, right after it")
+    return word
 
 
 def _check_ts_header(header: dict[str, list[str]], where: str) -> None:
@@ -122,57 +164,77 @@ def parse_arff(text: str, *, where: str) -> SeriesFile:
     first field that holds the channels, separated by a backslash and an n).
 
     Raises:
-        ValueError: a last attribute that is not nominal, no @data, or what `SeriesFile.add`
-            refuses.
+        ValueError: a last attribute that is not nominal, no @data, a label that it doesn't list,
+            or what `SeriesFile` refuses.
     """
-    file, attribute, data = SeriesFile(where), "", False
-    for number, line in enumerate(text.splitlines(), start=1):
-        line = line.strip()
+    file, attribute, classes = SeriesFile(where), "", None
+    for number, line in enumerate(lines_of(text), start=1):
+        line, at = line.strip(), f"{where}, line {number}"
         if not line or line.startswith("%"):
             continue
         if line.startswith("@"):
-            keyword = line.split(maxsplit=1)[0].lower()
-            attribute = line if keyword == "@attribute" else attribute
-            data = data or keyword == "@data"
-            if data and not attribute.endswith("}"):
-                raise ValueError(
-                    f"{where}: the last attribute is '{attribute}', not a list of classes in "
-                    "braces; only classification is supported, with the class last"
-                )
-        elif not data:
-            raise ValueError(f"{where}, line {number}: a value before @data; is it an .arff file?")
-        elif line[0] in "'\"" and line.rfind(line[0] + ",") > 0:
+            keyword = _keyword(line, at)
+            attribute = line if keyword == "attribute" else attribute
+            if keyword == "data" and classes is None:
+                classes = _nominal(attribute, where)
+            continue
+        if classes is None:
+            raise ValueError(f"{at}: a value before @data; is it an .arff file?")
+        if line[0] in "'\"" and line.rfind(line[0] + ",") > 0:
             inside, _, label = line[1:].rpartition(line[0] + ",")
-            file.add(label, [channel.split(",") for channel in inside.split("\\n")], number)
+            channels = [channel.split(",") for channel in inside.split("\\n")]
         else:
             values, _, label = line.rpartition(",")
-            file.add(label, [values.split(",")] if values else [], number)
-    return _ended(file)
+            channels = [values.split(",")] if values else []
+        file.add(label, channels, number)
+        if (name := file.labels[-1]) not in classes and name not in ("", "?"):
+            raise ValueError(
+                f"{at}: label '{shown(name)}' is none of the classes that the last attribute "
+                f"lists, {shown(', '.join(classes))}; correct the label or the list"
+            )
+    return _ended(file.checked(declared=classes or ()))
 
 
-def _numbers(fields: Iterable[str], at: str) -> Channel:
+def _nominal(attribute: str, where: str) -> list[str]:
+    """The classes that the last attribute lists in braces."""
+    if not attribute.endswith("}") or "{" not in attribute:
+        raise ValueError(
+            f"{where}: the last attribute is '{shown(attribute)}', not a list of classes in "
+            "braces; only classification is supported, with the class last"
+        )
+    # the name may be quoted and hold a brace, the classes may be quoted and hold a comma
+    listed = attribute[attribute.rindex("{") + 1 : -1]
+    return [_unquoted(name) for name in re.findall(r"""\s*(?:'[^']*'|"[^"]*"|[^,]+)""", listed)]
+
+
+def _unquoted(label: str) -> str:
+    return label.strip().strip("'\"")
+
+
+def _numbers(fields: list[str], at: str) -> Channel:
     """(L,) values; the fields of a missing one are NaN."""
-    try:
-        values = [
-            float("nan") if entry.strip().lower() in _MISSING else float(entry) for entry in fields
-        ]
-    except ValueError as error:
-        raise ValueError(f"{at}: {error}; every value beside the label must be a number") from None
+    values = []
+    for entry in fields:
+        try:
+            if "_" in entry or not entry.isascii():  # float() takes 1_000, and digits of any script
+                raise ValueError
+            values.append(
+                float("nan") if entry.strip().lower() in _MISSING else float(entry),
+            )
+        except ValueError:
+            raise ValueError(
+                f"{at}: '{shown(entry)}' is no number; every value beside the label must be one, "
+                "in plain digits such as -1.5 or 2e-3"
+            ) from None
     return np.array(values, dtype=np.float64)
 
 
 def _ended(file: SeriesFile) -> SeriesFile:
     """The file with each series cut after its last value in any channel."""
-    for row, example in enumerate(_not_empty(file).examples):
+    for row, example in enumerate(file.examples):
         if len({len(channel) for channel in example}) == 1:
             known = np.flatnonzero(~np.isnan(example).all(axis=0))
             # a series without any value stays as it is, for `uneven` to name
             end = known[-1] + 1 if len(known) else len(example[0])
             file.examples[row] = [channel[:end] for channel in example]
-    return file
-
-
-def _not_empty(file: SeriesFile) -> SeriesFile:
-    if not file.examples:
-        raise ValueError(f"{file.where}: empty; give one series per line, with its label")
     return file

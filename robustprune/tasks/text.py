@@ -87,7 +87,9 @@ def text_task(
     """
     both = load_sentences(name, data_dir=data_dir, path=path)
     labels = [np.array(part.labels) for part in both]
-    *encoded, class_names = encode_labels(labels[0], labels[1], where=f"task '{name}'")
+    *encoded, class_names = encode_labels(
+        labels[0], labels[1], where=f"task '{name}'", checked=True
+    )
     codes = [encoder(part.first, part.second) for part in both]
     longest = max(part.shape[1] for part in codes)
     train, test = (
@@ -112,5 +114,6 @@ def text_task(
 
 def _packaged(file: str) -> Sentences:
     path = resources.files("robustprune") / "data" / "text" / file
-    _, rows = parse_table(path.read_text(encoding="utf-8"), tabs=True)
-    return Sentences(tuple(row[0].strip() for row in rows), None, tuple(row[1] for row in rows))
+    _, rows = parse_table(path.read_text(encoding="utf-8"), tabs=True, where=file)
+    sentences, labels = (tuple(row[column] for row, _ in rows) for column in (0, 1))
+    return Sentences(tuple(sentence.strip() for sentence in sentences), None, labels)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustprune.tasks.series_formats import read_text
+from robustprune.run.files import plain_file
+from robustprune.run.terminal import shown
+from robustprune.tasks.labels import check_labels
+from robustprune.tasks.lines import read_text, rows_of
+from robustprune.tasks.series_files import there
 
 _SUFFIXES = (".tsv", ".csv")
 #: columns that a table of one's own may have; the first one found counts
@@ -53,6 +55,7 @@ class Layout:
             stands for the test.
         first: the columns of the (first) sentence; several are joined by a space.
         second: the column of the second sentence of pairs.
+        unlabelled: what stands for no label, besides what `labels.check_labels` knows.
     """
 
     folder: str
@@ -61,6 +64,7 @@ class Layout:
     first: tuple[str, ...]
     label: str
     second: str | None = None
+    unlabelled: str | None = None
 
 
 LAYOUTS = {
@@ -70,7 +74,7 @@ LAYOUTS = {
     "qnli": Layout("QNLI", "train.tsv", "dev.tsv", ("question",), "label", "sentence"),
     "qqp": Layout("QQP", "train.tsv", "dev.tsv", ("question1",), "is_duplicate", "question2"),
     "mnli": Layout(
-        "MNLI", "train.tsv", "dev_matched.tsv", ("sentence1",), "gold_label", "sentence2"
+        "MNLI", "train.tsv", "dev_matched.tsv", ("sentence1",), "gold_label", "sentence2", "-"
     ),
 }
 
@@ -80,15 +84,23 @@ def read_layout(layout: Layout, root: Path) -> tuple[Sentences, Sentences]:
 
     Raises:
         FileNotFoundError: a file that is not there.
-        ValueError: a file without the columns that count.
+        ValueError: what `read_sentences` refuses, or a label that the layout says is none.
     """
-    train, test = (
-        read_sentences(
-            _file(root / layout.folder / name), layout.first, layout.label, layout.second
-        )
-        for name in (layout.train, layout.test)
-    )
-    return train, test
+    found = []
+    for file in (root / layout.folder / name for name in (layout.train, layout.test)):
+        if not there(file):
+            raise FileNotFoundError(
+                f"there is no file {file}; put the data set there, or name another data_dir"
+            )
+        part = read_sentences(file, layout.first, layout.label, layout.second, within=root)
+        if layout.unlabelled in part.labels:
+            count = part.labels.count(str(layout.unlabelled))
+            raise ValueError(
+                f"{file}: {count} labels are '{layout.unlabelled}', which says that there is none; "
+                "remove these rows"
+            )
+        found.append(part)
+    return found[0], found[1]
 
 
 def read_own(folder: Path) -> tuple[Sentences, Sentences]:
@@ -103,10 +115,10 @@ def read_own(folder: Path) -> tuple[Sentences, Sentences]:
     found = []
     for names in (("train",), ("test", "dev")):
         options = [folder / f"{name}{suffix}" for name in names for suffix in _SUFFIXES]
-        path = next((option for option in options if option.is_file()), None)
+        path = next((option for option in options if there(option)), None)
         if path is None:
             raise FileNotFoundError(f"none of {', '.join(map(str, options))} is there")
-        header, _ = _rows(path)
+        header, _ = _rows(plain_file(path, within=folder))
         first = _column(path, header, _FIRST)
         label = _column(path, header, _LABEL)
         second = next((name for name in _SECOND if name in header), None)
@@ -115,45 +127,56 @@ def read_own(folder: Path) -> tuple[Sentences, Sentences]:
 
 
 def read_sentences(
-    path: Path, first: Sequence[str], label: str, second: str | None = None
+    path: Path,
+    first: Sequence[str],
+    label: str,
+    second: str | None = None,
+    *,
+    within: Path | None = None,
 ) -> Sentences:
     """The columns of one table. A .tsv has no quoting, as in GLUE; a .csv has.
 
     Raises:
-        ValueError: a missing column, no rows, or an empty sentence.
+        ValueError: a missing column, no rows, an empty sentence, a label that is missing (see
+            `labels.check_labels`), or what `lines.rows_of` and `run.files.plain_file` refuse.
     """
-    header, rows = _rows(path)
+    header, numbered = _rows(path, within)
     for name in (*first, label, *([second] if second else [])):
         _column(path, header, (name,))
     where = {name: header.index(name) for name in header}
-    if not rows:
+    if not numbered:
         raise ValueError(f"{path} has no rows below its header")
-    for number, row in enumerate(rows, start=2):
+    for row, line in numbered:
         if len(row) != len(header):
             raise ValueError(
-                f"{path}, row {number} has {len(row)} columns, the header has {len(header)}"
+                f"{path}, line {line}: a row of {len(row)} columns, the header has {len(header)}"
             )
-        if not all(row[where[name]].strip() for name in (first[0], label)):
-            raise ValueError(f"{path}, row {number} has an empty sentence or label")
+        if not row[where[first[0]]].strip():
+            raise ValueError(f"{path}, line {line}: the sentence is empty; write or remove it")
+    rows = [row for row, _ in numbered]
+    labels = tuple(row[where[label]].strip() for row in rows)
+    check_labels(labels, lambda index: f"{path}, line {numbered[index][1]}")
     return Sentences(
         tuple(" ".join(row[where[name]].strip() for name in first) for row in rows),
         None if second is None else tuple(row[where[second]].strip() for row in rows),
-        tuple(row[where[label]].strip() for row in rows),
+        labels,
     )
 
 
-def parse_table(text: str, *, tabs: bool) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table; blank lines are passed over."""
-    lines = io.StringIO(text)
-    reader = (
-        csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines)
-    )
-    rows = [row for row in reader if row]
-    return (rows[0], rows[1:]) if rows else ([], [])
+def parse_table(
+    text: str, *, tabs: bool, where: str
+) -> tuple[list[str], list[tuple[list[str], int]]]:
+    """Header and rows of a table, each row with the number of its line; blank lines pass.
+
+    Raises:
+        ValueError: as `lines.rows_of`.
+    """
+    rows = rows_of(text, where=where, separator="\t" if tabs else ",", quoted=not tabs)
+    return (rows[0][0], rows[1:]) if rows else ([], [])
 
 
-def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
-    return parse_table(read_text(path), tabs=path.suffix == ".tsv")
+def _rows(path: Path, within: Path | None = None) -> tuple[list[str], list[tuple[list[str], int]]]:
+    return parse_table(read_text(path, within=within), tabs=path.suffix == ".tsv", where=str(path))
 
 
 def _column(path: Path, header: Sequence[str], names: Sequence[str]) -> str:
@@ -162,13 +185,5 @@ def _column(path: Path, header: Sequence[str], names: Sequence[str]) -> str:
             return name
     raise ValueError(
         f"{path} has no column {' or '.join(map(repr, names))}; its header is "
-        f"{', '.join(header) or '(empty)'}"
+        f"{shown(', '.join(header)) or '(empty)'}"
     )
-
-
-def _file(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no file {path}; put the data set there, or name another data_dir"
-        )
-    return path

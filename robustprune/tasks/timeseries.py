@@ -13,8 +13,15 @@ from pathlib import Path
 
 from robustprune.run.suggest import did_you_mean
 from robustprune.tasks.folders import data_folder
-from robustprune.tasks.series_files import ARCHIVE, find_pair, parse_tsv, task_of
-from robustprune.tasks.series_formats import read_text
+from robustprune.tasks.lines import read_text
+from robustprune.tasks.series_files import (
+    ARCHIVE,
+    find_pair,
+    parse_archive,
+    parse_tsv,
+    task_of,
+    there,
+)
 from robustprune.tasks.task import Task
 from robustprune.tasks.uneven import Length, Missing
 
@@ -45,6 +52,7 @@ def ucr_from_folder(
     data_dir: Path | None,
     length: Length = "refuse",
     missing: Missing = "refuse",
+    header: bool | None = None,
 ) -> Task:
     """The set in DATA_DIR/UCR/<set_name>/ or DATA_DIR/<set_name>/, as in the archives.
 
@@ -53,7 +61,8 @@ def ucr_from_folder(
 
     Raises:
         FileNotFoundError: no such folder or file.
-        ValueError: a name that is not a plain set name, or what `series_task` refuses.
+        ValueError: a name that is not a plain set name, a link below DATA_DIR, or what
+            `series_task` refuses.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", set_name):
         raise ValueError(
@@ -71,13 +80,13 @@ def ucr_from_folder(
             "there, or name another data_dir"
         )
     named = [folder / f"{set_name}_TRAIN{suffix}" for suffix in ARCHIVE]
-    file = next((f for f in named if f.is_file()), named[0])
-    if not file.is_file():
+    file = next((f for f in named if there(f)), named[0])
+    if not there(file):
         raise FileNotFoundError(
             f"no file {file}; put both _TRAIN and _TEST there, as {', '.join(ARCHIVE)}"
         )
     pair = find_pair(file, tuple(ARCHIVE))
-    train, test = (ARCHIVE[f.suffix](read_text(f), where=f.name) for f in pair)
+    train, test = (parse_archive(read_text(f, within=root), f, header=header) for f in pair)
     multivariate = len(train.examples[0]) > 1
     archive = "UEA" if multivariate else "UCR"
     return task_of(

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustprune.run.files import check_memory
 from robustprune.run.suggest import did_you_mean
 from robustprune.tasks.series_formats import Channel, Example, SeriesFile
 
@@ -29,7 +30,8 @@ def stack(
 
     Raises:
         ValueError: what is refused, with the option that would allow it; an unknown option; other
-            channels in test than in train; a channel without any value to interpolate.
+            channels in test than in train; a channel without any value to interpolate; padding that
+            would take more than `run.files.memory_limit`.
     """
     _check_option("length", length, get_args(Length))
     _check_option("missing", missing, get_args(Missing))
@@ -48,6 +50,9 @@ def stack(
             "option length to 'pad' (zeros at the end) or 'truncate' (to the shortest)"
         )
     steps = shortest if length == "truncate" else longest
+    held, rows = 4 * sum(lengths), sum(len(part) for part in filled)
+    what = f"{train.where} and {test.where}: {rows} series of {channels} channels and {steps} steps"
+    check_memory(4 * rows * channels * steps, what, held=held)
     x_train, x_test = (_stacked(part, channels, steps) for part in filled)
     return x_train, x_test
 

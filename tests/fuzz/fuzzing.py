@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -58,10 +59,19 @@ def fuzz(check: Callable[[object], None], inputs: st.SearchStrategy[object], num
 
 
 def clear(read: Callable[[], object]) -> object | None:
-    """What is read, or None where it was refused with a message that a person can read."""
-    try:
-        return read()
-    except (ValueError, FileNotFoundError) as error:
-        message = str(error)
-    assert message.strip(), "an error that says nothing"
-    return None
+    """What is read, or None where it was refused with a message that a person can read; warnings
+    are held to the same."""
+    found: object | None = None
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            found = read()
+            messages = []
+        except (ValueError, FileNotFoundError) as error:
+            messages = [str(error)]
+    assert all(one.category is UserWarning for one in said), [str(one) for one in said]
+    for message in (*messages, *(str(one.message) for one in said)):
+        assert message.strip(), "an error that says nothing"
+        assert message.isprintable(), "control characters, or more than one line"
+        assert len(message) < 1000, "it repeats the file"
+    return found

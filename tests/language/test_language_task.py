@@ -92,7 +92,7 @@ def test_refusals(tmp_path: Path, encoder: SentenceTokenizer) -> None:
     with pytest.raises(ValueError, match="has no column 'sentence'; its header is text, label"):
         load_sentences("sst2", data_dir=tmp_path)
     write(tmp_path / "SST-2", "train.tsv", "sentence\tlabel", "a\t1", "b")
-    with pytest.raises(ValueError, match="row 3 has 1 columns"):
+    with pytest.raises(ValueError, match="line 3: a row of 1 columns, the header has 2"):
         load_sentences("sst2", data_dir=tmp_path)
     with pytest.raises(ValueError, match="max_length=2 must be"):
         SentenceTokenizer(max_length=2)

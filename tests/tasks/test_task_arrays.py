@@ -1,5 +1,6 @@
 """The .npz task: its layout rule and what it refuses."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ def test_floats_are_taken_as_given(tmp_path: Path) -> None:
 )
 def test_uint8_is_pixels(tmp_path: Path, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     x = pixels(4, *shape)
-    task = load_task("npz", path=write(tmp_path / "a.npz", x_train=x, x_test=x[:2]))
+    path, last = write(tmp_path / "a.npz", x_train=x, x_test=x[:2]), len(shape) == 3 != shape[0]
+    with pytest.warns(match="taken for images") if last else nullcontext():
+        task = load_task("npz", path=path)
     assert task.input_shape == expected
     assert task.bounds == (0.0, 1.0)
     image = task.train.x[2] if len(shape) < 3 or shape[0] == 3 else task.train.x[2].movedim(0, -1)
@@ -56,7 +59,8 @@ def test_uint8_is_pixels(tmp_path: Path, shape: tuple[int, ...], expected: tuple
 
 def test_images_get_statistics_of_the_training_split(tmp_path: Path) -> None:
     x = pixels(4, 8, 9, 3)
-    task = load_task("npz", path=write(tmp_path / "a.npz", x_train=x, x_test=x[:2] // 2))
+    path = write(tmp_path / "a.npz", x_train=x, x_test=x[:2] // 2)
+    task = load_task("npz", path=path, layout="channels_last")
     assert task.mean == pytest.approx((x / 255.0).mean(axis=(0, 1, 2)))
     assert task.std == pytest.approx((x / 255.0).std(axis=(0, 1, 2)))
 
@@ -76,7 +80,7 @@ def test_labels_are_numbered_in_sorted_order(tmp_path: Path) -> None:
     ("changes", "match"),
     [
         ({"x_train": np.full((4, 3), np.nan)}, r"train split: 12 non-finite .* \(0, 0\)"),
-        ({"y_test": np.array([1, 5])}, r"test split: 1 labels outside .* '5' at index 1"),
+        ({"y_test": np.array([1, 5])}, r"test split: 1 labels outside .* '5' at .*y_test, index 1"),
         ({"y_train": np.array([0, 1])}, r"x_train has shape \(4, 3\) and y_train \(2,\)"),
         ({"y_train": np.ones(4, int), "y_test": np.ones(2, int)}, "single class, '1'"),
         ({"y_train": np.eye(4)}, r"train labels have shape \(4, 4\)"),
@@ -88,7 +92,7 @@ def test_labels_are_numbered_in_sorted_order(tmp_path: Path) -> None:
         ({"x_test": np.zeros((0, 3)), "y_test": np.zeros(0)}, "test split: empty"),
         ({"x_train": np.array([["a"] * 3] * 4)}, r"x_train is <U1 of shape \(4, 3\)"),
         ({"x_train": np.zeros((4, 1, 1, 1, 1))}, r"x_train is float64 of shape \(4, 1, 1, 1, 1\)"),
-        ({"x_train": pixels(4, 8, 8, 5), "x_test": pixels(2, 8, 8, 5)}, "neither 1 nor 3 channels"),
+        ({"x_train": pixels(4, 8, 8, 5), "x_test": pixels(2, 8, 8, 5)}, "may be images"),
         ({"y_train": np.array([None, 1, 0, 1], dtype=object)}, r"cannot be read as \.npz"),
     ],
 )
@@ -141,7 +145,8 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
 
 def test_the_result_is_contiguous_float32(tmp_path: Path) -> None:
     x = np.asfortranarray(pixels(4, 8, 9, 3))
-    task = load_task("npz", path=write(tmp_path / "a.npz", x_train=x, x_test=x[:2]))
+    path = write(tmp_path / "a.npz", x_train=x, x_test=x[:2])
+    task = load_task("npz", path=path, layout="channels_last")
     assert task.train.x.dtype == torch.float32
     assert task.train.x.is_contiguous()
 

@@ -84,7 +84,11 @@ def test_labels_that_are_numbers_are_sorted_by_value(tmp_path: Path) -> None:
         ("a\t0\t1\t2\nb\t0\tNaN\t1\n", GOOD, r"TRAIN\.tsv: 1 missing .* in series 1; .*missing"),
         ("a\t0\t1\t2\nb\t0\tinf\t1\n", GOOD, r"train split: 1 non-finite .* \(1, 0, 1\)"),
         ("a\t0\nb\t0\n", "a\t0\t1\n", r"series of 1 to 2 steps"),
-        (GOOD, "c\t0\t1\t2\n", r"test split: 1 labels outside the 2 classes .* 'c' at index 0"),
+        (
+            GOOD,
+            "c\t0\t1\t2\n",
+            r"test split: 1 labels outside .* 'c' at Toy_TEST.tsv, line 1",
+        ),
         ("a\t0\na\t1\n", "a\t0\n", "single class, 'a'"),
     ],
 )

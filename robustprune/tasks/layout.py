@@ -1,0 +1,112 @@
+"""From arrays to inputs (N, C, ...): where the channels are, and what a guess of it says.
+
+    4-D, of any number type:
+        (N, C, H, W) with C = 1 or 3 stays; (N, H, W, C) with C = 1 or 3 is moved, with a warning.
+        Of an array that could be either, or has no such axis and is smallest in the last one, it
+        must be said; any other is (N, C, H, W), with a warning.
+    3-D:
+        uint8 is (N, H, W), grey images, and becomes (N, 1, H, W);
+        of other numbers (N, C, L), series: with a warning where C is not less than L, and
+        (N, L, 1) is moved, with a warning.
+    2-D: (N, F), features.
+`layout` says it instead: "channels_first" is (N, C, ...), "channels_last" (N, ..., C), of images
+and series of any type; then there is no warning.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from robustprune.run.suggest import did_you_mean
+from robustprune.run.terminal import shown
+
+Array = npt.NDArray[Any]
+Layout = Literal["channels_first", "channels_last"]
+_COLOURS = (1, 3)
+
+
+def to_inputs(array: Array, *, where: str, layout: Layout | None = None) -> Tensor:
+    """`array` as a float32 tensor in model input units, by the rule at the top of this module;
+    uint8 is pixels, divided by 255 into [0, 1].
+
+    Raises:
+        ValueError: another number of dimensions or another type than listed there, a layout that
+            must be said, or one that means nothing.
+    """
+    layout, pixels = layout_of(array, where=where, layout=layout), array.dtype == np.uint8
+    if layout == "channels_last":
+        array = np.moveaxis(array, -1, 1)
+    elif layout is None and pixels and array.ndim == 3:
+        array = array[:, None]
+    if not pixels:
+        with np.errstate(over="ignore"):  # infinity, which `check_examples` refuses
+            return torch.from_numpy(np.ascontiguousarray(array.astype(np.float32)))
+    # contiguous before dividing: the bytes are a quarter of the floats to move.
+    return torch.from_numpy(np.ascontiguousarray(array)).float().div_(255)
+
+
+def layout_of(array: Array, *, where: str, layout: Layout | None) -> Layout | None:
+    """`layout`, or what is found where it is None; None still where there are no channels.
+
+    Raises:
+        ValueError: as `to_inputs`.
+    """
+    if array.dtype.kind not in "iufb" or array.ndim not in (2, 3, 4):
+        raise ValueError(
+            f"{where} is {shown(array.dtype)} of shape {array.shape}; give numbers of shape "
+            "(N, F), (N, C, L), (N, C, H, W) or (N, H, W, C)"
+        )
+    if layout is not None and layout not in get_args(Layout):
+        raise ValueError(
+            f"option layout={layout!r} is not known{did_you_mean(str(layout), get_args(Layout))}; "
+            f"choose one of {', '.join(get_args(Layout))}"
+        )
+    if layout is not None and array.ndim == 2:
+        raise ValueError(f"{where} has shape {array.shape}, without channels; leave out layout")
+    if layout is not None or array.size == 0:
+        return layout
+    if array.ndim == 4:
+        return _of_images(array.shape, where)
+    return _of_series(array.shape, where) if array.ndim == 3 and array.dtype != np.uint8 else None
+
+
+def _of_images(shape: tuple[int, ...], where: str) -> Layout:
+    _, first, middle, last = shape
+    if first in _COLOURS and last not in _COLOURS:
+        return "channels_first"
+    if last in _COLOURS and first not in _COLOURS:
+        _say(shape, where, "images (N, H, W, C)", other="channels_first")
+        return "channels_last"
+    if last in _COLOURS or last < min(first, middle):
+        raise ValueError(
+            f"{where} of shape {shape} may be images (N, C, H, W) or (N, H, W, C); say which by "
+            "the option layout, channels_first or channels_last"
+        )
+    _say(shape, where, f"images (N, C, H, W) of {first} channels", other="channels_last")
+    return "channels_first"
+
+
+def _of_series(shape: tuple[int, ...], where: str) -> Layout:
+    _, first, last = shape
+    if last == 1 < first:
+        _say(shape, where, "series (N, L, C) of one channel", other="channels_first")
+        return "channels_last"
+    if 1 < last <= first:
+        what = f"series (N, C, L) of {first} channels and {last} steps"
+        _say(shape, where, what, other="channels_last")
+    return "channels_first"
+
+
+def _say(shape: tuple[int, ...], where: str, what: str, *, other: Layout) -> None:
+    agreed = "channels_first" if other == "channels_last" else "channels_last"
+    warnings.warn(
+        f"{where} of shape {shape} is taken for {what}; confirm it by the option "
+        f"layout={agreed}, or set layout={other}",
+        stacklevel=2,
+    )
