@@ -83,7 +83,7 @@ def check_no_hooks(model: nn.Module) -> None:
         ValueError: the first such place, with the module's name.
     """
     for name, module in model.named_modules():
-        found = _beside_forward(module)
+        found = beside_forward(module)
         if found is not None:
             where = f"module {name!r}" if name else "the network"
             raise ValueError(
@@ -99,7 +99,7 @@ def check_no_hooks(model: nn.Module) -> None:
             )
 
 
-def _beside_forward(module: nn.Module) -> str | None:
+def beside_forward(module: nn.Module) -> str | None:
     """What a call of the module runs besides the forward of its class; None where that is all."""
     for hooks, kind in (
         (module._forward_pre_hooks, "forward pre-hook"),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustprune.deploy.network import Network, Ref, Step, resolve
+from robustprune.deploy.network import Network, Ref, Step, resolve, tied_names
 from robustprune.deploy.signals import Fates, Flow, Flows, Kind, Signal, leaks, weight_matrix
 from robustprune.deploy.vocabulary import (
     ACTIVATIONS,
@@ -40,16 +40,23 @@ def follow(network: Network, example: Tensor) -> Flows:
     for step in network.steps:
         if step.kind == "module":
             calls[step.target] = calls.get(step.target, 0) + 1
+    tied = tied_names(network)
     for step in network.steps:
         layer = network.layer(step)
         sources = {name: signals[name] for name in step.refs}
-        shared = calls.get(step.target, 0) > 1
+        shared = calls.get(step.target, 0) > 1 or _holds(layer, step.target, tied)
         kind, out = _follow_step(step, layer, sources, shapes, result.fates, shared=shared)
         if kind == "opaque":
             result.pinned.update(sources)
         signals[step.name] = out
         result.flows.append(Flow(step, kind, sources, out))
     return result
+
+
+def _holds(layer: nn.Module | None, path: str, tied: Mapping[str, str]) -> bool:
+    """Whether a parameter of the layer belongs to another one too."""
+    shared = {*tied, *tied.values()}
+    return layer is not None and any(f"{path}.{name}" in shared for name in layer._parameters)
 
 
 def _follow_step(

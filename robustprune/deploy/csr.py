@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_HALVES = (torch.float16, torch.bfloat16)
+
 
 class CSRLinear(nn.Module):
     """y = W x + b with W in compressed sparse rows: only its non-zeros are stored and multiplied.
@@ -49,21 +51,30 @@ class CSRLinear(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_matrix": None}  # torch can't copy it in every setting
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dtype == self.values.dtype and input.dtype in _HALVES:
+            # torch has no such product; dense layers add up in float32, too
+            return self._in_float32(input)
         if self._matrix is None:  # once: at 99% zeros a tenth of the whole product's time
             with torch.inference_mode(False):  # else no gradient could pass through it later
                 self._matrix = self.matrix()
+        return self._product(self._matrix, self.bias, input)
+
+    def _in_float32(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.float()
+        with torch.inference_mode(False):  # anew each time, for it has memory of its own
+            matrix = self.matrix(dtype=torch.float32)
+        return self._product(matrix, bias, x.float()).to(x.dtype)
+
+    def _product(self, matrix: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
         # Copied at most once: what another such layer wrote lies this way already, and torch's own
         # copy inside the product takes half as long again.
         flat = x if x.ndim == 2 else x.reshape(-1, self.in_features)
         rows = flat.T.contiguous()
-        if self.bias is None:
-            product = self._matrix @ rows
-        else:
-            product = torch.addmm(self.bias[:, None], self._matrix, rows)
+        product = matrix @ rows if bias is None else torch.addmm(bias[:, None], matrix, rows)
         return product.T if x.ndim == 2 else product.T.reshape(*x.shape[:-1], self.out_features)
 
-    def matrix(self, *, check: bool = False) -> Tensor:
+    def matrix(self, *, check: bool = False, dtype: torch.dtype | None = None) -> Tensor:
         """W as a torch CSR tensor; `check` looks at the indices, at a price."""
         with warnings.catch_warnings():
             # torch says so of the first CSR tensor of a process: nothing a caller can act on.
@@ -71,7 +82,7 @@ class CSRLinear(nn.Module):
             return torch.sparse_csr_tensor(
                 self.crow,
                 self.col,
-                self.values,
+                self.values if dtype is None else self.values.to(dtype),
                 (self.out_features, self.in_features),
                 check_invariants=check,
             )

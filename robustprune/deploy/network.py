@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from robustprune.deploy.calls import kept_arguments, layer_arguments
 from robustprune.deploy.vocabulary import FUNCTIONS, MODULES
 
 StepKind = Literal["input", "tensor", "module", "function", "output"]
@@ -56,7 +57,8 @@ class Network(nn.Module):
 
     Raises:
         ValueError: a step that refers to a later one, to nothing, or to what the vocabulary
-            doesn't have; a path that is no dotted name, or that would hide a method.
+            doesn't have; an argument that a step can't keep; a path that is no dotted name, or
+            that would hide a method.
     """
 
     def __init__(
@@ -66,8 +68,8 @@ class Network(nn.Module):
         tensors: Mapping[str, Tensor],
     ) -> None:
         super().__init__()
-        self.steps = tuple(steps)
-        _check_steps(self.steps, modules, tensors)
+        _check_steps(steps, modules, tensors)
+        self.steps = tuple(_with_kept_arguments(step, modules) for step in steps)
         for path, module in modules.items():
             if type(module) not in MODULES:
                 raise ValueError(f"layer {path!r} is a {type(module).__name__}: not in vocabulary")
@@ -96,6 +98,11 @@ class Network(nn.Module):
         for step in self.steps:
             values[step.name] = self._run(step, values, x)
         return values
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """The buffers and parameters that belong to no layer, by dotted path."""
+        paths = [step.target for step in self.steps if step.kind == "tensor"]
+        return {path: _look_up(self, path) for path in paths}
 
     def layer(self, step: Step) -> nn.Module | None:
         """The layer that a step calls; None for other steps."""
@@ -130,6 +137,16 @@ class Network(nn.Module):
         return parent, leaf
 
 
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Parameters that are the same as one that comes before, by name, and that one's name."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), name) != name:
+            tied[name] = first[id(parameter)]
+    return tied
+
+
 def resolve(argument: Any, values: Mapping[str, Any]) -> Any:
     """`argument` with each `Ref` replaced by its value."""
     if isinstance(argument, Ref):
@@ -156,6 +173,20 @@ def _refs(arguments: Sequence[Any]) -> Iterator[Ref]:
             yield argument
         elif isinstance(argument, (list, tuple)):
             yield from _refs(argument)
+
+
+def _with_kept_arguments(step: Step, modules: Mapping[str, nn.Module]) -> Step:
+    """The step with its arguments in one form, the tensors first; refused where one isn't known."""
+    if step.kind == "function":
+        args, kwargs = kept_arguments(
+            step.target, step.args, step.kwargs, lambda value: isinstance(value, Ref)
+        )
+    elif step.kind == "module":
+        kind = type(modules[step.target])
+        args, kwargs = layer_arguments(kind, step.target, step.args, step.kwargs)
+    else:
+        return step
+    return replace(step, args=args, kwargs=kwargs)
 
 
 def _last_uses(steps: Sequence[Step]) -> list[list[str]]:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
+from attacks.network import check_no_hooks
+from robustprune.deploy.calls import bind
 from robustprune.deploy.copies import baked
+from robustprune.deploy.in_place import check_in_place
 from robustprune.deploy.network import Network, Ref, Step
 from robustprune.deploy.vocabulary import (
     ALIASES,
+    DROPOUTS,
     FUNCTIONS,
-    IN_PLACE,
     METHODS,
     MODULE_NAMES,
     MODULES,
+    rebuilt,
 )
-
-_IGNORED = ("inplace",)  # every step of a Network makes a new tensor
-_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d)
-_VIEWS = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Flatten)
-_VIEW_FUNCTIONS = (FUNCTIONS["flatten"], *_DROPOUTS)
 
 
 class _Tracer(fx.Tracer):
@@ -32,29 +32,63 @@ class _Tracer(fx.Tracer):
 def record(model: nn.Module) -> Network:
     """A copy of `model` in eval mode as a `Network`, masks and other parametrizations baked in.
 
-    The weights keep their names, so that masks for the model fit the network.
+    The weights keep their names, so that masks for the model fit the network. Of a model that
+    returns more than its logits (see `attacks.logits_of`), the logits are what comes out.
 
     Raises:
-        ValueError: a forward method that tracing can't follow, a layer or function outside the
-            vocabulary, more than one input or output, or a tensor changed in place while
-            something else still reads it.
+        ValueError: a forward method that tracing can't follow, a layer, function or argument
+            outside the vocabulary, hooks and whatever else runs beside a forward method, more than
+            one input, a tensor changed in place while something else still reads it, or a network
+            that draws random numbers or changes itself while it answers.
     """
     model = baked(model)
+    check_no_hooks(model)
     if isinstance(model, Network):
-        return model
-    tracer = _Tracer()
+        steps, tensors = list(model.steps), model.own_tensors()
+        modules = {
+            step.target: model.get_submodule(step.target) for step in steps if step.kind == "module"
+        }
+    else:
+        recorder = _Recorder(model)
+        graph = _traced(model)
+        check_in_place(graph, model)
+        for node in graph.nodes:
+            recorder.add(node)
+        steps, modules, tensors = recorder.needed_steps(), recorder.modules, recorder.tensors
+    layers = {path: rebuilt(path, module) for path, module in modules.items()}
+    return Network(steps, layers, tensors).eval()
+
+
+def _traced(model: nn.Module) -> fx.Graph:
+    """What forward does, in order; refused where that isn't all, or isn't always the same."""
+    random = torch.get_rng_state()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        graph = tracer.trace(model)
-    except (fx.proxy.TraceError, TypeError) as error:
+        graph = _Tracer().trace(model)
+    except Exception as error:  # forward is somebody's code, and raises what it likes
+        said = str(error).partition("\n")[0][:200]
         raise ValueError(
-            f"{type(model).__name__} can't be traced ({error}); its forward must not branch on "
+            f"{type(model).__name__} can't be traced ({said}); its forward must not branch on "
             "values or shapes"
         ) from error
-    _check_in_place(graph, model)
-    recorder = _Recorder(model)
-    for node in graph.nodes:
-        recorder.add(node)
-    return Network(recorder.needed_steps(), recorder.modules, recorder.tensors).eval()
+    if not torch.equal(torch.get_rng_state(), random):
+        torch.set_rng_state(random)
+        raise ValueError(
+            f"{type(model).__name__} draws random numbers in its forward, so that it gives another "
+            "answer at each call; deployed networks don't"
+        )
+    for name, buffer in model.named_buffers():
+        if name not in before or not _equal(buffer, before[name]):
+            raise ValueError(
+                f"forward changes the buffer {name!r}, so that answers may depend on earlier "
+                "calls; deployed networks keep what they hold"
+            )
+    return graph
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    same = one.dtype == other.dtype and one.shape == other.shape
+    return same and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 class _Recorder:
@@ -66,21 +100,22 @@ class _Recorder:
         self.modules: dict[str, nn.Module] = {}
         self.tensors: dict[str, Tensor] = {}
         self.same: dict[str, str] = {}
-        self.batch_sizes: dict[str, str] = {}
+        self.batch_sizes: dict[str, str] = {}  # "whole" shapes and "first" sizes, by node
+        self.measured: dict[str, fx.Node] = {}  # what they are the size of
+        self.batch_first: set[str] = set()  # results whose first dimension is the batch's
 
     def add(self, node: fx.Node) -> None:
         if node.op == "placeholder":
             if self.steps:
                 raise ValueError("the network takes more than one input; wrap it to take x alone")
             self.steps.append(Step(node.name, "input"))
+            self.batch_first.add(node.name)
         elif node.op == "get_attr":
             self._tensor(node)
         elif node.op == "call_module":
             self._module(node)
         elif node.op == "output":
-            if not isinstance(node.args[0], fx.Node):
-                raise ValueError("the network must return one tensor; wrap it to return the logits")
-            self.steps.append(Step("output", "output", "", (self._argument(node.args[0]),)))
+            self.steps.append(Step("output", "output", "", (self._argument(_logits(node)),)))
         else:
             self._function(node)
 
@@ -117,17 +152,20 @@ class _Recorder:
             raise ValueError(f"layer {path!r} returns indices beside its values")
         if isinstance(module, nn.AvgPool2d | nn.AvgPool3d) and module.divisor_override is not None:
             raise ValueError(f"layer {path!r} overrides its divisor, which can't be deployed")
-        if getattr(module, "inplace", False):
-            setattr(module, "inplace", False)  # noqa: B010  (no nn.Module declares it)
         self.modules[path] = module
-        self.steps.append(self._call(node, "module", path))
+        step = self._call(node, "module", path)
+        self.steps.append(step)
+        if not isinstance(module, nn.Flatten) or module.start_dim > 0:
+            self._keeps_batch(node.name, step)
 
     def _function(self, node: fx.Node) -> None:
         if self._is_batch_size(node) or self._is_no_op(node):
             return
         flat = self._flat_view(node)
         if flat is not None:
-            self.steps.append(Step(node.name, "function", "flatten", (flat, 1)))
+            step = Step(node.name, "function", "flatten", (flat, 1))
+            self.steps.append(step)
+            self._keeps_batch(node.name, step)
             return
         method = node.op == "call_method"
         name = METHODS.get(str(node.target)) if method else ALIASES.get(node.target)
@@ -137,13 +175,31 @@ class _Recorder:
                 f"forward calls {called!r}, which can't be deployed; known functions are "
                 f"{', '.join(FUNCTIONS)}, and view(x.size(0), -1)"
             )
-        if node.kwargs.get("return_indices"):
-            raise ValueError(f"{node.name!r} returns indices beside its values")
-        self.steps.append(self._call(node, "function", name))
+        number = node.args and not isinstance(node.args[0], fx.Node)
+        if node.target is torch.div and number and not node.kwargs.get("rounding_mode"):
+            raise ValueError(
+                f"forward calls torch.div on the number {node.args[0]!r}, which rounds otherwise "
+                "than a division does; write it with /"
+            )
+        step = self._call(node, "function", name)
+        self.steps.append(step)
+        if _leaves_first_dimension(step):
+            self._keeps_batch(node.name, step)
 
     def _call(self, node: fx.Node, kind: Any, target: str) -> Step:
-        kwargs = {k: self._argument(v) for k, v in node.kwargs.items() if k not in _IGNORED}
+        kwargs = {k: self._argument(v) for k, v in node.kwargs.items()}
         return Step(node.name, kind, target, tuple(map(self._argument, node.args)), kwargs)
+
+    def _keeps_batch(self, name: str, step: Step) -> None:
+        """Note that a result has as many rows as the input, if all that it is made of has."""
+        if all(ref in self.batch_first or self._broadcasts(ref) for ref in step.refs):
+            self.batch_first.add(name)
+
+    def _broadcasts(self, ref: str) -> bool:
+        """Whether it is a tensor of the network's that has no rows of its own."""
+        step = next(step for step in self.steps if step.name == ref)
+        shape = self.tensors[step.target].shape if step.kind == "tensor" else (0, 0)
+        return len(shape) < 2 or shape[0] == 1
 
     def _argument(self, value: Any) -> Any:
         if isinstance(value, fx.Node):
@@ -161,87 +217,69 @@ class _Recorder:
         source = node.args[0] if node.args else None
         if not isinstance(source, fx.Node):
             return False
-        rest = tuple(node.args[1:])
+        rest = (*node.args[1:], *node.kwargs.values())
         whole = (node.op, node.target) == ("call_method", "size") and not rest
         whole |= getattr(node.target, "__name__", "") == "getattr" and rest == ("shape",)
+        of_shape = self.batch_sizes.get(source.name) == "whole"
         first = (node.op, node.target) == ("call_method", "size") and rest == (0,)
-        first |= (
-            getattr(node.target, "__name__", "") == "getitem"
-            and rest == (0,)
-            and self.batch_sizes.get(source.name) == "whole"
-        )
+        first |= getattr(node.target, "__name__", "") == "getitem" and rest == (0,) and of_shape
         if whole or first:
             self.batch_sizes[node.name] = "whole" if whole else "first"
+            self.measured[node.name] = self.measured[source.name] if of_shape else source
         return whole or first
 
     def _is_no_op(self, node: fx.Node) -> bool:
         """Functional dropout, which does nothing in eval mode, and x.contiguous()."""
-        dropout = node.target in _DROPOUTS
-        if dropout and node.kwargs.get("training"):
+        dropout = node.op == "call_function" and node.target in DROPOUTS
+        if not dropout and (node.op, node.target) != ("call_method", "contiguous"):
+            return False
+        source = bind("dropout", node.args, node.kwargs) if dropout else {"input": node.args[0]}
+        if dropout and source.get("training", True):
             raise ValueError("forward drops out also in eval mode; deployed networks don't")
-        if dropout or (node.op, node.target) == ("call_method", "contiguous"):
-            self.same[node.name] = self._argument(node.args[0]).name
-            return True
-        return False
+        self.same[node.name] = self._argument(source["input"]).name
+        return True
 
     def _flat_view(self, node: fx.Node) -> Ref | None:
         """x, if the node is x.view(x.size(0), -1) or the same as reshape: flatten(x, 1)."""
         if node.op != "call_method" or node.target not in ("view", "reshape"):
             return None
-        source, *shape = node.args
+        source, *shape = (*node.args, *node.kwargs.values())
         if len(shape) == 1 and isinstance(shape[0], (list, tuple)):
             shape = list(shape[0])
-        batch_first = isinstance(shape[0], fx.Node) and (
-            self.batch_sizes.get(shape[0].name) == "first"
-        )
-        if not batch_first or shape[1:] != [-1]:
-            raise ValueError(
-                f"forward reshapes to {shape}, which fixes a size; write x.flatten(1) instead"
-            )
+        size: Any = shape[0] if shape else None
+        batch_first = isinstance(size, fx.Node) and self.batch_sizes.get(size.name) == "first"
         ref = self._argument(source)
         assert isinstance(ref, Ref)
-        return ref
+        if batch_first and shape[1:] == [-1]:
+            measured = self._argument(self.measured[size.name]).name
+            if measured == ref.name or {measured, ref.name} <= self.batch_first:
+                return ref
+        raise ValueError(
+            f"forward reshapes to {shape}, which fixes a size; write x.flatten(1) instead"
+        )
 
 
-def _check_in_place(graph: fx.Graph, model: nn.Module) -> None:
-    """Refuse in-place operations on tensors that something else reads.
-
-    A Network makes a new tensor at each step. That is the same computation only if nobody looks
-    at the tensor that would have been overwritten, under this name or as the source of a view.
-    """
-    for node in graph.nodes:
-        if not _works_in_place(node, model):
-            continue
-        changed = node.args[0]
-        while isinstance(changed, fx.Node):
-            if len(changed.users) > 1:
-                raise ValueError(
-                    f"forward changes {changed.name!r} in place at {node.name!r} while "
-                    "something else reads it; use inplace=False there"
-                )
-            changed = changed.args[0] if _may_be_view(changed, model) else None
+def _logits(output: fx.Node) -> fx.Node:
+    """Where the logits are in what forward returns, as in `attacks.pick_logits`."""
+    found: Any = output.args[0]
+    if isinstance(found, Mapping):
+        found = found.get("logits")
+    elif isinstance(found, (list, tuple)):
+        found = found[0] if found else None
+    if not isinstance(found, fx.Node):
+        raise ValueError(
+            "the network must return one tensor, or logits first in a tuple or by that name in a "
+            "dict; wrap it to return the logits"
+        )
+    return found
 
 
-def _works_in_place(node: fx.Node, model: nn.Module) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
-    if node.op == "call_method":
-        return str(node.target).endswith("_")
-    if node.op == "call_function":
-        return node.target in IN_PLACE or bool(node.kwargs.get("inplace"))
-    return False
-
-
-def _may_be_view(node: fx.Node, model: nn.Module) -> bool:
-    if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
-        return isinstance(module, _VIEWS) or bool(getattr(module, "inplace", False))
-    if node.op == "call_method":
-        return node.target in ("view", "reshape", "flatten", "contiguous") or str(
-            node.target
-        ).endswith("_")
-    return node.op == "call_function" and (
-        node.target in _VIEW_FUNCTIONS
-        or node.target in IN_PLACE
-        or bool(node.kwargs.get("inplace"))
-    )
+def _leaves_first_dimension(step: Step) -> bool:
+    """Whether a function keeps the rows of what it takes apart."""
+    arguments = bind(step.target, step.args, step.kwargs)
+    if step.target == "flatten":
+        return bool(arguments.get("start_dim", 0) > 0)
+    if step.target == "cat":
+        return bool(arguments.get("dim", 0) > 0)
+    # a mean over all rows has none to be viewed as, whatever the batch size
+    return True

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from robustprune.deploy.csr import CSRLinear
-from robustprune.deploy.network import Network, Ref, Step, StepKind
+from robustprune.deploy.network import Network, Ref, Step, StepKind, tied_names
 from robustprune.deploy.record import record
 from robustprune.deploy.vocabulary import MODULE_NAMES, MODULES, arguments_of
 from robustprune.run.checkpoint import load_tensors, save_tensors
@@ -41,6 +41,7 @@ class _NetworkText(BaseModel):
     steps: list[_StepText]
     layers: dict[str, _LayerText]
     tensors: dict[str, Literal["buffer", "parameter"]]
+    tied: dict[str, str] = {}  # parameters that are the same as another, which the file holds
 
 
 def save_slim(path: Path | str, model: nn.Module) -> None:
@@ -54,16 +55,18 @@ def save_slim(path: Path | str, model: nn.Module) -> None:
             baked in, and the network is saved in eval mode.
 
     Raises:
-        ValueError: a layer or function outside the list, or a forward that can't be traced.
+        ValueError: a layer, function or argument outside the list, a forward that can't be traced,
+            or anything that runs beside it, such as a hook.
     """
     network = record(model)
+    tied = tied_names(network)
     layers = {
         name: {"type": type(module).__name__, "arguments": arguments_of(module)}
         for name, module in network.named_modules()
         if type(module) in MODULES
     }
-    state = network.state_dict()
-    text = {
+    state = {k: v for k, v in network.state_dict().items() if k not in tied}
+    text: dict[str, Any] = {
         "format": "robustprune.network",
         "version": 1,
         "steps": [_encode_step(step) for step in network.steps],
@@ -76,6 +79,8 @@ def save_slim(path: Path | str, model: nn.Module) -> None:
             if step.kind == "tensor"
         },
     }
+    if tied:
+        text["tied"] = tied
     save_tensors(Path(path), state, text)
 
 
@@ -98,9 +103,13 @@ def load_slim(path: Path | str, *, device: torch.device | str = "cpu") -> Networ
         ]
         with torch.device("meta"):  # no memory is taken before the sizes are compared
             layers = {name: _build(name, layer) for name, layer in text.layers.items()}
+        tensors = _with_tied(tensors, text.tied)
         owned = {name: _tensor(name, kind, tensors) for name, kind in text.tensors.items()}
         network = Network(steps, layers, owned)
         network.load_state_dict(tensors, assign=True)
+        for name, held in text.tied.items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(network.get_submodule(owner), leaf, network.get_parameter(held))
         for module in network.modules():
             if isinstance(module, CSRLinear):
                 module.check()
@@ -108,9 +117,17 @@ def load_slim(path: Path | str, *, device: torch.device | str = "cpu") -> Networ
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its header"
         raise ValueError(f"{path} is no saved network: {where}: {first['msg']}") from error
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no valid network: {error}") from error
     return network.eval().to(device)
+
+
+def _with_tied(tensors: Mapping[str, Tensor], tied: Mapping[str, str]) -> dict[str, Tensor]:
+    """All tensors, those included that the file holds under another name."""
+    for name, held in tied.items():
+        if name in tensors or held not in tensors:
+            raise ValueError(f"{name!r} cannot be the same as {held!r}, which isn't there once")
+    return {**tensors, **{name: tensors[held] for name, held in tied.items()}}
 
 
 def _encode_step(step: Step) -> dict[str, Any]:

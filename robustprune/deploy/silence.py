@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustprune.deploy.channels import follow
-from robustprune.deploy.copies import baked
+from robustprune.deploy.copies import baked, inner_names, wrapper
 from robustprune.deploy.network import Network
 from robustprune.deploy.record import record
 from robustprune.deploy.vocabulary import NORMS
@@ -32,7 +32,8 @@ def silence(model: nn.Module, masks: MaskSet, example: Tensor) -> MaskSet:
         ValueError: masks that don't fit the model; a network that `record` refuses.
     """
     baked(model, masks)  # refuses masks that don't fit
-    network = record(model)
+    network, prefix = record(model), wrapper(model)
+    given, masks = masks, inner_names(model, masks)
     extra: dict[str, Tensor] = {}
     _make_structural(network, masks)
     layers = dict(network.named_modules())
@@ -54,7 +55,9 @@ def silence(model: nn.Module, masks: MaskSet, example: Tensor) -> MaskSet:
                 _prune(layer.bias, alive, f"{flow.step.target}.bias", extra)
         if found == (len(extra), sum(int(mask.sum()) for mask in extra.values())):
             break
-    return masks & MaskSet(extra) if extra else masks
+    if not extra:
+        return given
+    return given & MaskSet({f"{prefix}{name}": mask for name, mask in extra.items()})
 
 
 def _make_structural(network: Network, masks: MaskSet) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustprune.deploy.channels import follow
-from robustprune.deploy.copies import baked
+from robustprune.deploy.copies import baked, check_equal
 from robustprune.deploy.network import Network
 from robustprune.deploy.reading import kept_channels
 from robustprune.deploy.record import record
@@ -26,7 +26,8 @@ def slim(model: nn.Module, masks: MaskSet | None, example: Tensor) -> Network:
     flattening, concatenation and residual sums. A constant other than zero goes into the bias of
     the layer that reads it; where that layer pads zeros, its effect depends on the position, and
     the channel stays. A residual sum loses a channel only if all summands can. Layers that are
-    called twice and grouped convolutions stay whole. A layer never loses its last channel.
+    called twice, layers that share a parameter with another and grouped convolutions stay whole, so
+    that the result never has more parameters than `model`. A layer never loses its last channel.
 
     Args:
         masks: what `model` prunes; None if its weights are zero already.
@@ -37,8 +38,8 @@ def slim(model: nn.Module, masks: MaskSet | None, example: Tensor) -> Network:
         ValueError: masks that don't fit; a network that `record` refuses; outputs on `example`
             that differ by more than rounding does (or are not finite).
     """
-    model = baked(model, masks)
-    network = record(model)
+    plain = baked(model, masks)
+    network = record(plain)
     flows = follow(network, example)
     kept = kept_channels(network, flows)
     for flow in flows.flows:
@@ -53,7 +54,7 @@ def slim(model: nn.Module, masks: MaskSet | None, example: Tensor) -> Network:
             _cut_affine(layer, outs, None if ins is None else _index(ins))
         elif flow.kind == "norm":
             _cut_norm(layer, outs)
-    _check(model(example), network(example))
+    check_equal(plain, network, example)
     return network
 
 
@@ -110,14 +111,3 @@ def _select(layer: nn.Module, name: str, index: Tensor) -> None:
     old = getattr(layer, name)
     new = old.detach().index_select(0, index.to(old.device))
     setattr(layer, name, nn.Parameter(new, old.requires_grad) if name in layer._parameters else new)
-
-
-def _check(expected: Tensor, got: Tensor) -> None:
-    """Refuse a result that is another function: rounding moves logits by far less than this."""
-    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
-    gap = float((expected - got).abs().max()) if expected.numel() else 0.0
-    if not gap <= 1e-4 * scale:
-        raise ValueError(
-            f"the slim network's outputs differ by {gap:.3g} on the example: its outputs aren't "
-            "finite, or its forward branches on the input in a way that tracing doesn't see"
-        )

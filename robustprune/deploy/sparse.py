@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import statistics
+from collections import Counter
 
 import torch
 from torch import Tensor, nn
 
-from robustprune.deploy.copies import baked
+from attacks.network import beside_forward
+from robustprune.deploy.copies import baked, check_equal
 from robustprune.deploy.csr import CSRLinear
 from robustprune.deploy.timing import time_in_turns
 from robustprune.sparsity import MaskSet
+from robustprune.sparsity.plain import copy_of
 
 
 @torch.no_grad()
@@ -89,29 +92,42 @@ def sparsify(
 ) -> nn.Module:
     """A copy of `model` under `masks`, each linear layer in its `fastest` form, in eval mode.
 
-    Convolutions stay dense: masks give them no speed (docs/deploy.md has measurements).
+    Convolutions stay dense: masks give them no speed (docs/deploy.md has measurements). So do
+    layers with hooks, and layers that share a weight, of which CSR would make a second copy.
 
     Args:
         masks: what `model` prunes; None if its weights are zero already, as after `slim`.
         example: a batch (N, ...) on the model's device, as large as in use: each layer is timed
-            on what it receives from it.
+            on what it receives from it, and the result is checked on it.
         repeats, gain: as of `fastest`.
 
     Raises:
-        ValueError: masks that don't fit the model; fewer than one repeat.
+        ValueError: masks that don't fit the model; fewer than one repeat; outputs on `example`
+            that differ by more than rounding does, as where forward reads a layer's weight.
     """
-    model = baked(model, masks)
-    for name in [n for n, module in model.named_modules() if type(module) is nn.Linear]:
+    plain = baked(model, masks)
+    model = copy_of(plain)
+    places: dict[nn.Linear, list[str]] = {}
+    owners: Counter[Tensor] = Counter()
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module) is nn.Linear and name:
+            places.setdefault(module, []).append(name)
+    for module in model.modules():
+        owners.update(module.parameters(recurse=False))
+    for layer, names in places.items():
+        if owners[layer.weight] > 1 or beside_forward(layer):
+            continue
         # Anew for each layer: what CSR hands on lies in memory as CSR wants it, and a dense layer
         # behind it is slower than behind a dense one.
-        received = _received(model, name, example)
+        received = _received(model, names[0], example)
         if received is None:
             continue
-        layer = model.get_submodule(name)
-        assert isinstance(layer, nn.Linear)
-        parent = model.get_submodule(name.rpartition(".")[0])
         chosen = fastest(layer, None, received, repeats=repeats, gain=gain)
-        setattr(parent, name.rpartition(".")[2], chosen)
+        if isinstance(chosen, CSRLinear):
+            for name in names:
+                parent = model.get_submodule(name.rpartition(".")[0])
+                setattr(parent, name.rpartition(".")[2], chosen)
+    check_equal(plain, model, example)
     return model
 
 
@@ -119,10 +135,13 @@ def sparsify(
 def _received(model: nn.Module, name: str, example: Tensor) -> Tensor | None:
     """What a layer receives, at its last call, when `model` sees `example`; None without a call."""
     received: list[Tensor] = []
-    layer = model.get_submodule(name)
-    handle = layer.register_forward_pre_hook(lambda _, args: received.append(args[0]))
+
+    def note(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        received[:] = [(args[0] if args else kwargs["input"]).clone()]
+
+    handle = model.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True)
     try:
-        model(example)
+        model(example.clone())
     finally:
         handle.remove()
     return received[-1] if received else None

@@ -27,10 +27,11 @@ def time_in_turns(
     with torch.inference_mode():
         for turn in range(warmup + repeats):
             for model, seconds in zip(models, times, strict=True):
-                model(x)
+                model(x.clone())
+                given = x.clone()  # some networks work in place on their input
                 _wait(x.device)
                 started = time.perf_counter()
-                model(x)
+                model(given)
                 _wait(x.device)
                 if turn >= warmup:
                     seconds.append(time.perf_counter() - started)

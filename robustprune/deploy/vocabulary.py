@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from robustprune.deploy import calls
 from robustprune.deploy.csr import CSRLinear
 
 _CONV = (
@@ -75,10 +76,10 @@ MODULES: dict[type[nn.Module], tuple[str, ...]] = {
 MODULE_NAMES = {kind.__name__: kind for kind in MODULES}
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "add": operator.add,
-    "sub": operator.sub,
+    "add": calls.add,
+    "sub": calls.sub,
     "mul": operator.mul,
-    "div": operator.truediv,
+    "div": calls.div,
     "cat": torch.cat,
     "flatten": torch.flatten,
     "mean": torch.mean,
@@ -102,6 +103,9 @@ POOLS = tuple(name for name in FUNCTIONS if "pool" in name)
 #: other ways to write the same functions in a forward method
 ALIASES: dict[Any, str] = {
     **{function: name for name, function in FUNCTIONS.items()},
+    operator.add: "add",
+    operator.sub: "sub",
+    operator.truediv: "div",
     operator.iadd: "add",
     operator.isub: "sub",
     operator.imul: "mul",
@@ -119,12 +123,68 @@ METHODS: dict[str, str] = {
     **{name: name for name in (*ARITHMETIC, "flatten", "mean", "relu", "tanh", "sigmoid")},
     **{f"{name}_": name for name in (*ARITHMETIC, "relu", "tanh", "sigmoid")},
 }
+#: nothing in eval mode
+DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d)
 IN_PLACE = frozenset((operator.iadd, operator.isub, operator.imul, operator.itruediv))
 
 
 def arguments_of(module: nn.Module) -> dict[str, Any]:
     """The constructor arguments that make a layer like `module`, weights apart."""
-    values = {name: getattr(module, name) for name in MODULES[type(module)]}
-    if "bias" in values:
-        values["bias"] = values["bias"] is not None
-    return values
+    values = {name: getattr(module, name) for name in MODULES[type(module)] if name not in _HELD}
+    for name in MODULES[type(module)]:
+        if name in _HELD:
+            values[name] = getattr(module, _HELD[name]) is not None
+    return {name: _plain(values[name]) for name in MODULES[type(module)]}
+
+
+def rebuilt(path: str, module: nn.Module) -> nn.Module:
+    """The layer that `load_slim` will build for `module`, with the module's own tensors in it.
+
+    What a layer may hold besides (hooks, further buffers, attributes) stays behind.
+
+    Raises:
+        ValueError: a layer that its constructor arguments don't describe: attributes that were
+            changed by hand, or weights of another shape than they say.
+    """
+    with torch.device("meta"):
+        layer = type(module)(**arguments_of(module))
+    for name, value in vars(layer).items():
+        if name in _NOT_COMPARED:
+            continue
+        held = getattr(module, name, None)
+        if _listed(held) != _listed(value):
+            raise ValueError(
+                f"layer {path!r} has {name}={held!r}, where a {type(module).__name__} made of its "
+                f"other attributes has {value!r}; build the layer anew"
+            )
+    for stored in ("_parameters", "_buffers"):
+        tensors, expected = getattr(module, stored), getattr(layer, stored)
+        for name, place in expected.items():
+            tensor = tensors.get(name)
+            if (tensor is None) != (place is None) or (
+                tensor is not None and tensor.shape != place.shape
+            ):
+                says, has = ("none" if one is None else tuple(one.shape) for one in (place, tensor))
+                raise ValueError(
+                    f"layer {path!r} has a {name} of shape {has}, but its attributes say {says}; "
+                    "set them to what the tensor has"
+                )
+            expected[name] = tensor
+    return layer
+
+
+#: constructor arguments that say whether a layer has a tensor, and the tensor
+_HELD = {"bias": "bias", "affine": "weight", "track_running_stats": "running_mean"}
+#: what every module has, what `_HELD` reads off the tensors, and what no step of a Network does
+_NOT_COMPARED = frozenset(vars(nn.Module())) | set(_HELD) | {"inplace", "_matrix"}
+
+
+def _plain(value: Any) -> Any:
+    """A number or a list of numbers as JSON has it: no numpy scalar, no torch.Size."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_plain, value))
+    return value.item() if hasattr(value, "item") else value
+
+
+def _listed(value: Any) -> Any:
+    return list(map(_listed, value)) if isinstance(value, (tuple, list)) else value

@@ -11,17 +11,17 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from attacks.modes import evaluating
 from robustprune.deploy.csr import CSRLinear
 from robustprune.deploy.timing import time_in_turns
-from robustprune.sparsity import MASKABLE
+from robustprune.sparsity import MASKABLE, plain
+from robustprune.sparsity.plain import computed_weights
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -104,18 +104,10 @@ def compare_cost(
 
 
 def used_weights(model: nn.Module) -> Iterator[Tensor]:
-    """Each parameter once, as the layers use it: masked, where a parametrization masks it."""
-    seen: set[int] = set()
-    for module in model.modules():
-        if isinstance(module, parametrize.ParametrizationList):
-            continue
-        if parametrize.is_parametrized(module):
-            for name in cast(Mapping[str, nn.Module], module.parametrizations):
-                yield getattr(module, name).detach()
-        for parameter in module.parameters(recurse=False):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield parameter.detach()
+    """Each parameter once, as the layers use it: masked, where something masks it."""
+    if computed_weights(model):
+        model = plain(model)
+    yield from (parameter.detach() for parameter in model.parameters())
 
 
 @torch.no_grad()

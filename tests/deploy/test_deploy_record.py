@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attacks import logits_of
 from robustprune.deploy import record, slim
 from robustprune.deploy.network import Network, Ref, Step
 from robustprune.models import MLP
@@ -23,6 +24,7 @@ class Written(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.linear = nn.Linear(12, 2)
         self.register_buffer("offset", torch.ones(3, 1))
+        self.shift = nn.Parameter(torch.ones(1))
         self.written = forward
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,6 +39,9 @@ ACCEPTED: dict[str, Callable[..., Tensor]] = {
     "buffer": lambda m, x: m.linear(torch.flatten((m.conv(x) - m.offset) / 2, 1)),
     "max_pool": lambda m, x: F.max_pool1d(m.conv(x), 2).mean(dim=2),
     "dropout": lambda m, x: m.linear(F.dropout(m.conv(x), 0.9, m.training).flatten(1)),
+    "logits first": lambda m, x: (m.conv(x).mean(2), x),
+    "logits by name": lambda m, x: {"features": x, "logits": m.conv(x).mean(2)},
+    "size of another": lambda m, x: m.linear(m.conv(x).mul(2).reshape(x.size(dim=0), -1)),
     "left number": lambda m, x: (1.0 - m.conv(x)).mean((2,)),
 }
 
@@ -47,11 +52,12 @@ def test_ways_to_write_a_network(name: str) -> None:
     model = Written(ACCEPTED[name]).eval()
     x = torch.randn(5, 2, 6)
     network = record(model)
-    torch.testing.assert_close(network(x), model(x), rtol=0, atol=0)
+    torch.testing.assert_close(network(x), logits_of(model, x), rtol=0, atol=0)
     assert set(network.state_dict()) <= set(model.state_dict())
     with torch.no_grad():
         model.conv.weight[1] = 0.0
-    torch.testing.assert_close(slim(model, None, x)(x), model(x), atol=1e-6, rtol=1e-6)
+    small = slim(model, None, x)
+    torch.testing.assert_close(small(x), logits_of(model, x), atol=1e-6, rtol=1e-6)
 
 
 def branch_on_values(m: nn.Module, x: Tensor) -> Tensor:
@@ -68,6 +74,11 @@ def in_place_on_a_view(m: nn.Module, x: Tensor) -> Tensor:
     return m.linear(m.relu(before.flatten(1))) + before.mean(2)[:, :2]
 
 
+def counts_its_calls(m: nn.Module, x: Tensor) -> Tensor:
+    m.offset += 1
+    return m.conv(x) * m.offset
+
+
 REFUSED: dict[str, tuple[Callable[..., object], str]] = {
     "branch": (branch_on_values, "can't be traced.*must not branch"),
     "in place": (in_place_beside_a_reader, "changes 'conv' in place at 'relu' while"),
@@ -77,7 +88,21 @@ REFUSED: dict[str, tuple[Callable[..., object], str]] = {
     "size": (lambda m, x: m.conv(x).view(-1, 12), r"write x\.flatten\(1\)"),
     "use of size": (lambda m, x: m.conv(x) / x.size(0), "uses the size"),
     "weight": (lambda m, x: F.conv1d(x, m.conv.weight), r"reads 'conv\.weight' of a layer"),
-    "two outputs": (lambda m, x: (m.conv(x), x), "must return one tensor"),
+    "no tensor": (lambda m, x: [3, m.conv(x)], "must return one tensor"),
+    "no logits": (lambda m, x: {"scores": m.conv(x)}, "must return one tensor"),
+    "rows": (
+        lambda m, x: m.conv(x).flatten(0, 1).view(x.size(0), -1),
+        r"which fixes a size; write x\.flatten",
+    ),
+    "joined rows": (lambda m, x: torch.cat([x, x]).view(x.size(0), -1), "which fixes a size"),
+    "noise": (lambda m, x: m.conv(x) + torch.randn(1), "draws random numbers in its forward"),
+    "counter": (counts_its_calls, "changes the buffer 'offset', so that answers may depend"),
+    "own weight": (lambda m, x: m.shift.mul_(2) + x, "changes the network's own tensor 'shift'"),
+    "dtypes": (
+        lambda m, x: m.conv(x).add_(m.double_offset),
+        "in a network of several dtypes, where that rounds",
+    ),
+    "number first": (lambda m, x: torch.div(2, m.conv(x)), "torch.div on the number 2"),
     "dropout": (lambda m, x: F.dropout(m.conv(x), 0.5), "drops out also in eval mode"),
     "dtype": (lambda m, x: torch.mean(m.conv(x), 2, dtype=torch.float64), "passes a dtype"),
     "slice": (lambda m, x: m.conv(x)[:, 0], "forward calls 'getitem'"),
@@ -87,8 +112,11 @@ REFUSED: dict[str, tuple[Callable[..., object], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_deployed_is_refused_by_name(name: str) -> None:
     forward, message = REFUSED[name]
+    model = Written(forward)  # type: ignore[arg-type]
+    if name == "dtypes":
+        model.register_buffer("double_offset", torch.ones(3, 1, dtype=torch.float64))
     with pytest.raises(ValueError, match=message):
-        record(Written(forward))  # type: ignore[arg-type]
+        record(model)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +152,7 @@ def test_another_function_than_the_traced_one_is_caught_by_the_check() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.linear(x) + next(calls)
 
-    with pytest.raises(ValueError, match=r"outputs differ by 1 on the example"):
+    with pytest.raises(ValueError, match=r"outputs differ from the network.s by 1 on the example"):
         slim(Counting(), None, torch.ones(2, 3))
 
 

@@ -203,3 +203,30 @@ def test_a_missing_or_foreign_tensor_is_refused(tmp_path: Path) -> None:
         save_tensors(path, wrong, text)
         with pytest.raises(ValueError, match=r"Missing key|Unexpected key"):
             load_slim(path)
+
+
+def test_tied_weights_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 2)).eval()
+    model[2].weight = model[0].weight
+    x, path = torch.randn(3, 4), tmp_path / "network.safetensors"
+    with torch.no_grad():
+        model[0].weight[1] = 0.0  # a row of one is a row of the other, and neither can go
+    small = slim(model, None, x)
+    for network in (model, small):
+        save_slim(path, network)
+        tensors, text = load_tensors(path)
+        assert text["tied"] == {"2.weight": "0.weight"}
+        assert "2.weight" not in tensors
+        loaded = load_slim(path)
+        assert loaded.get_parameter("2.weight") is loaded.get_parameter("0.weight")
+        assert sum(p.numel() for p in loaded.parameters()) == 16 + 4 + 4 + 8 + 2
+        torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
+    for tied, message in (
+        ({"0.weight": "2.weight"}, "cannot be the same as '2.weight'"),
+        ({"2.weight": "0.weights"}, "cannot be the same as '0.weights'"),
+        ({"2.weight": "3.weight"}, "size mismatch for 2.weight"),
+        ({"2.weight": "0.weight", "forward": "0.weight"}, "Unexpected key"),
+    ):
+        save_tensors(path, tensors, {**text, "tied": tied})
+        with pytest.raises(ValueError, match=message):
+            load_slim(path)

@@ -437,3 +437,17 @@ def test_a_silenced_filter_stays_silent_through_training() -> None:
     torch.testing.assert_close(small(x), model(x), atol=1e-5, rtol=1e-5)
     assert shape(small, "blocks.0.conv.weight") == (3, 1, 3)
     assert shape(small, "blocks.1.conv.weight") == (3, 3, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_checked_as_strictly(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).eval()
+    masks = without(model, _0=[1, 4])
+    small = slim(model.to(dtype), masks, torch.randn(4, 5).to(dtype))
+    assert shape(small, "0.weight") == (4, 5)
+    assert small.get_parameter("0.weight").dtype == dtype
+    x = torch.randn(4, 5).to(dtype)
+    eps = 4 * torch.finfo(dtype).eps  # two constants, moved into biases that are rounded
+    torch.testing.assert_close(
+        small.double()(x.double()), masked(model.double(), masks)(x.double()), atol=eps, rtol=eps
+    )

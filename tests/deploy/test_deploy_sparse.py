@@ -98,3 +98,62 @@ def test_what_does_not_fit_is_refused() -> None:
         to_csr(layer, torch.ones(3, 2, dtype=torch.bool))
     with pytest.raises(ValueError, match="repeats 0 must be at least 1"):
         fastest(layer, None, torch.ones(1, 3), repeats=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_adds_up_in_float32(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 3)).to(dtype)
+    masks, x = random_masks(model, 0.2), torch.randn(5, 64).to(dtype)
+    sparse = sparsify(model, masks, x, repeats=1, gain=0.0)
+    assert [type(layer) for layer in sparse] == [CSRLinear, nn.ReLU, CSRLinear]
+    assert {t.dtype for t in sparse.parameters()} == {dtype}
+    exact = sparsify(model, masks, x, repeats=1, gain=float("inf")).double()
+    got = sparse(x.clone().requires_grad_())
+    assert got.dtype == dtype
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(got.double(), exact(x.double()), atol=4 * eps, rtol=4 * eps)
+    with torch.no_grad():  # the weights that it has now, not those of its first call
+        sparse[0].values.zero_()  # type: ignore[operator, union-attr]
+        expected = sparse[2](sparse[0].bias.relu())  # type: ignore[operator, union-attr]
+        assert torch.equal(sparse(x), expected.expand(5, -1))
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        sparse(x.float())
+
+
+def test_only_layers_that_can_be_replaced_are_replaced() -> None:
+    """A shared layer is replaced everywhere; a tied weight and a layer with a hook stay."""
+    torch.manual_seed(0)
+    shared, hooked, one, other = (nn.Linear(6, 6) for _ in range(4))
+    other.weight = one.weight
+    hooked.register_forward_hook(lambda module, args, out: out + 1)
+    model = nn.Sequential(shared, nn.ReLU(inplace=True), shared, hooked, one, other).eval()
+    x = torch.randn(4, 6)
+    expected, before = model(x), x.clone()
+    sparse = sparsify(model, None, x, repeats=1, gain=0.0)
+    assert [isinstance(layer, CSRLinear) for layer in sparse] == [True, False, True, *[False] * 3]
+    assert sparse[0] is sparse[2]
+    assert sparse[4].weight is sparse[5].weight
+    torch.testing.assert_close(sparse(x), expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(x, before)
+
+
+def test_a_weight_that_forward_reads_is_noticed() -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scale = self.layer.weight.sum() if isinstance(self.layer, nn.Linear) else 0.0
+            return self.layer(input=x) * scale
+
+    with pytest.raises(ValueError, match="reading a layer's weight"):
+        sparsify(Reads(), None, torch.ones(2, 3), repeats=1, gain=0.0)
+
+    class ReadsAlways(Reads):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x) + self.layer.weight.sum()
+
+    with pytest.raises(ValueError, match=r"can't run on the example .* no attribute 'weight'"):
+        sparsify(ReadsAlways(), None, torch.ones(2, 3), repeats=1, gain=0.0)
