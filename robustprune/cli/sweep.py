@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from robustprune.cli.shared import Parser, add_command, answer, path_argument, silent
 from robustprune.run.config import read_yaml
+from robustprune.run.constant import NOTE
+from robustprune.run.terminal import printable
 
 if TYPE_CHECKING:
     from robustprune.sweep import Job, RunStatus
@@ -64,7 +66,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from robustprune.sweep import jobs_of, load_sweep, points_of, status_of, submit, write_summary
+    from robustprune.sweep import jobs_of, load_sweep, points_of, statuses_of, submit, write_summary
 
     sweep = load_sweep(options.sweep)
     points = points_of(sweep)
@@ -72,21 +74,23 @@ def _sweep(options: argparse.Namespace) -> int:
     settings = _settings(options.slurm or [])
     run_options = ("--data-dir", str(options.data_dir)) if options.data_dir else ()
     jobs = jobs_of(points, folder, out=options.out, options=run_options)
-    todo = [job for job in jobs if not job.finished]
     threads = options.threads or max(1, (os.cpu_count() or 1) // max(1, options.jobs))
     statuses: dict[Job, int] = {}
     submitted: list[str] = []
+    summary = folder / "summary.json"
     try:
-        if options.slurm is not None and not options.status and todo:
-            submitted = submit(
-                todo, folder, at_once=options.jobs, threads=threads, settings=settings
-            )
-        elif not options.status:
-            statuses = _run_here(todo, options, threads, of=len(jobs))
+        if not options.status:
+            todo = [job for job in jobs if not job.finished]
+            if options.slurm is None:
+                statuses = _run_here(todo, options, threads, of=len(jobs))
+            elif todo:
+                submitted = submit(
+                    todo, folder, at_once=options.jobs, threads=threads, settings=settings
+                )
     finally:
-        runs = [status_of(job, statuses.get(job)) for job in jobs]
-        content = write_summary(folder / "summary.json", sweep.name, runs)
-    content = {**content, "summary": str(folder / "summary.json"), "submitted": submitted}
+        runs = statuses_of(jobs, summary, statuses)
+        content = write_summary(summary, sweep.name, runs)
+    content = {**content, "summary": str(summary), "submitted": submitted}
     answer(options, content, lambda: _show(content, runs))
     return 1 if content["counts"]["failed"] else 0
 
@@ -98,7 +102,7 @@ def _run_here(
 
     def say(text: str) -> None:
         if not silent(options):
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
     def ended(job: Job, status: int) -> None:
         how = status_of(job, status)
@@ -131,10 +135,11 @@ def _show(content: dict[str, Any], runs: list[RunStatus]) -> None:
         what = run.reason or ""
         if run.figures:
             what = f"clean {run.figures['clean']:.1%}, worst case {run.figures['worst']:.1%}"
-        print(f"{run.status:<9} {values}  {what}".rstrip())
+            what += f" ({NOTE})" if run.figures["constant"] else ""
+        print(f"{run.status:<9} {printable(f'{values}  {what}'.rstrip())}")
         if run.status == "failed":
-            print(f"{'':<9} log: {run.log}")
+            print(f"{'':<9} log: {printable(run.log)}")
     counts = ", ".join(f"{number} {state}" for state, number in content["counts"].items() if number)
-    print(f"{counts}; {content['summary']}")
+    print(f"{counts}; {printable(content['summary'])}")
     if content["submitted"]:
         print(f"submitted: {', '.join(content['submitted'])}")

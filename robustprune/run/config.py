@@ -104,6 +104,16 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ValueError: not a mapping, unknown key (the nearest valid one is named), a wrong value.
         FileNotFoundError: no such file.
     """
+    return with_values(read_tree(path), parsed_overrides(overrides), source=str(path))
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The mapping in a config's YAML file, unchecked.
+
+    Raises:
+        ValueError: not YAML, or no mapping.
+        FileNotFoundError: no such file.
+    """
     if path.is_dir():
         raise ValueError(f"config {path} is a folder; give a YAML file in it")
     try:
@@ -118,9 +128,21 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ValueError(f"{path} is not valid YAML: {said}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold a mapping of sections, got {type(tree).__name__}")
-    for override in overrides:
-        _override(tree, override)
-    return parse_config(tree, source=str(path), overrides=overrides)
+    return tree
+
+
+def with_values(
+    tree: Mapping[str, Any], values: Sequence[tuple[str, Any]], *, source: str = "config"
+) -> Config:
+    """The config of a mapping, which stays as it is, with values by dotted key, in that order.
+
+    Raises:
+        ValueError: as `load_config`.
+    """
+    changed = _copied(tree)
+    for path, value in values:
+        _override(changed, path, value)
+    return parse_config(changed, source=source, overrides=[path for path, _ in values])
 
 
 class _Plain(yaml.SafeLoader):
@@ -156,7 +178,7 @@ def parse_config(
 
     Args:
         source: where it is from, for errors.
-        overrides: what is in the mapping already and is from no file; an error about one says so.
+        overrides: dotted keys of what is from no file; an error about one says so.
 
     Raises:
         ValueError: one line that names the first wrong key or value and what would be right.
@@ -166,10 +188,9 @@ def parse_config(
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = [shown(str(part)) for part in first["loc"]]
-        keys = [override.partition("=")[0].strip() for override in overrides]
         dotted = f"{'.'.join(where)}."
         unknown = first["type"] == "extra_forbidden"
-        if any(dotted.startswith(f"{k}.") or (unknown and k.startswith(dotted)) for k in keys):
+        if any(dotted.startswith(f"{k}.") or (unknown and k.startswith(dotted)) for k in overrides):
             source = "override"
         if unknown:
             known = _keys(where[:-1])
@@ -186,21 +207,40 @@ def parse_config(
         ) from error
 
 
-def _override(tree: dict[str, Any], text: str) -> None:
+def _copied(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping with mappings of its own inside; other values are nobody's to change."""
+    return {k: _copied(v) if isinstance(v, dict) else v for k, v in tree.items()}
+
+
+def parsed_overrides(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    """(dotted key, value) of overrides such as "search.epochs=50".
+
+    Raises:
+        ValueError: not of that form, or the value is not YAML.
+    """
+    return list(map(_parsed, overrides))
+
+
+def _parsed(text: str) -> tuple[str, Any]:
+    """(dotted key, value) of "section.key=value"."""
     path, equals, value = text.partition("=")
-    given = shown(repr(text))
     if not equals or not path:
-        raise ValueError(f"override {given} is not of the form section.key=value")
-    *sections, key = path.strip().split(".")
+        raise ValueError(f"override {shown(repr(text))} is not of the form section.key=value")
+    try:
+        return path.strip(), read_yaml(value)
+    except ValueError as error:
+        raise ValueError(f"override {shown(repr(text))}: the value is not valid YAML") from error
+
+
+def _override(tree: dict[str, Any], path: str, value: Any) -> None:
+    *sections, key = path.split(".")
     node: Any = tree
     for section in sections:
         node = node.setdefault(section, {}) if isinstance(node, dict) else None
     if not isinstance(node, dict):
-        raise ValueError(f"override {given}: '{shown('.'.join(sections))}' is not a section")
-    try:
-        node[key] = read_yaml(value)
-    except ValueError as error:
-        raise ValueError(f"override {given}: the value is not valid YAML") from error
+        where = shown(".".join(sections))
+        raise ValueError(f"override {shown(repr(path))}: '{where}' is not a section")
+    node[key] = value
 
 
 def _keys(sections: Sequence[str]) -> list[str]:

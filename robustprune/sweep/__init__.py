@@ -4,7 +4,7 @@ from robustprune.sweep.grid import Point, Sweep, load_sweep, points_of
 from robustprune.sweep.jobs import Job, jobs_of
 from robustprune.sweep.pool import run_local
 from robustprune.sweep.slurm import submit
-from robustprune.sweep.summary import RunStatus, status_of, write_summary
+from robustprune.sweep.summary import RunStatus, status_of, statuses_of, write_summary
 
 __all__ = [
     "Job",
@@ -16,6 +16,7 @@ __all__ = [
     "points_of",
     "run_local",
     "status_of",
+    "statuses_of",
     "submit",
     "write_summary",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from robustprune.run.config import Config, load_config, read_yaml
+from robustprune.run.config import Config, parsed_overrides, read_tree, read_yaml, with_values
 from robustprune.run.packaged import config_names, config_path
 from robustprune.run.sections import Section
 
@@ -96,20 +96,21 @@ def points_of(sweep: Sweep) -> list[Point]:
         ValueError, FileNotFoundError: as `load_config`, for the first one that is not valid.
     """
     path = config_path(sweep.config)
-    points = []
+    shared = parsed_overrides(sweep.set)
+    tree, points = read_tree(path), []
     for values in itertools.product(*sweep.grid.values()):
         point = dict(zip(sweep.grid, values, strict=True))
-        overrides = [f"{field}={value}" for field, value in map(_override, point.items())]
-        points.append(Point(point, load_config(path, [*sweep.set, *overrides])))
+        config = with_values(tree, [*shared, *map(_value, point.items())], source=str(path))
+        points.append(Point(point, config))
     return points
 
 
-def _override(item: tuple[str, Any]) -> tuple[str, str]:
-    """(dotted field, value as JSON, which is YAML too)"""
+def _value(item: tuple[str, Any]) -> tuple[str, Any]:
+    """(dotted field, value as plain JSON has it)"""
     field, value = item
     if field in _LISTS and not isinstance(value, list):
         value = [value]
-    return SHORT.get(field, field), json.dumps(value, default=str)
+    return SHORT.get(field, field), json.loads(json.dumps(value, default=str))
 
 
 def _short(value: Any) -> str:

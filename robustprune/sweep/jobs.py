@@ -20,7 +20,7 @@ class Job:
     Attributes:
         point: what distinguishes it.
         run: its run directory.
-        config: the file with its whole config.
+        config: the file with its whole config, which `write_config` makes.
         log: where its output goes.
         options: further arguments of `robustprune run`.
     """
@@ -41,34 +41,34 @@ class Job:
         """Whether its last stage, the report, is there."""
         return (self.run / "report.html").exists()
 
+    def write_config(self) -> None:
+        """Write the file that its command names, unless it is there."""
+        text = self.point.config.to_yaml()
+        if not self.config.exists() or self.config.read_text(encoding="utf-8") != text:
+            self.config.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.config, text)
+
 
 def jobs_of(
     points: Sequence[Point], folder: Path, *, out: Path, options: Sequence[str] = ()
 ) -> list[Job]:
-    """Write each run's config into `folder` and say how to start it.
+    """How to start each run; nothing is written yet.
 
     Args:
-        folder: of the sweep; made where it is not there.
+        folder: of the sweep, where configs and logs will be.
         out: where run directories are kept.
         options: further arguments of `robustprune run`, such as ("--device", "cpu").
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = []
-    for number, point in enumerate(points):
-        config = folder / f"{number:03}.yaml"
-        text = point.config.to_yaml()
-        if not config.exists() or config.read_text(encoding="utf-8") != text:
-            write_atomically(config, text)
-        jobs.append(
-            Job(
-                point=point,
-                run=point.config.folder(out),
-                config=config,
-                log=folder / f"{number:03}.log",
-                options=("--out", str(out), *options),
-            )
+    return [
+        Job(
+            point=point,
+            run=point.config.folder(out),
+            config=folder / f"{number:03}.yaml",
+            log=folder / f"{number:03}.log",
+            options=("--out", str(out), *options),
         )
-    return jobs
+        for number, point in enumerate(points)
+    ]
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -79,6 +79,7 @@ def environment(threads: int) -> dict[str, str]:
 
 def start(job: Job, *, threads: int, options: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     """Start a job; its output, all of it, goes to its log."""
+    job.write_config()
     with open(job.log, "wb") as log:
         return subprocess.Popen(
             [*job.command, *options],

@@ -50,5 +50,7 @@ def submit(
         raise ValueError(f"submitit refuses the settings: {error}") from error
     except RuntimeError as error:
         raise OSError(f"cannot submit to {cluster}: {error}") from error
+    for job in jobs:
+        job.write_config()
     submitted = executor.map_array(functools.partial(run_job, threads=threads), list(jobs))
     return [str(job.job_id) for job in submitted]

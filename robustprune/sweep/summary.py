@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from robustprune.run.checkpoint import write_atomically
+from robustprune.run.constant import constant_networks
 from robustprune.sweep.jobs import Job
 
 Status = Literal["finished", "failed", "begun", "waiting"]
@@ -28,7 +30,10 @@ class RunStatus:
             without either; "waiting".
         reason: of a failure, one line.
         log: of its output.
-        figures: clean and worst-case accuracy of the headline, of a finished run.
+        figures: of the headline of a finished run: density, clean and worst-case accuracy, and
+            whether it gives one class for everything (constant).
+        stamp: when its report was written, in nanoseconds: as long as it is the same, the figures
+            need not be read again.
     """
 
     values: Mapping[str, Any]
@@ -36,20 +41,66 @@ class RunStatus:
     status: Status
     reason: str | None
     log: str
-    figures: Mapping[str, float] | None
+    figures: Mapping[str, float | bool] | None
+    stamp: int | None = None
 
 
 def status_of(job: Job, exit_status: int | None = None) -> RunStatus:
     """How a run stands; `exit_status` is that of its process, where it is known."""
+    return _status(job, exit_status, _Present(), {})
+
+
+def statuses_of(
+    jobs: Sequence[Job], summary: Path, exits: Mapping[Job, int] | None = None
+) -> list[RunStatus]:
+    """How all runs stand, from one listing of each folder; what `summary`, the file of an earlier
+    call, has of runs that are as they were is not read again.
+
+    exits: exit statuses of the processes that are known.
+    """
+    present, known = _Present(), _known(summary)
+    return [_status(job, (exits or {}).get(job), present, known) for job in jobs]
+
+
+class _Present:
+    """What there is in folders, each of which is listed once: there may be ten thousand runs, on a
+    file system where every question takes a millisecond."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, frozenset[str]] = {}
+
+    def __contains__(self, path: Path) -> bool:
+        folder = path.parent
+        if folder not in self._names:
+            try:
+                with os.scandir(folder) as entries:
+                    self._names[folder] = frozenset(entry.name for entry in entries)
+            except (FileNotFoundError, NotADirectoryError):
+                self._names[folder] = frozenset()
+        return path.name in self._names[folder]
+
+
+def _status(
+    job: Job, exit_status: int | None, present: _Present, known: Mapping[str, Mapping[str, Any]]
+) -> RunStatus:
+    # the folder of all seeds first: where it is not there, it need not be listed
+    run = job.run.parent in present and job.run in present
+    log, stamp = job.log in present, _written(job.run / "report.html") if run else None
     reason, figures = None, None
-    status: Status = "begun" if job.log.exists() or job.run.exists() else "waiting"
-    if job.finished:
-        status, figures = "finished", _figures(job.run / "metrics.json")
+    status: Status = "begun" if log or run else "waiting"
+    if stamp is not None:
+        status = "finished"
+        earlier = known.get(str(job.run), {})
+        try:
+            same = earlier.get("stamp") == stamp
+            figures = earlier["figures"] if same else _figures(job.run / "metrics.json")
+        except ValueError as error:
+            status, reason = "failed", str(error)
     elif exit_status:
         status, reason = "failed", _last_error(job.log) or _exit(exit_status)
-    elif error := _last_error(job.log):
-        status, reason = "failed", error
-    return RunStatus(job.point.values, str(job.run), status, reason, str(job.log), figures)
+    elif log and (said := _last_error(job.log)):
+        status, reason = "failed", said
+    return RunStatus(job.point.values, str(job.run), status, reason, str(job.log), figures, stamp)
 
 
 def write_summary(path: Path, name: str, runs: Sequence[RunStatus]) -> dict[str, Any]:
@@ -58,20 +109,52 @@ def write_summary(path: Path, name: str, runs: Sequence[RunStatus]) -> dict[str,
     content = {
         "sweep": name,
         "counts": {state: sum(run.status == state for run in runs) for state in states},
-        "runs": [asdict(run) for run in runs],
+        "runs": [dict(vars(run)) for run in runs],
     }
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    # a line a run: what people can read, without the time that an indented file takes
+    parts = [f"{json.dumps(key)}: {json.dumps(content[key])}" for key in ("sweep", "counts")]
+    lines = ",\n".join(map(json.dumps, content["runs"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, f'{{{", ".join(parts)}, "runs": [\n{lines}\n]}}\n')
     return content
 
 
-def _figures(path: Path) -> dict[str, float]:
-    metrics = json.loads(path.read_text(encoding="utf-8"))
-    (headline,) = (m for m in metrics["models"] if m["name"] == metrics["headline"])
-    return {
-        "density": headline["density"],
-        "clean": headline["clean"]["value"],
-        "worst": headline["robust"]["worst"]["value"],
-    }
+def _written(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _known(summary: Path) -> dict[str, Mapping[str, Any]]:
+    """The finished runs of an earlier summary, by directory; nothing where it is not as written."""
+    try:
+        runs = json.loads(summary.read_text(encoding="utf-8"))["runs"]
+        return {run["run"]: run for run in runs if run["figures"] and "stamp" in run}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _figures(path: Path) -> dict[str, float | bool]:
+    """The headline's figures.
+
+    Raises:
+        ValueError: the file is not as a run writes it.
+    """
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        (headline,) = (m for m in metrics["models"] if m["name"] == metrics["headline"])
+        return {
+            "density": headline["density"],
+            "clean": headline["clean"]["value"],
+            "worst": headline["robust"]["worst"]["value"],
+            "constant": metrics["headline"] in constant_networks(metrics["findings"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not as a finished run leaves it ({type(error).__name__}: {error}); remove "
+            "the run directory and give the command again"
+        ) from error
 
 
 def _last_error(log: Path) -> str | None:

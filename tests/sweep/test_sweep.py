@@ -1,10 +1,12 @@
 """A grid of runs: what it expands to, and that one bad run does not spoil the rest."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from robustprune.sweep import (
     points_of,
     run_local,
     status_of,
+    statuses_of,
     submit,
 )
 
@@ -173,6 +176,67 @@ def test_a_killed_run_is_named_as_such(tmp_path: Path) -> None:
     assert status_of(job).reason == "TypeError: no"
 
 
+def finished(job: Job, *, constant: bool) -> Path:
+    """A run directory with what the state of a sweep is read from."""
+    job.run.mkdir(parents=True)
+    share = {"value": 0.64, "n": 100, "ci95": [0.5, 0.7]}
+    model = {"name": "rst", "density": 0.1, "clean": share, "robust": {"worst": share}}
+    found = [{"name": "rst: a constant answer", "ok": False}] if constant else []
+    metrics = {"headline": "rst", "models": [model], "findings": found}
+    (job.run / "metrics.json").write_text(json.dumps(metrics))
+    (job.run / "report.html").write_text("")
+    return job.run
+
+
+def test_the_state_is_read_once_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = sweep_file(tmp_path, grid={"seed": list(range(6))}), tmp_path / "runs"
+    folder = out / "sweeps" / "small"
+    jobs = jobs_of(points_of(load_sweep(path)), folder, out=out)
+    for job in jobs[:3]:
+        finished(job, constant=job is jobs[1])
+    jobs[3].run.mkdir()
+    jobs[4].log.parent.mkdir(parents=True)
+    jobs[4].log.write_text("error: no\x1b[2K room\n")
+    command = ["sweep", str(path), "--out", str(out), "--status"]
+    assert main(command) == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "finished  seed=0  clean 64.0%, worst case 64.0%"
+    assert shown[1].endswith("worst case 64.0% (one class for everything)")
+    assert [line.split()[0] for line in shown[:5]] == ["finished"] * 3 + ["begun", "failed"]
+    assert r"no\x1b[2K room" in shown[4]
+    assert shown[6].startswith("waiting")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["counts"] == {"finished": 3, "failed": 1, "begun": 1, "waiting": 1}
+
+    read: list[Path] = []
+    text = Path.read_text
+
+    def watched(path: Path, **options: str) -> str:
+        read.append(path)
+        return text(path, **options)
+
+    monkeypatch.setattr(Path, "read_text", watched)
+    os.utime(jobs[2].run / "report.html", ns=(0, 1))  # written anew since
+    before = [asdict(run) for run in statuses_of(jobs, tmp_path / "none")]
+    read.clear()
+    again = [asdict(run) for run in statuses_of(jobs, folder / "summary.json")]
+    assert again == before
+    assert [p for p in read if p.name == "metrics.json"] == [jobs[2].run / "metrics.json"]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"headline": "x", "models": []}', "null"])
+def test_one_damaged_run_does_not_hide_the_others(tmp_path: Path, damage: str) -> None:
+    jobs = jobs_of(points_of(load_sweep(sweep_file(tmp_path))), tmp_path / "s", out=tmp_path)[:2]
+    for job in jobs:
+        finished(job, constant=False)
+    (jobs[0].run / "metrics.json").write_text(damage)
+    bad, good = statuses_of(jobs, tmp_path / "none")
+    assert (bad.status, good.status) == ("failed", "finished")
+    assert "metrics.json is not as a finished run leaves it" in str(bad.reason)
+
+
 def test_devices_go_round(tmp_path: Path) -> None:
     code = "import sys; print(sys.argv[1:])"
     jobs = scripts(tmp_path, code, code)
@@ -233,6 +297,8 @@ def test_a_jobs_config_is_the_runs_own(tmp_path: Path) -> None:
         str(tmp_path / "s" / "000.yaml"),
         *("--out", str(tmp_path / "runs"), "--quiet"),
     ]
+    assert not first.config.exists()  # asking how a sweep stands writes no configs
+    first.write_config()
     tree = yaml.safe_load(first.config.read_text())
     assert parse_config(tree) == points[0].config
     assert not first.finished
