@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -30,6 +31,7 @@ def certified_radius(
     rounds: int = 12,
     steps: int = 20,
     batch_size: int | None = None,
+    told: Callable[[int], object] | None = None,
 ) -> Tensor:
     """A lower bound of r* for every example: the largest ε tried at which it is certified.
 
@@ -42,6 +44,7 @@ def certified_radius(
         eps_max: no ε beyond it is tried.
         rounds: values of ε tried in all; each halves the gap once there is one.
         method, steps, batch_size: as ``margin_bounds``.
+        told: called with the number of bounds that are done since the last call, of N · rounds.
 
     Returns:
         (N,), float64; 0 where x is misclassified or no ε tried was certified.
@@ -61,11 +64,13 @@ def certified_radius(
     first = torch.minimum(first.nan_to_num(nan=1.0, posinf=1.0), limit)
     radius = torch.zeros_like(first)
     failed = torch.where(first > 0, torch.inf, 0.0).to(first)
-    for _ in range(rounds):
+    for round_ in range(rounds):
         doubled = torch.minimum(torch.where(radius > 0, 2 * radius, first), limit)
         trial = torch.where(failed.isinf(), doubled, (radius + failed) / 2)
         open_ = ((trial > radius) & (trial < failed)).nonzero().squeeze(1)
         if len(open_) == 0:
+            if told is not None:
+                told(len(x) * (rounds - round_))
             break
         sure = certified(
             graph,
@@ -78,6 +83,8 @@ def certified_radius(
         )
         radius[open_[sure]] = trial[open_[sure]]
         failed[open_[~sure]] = trial[open_[~sure]]
+        if told is not None:
+            told(len(x))
     return radius
 
 

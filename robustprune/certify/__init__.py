@@ -8,22 +8,24 @@ from robustprune.certify.certificate import (
     write_certificates,
 )
 from robustprune.certify.digests import file_digest, tensor_digest
-from robustprune.certify.findings import Finding, report_lines
-from robustprune.certify.issue import limits, proofs, smoothed_certificates, synonym_certificates
+from robustprune.certify.findings import Finding, report_lines, unchecked
+from robustprune.certify.issue import (
+    asked_for,
+    limits,
+    proofs,
+    smoothed_certificates,
+    synonym_certificates,
+)
 from robustprune.certify.sandwich import (
     AccuracyInterval,
     SandwichViolation,
     check_sandwich,
     robust_accuracy_interval,
 )
+from robustprune.certify.sentences import Sentences, synonym_groups
 from robustprune.certify.smoothing import ABSTAIN, SmoothingResult, certify, predict
 from robustprune.certify.substitutions import substitution_margins
-from robustprune.certify.synonyms import (
-    Sentences,
-    SynonymResult,
-    certify_synonyms,
-    synonym_groups,
-)
+from robustprune.certify.synonyms import SynonymResult, certify_synonyms
 from robustprune.certify.verify import verify_certificates
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "Sentences",
     "SmoothingResult",
     "SynonymResult",
+    "asked_for",
     "certify",
     "certify_synonyms",
     "check_sandwich",
@@ -52,6 +55,7 @@ __all__ = [
     "synonym_groups",
     "tensor_digest",
     "total_failure",
+    "unchecked",
     "verify_certificates",
     "write_certificates",
 ]

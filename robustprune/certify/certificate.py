@@ -19,12 +19,14 @@ from jsonschema.exceptions import best_match
 from robustprune.run.checkpoint import write_atomically
 
 FILE = "certificates.jsonl"
-SCHEMA = 1
+SCHEMA = 2
 
 Norm = Literal["linf", "l2", "l1"]
 #: distances of certificates: norms, or the number of words of a sentence that are replaced
 Metric = Literal["linf", "l2", "l1", "words"]
 Guarantee = Literal["base", "smoothed"]
+#: what a certificate comes to: a radius, or which of three reasons there is for having none
+Outcome = Literal["certified", "wrong", "abstained", "unproven"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Certificate:
         norm: of the distance. In "words", sentences are that far apart in which so many words are
             replaced by others of the same group of synonyms, and infinitely far apart where more
             than that is changed.
-        radius: input units, or a number of words; 0, which says nothing, where prediction is not
-            label.
+        radius: input units, or a number of words; 0, which says nothing, where `outcome` is
+            another than "certified".
         method: one of `bounds.METHODS`, or "smoothing" or "synonyms".
         settings: of the method: eps_max, rounds and steps of `bounds.certified_radius`; or n0, n,
             alpha and seed of smoothing, with sigma, or most, the words of a group.
@@ -50,6 +52,9 @@ class Certificate:
         attack_radius: distance of the nearest adversarial example that attacks found, an upper
             bound on r* of the same classifier; None where none was found or looked for.
         guarantee: of whom the statement is: the "base" network or the "smoothed" classifier.
+        replaceable: synonyms: words of the sentence that have others in their group; a radius above
+            it covers every sentence that can be made of them. None for other methods, and in
+            files of schema 1, whose radii above 0 are all beyond it.
     """
 
     index: int
@@ -64,6 +69,22 @@ class Certificate:
     hits: int | None
     attack_radius: float | None
     guarantee: Guarantee
+    replaceable: int | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """ "certified", or why the radius is 0: the answer is "wrong", the smoothed classifier
+        "abstained", or the bounds proved nothing, "unproven"."""
+        if self.radius > 0:
+            return "certified"
+        if self.prediction is None:
+            return "abstained"
+        return "wrong" if self.prediction != self.label else "unproven"
+
+    @property
+    def covers_all_words(self) -> bool:
+        """Whether it holds whatever words are replaced within their groups."""
+        return self.radius > (self.replaceable or 0)
 
 
 @dataclass(frozen=True)
@@ -82,6 +103,8 @@ class Manifest:
             sum of 1 − confidence (Bonferroni).
         versions: of robustprune, python, torch, numpy, scipy.
         limits: what is not claimed, in plain sentences.
+        precision: floating-point numbers in which the network runs that is certified, such as
+            "float32"; None in files of schema 1, whose proofs are about real numbers.
     """
 
     task: str
@@ -98,6 +121,7 @@ class Manifest:
     total_failure: float
     versions: Mapping[str, str]
     limits: tuple[str, ...]
+    precision: str | None = None
 
 
 def total_failure(certificates: Sequence[Certificate]) -> float:
@@ -112,7 +136,7 @@ def write_certificates(path: Path, manifest: Manifest, certificates: Sequence[Ce
         ValueError: a value that the schema does not allow; nothing is written then.
     """
     lines = [{"kind": "manifest", "schema": SCHEMA, **asdict(manifest)}]
-    lines += [{"kind": "certificate", **asdict(certificate)} for certificate in certificates]
+    lines += [{"kind": "certificate", **asdict(c), "outcome": c.outcome} for c in certificates]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     parse_certificates(text, source=str(path))
     write_atomically(path, text)
@@ -138,8 +162,9 @@ def parse_certificates(text: str, *, source: str) -> tuple[Manifest, tuple[Certi
     lines = text.split("\n")
     if lines.pop() or not lines:
         raise ValueError(f"{source} must hold whole lines, at least one; it is cut off or empty")
+    old = _is_old(lines[0])
     first, *others = (
-        _line(line, "certificate" if number > 1 else "manifest", f"{source}, line {number}")
+        _line(line, "certificate" if number > 1 else "manifest", f"{source}, line {number}", old)
         for number, line in enumerate(lines, start=1)
     )
     del first["schema"]
@@ -150,6 +175,7 @@ def parse_certificates(text: str, *, source: str) -> tuple[Manifest, tuple[Certi
         **{**first, "limits": tuple(first["limits"])}, bounds=tuple(bounds) if bounds else None
     )
     seen: dict[tuple[int, str], int] = {}
+    certificates = []
     for number, line in enumerate(others, start=2):
         key = (line["index"], line["method"])
         if key in seen:
@@ -158,7 +184,19 @@ def parse_certificates(text: str, *, source: str) -> tuple[Manifest, tuple[Certi
                 f"{seen[key]} already"
             )
         seen[key] = number
-    return manifest, tuple(Certificate(**line) for line in others)
+        outcome = line.pop("outcome")
+        certificate = Certificate(**line)
+        certificates.append(certificate)
+        if not old and outcome != certificate.outcome:
+            raise ValueError(
+                f"{source}, line {number}, outcome: {outcome!r} does not go with this radius, "
+                f"label and prediction, which make it {certificate.outcome!r}"
+            )
+        if not old and (certificate.replaceable is None) != (certificate.method != "synonyms"):
+            raise ValueError(
+                f"{source}, line {number}, replaceable: a number for synonyms, and null otherwise"
+            )
+    return manifest, tuple(certificates)
 
 
 @functools.cache
@@ -167,8 +205,27 @@ def _validator(kind: str) -> Draft202012Validator:
     return Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": schema["$defs"]})
 
 
-def _line(text: str, kind: str, source: str) -> dict[str, Any]:
-    """A line as a dictionary of the dataclass's fields."""
+def _is_old(first: str) -> bool:
+    """Whether a manifest says that it is of schema 1."""
+    try:
+        value = json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and type(value.get("schema")) is int and value["schema"] == 1
+
+
+#: what lines of schema 1 lack
+_NEW: dict[str, dict[str, Any]] = {
+    "manifest": {"schema": SCHEMA, "precision": None},
+    "certificate": {"replaceable": None, "outcome": "unproven"},
+}
+
+
+def _line(text: str, kind: str, source: str, old: bool) -> dict[str, Any]:
+    """A line as a dictionary of the dataclass's fields, and outcome.
+
+    old: it is of schema 1, and what came later is filled in.
+    """
 
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not a JSON number")
@@ -183,6 +240,11 @@ def _line(text: str, kind: str, source: str) -> dict[str, Any]:
         value = json.loads(text, parse_constant=refuse, object_pairs_hook=without_repeats)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is not valid JSON: {error}") from error
+    if old and isinstance(value, dict):
+        later = [name for name in _NEW[kind] if name in value and name != "schema"]
+        if later:
+            raise ValueError(f"{source}, {later[0]}: unknown in a file of schema 1")
+        value |= _NEW[kind]
     fault = best_match(_validator(kind).iter_errors(value))
     if fault is not None:
         where = f"{source}, {fault.json_path[2:]}" if fault.absolute_path else source

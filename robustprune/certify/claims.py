@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from attacks.threat import Bounds
 from robustprune.certify.certificate import Certificate, Norm
 from robustprune.certify.findings import Finding, about_examples
-from robustprune.certify.synonyms import Sentences, WordSets
+from robustprune.certify.sentences import Sentences
+from robustprune.certify.synonyms import WordSets
+
+#: most fresh samples of one statement, unless the caller says otherwise
+LIMIT = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class Claims:
         sentences: of a task that has them: its whole test split.
         seed: of fresh noise and attacks.
         batch_size: inputs in one pass.
+        statements: smoothed ones of the whole file, over which the probabilities of errors are
+            spread.
+        limit: most fresh samples of one of them.
     """
 
     certificates: tuple[Certificate, ...]
@@ -38,6 +45,8 @@ class Claims:
     quiet: bool
     support: Callable[[Tensor], Tensor] | None = None
     sentences: Sentences | None = None
+    statements: int = 1
+    limit: int = LIMIT
 
     @property
     def method(self) -> str:

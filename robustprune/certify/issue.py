@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from attacks import MinimalPerturbation, ThreatModel, evaluating
 from attacks.inputs import predict as logits_of
-from attacks.text import split
-from robustprune.bounds import BoundMethod, certified_radius
+from robustprune.bounds import BoundMethod
 from robustprune.certify.certificate import Certificate, Metric, Norm
 from robustprune.certify.digests import tensor_digest
+from robustprune.certify.radii import proven_radii
 from robustprune.certify.sandwich import check_sandwich
+from robustprune.certify.sentences import Sentences
 from robustprune.certify.smoothing import ABSTAIN, SmoothingResult, certify
-from robustprune.certify.synonyms import Sentences, SynonymResult, certify_synonyms
-from robustprune.run.runtime import merged, own_batches
+from robustprune.certify.synonyms import SynonymResult, certify_synonyms
+from robustprune.run.sections import CertifySection
 
 #: proofs are looked for up to this many times the threat model's eps
 REACH = 100.0
+#: values of eps that the search for a radius tries, and steps of "alpha-crown" at each
+ROUNDS, STEPS = 12, 20
 
 
 def proofs(
@@ -31,9 +34,10 @@ def proofs(
     nearest: MinimalPerturbation,
     *,
     method: BoundMethod = "crown",
-    rounds: int = 12,
-    steps: int = 20,
+    rounds: int = ROUNDS,
+    steps: int = STEPS,
     batch_size: int | None = None,
+    quiet: bool = True,
 ) -> list[Certificate]:
     """One certificate an example by deterministic bounds, checked against attacks.
 
@@ -44,26 +48,25 @@ def proofs(
         threat: its norm and bounds are those of the proof; eps, a float, sets the scale.
         nearest: adversarial examples of the same batch in the same norm and bounds.
         method, rounds, steps: of `bounds.certified_radius`, up to 100 · eps.
+        quiet: no progress bar.
 
     Raises:
         SandwichViolation: a radius beyond an adversarial example.
         ValueError: as `bounds.certified_radius`.
     """
-    settings = {"eps_max": REACH * float(threat.eps), "rounds": rounds, "steps": steps}
-    radius = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for rows in own_batches(len(x), batch_size or max(len(x), 1)):
-        radius[rows] = certified_radius(
-            model,
-            x[rows],
-            y[rows],
-            norm=threat.norm,
-            bounds=threat.bounds,
-            method=method,
-            eps_max=settings["eps_max"],
-            rounds=rounds,
-            steps=steps,
-        )
-    radius = merged(radius)
+    settings = search_settings(float(threat.eps), rounds=rounds, steps=steps)
+    radius = proven_radii(
+        model,
+        x,
+        y,
+        norm=cast(Norm, threat.norm),
+        bounds=threat.bounds,
+        method=method,
+        **settings,
+        batch_size=batch_size,
+        title=f"radii by {method}",
+        quiet=quiet,
+    )
     check_sandwich(radius, nearest.r)
     answers = answers_of(model, x, y, batch_size=batch_size)
     return [
@@ -148,9 +151,9 @@ def synonym_certificates(
 ) -> list[Certificate]:
     """One certificate a sentence of the classifier smoothed over groups of synonyms.
 
-    All words of a group have the same noise, so that the votes are the same however many words are
-    replaced within their groups: where the class is certified at all, the radius is the number of
-    the sentence's words, and one.
+    The radius is R + 1, with the R of `certify_synonyms`: fewer replaced words change nothing.
+    Words of a group in the same case have the same noise, and cost nothing when they are replaced
+    by one another; a word that is written as its synonyms aren't, such as TVs, costs votes.
 
     Args:
         sentences: x (N, ...) and y (N,) are the first N of them.
@@ -176,7 +179,7 @@ def synonym_certificates(
         x,
         y,
         result,
-        [float(beyond_all_words(text)) for text in texts],
+        [reach + 1.0 for reach in result.substitutions.tolist()],
         norm="words",
         method="synonyms",
         settings={"most": most, "n0": n0, "n": n, "alpha": alpha, "seed": seed},
@@ -208,6 +211,7 @@ def _by_votes(
             hits=hits,
             attack_radius=None,
             guarantee="smoothed",
+            replaceable=int(result.open_slots[i]) if isinstance(result, SynonymResult) else None,
         )
         for i, (label, answer, hits) in enumerate(
             zip(y.tolist(), result.prediction.tolist(), result.hits.tolist(), strict=True)
@@ -215,9 +219,22 @@ def _by_votes(
     ]
 
 
-def beyond_all_words(text: str) -> int:
-    """The least number of words that can't be replaced: one more than the text has."""
-    return len(split(text)) + 1
+def asked_for(section: CertifySection, eps: float, seed: int) -> dict[str, dict[str, float]]:
+    """The methods of the certificates that a run's config asks for, each with its settings."""
+    drawn = {"n0": section.n0, "n": section.n, "alpha": section.alpha, "seed": seed}
+    asked: dict[str, dict[str, float]] = {}
+    if section.method != "none":
+        asked[section.method] = search_settings(eps)
+    if section.sigma is not None:
+        asked["smoothing"] = {"sigma": section.sigma, **drawn}
+    if section.synonyms is not None:
+        asked["synonyms"] = {"most": section.synonyms, **drawn}
+    return asked
+
+
+def search_settings(eps: float, *, rounds: int = ROUNDS, steps: int = STEPS) -> dict[str, Any]:
+    """Of the search for a radius, at a threat model's eps."""
+    return {"eps_max": REACH * eps, "rounds": rounds, "steps": steps}
 
 
 def answers_of(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attacks import Model, evaluating
-from attacks.inputs import check_finite
+from attacks.inputs import check_finite, check_values
 from attacks.network import logits_of
 from robustprune.run.progress import Progress
 
@@ -29,14 +29,15 @@ def counting(
     sigma: float,
     seed: int,
     batch_size: int | None,
-    most: int,
+    most: int | None,
     title: str,
     quiet: bool,
     support: Callable[[Tensor], Tensor] | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[Counter]:
     """Yield a function that counts the model's answers on x + σ·N(0, I), example by example.
 
-    Example i has a random stream of its own, seeded by (seed, i): it meets the same noise
+    Example number i has a random stream of its own, seeded by (seed, i): it meets the same noise
     whatever the batch size and whatever is drawn for the others, and every call goes on in the
     stream with numbers not used before. A batch holds pairs (example, noise), so that the device
     is busy whether the examples or the samples are many. The module is in eval mode inside.
@@ -45,17 +46,22 @@ def counting(
         x: (N, ...) floating point.
         batch_size: pairs in one forward pass; None for as many as the device takes, see
             `as_many`. A batch that runs out of memory is tried again in halves.
-        most: samples an example that may be asked for in all: the length of the progress bar.
+        most: samples an example that may be asked for in all: the length of the progress bar; None
+            where that is not known.
         support: where there is noise, as in `ThreatModel`; None for everywhere.
+        numbers: i of each example; None for its position in x.
 
     Raises:
-        ValueError: from the function: the model does not return (N, C) logits with C ≥ 2, or
-            returns NaN.
+        ValueError: x is not finite; from the function: the model does not return (N, C) logits with
+            C ≥ 2, or returns NaN.
     """
-    seeds = (np.random.SeedSequence([seed, i]).generate_state(1)[0] for i in range(len(x)))
+    check_values(x, None)  # or the network would be blamed for its NaN
+    numbers = range(len(x)) if numbers is None else numbers
+    seeds = (np.random.SeedSequence([seed, i]).generate_state(1)[0] for i in numbers)
     streams = [torch.Generator(x.device).manual_seed(int(one)) for one in seeds]
     size = batch_size or as_many(x)
-    bar = Progress(len(x) * most, title=title, unit="sample", quiet=quiet)
+    total = None if most is None else len(x) * most
+    bar = Progress(total, title=title, unit="sample", quiet=quiet)
 
     def answers(batch: Tensor) -> tuple[Tensor, int]:
         nonlocal size

@@ -20,7 +20,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from attacks import Model
-from robustprune.certify.noise import counting
+from robustprune.certify.noise import Counter, counting
 from robustprune.run.runtime import merged, rank, ranks
 
 ABSTAIN = -1
@@ -116,8 +116,7 @@ def certify(
             f"n={n} samples can't certify anything at alpha={level:g} an example, even if all are "
             f"hits; use at least n={math.floor(math.log(level) / math.log(0.5)) + 1}"
         )
-    hits, drawn, guess = (torch.zeros(len(x), dtype=torch.int64) for _ in range(3))
-    active = torch.arange(len(x))[rank() :: ranks()]
+    own = torch.arange(len(x))[rank() :: ranks()]
     noise = counting(
         model,
         x,
@@ -130,13 +129,8 @@ def certify(
         support=support,
     )
     with noise as count:
-        guess[active] = count(active, n0).argmax(1)
-        for samples in _rounds(n):
-            counts = count(active, samples)
-            hits[active] += counts.gather(1, guess[active, None]).squeeze(1)
-            drawn[active] += samples
-            active = active[~_hopeless(hits[active], drawn[active])]
-    hits, drawn, guess = merged(torch.stack((hits, drawn, guess)))
+        votes = count_votes(count, own, len(x), n0=n0, n=n)
+    guess, hits, drawn = merged(torch.stack(votes))
     p_lower = clopper_pearson_lower(hits.numpy(), n, level)
     sure = p_lower > 0.5
     return SmoothingResult(
@@ -150,6 +144,27 @@ def certify(
         n=n,
         alpha=level,
     )
+
+
+def count_votes(
+    count: Counter, rows: Tensor, total: int, *, n0: int, n: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The counting of CERTIFY: n0 samples select a class, n fresh ones count its hits.
+
+    Args:
+        rows: of the `total` examples, those to count; the others get zeros.
+
+    Returns:
+        guess, hits, drawn: (total,) int64, as in `SmoothingResult`.
+    """
+    guess, hits, drawn = (torch.zeros(total, dtype=torch.int64) for _ in range(3))
+    guess[rows] = count(rows, n0).argmax(1)
+    for samples in _rounds(n):
+        counts = count(rows, samples)
+        hits[rows] += counts.gather(1, guess[rows, None]).squeeze(1)
+        drawn[rows] += samples
+        rows = rows[~_hopeless(hits[rows], drawn[rows])]
+    return guess, hits, drawn
 
 
 def predict(

@@ -28,6 +28,8 @@ WordSets = Callable[[str], Sequence[str]]
 
 #: 1e-12: more than products of overlaps can round down; a certificate must not hang on it
 _SURE = 0.5 + 1e-12
+#: samples that are drawn at a time where there is no end of them
+_PIECE = 256
 
 
 @dataclass(frozen=True)
@@ -107,25 +109,21 @@ def certify_synonyms(
             holds something else than single words, logits that are not (n, C) or are NaN.
     """
     _check(n0=n0, n=n, alpha=alpha, batch_size=batch_size, seed=seed)
-    sets = _Sets(noise)
-    split_texts = [split(text) for text in texts]
+    sets, chosen = _Sets.of(noise), _Sets.of(noise if adversary is None else adversary)
     guess, hits = (torch.zeros(len(texts), dtype=torch.int64) for _ in range(2))
     own = range(len(texts))[rank() :: ranks()]
     for index in progress(own, title=title, unit="text", quiet=quiet):
-        samples = _noisy(split_texts[index], sets, n0 + n, (seed, index))
-        answers = _answers(classify, samples, batch_size)
-        guess[index] = int(np.bincount(answers[:n0]).argmax())
-        hits[index] = int((answers[n0:] == int(guess[index])).sum())
+        guess[index], hits[index] = votes_on(
+            classify, texts[index], sets, n0=n0, n=n, seed=(seed, index), batch_size=batch_size
+        )
     guess, hits = merged(torch.stack((guess, hits)))
     p_lower = torch.from_numpy(clopper_pearson_lower(hits.numpy(), n, alpha))
-    chosen = _Sets(adversary) if adversary is not None else sets
-    reach = [
-        _reach(words, float(p), sets, chosen) for words, p in zip(split_texts, p_lower, strict=True)
-    ]
+    needed = [needed_share(text, sets, chosen) for text in texts]
+    reach = [int((float(p) > share).sum()) - 1 for p, share in zip(p_lower, needed, strict=True)]
     return SynonymResult(
         prediction=torch.where(p_lower > _SURE, guess, ABSTAIN),
-        substitutions=torch.tensor([r for r, _ in reach], dtype=torch.int64),
-        open_slots=torch.tensor([slots for _, slots in reach], dtype=torch.int64),
+        substitutions=torch.tensor(reach, dtype=torch.int64),
+        open_slots=torch.tensor([len(share) - 1 for share in needed], dtype=torch.int64),
         p_lower=p_lower,
         hits=hits,
         n0=n0,
@@ -134,66 +132,61 @@ def certify_synonyms(
     )
 
 
-def _reach(words: Words, p_lower: float, noise: _Sets, adversary: _Sets) -> tuple[int, int]:
-    """R, and the words that can be replaced at all."""
-    overlaps = np.sort([_overlap(word, noise, adversary) for word in words.words])
-    # lost[R]: total variation of the R worst slots; slots with o = 1 can lose nothing
+def votes_on(
+    classify: Classify,
+    text: str,
+    noise: WordSets,
+    *,
+    n0: int,
+    n: int,
+    seed: tuple[int, ...],
+    batch_size: int = 256,
+) -> tuple[int, int]:
+    """The class that n0 samples select, and how many of n fresh ones it gets."""
+    given = answers(classify, substitutes(text, noise, n0 + n, seed), batch_size)
+    guess = int(np.bincount(given[:n0]).argmax())
+    return guess, int((given[n0:] == guess).sum())
+
+
+def needed_share(text: str, noise: WordSets, adversary: WordSets) -> NDArray[np.float64]:
+    """What p_A must be above, so that R replaced words can't change the class of g.
+
+    Returns:
+        (open + 1,): 1/2 + 1 − Π o_i over the R smallest o_i, for R from 0 to the number of words
+        that the adversary can replace at all.
+    """
+    sets, chosen, words = _Sets.of(noise), _Sets.of(adversary), split(text).words
+    overlaps = np.sort([_overlap(word, sets, chosen) for word in words])
+    # slots with o = 1 can lose nothing
     lost = 1.0 - np.cumprod(np.concatenate([[1.0], overlaps]))
-    open_slots = sum(len(adversary(word)) > 1 for word in words.words)
-    return int((p_lower - lost[: open_slots + 1] > _SURE).sum()) - 1, open_slots
+    open_slots = sum(len(chosen(word)) > 1 for word in words)
+    return np.asarray(_SURE + lost[: open_slots + 1], dtype=np.float64)
 
 
-def synonym_groups(
-    vocabulary: Sequence[str], synonyms: WordSets, *, most: int = 50
-) -> Callable[[str], tuple[str, ...]]:
-    """Cut the vocabulary and its synonyms into groups: every word of a group has the same set.
-
-    Words are taken in order, each with its synonyms in order; two groups are joined where the
-    result has at most `most` words.  With such sets o = 1 for every word: where the smoothed
-    classifier answers, any number of substitutions within the groups is certified.
-
-    Raises:
-        ValueError: `most` is below 1.
-    """
-    if most < 1:
-        raise ValueError(f"most={most} must be at least 1, as in 50 words")
-    group_of: dict[str, list[str]] = {}
-    for word in vocabulary:
-        own = group_of.setdefault(word, [word])
-        for synonym in synonyms(word):
-            other = group_of.setdefault(synonym, [synonym])
-            if other is not own and len(own) + len(other) <= most:
-                own += other
-                for member in other:
-                    group_of[member] = own
-    groups = {word: tuple(group) for word, group in group_of.items()}
-    return lambda word: groups.get(word, ())
+def substitutes(text: str, noise: WordSets, n: int | None, seed: tuple[int, ...]) -> Iterator[str]:
+    """n samples of Z for one text, or samples without end."""
+    words, sets, rng = split(text), _Sets.of(noise), np.random.default_rng(seed)
+    if n is not None:
+        yield from _noisy(words, sets, n, rng)
+        return
+    while True:
+        yield from _noisy(words, sets, _PIECE, rng)
 
 
-@dataclass(frozen=True)
-class Sentences:
-    """A test split as it is written, and how to ask about it.
-
-    Attributes:
-        texts: all of them, in the order of the split.
-        classify: texts -> logits (n, C) of the network.
-        synonyms: a word in lower case -> what may stand for it.
-    """
-
-    texts: Sequence[str]
-    classify: Classify
-    synonyms: WordSets
-
-    def groups(self, most: int) -> WordSets:
-        """`synonym_groups` of the words of all the texts: the same for each of them, however many
-        are certified."""
-        vocabulary = {word.lower() for text in self.texts for word in split(text).words}
-        return synonym_groups(sorted(vocabulary), self.synonyms, most=most)
-
-
-def substitutes(text: str, noise: WordSets, n: int, seed: tuple[int, ...]) -> list[str]:
-    """n samples of Z for one text."""
-    return list(_noisy(split(text), _Sets(noise), n, seed))
+def worst_replaced(text: str, noise: WordSets, replaced: int, seed: tuple[int, ...]) -> str:
+    """The text with so many words replaced, where and by what it takes most from p_A; among equals
+    by lot."""
+    sets, words = _Sets.of(noise), split(text)
+    rng = np.random.default_rng(seed)
+    choices = []
+    for slot, word in enumerate(words.words):
+        others = [other for other in sets(word) if other != word]
+        if others:
+            ranked = [(_shared(sets, word, other), rng.random(), other) for other in others]
+            choices.append((*min(ranked), slot))
+    for _, _, other, slot in sorted(choices)[:replaced]:
+        words = words.replaced(slot, other)
+    return words.text
 
 
 class _Sets:
@@ -202,6 +195,11 @@ class _Sets:
     def __init__(self, words: WordSets) -> None:
         self._words = words
         self._known: dict[str, tuple[str, ...]] = {}
+
+    @staticmethod
+    def of(words: WordSets) -> _Sets:
+        """The sets, with what is known of them already."""
+        return words if isinstance(words, _Sets) else _Sets(words)
 
     def __call__(self, word: str) -> tuple[str, ...]:
         if word not in self._known:
@@ -219,27 +217,31 @@ class _Sets:
 
 def _overlap(word: str, noise: _Sets, adversary: _Sets) -> float:
     """o: the least share that the noise of the word and of what may replace it have in common."""
-    own = frozenset(noise(word))
-    return min(
-        len(own & other) / max(len(own), len(other))
-        for other in (frozenset(noise(replacement)) for replacement in adversary(word))
-    )
+    return min(_shared(noise, word, other) for other in adversary(word))
 
 
-def _noisy(words: Words, noise: _Sets, n: int, seed: tuple[int, ...]) -> Iterator[str]:
+def _shared(noise: _Sets, word: str, other: str) -> float:
+    """1 minus the total variation between the noises of two words."""
+    own, others = frozenset(noise(word)), frozenset(noise(other))
+    return len(own & others) / max(len(own), len(others))
+
+
+def _noisy(words: Words, noise: _Sets, n: int, rng: np.random.Generator) -> Iterator[str]:
     """n samples of Z."""
     sets = [noise(word) for word in words.words]
-    draws = np.random.default_rng(seed).integers(
-        [len(s) for s in sets], size=(n, len(sets)), dtype=np.int64
-    )
+    draws = rng.integers([len(s) for s in sets], size=(n, len(sets)), dtype=np.int64)
     for row in draws:
         drawn = tuple(s[k] for s, k in zip(sets, row, strict=True))
         yield Words(drawn, words.gaps).text
 
 
 @torch.no_grad()
-def _answers(classify: Classify, texts: Iterator[str], batch_size: int) -> NDArray[np.int64]:
-    """The class of every text."""
+def answers(classify: Classify, texts: Iterator[str], batch_size: int) -> NDArray[np.int64]:
+    """The class of every text.
+
+    Raises:
+        ValueError: logits that are not (n, C) or are NaN.
+    """
     parts = []
     while part := list(islice(texts, batch_size)):
         logits = classify(part)

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
 
 from robustprune.certify.certificate import Certificate, Manifest, total_failure
-from robustprune.certify.claims import Claims
+from robustprune.certify.claims import LIMIT, Claims
 from robustprune.certify.digests import tensor_digest
-from robustprune.certify.findings import Finding, about_examples
+from robustprune.certify.findings import Finding, about_examples, unchecked
 from robustprune.certify.issue import answers_of
-from robustprune.certify.recheck import (
-    PROOF_CHECKS,
-    SMOOTHING_CHECKS,
-    SYNONYM_CHECKS,
-    Check,
-)
-from robustprune.certify.synonyms import Sentences
+from robustprune.certify.recheck import PROOF_CHECKS, Check
+from robustprune.certify.resample_noise import SMOOTHING_CHECKS
+from robustprune.certify.resample_words import SYNONYM_CHECKS
+from robustprune.certify.sentences import Sentences
 from robustprune.sparsity import MaskSet
 
-#: fields of a manifest that belong to the day of writing and can't be compared with the present
-_HISTORIC = ("versions", "limits")
+#: fields of a manifest that have a check of their own
+_APART = ("versions", "limits", "total_failure", "precision")
 
 
 def verify_certificates(
@@ -32,6 +29,7 @@ def verify_certificates(
     certificates: Sequence[Certificate],
     *,
     expected: Manifest,
+    asked: Mapping[str, Mapping[str, float]],
     model: nn.Module,
     masks: MaskSet | None,
     x: Tensor,
@@ -40,6 +38,7 @@ def verify_certificates(
     sentences: Sentences | None = None,
     seed: int | None = None,
     batch_size: int = 500,
+    limit: int = LIMIT,
     quiet: bool = True,
 ) -> list[Finding]:
     """Check every claim of a file by doing its work again.
@@ -47,42 +46,116 @@ def verify_certificates(
     Args:
         stated, certificates: what the file says.
         expected: the manifest as it comes out of the run's files and data now.
+        asked: `asked_for` of the run's config: each method with its settings.
         model: with the stored weights, on x's device; masks: the stored ones, None if dense.
         x: (N, ...) and y: (N,), the test examples that are to be certified.
         support: where an input may change, as in `ThreatModel`; None for everywhere.
         sentences: of a task that has them: its whole test split.
         seed: of fresh noise and attacks; None draws one that whoever wrote the file can't foresee.
         batch_size: inputs in one pass.
+        limit: most fresh samples of one smoothed statement.
 
     Returns:
-        a finding for everything that was checked, good or bad.
+        a finding for everything that was checked, good or bad, and for what was not.
     """
     seed = secrets.randbelow(2**31) if seed is None else seed
     findings = manifest_findings(stated, expected)
     findings.append(_failure_is_stated(stated, certificates))
     findings.append(pruned_are_zero(model, masks))
+    findings += asked_findings(certificates, asked, expected)
     findings += example_findings(certificates, x, y)
+    statements = sum(c.guarantee == "smoothed" and c.radius > 0 for c in certificates)
     for group in _groups([c for c in certificates if c.index < len(x)]):
         rows = torch.tensor([c.index for c in group], device=x.device)
         claims = Claims(
             group, model, x[rows], y[rows], expected.bounds, seed, batch_size, quiet, support,
-            sentences,
+            sentences, max(statements, 1), limit,
         )  # fmt: skip
         checks = _CHECKS.get(claims.method, (_answers, *PROOF_CHECKS))
         findings += [_attempted(check, claims) for check in checks]
-    return findings
+    return [*findings, *_unchecked(stated, certificates, expected)]
 
 
 def manifest_findings(stated: Manifest, expected: Manifest) -> list[Finding]:
     """Whether each field of the manifest is what it should be; digests are among them."""
     findings = []
     for field in fields(Manifest):
-        if field.name in (*_HISTORIC, "total_failure"):
+        if field.name in _APART:
             continue
         said, found = getattr(stated, field.name), getattr(expected, field.name)
         detail = f"{found}" if said == found else f"the file says {said}, found {found}"
         findings.append(Finding(f"manifest, {field.name}", said == found, detail))
+    if stated.precision is not None:
+        right = stated.precision == expected.precision
+        detail = f"the network runs in {expected.precision}"
+        detail += "" if right else f", the file says {stated.precision}"
+        findings.append(Finding("manifest, precision", right, detail))
+    if not _of_another_version(stated, expected):
+        right = stated.limits == expected.limits
+        detail = "the sentences of this version" if right else "the file has other sentences"
+        findings.append(Finding("manifest, limits", right, detail))
     return findings
+
+
+def asked_findings(
+    certificates: Sequence[Certificate],
+    asked: Mapping[str, Mapping[str, float]],
+    expected: Manifest,
+) -> list[Finding]:
+    """Whether the methods and their settings are those that the config asks for."""
+    given = {c.method for c in certificates}
+    names = ", ".join(asked) or "none"
+    detail = (
+        names if given == set(asked) else f"{', '.join(sorted(given))}; the config asks for {names}"
+    )
+    norms = {"smoothing": "l2", "synonyms": "words"}
+    other = [
+        c.index
+        for c in certificates
+        if c.method in asked
+        and (c.settings != asked[c.method] or c.norm != norms.get(c.method, expected.norm))
+    ]
+    return [
+        Finding("methods", given == set(asked), detail),
+        about_examples(
+            "settings",
+            other,
+            "norm, samples, confidence and search are those that the config asks for",
+            "the config asks for another norm or other settings",
+        ),
+    ]
+
+
+def _of_another_version(stated: Manifest, expected: Manifest) -> bool:
+    return stated.versions["robustprune"] != expected.versions["robustprune"]
+
+
+def _unchecked(
+    stated: Manifest, certificates: Sequence[Certificate], expected: Manifest
+) -> list[Finding]:
+    """What the file says that nothing here speaks for or against."""
+    written = ", ".join(f"{name} {version}" for name, version in stated.versions.items())
+    left = [unchecked("versions", f"the file says that it was written with {written}")]
+    if _of_another_version(stated, expected):
+        left.append(unchecked("limits", "sentences of another version of robustprune"))
+    if stated.precision is None:
+        left.append(
+            unchecked(
+                "precision",
+                f"the file names none; radii were proven again for {expected.precision}",
+            )
+        )
+    found = sum(c.attack_radius is not None for c in certificates)
+    if found:
+        detail = (
+            f"{found} distances of attacks; that none lies below its radius is all that is known"
+        )
+        left.append(unchecked("attack_radius", detail))
+    idle = sum(c.guarantee == "smoothed" and c.radius == 0 for c in certificates)
+    if idle:
+        detail = f"answers and hits of {idle} smoothed statements whose radius is 0"
+        left.append(unchecked("predictions at radius 0", detail))
+    return left
 
 
 def pruned_are_zero(model: nn.Module, masks: MaskSet | None) -> Finding:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from robustprune.cli.own import add_own_options, load_own, named_settings
 from robustprune.cli.shared import (
@@ -37,7 +39,10 @@ _EXAMPLES: Examples = (
         "the smoothed classifier, in L2",
     ),
 )
-_CLOSING = "Exit status: 0 done, 2 bad input. The digests of the file bind it to weights and data."
+_CLOSING = (
+    "Exit status: 0 done, 1 done but nothing is certified, 2 bad input. The digests of the file\n"
+    "bind it to weights and data."
+)
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -109,15 +114,17 @@ def _certify(options: argparse.Namespace) -> int:
         quiet=silent(options),
     )
     eps = float(problem.threat.eps)
-    methods = {
+    methods: dict[str, dict[str, Any]] = {
         method: {
             "n": len(radii),
             "median_radius": statistics.median(radii),
             "beyond_eps": sum(radius > eps for radius in radii),
+            "outcomes": Counter(c.outcome for c in certificates if c.method == method),
         }
         for method in dict.fromkeys(c.method for c in certificates)
         if (radii := [c.radius for c in certificates if c.method == method])
     }
+    idle = [method for method, f in methods.items() if f["outcomes"]["certified"] == 0]
 
     def show() -> None:
         print(path)
@@ -127,6 +134,26 @@ def _certify(options: argparse.Namespace) -> int:
                 f"  {method}: {figures['beyond_eps']} of {figures['n']} beyond eps {eps:g}, median "
                 f"radius {figures['median_radius']:.4g} ({norm}, lower bound)"
             )
+            print(f"    {_spelt(figures['outcomes'])}")
+        for method in idle:
+            print(f"nothing is certified by {method}: {_WHY}")
 
-    answer(options, {"file": str(path), "eps": eps, "methods": methods}, show)
-    return 0
+    answer(options, {"file": str(path), "eps": eps, "methods": methods, "idle": idle}, show)
+    return 1 if idle else 0
+
+
+def _spelt(outcomes: Mapping[str, int]) -> str:
+    """12 certified, 3 answered wrongly, 5 without a proof"""
+    return ", ".join(f"{outcomes[one]} {said}" for one, said in _SAID.items() if outcomes.get(one))
+
+
+_SAID = {
+    "certified": "certified",
+    "wrong": "answered wrongly",
+    "abstained": "without a clear majority under the noise",
+    "unproven": "answered rightly, and without a proof",
+}
+_WHY = (
+    "where the answers are right, the bounds are too loose for this network, or the noise too "
+    "strong; try a tighter --method, a smaller --sigma, or a network trained for it"
+)

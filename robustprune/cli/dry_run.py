@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustprune.cli.shared import answer
 from robustprune.run.config import Config
+from robustprune.run.progress import duration
 
 if TYPE_CHECKING:
     from robustprune.pipeline.estimate import Estimate
@@ -61,12 +62,3 @@ def _show(config: Config, content: dict[str, Any], found: Estimate) -> None:
         print(f"# memory: {found.host_bytes / 2**30:.2f} GiB, data and torch included")
     if found.device_bytes is not None:
         print(f"# memory on {content['device']}: {found.device_bytes / 2**30:.2f} GiB")
-
-
-def duration(seconds: float) -> str:
-    """0.4 s, 12 s, 3.5 min, 2.1 h, 4.2 days"""
-    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            value = seconds / size
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{seconds / 86_400:.1f} days"

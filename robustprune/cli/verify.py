@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from robustprune.cli.report import RUN_HELP
 from robustprune.cli.run import add_place_options
-from robustprune.cli.shared import Parser, add_command, answer, path_argument
+from robustprune.cli.shared import Parser, add_command, answer, path_argument, silent
+from robustprune.run.terminal import printable
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -17,9 +19,11 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         "verify",
         "check a run's certificates with no trust in who made them",
         about="Check certificates.jsonl of a run: digests, schema, every bound computed again, "
-        "smoothing\ndrawn again, a fresh attack inside each certified ball.",
+        "smoothing\ndrawn again, a fresh attack inside each certified ball. What is not checked is "
+        "listed, too.",
         examples=(
             ("runs/rst_ecg200-1b2c3d4e/seed0", "with fresh noise and attacks"),
+            ("runs/rst_ecg200-1b2c3d4e", "the only run in it"),
             ("runs/rst_ecg200-1b2c3d4e/seed0 --seed 1 --json", "repeatable, for scripts"),
         ),
         run=_verify,
@@ -28,18 +32,37 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     path_argument(parser, "run", folder=True, type=Path, help=RUN_HELP)
     add_place_options(parser, device="cpu")
     parser.add_argument("--seed", type=int, help="of fresh noise and attacks (default: drawn)")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=1_000_000,
+        help="most fresh samples of one smoothed statement, and never more than 100 times those "
+        "that it was made with (default: %(default)s)",
+    )
 
 
 def _verify(options: argparse.Namespace) -> int:
+    if options.samples < 1:
+        raise ValueError(f"--samples {options.samples} must be at least 1")
+    if options.seed is not None and not 0 <= options.seed < 2**63:
+        raise ValueError(f"--seed {options.seed} must be a whole number from 0")
+    # Torch takes seconds to import: what is wrong with the options is said before it does.
     from robustprune.certify import report_lines
-    from robustprune.pipeline.verify import verify_run
+    from robustprune.pipeline.verify import run_with_certificates, verify_run
+    from robustprune.run.runtime import choose_device
 
-    if not options.run.is_dir():
-        raise FileNotFoundError(f"there is no run directory {options.run}")
+    run = run_with_certificates(options.run)
+    if run != options.run and not silent(options):
+        print(printable(f"verifying {run}, the only run in {options.run}"), file=sys.stderr)
     findings = verify_run(
-        options.run, data_dir=options.data_dir, device=options.device, seed=options.seed
+        run,
+        data_dir=options.data_dir,
+        device=choose_device(options.device),
+        seed=options.seed,
+        limit=options.samples,
+        quiet=silent(options),
     )
     good = all(finding.ok for finding in findings)
-    content = {"ok": good, "findings": [asdict(finding) for finding in findings]}
+    content = {"ok": good, "run": str(run), "findings": [asdict(one) for one in findings]}
     answer(options, content, lambda: print("\n".join(report_lines(findings))))
     return 0 if good else 1

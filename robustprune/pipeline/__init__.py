@@ -13,6 +13,7 @@ from robustprune.pipeline.certify import certify_headline
 from robustprune.pipeline.cost import measure_cost
 from robustprune.pipeline.fit import Fitted, fit_dense, fit_finetuned
 from robustprune.pipeline.measure import findings, measure_model, measure_switch, write_per_example
+from robustprune.pipeline.naming import headline_names, model_name
 from robustprune.pipeline.prepare import Run, prepare
 from robustprune.pipeline.searches import Sources, search
 from robustprune.pipeline.text import attack_text
@@ -50,7 +51,7 @@ def _stages(run: Run) -> dict[str, Any]:
     for method in config.search.methods:
         densities = config.search.density[:1] if method == "admm_l1" else config.search.density
         for density in densities:
-            found = search(run, method, density, _name(run, method, density), sources)
+            found = search(run, method, density, model_name(config, method, density), sources)
             scratch += [found.ticket] if method == "rst" else []
             models += [found.ticket, *found.controls]
             if not found.trained:
@@ -90,22 +91,9 @@ def _adversarial_on_all(run: Run) -> Fitted:
     return fit_dense(everyone, "adversarial_all", config.adversarial, robust=True, title=title)
 
 
-def _name(run: Run, method: str, density: float) -> str:
-    section = run.config.search
-    if method == "rst" and section.weights != "random":
-        method = "rtt"
-    return method if len(section.density) == 1 else f"{method}-{density:g}"
-
-
 def _headline(run: Run, models: list[Fitted]) -> Fitted:
-    """What the first method found at the first density; fine-tuned by the first mode where its
-    search leaves that to do (a scratch ticket is meant to be used as found)."""
-    section, modes = run.config.search, run.config.finetune.modes
-    name = _name(run, section.methods[0], section.density[0])
     by_name = {fitted.name: fitted for fitted in models}
-    if section.methods[0] == "rst" or not modes:
-        return by_name[name]
-    return by_name.get(f"{name}-{modes[0]}", by_name[name])
+    return next(by_name[name] for name in headline_names(run.config) if name in by_name)
 
 
 def _metrics(

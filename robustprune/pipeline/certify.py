@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 import scipy
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 import robustprune
@@ -38,6 +39,8 @@ from robustprune.run.runtime import seed_stage
 from robustprune.run.sections import CertifySection
 from robustprune.tasks import Task
 
+WEIGHTS = "model.safetensors"
+
 
 def certify_headline(run: Run, headline: Fitted) -> Path | None:
     """Certify the published model on the first test examples, if the config asks for it.
@@ -60,6 +63,7 @@ def certify_headline(run: Run, headline: Fitted) -> Path | None:
         return path
     seed_stage(run.config.seed, FILE)
     x, y = certified_examples(run.config, run.task)
+    precision_of(run.folder.path / WEIGHTS)  # refuses now, not after the proofs
     certificates = issue(
         headline.model,
         x.to(run.device),
@@ -100,9 +104,24 @@ def issue(
     """
     certificates: list[Certificate] = []
     if section.method != "none":
-        nearest = nearest_adversarial(model, x, y, threat, batch_size=batch_size)
+        nearest = nearest_adversarial(
+            model,
+            x,
+            y,
+            threat,
+            batch_size=batch_size,
+            title="nearest adversarial examples",
+            quiet=quiet,
+        )
         certificates += proofs(
-            model, x, y, threat, nearest, method=section.method, batch_size=batch_size
+            model,
+            x,
+            y,
+            threat,
+            nearest,
+            method=section.method,
+            batch_size=batch_size,
+            quiet=quiet,
         )
     if section.sigma is not None:
         certificates += smoothed_certificates(
@@ -155,11 +174,33 @@ def manifest_of(
         ThreatModel(config.threat.norm, config.threat.eps, task.bounds, task.support),
         task=task.name,
         model=headline,
-        weights=folder.path / "model.safetensors",
+        weights=folder.path / WEIGHTS,
         masks=masks if masks.exists() else None,
         config=folder.path / "config.yaml",
         seed=config.seed,
     )
+
+
+def precision_of(weights: Path) -> str:
+    """The floating-point numbers of a file of weights, such as "float32": those that the network
+    runs in, for weights are loaded as they are or not at all.
+
+    Raises:
+        ValueError: it mixes several, so that no statement could name one.
+    """
+    with safe_open(weights, framework="pt") as file:
+        stored = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    names = sorted(_FLOATS[kind] for kind in stored & set(_FLOATS)) or ["float32"]
+    if len(names) > 1:
+        raise ValueError(
+            f"{weights} holds {' and '.join(names)}; a certificate speaks of one precision, so "
+            "convert the network to one, as in model.float()"
+        )
+    return names[0]
+
+
+#: as safetensors abbreviates them
+_FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
 def describe(
@@ -199,6 +240,7 @@ def describe(
             {certificate.method for certificate in certificates},
             sentences=threat.support is not None,
         ),
+        precision=precision_of(weights),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from attacks import ThreatModel
-from robustprune.certify import Certificate, write_certificates
+from robustprune.certify import Certificate, file_digest, read_certificates, write_certificates
 from robustprune.certify.certificate import FILE
 from robustprune.measure import (
     attack_set,
@@ -20,11 +20,14 @@ from robustprune.measure import (
     nearest_adversarial,
     proportion,
 )
-from robustprune.pipeline.certify import describe, issue
+from robustprune.pipeline.certify import describe, issue, precision_of
 from robustprune.pipeline.measure import sanity_checks
 from robustprune.run.checkpoint import write_atomically
 from robustprune.run.runtime import is_first, wait
 from robustprune.run.sections import CertifySection
+
+#: beside the certificates of a network that comes from no run: what they were asked for with
+SETTINGS = "certify.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,18 +113,22 @@ def certify_network(
         named, state: as for `own_network.load_network`.
 
     Raises:
-        ValueError: neither a bound nor smoothing is asked for; as `pipeline.certify.issue`.
+        ValueError: `out` holds certificates of something else, which are left alone; neither a
+            bound nor smoothing is asked for; as `pipeline.certify.issue`.
     """
     if section.method == "none" and section.sigma is None:
         raise ValueError("nothing to certify with; give --method, such as crown, or --sigma")
     x, y, threat = problem.x, problem.y, problem.threat
+    precision_of(state)  # refuses now, not after the proofs
+    asked = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+    _check_free(out, asked, state)
     certificates = issue(
         model, x, y, threat, section, seed=seed, batch_size=batch_size, quiet=quiet
     )
     if is_first():
         out.mkdir(parents=True, exist_ok=True)
-    described = out / "certify.json"
-    write_atomically(described, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    described = out / SETTINGS
+    write_atomically(described, asked)
     wait()
     manifest = describe(
         certificates,
@@ -137,3 +144,23 @@ def certify_network(
     )
     write_certificates(out / FILE, manifest, certificates)
     return out / FILE, certificates
+
+
+def _check_free(out: Path, asked: str, state: Path) -> None:
+    """Whether a folder has no certificates, or some that the same options and weights gave.
+
+    Raises:
+        ValueError: others are there.
+    """
+    if not (out / FILE).exists():
+        return
+    try:
+        same = (out / SETTINGS).read_text(encoding="utf-8") == asked
+        same = same and read_certificates(out / FILE)[0].weights == file_digest(state)
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        raise ValueError(
+            f"{out / FILE} holds certificates that other weights or options gave, and they would "
+            "be lost; give another folder by --out, or move them away"
+        )

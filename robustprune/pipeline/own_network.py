@@ -201,10 +201,10 @@ def _take_weights(network: nn.Module, state: Path, named: str) -> None:
 
 
 def _misfits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """Tensors of both whose shapes, or kinds of numbers, differ."""
+    """Tensors of both whose shapes, or types of numbers, differ."""
     both = [name for name in own if name in tensors]
     wrong = [n for n in both if own[n].shape != tensors[n].shape]
-    cast = [n for n in both if _kind(own[n]) != _kind(tensors[n])]
+    cast = [n for n in both if own[n].dtype != tensors[n].dtype]
     problems = []
     if wrong:
         first = wrong[0]
@@ -215,8 +215,9 @@ def _misfits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[s
     if cast:
         first = cast[0]
         problems.append(
-            f"{len(cast)} of {len(own)} tensors hold another kind of numbers ({_few(cast)}): "
-            f"{first} is {own[first].dtype}, the file's {tensors[first].dtype}"
+            f"{len(cast)} of {len(own)} tensors hold another type of numbers ({_few(cast)}): "
+            f"{first} is {own[first].dtype}, the file's {tensors[first].dtype}, which would be "
+            "rounded; convert one of the two first, as in model.half()"
         )
     return problems
 
@@ -244,12 +245,6 @@ def _tied(name: str, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -
         and value.numel() > 0
         for other, value in own.items()
     )
-
-
-def _kind(tensor: Tensor) -> str:
-    if tensor.is_complex():
-        return "complex"
-    return "real" if tensor.is_floating_point() else "whole"
 
 
 def _few(names: Sequence[str]) -> str:

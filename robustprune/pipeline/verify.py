@@ -9,13 +9,23 @@ import torch
 from torch import nn
 
 from attacks.text import local_files_only
-from robustprune.certify import Finding, read_certificates, verify_certificates
+from robustprune.certify import (
+    Finding,
+    asked_for,
+    file_digest,
+    read_certificates,
+    unchecked,
+    verify_certificates,
+)
 from robustprune.certify.certificate import FILE
+from robustprune.certify.claims import LIMIT
 from robustprune.models import build_model
 from robustprune.pipeline.certify import certified_examples, manifest_of
+from robustprune.pipeline.naming import headline_names
+from robustprune.pipeline.own import SETTINGS
 from robustprune.pipeline.prepare import task_of
 from robustprune.pipeline.text import sentences_of
-from robustprune.run.checkpoint import load_tensors
+from robustprune.run.checkpoint import load_state, load_tensors
 from robustprune.run.config import Config, load_config
 from robustprune.run.rundir import RunDir
 from robustprune.sparsity import MaskSet
@@ -41,26 +51,35 @@ def verify_run(
     data_dir: Path | None = None,
     device: torch.device | str = "cpu",
     seed: int | None = None,
+    limit: int = LIMIT,
     quiet: bool = True,
 ) -> list[Finding]:
     """Check certificates.jsonl of a run as a third party would: every claim is made again.
 
     The config, the weights, the masks and the data are read anew; the data come from the task's
-    own source, not from the run. See `certify.verify_certificates` for what is checked.
+    own source, not from the run, or from the file that its config names, which is said. See
+    `certify.verify_certificates` for what is checked.
 
     Args:
         run_dir: the folder with config.yaml and certificates.jsonl.
         data_dir: of the task's data sets, as in `tasks.load_task`.
         seed: of fresh noise and attacks; None draws one.
+        limit: most fresh samples of one smoothed statement.
+        quiet: no progress bars.
 
     Returns:
-        findings; one alone, not ok, where a file can't be read or isn't what it should be.
+        findings, with what was not checked; one alone, not ok, where a file can't be read or isn't
+        what it should be.
     """
     try:
         rebuilt = _rebuild(RunDir(run_dir), data_dir, torch.device(device))
         stated, certificates = read_certificates(run_dir / FILE)
         expected = manifest_of(
-            rebuilt.config, rebuilt.task, rebuilt.folder, rebuilt.headline, certificates
+            rebuilt.config,
+            rebuilt.task,
+            rebuilt.folder,
+            rebuilt.headline,
+            certificates,
         )
     except (ValueError, OSError, RuntimeError) as error:
         return [Finding("files", False, " ".join(str(error).split()))]
@@ -68,10 +87,12 @@ def verify_run(
     detail = f"all can be read; {FILE} is as its schema says"
     return [
         Finding("files", True, detail),
+        *_about_the_headline(rebuilt),
         *verify_certificates(
             stated,
             certificates,
             expected=expected,
+            asked=asked_for(rebuilt.config.certify, expected.eps, rebuilt.config.seed),
             model=rebuilt.model,
             masks=rebuilt.masks,
             x=x.to(device),
@@ -80,9 +101,101 @@ def verify_run(
             sentences=sentences_of(rebuilt.config, rebuilt.task, rebuilt.model),
             seed=seed,
             batch_size=rebuilt.config.evaluation.batch_size,
+            limit=limit,
             quiet=quiet,
         ),
+        *_left_alone(rebuilt),
     ]
+
+
+def run_with_certificates(path: Path) -> Path:
+    """The run that a path means: itself, or the only one beneath it.
+
+    Raises:
+        ValueError: it has no certificates, or those of somebody's own network, or there are several
+            runs beneath it; it is said what to do.
+        FileNotFoundError: no such folder.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no run directory {path}")
+    if (path / FILE).exists() or (path / "config.yaml").exists():
+        _check_kind(path)
+        return path
+    # runs/<name>-<digest>/seed<k>
+    found = sorted(
+        file.parent
+        for pattern in ("*", "*/*")
+        for file in path.glob(f"{pattern}/{FILE}")
+        if (file.parent / "config.yaml").exists()
+    )
+    if not found:
+        raise ValueError(
+            f"{path} is no run directory, and no run with certificates lies in it; give the folder "
+            f"that holds config.yaml and {FILE}"
+        )
+    if len(found) > 1:
+        named = ", ".join(str(run) for run in found[:3])
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise ValueError(f"{path} holds {len(found)} runs; give one of them: {named}{more}")
+    return found[0]
+
+
+def _check_kind(path: Path) -> None:
+    if not (path / FILE).exists():
+        raise ValueError(
+            f"{path} is a run without certificates; have them made by the same command with "
+            "--set certify.method=crown-ibp, say"
+        )
+    if not (path / "config.yaml").exists():
+        own = (path / SETTINGS).exists()
+        raise ValueError(
+            f"{path} holds certificates of "
+            + ("your own network" if own else "something that is no run (there is no config.yaml)")
+            + ", which can't be built from a config; give `robustprune certify` the same options "
+            "and another --out, and compare the two files"
+        )
+
+
+def _about_the_headline(rebuilt: _Rebuilt) -> list[Finding]:
+    """Whether what is certified is the network that the config makes the headline."""
+    name, possible = rebuilt.headline, headline_names(rebuilt.config)
+    if name not in possible:
+        detail = f"metrics.json names {name}; the config makes it {' or '.join(possible)}"
+        return [Finding("headline", False, detail)]
+    path, stored = rebuilt.folder.path, rebuilt.folder.path / "models" / name
+    if not stored.is_dir():
+        detail = f"{name}, as the config says; the run's models/{name} is not here to compare"
+        return [Finding("headline", True, detail)]
+    other = [
+        file
+        for file in ("model.safetensors", "masks.safetensors")
+        if _digest(path / file) != _digest(stored / file)
+    ]
+    detail = f"{name}, as the config says, and the same as models/{name}"
+    if other:
+        detail = f"{' and '.join(other)} differ from those in models/{name}"
+    return [Finding("headline", not other, detail)]
+
+
+def _digest(path: Path) -> str | None:
+    return file_digest(path) if path.exists() else None
+
+
+def _left_alone(rebuilt: _Rebuilt) -> list[Finding]:
+    """What lies in the folder, or is said by it, and was not looked at."""
+    left = [unchecked("metrics.json", "its figures; only the headline's name is read from it")]
+    file, total = rebuilt.config.task.path, len(rebuilt.task.test)
+    if file is not None:
+        detail = (
+            f"they were read from {file}, which the folder's config names; that it is the data set "
+            "which you mean is for you to see"
+        )
+        left.append(unchecked("where the data are from", detail))
+    others = total - min(total, rebuilt.config.certify.examples)
+    if others:
+        detail = f"{others:,} of {total:,}, of which the file says nothing"
+        left.append(unchecked("other test examples", detail))
+    return left
 
 
 def _rebuild(folder: RunDir, data_dir: Path | None, device: torch.device) -> _Rebuilt:
@@ -94,7 +207,8 @@ def _rebuild(folder: RunDir, data_dir: Path | None, device: torch.device) -> _Re
     config = load_config(folder.path / "config.yaml")
     task = task_of(config, data_dir)
     model = build_model(config.model.name, task, options=config.model.options)
-    model.load_state_dict(load_tensors(folder.path / "model.safetensors")[0])
+    weights = folder.path / "model.safetensors"
+    load_state(model, load_tensors(weights)[0], weights)
     masks = folder.path / "masks.safetensors"
     metrics = folder.read_json("metrics.json")
     headline = metrics.get("headline") if isinstance(metrics, dict) else None

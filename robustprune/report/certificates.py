@@ -65,7 +65,8 @@ def _row(manifest: Manifest, certificates: Sequence[Certificate]) -> Certificate
     }
     if first.guarantee == "smoothed":
         abstained = sum(certificate.prediction is None for certificate in certificates)
-        right = sum(radius > 0 for radius in lower) / len(lower)
+        held = [c.covers_all_words if in_words else c.radius > 0 for c in certificates]
+        right = sum(held) / len(lower)
         when = "whatever words are replaced" if in_words else "without attack"
         return CertificateRow(
             **shown,

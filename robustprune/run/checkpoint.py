@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustprune.run.room import no_room
 from robustprune.run.runtime import is_first
@@ -131,6 +131,27 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, ValueError, RecursionError) as error:
         raise Damaged(f"{path} is damaged ({error}); delete it to start over") from error
     return tensors, meta
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    """Put the weights of a file into a network, each as it is: `load_state_dict` would cast numbers
+    of another type in silence, and leave another network than the file's.
+
+    Raises:
+        ValueError: names, shapes or types that do not fit.
+    """
+    for name, own in model.state_dict().items():
+        if name in state and state[name].dtype != own.dtype:
+            kinds = (str(tensor.dtype).removeprefix("torch.") for tensor in (state[name], own))
+            stored, needed = kinds
+            raise ValueError(
+                f"{source}: {name!r} is {stored}, and the network's is {needed}; convert the "
+                "weights, or the network, before they are saved"
+            )
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:  # names or shapes that do not fit, listed by torch
+        raise ValueError(f"{source} does not fit the network: {error}") from error
 
 
 def load_latest(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

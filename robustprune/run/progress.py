@@ -91,3 +91,12 @@ def progress(items: Sequence[T], *, title: str, unit: str, quiet: bool) -> Itera
 def plural(unit: str) -> str:
     """batch -> batches, step -> steps"""
     return f"{unit}es" if unit.endswith(("s", "x", "ch", "sh")) else f"{unit}s"
+
+
+def duration(seconds: float) -> str:
+    """0.4 s, 12 s, 3.5 min, 2.1 h, 4.2 days"""
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            value = seconds / size
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{seconds / 86_400:.1f} days"

@@ -46,6 +46,7 @@ MANIFEST = Manifest(
         "scipy": "1.14.0",
     },
     limits=("Only of these examples.",),
+    precision="float32",
 )
 PROOF = Certificate(
     index=1,
@@ -83,12 +84,13 @@ SYNONYMS = dataclasses.replace(
     method="synonyms",
     settings={"most": 10, "n0": 100, "n": 1000, "alpha": 0.001, "seed": 0},
     hits=980,
+    replaceable=8,
 )
 LINES = {
-    "manifest": {"kind": "manifest", "schema": 1, **dataclasses.asdict(MANIFEST)},
-    "proof": {"kind": "certificate", **dataclasses.asdict(PROOF)},
-    "smoothed": {"kind": "certificate", **dataclasses.asdict(SMOOTHED)},
-    "synonyms": {"kind": "certificate", **dataclasses.asdict(SYNONYMS)},
+    "manifest": {"kind": "manifest", "schema": 2, **dataclasses.asdict(MANIFEST)},
+    "proof": {"kind": "certificate", **dataclasses.asdict(PROOF), "outcome": "certified"},
+    "smoothed": {"kind": "certificate", **dataclasses.asdict(SMOOTHED), "outcome": "abstained"},
+    "synonyms": {"kind": "certificate", **dataclasses.asdict(SYNONYMS), "outcome": "certified"},
 }
 
 
@@ -114,8 +116,65 @@ distances = st.floats(0, 1e300)
 @given(radius=distances, attack=st.none() | distances, label=st.integers(0, 10**6))
 def test_every_radius_comes_back_bit_for_bit(radius, attack, label):
     proof = dataclasses.replace(PROOF, radius=radius, attack_radius=attack, label=label)
-    line = {"kind": "certificate", **dataclasses.asdict(proof)}
+    outcome = "certified" if radius else "unproven" if label == 1 else "wrong"
+    line = {"kind": "certificate", **dataclasses.asdict(proof), "outcome": outcome}
     assert parse(proof=line)[1][0] == proof
+
+
+def old_lines():
+    """As schema 1 wrote them."""
+    lines = copy.deepcopy(LINES)
+    lines["manifest"]["schema"] = 1
+    del lines["manifest"]["precision"]
+    for name in ("proof", "smoothed", "synonyms"):
+        del lines[name]["replaceable"], lines[name]["outcome"]
+    return lines
+
+
+def test_files_of_schema_1_are_read():
+    manifest, certificates = parse(**old_lines())
+    assert manifest == dataclasses.replace(MANIFEST, precision=None)
+    assert certificates == (PROOF, SMOOTHED, dataclasses.replace(SYNONYMS, replaceable=None))
+    assert certificates[2].covers_all_words
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("manifest", "precision", "float32"),
+        ("synonyms", "replaceable", 2),
+        ("proof", "outcome", "wrong"),
+    ],
+)
+def test_files_of_schema_1_know_nothing_newer(name, field, value):
+    lines = old_lines()
+    lines[name][field] = value
+    with pytest.raises(ValueError, match=rf"line \d, {field}: unknown in a file of schema 1"):
+        parse(**lines)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "outcome"),
+    [
+        (PROOF, "certified"),
+        (dataclasses.replace(PROOF, radius=0.0), "unproven"),
+        (dataclasses.replace(PROOF, radius=0.0, prediction=0), "wrong"),
+        (SMOOTHED, "abstained"),
+        (dataclasses.replace(SMOOTHED, prediction=0), "wrong"),
+    ],
+)
+def test_a_radius_of_zero_says_why(certificate, outcome):
+    assert certificate.outcome == outcome
+    line = {"kind": "certificate", **dataclasses.asdict(certificate), "outcome": outcome}
+    assert parse(proof=line, smoothed=LINES["synonyms"], synonyms=LINES["proof"] | {"index": 5})
+    for other in {"certified", "unproven", "wrong", "abstained"} - {outcome}:
+        with pytest.raises(ValueError, match=f"which make it '{outcome}'"):
+            parse(proof=line | {"outcome": other})
+
+
+def test_a_radius_beyond_all_words_is_told_from_others():
+    assert SYNONYMS.covers_all_words
+    assert not dataclasses.replace(SYNONYMS, radius=8.0).covers_all_words
 
 
 def test_nothing_is_written_that_could_not_be_read(tmp_path):
@@ -169,8 +228,11 @@ def test_no_field_may_miss_change_its_type_or_be_unknown(name):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("manifest", {"schema": 2}, "line 1, schema: 1 was expected"),
+        ("manifest", {"schema": 3}, "line 1, schema: 2 was expected"),
         ("manifest", {"weights": SHA[:-1]}, "line 1, weights: .* does not match"),
+        ("manifest", {"precision": "int8"}, "line 1, precision: 'int8' is not one of"),
+        ("synonyms", {"replaceable": None}, "line 4, replaceable: a number for synonyms"),
+        ("proof", {"replaceable": 2}, "line 2, replaceable: 2 is not of type 'null'"),
         ("manifest", {"eps": 0}, "line 1, eps: 0 is less than or equal to the minimum"),
         ("manifest", {"bounds": [1.0, 0.0]}, r"line 1, bounds: must be \[low, high\]"),
         ("manifest", {"bounds": [0.0]}, "line 1, bounds: .* is too short"),

@@ -22,7 +22,8 @@ from robustprune.certify import (
     synonym_groups,
 )
 from robustprune.certify.claims import Claims
-from robustprune.certify.recheck import SYNONYM_CHECKS
+from robustprune.certify.resample_words import SYNONYM_CHECKS
+from robustprune.certify.synonyms import substitutes
 
 VOCABULARY = ("a", "b", "c", "d", "e")
 Sets = Mapping[str, Sequence[str]]
@@ -229,11 +230,14 @@ def complaints(
     return {f.name for f in (check(checked) for check in SYNONYM_CHECKS) if not f.ok}
 
 
-def test_a_radius_is_beyond_all_words_or_nothing() -> None:
+def test_a_radius_is_beyond_all_words_that_can_be_replaced_or_nothing() -> None:
     """Z of "c d" and of "d" is uniform over {c, d}: one vote in four, one in two for class 1."""
     answers = {("c", "d"): 1, ("c",): 1}
     found, x, y = certified(answers, [0, 1, 0, 0])
-    assert [c.radius for c in found] == [3, 0, 3, 0]  # right, wrong, right, abstains
+    assert [c.radius for c in found] == [2, 0, 3, 0]  # right, wrong, right, abstains
+    assert [c.replaceable for c in found] == [1, 1, 2, 1]
+    assert [c.covers_all_words for c in found] == [True, False, True, False]
+    assert [c.outcome for c in found] == ["certified", "wrong", "certified", "abstained"]
     assert [c.prediction for c in found] == [0, 0, 0, None]
     assert {c.norm for c in found} == {"words"}
     assert complaints(found, x, y, answers) == set()
@@ -245,16 +249,18 @@ def test_false_claims_about_words_are_found() -> None:
         f"synonyms: {name}"
         for name in (
             "radius follows from the hits",
-            "fresh synonyms agree with the hits",
-            "another sentence within the groups gets the same votes",
+            "fresh samples support the radius",
+            "another sentence within the radius is answered alike",
         )
     )
     assert complaints(found, x, y, {}) == set()
     longer = [replace(found[0], radius=4.0), *found[1:]]
     assert complaints(longer, x, y, {}) == {follows}
-    # half of what may stand for "a e" is answered otherwise: neither it nor its neighbours have
-    # the stated votes
-    assert complaints(found, x, y, {("b", "e"): 1}) == {fresh, other}
+    fewer = [replace(found[0], replaceable=0), *found[1:]]
+    assert complaints(fewer, x, y, {}) == {"synonyms: words that can be replaced"}
+    # half of what may stand for "a e" is answered otherwise: no majority, for nor against; then all
+    assert complaints(found, x, y, {("b", "e"): 1}) == {fresh}
+    assert complaints(found, x, y, {("b", "e"): 1, ("a", "e"): 1}) == {fresh, other}
 
 
 def test_claims_about_words_need_words() -> None:
@@ -263,3 +269,82 @@ def test_claims_about_words_need_words() -> None:
     for check in SYNONYM_CHECKS:
         with pytest.raises(ValueError, match="no text"):
             check(checked)
+
+
+# --- words whose set depends on their case ------------------------------------------------------
+
+CASED = {"tvs": ("televisions",), "televisions": ("tvs",), "dvds": ("discs",), "discs": ("dvds",)}
+MIXED = ("TVs DVDs", "discs televisions", "TVs discs")
+
+
+def mixed_case(texts: Sequence[str]) -> Tensor:
+    """Class 1 where a word is written as only the first sentence writes it."""
+    labels = [int("TVs" in words or "DVDs" in words) for words in (t.split() for t in texts)]
+    return torch.nn.functional.one_hot(torch.tensor(labels), 2).double()
+
+
+def cased() -> Sentences:
+    return Sentences(MIXED, mixed_case, lambda word: CASED.get(word, ()))
+
+
+def share_of_class_1(text: str) -> float:
+    """P(f(Z) = 1), every Z enumerated: a word is drawn from itself and its group in its case."""
+    sets = {
+        "TVs": ("TVs", "Televisions"),
+        "DVDs": ("DVDs", "Discs"),
+        "Televisions": ("Televisions", "Tvs"),
+        "Discs": ("Discs", "Dvds"),
+        "televisions": ("televisions", "tvs"),
+        "discs": ("discs", "dvds"),
+    }
+    drawn = [" ".join(z) for z in itertools.product(*(sets[word] for word in text.split()))]
+    return float(mixed_case(drawn).argmax(1).double().mean())
+
+
+def test_a_radius_is_what_the_theorem_proves_where_sets_depend_on_case() -> None:
+    """p_A of "TVs DVDs" is 3/4, and a replaced word may cost half of the votes: R = 0."""
+    x, y = torch.zeros(3, 2), torch.tensor([1, 0, 0])
+    options = {"n0": 500, "n": 5000, "alpha": 1e-6, "seed": 0}
+    found = synonym_certificates(cased(), x, y, most=2, **options)  # type: ignore[arg-type]
+    proven = certify_synonyms(mixed_case, MIXED, cased().groups(2), **options)  # type: ignore[arg-type]
+    assert [c.radius for c in found] == [
+        (reach + 1) * (answer == label)
+        for reach, answer, label in zip(
+            proven.substitutions.tolist(), proven.prediction.tolist(), y.tolist(), strict=True
+        )
+    ]
+    assert (found[0].radius, found[0].replaceable, found[0].covers_all_words) == (1, 2, False)
+    assert (found[1].radius, found[1].covers_all_words) == (3, True)
+    # the claim that all words may be replaced would be false
+    assert share_of_class_1("TVs DVDs") == 0.75
+    assert share_of_class_1("Televisions Discs") == 0.0
+
+
+def test_a_claim_about_more_words_than_hold_is_refuted() -> None:
+    x, y = torch.zeros(3, 2), torch.tensor([1, 0, 0])
+    found = synonym_certificates(cased(), x, y, most=2, n0=50, n=2000, alpha=0.001, seed=0)
+
+    def names(claims: list[Certificate]) -> set[str]:
+        checked = Claims(
+            tuple(claims), torch.nn.Identity(), x, y, None, 9, 64, True, sentences=cased()
+        )
+        return {f.name for f in (check(checked) for check in SYNONYM_CHECKS) if not f.ok}
+
+    assert names(found) == set()
+    everything = {
+        "synonyms: radius follows from the hits",
+        "synonyms: fresh samples support the radius",
+        "synonyms: another sentence within the radius is answered alike",
+    }
+    assert names([replace(found[0], radius=3), *found[1:]]) == everything
+    # as files of schema 1 said it: beyond all words, however many
+    assert names([replace(found[0], radius=3, replaceable=None), *found[1:]]) == everything
+    old = [replace(found[1], radius=3, replaceable=None), replace(found[2], replaceable=None)]
+    assert "synonyms: fresh samples support the radius" not in names([found[0], *old])
+
+
+@given(st.sampled_from(MIXED), st.integers(0, 4))
+def test_samples_without_end_are_samples(text: str, seed: int) -> None:
+    groups = cased().groups(2)
+    endless = list(itertools.islice(substitutes(text, groups, None, (seed,)), 600))
+    assert set(endless) == set(substitutes(text, groups, 600, (seed, 1)))

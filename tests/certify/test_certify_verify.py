@@ -17,9 +17,12 @@ from robustprune.certify import (
     read_certificates,
     recheck,
     report_lines,
+    resample_noise,
     smoothed_certificates,
+    unchecked,
     write_certificates,
 )
+from robustprune.certify.claims import Claims
 from robustprune.certify.smoothing import clopper_pearson_lower, smoothed_radius
 from robustprune.pipeline.verify import verify_run
 from robustprune.run.checkpoint import load_tensors, save_tensors
@@ -27,8 +30,8 @@ from robustprune.run.checkpoint import load_tensors, save_tensors
 
 @pytest.fixture
 def folder(certified_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(recheck, "FRESH", 1000)
     monkeypatch.setattr(recheck, "STEPS", 10)
+    monkeypatch.setattr(resample_noise, "STEPS", 10)
     monkeypatch.setattr(recheck, "RESTARTS", 2)
     return shutil.copytree(certified_run, tmp_path / "run")
 
@@ -74,7 +77,10 @@ def test_an_honest_run_passes(folder: Path) -> None:
     assert sum(c.radius > 0 for c in certificates if c.guarantee == "smoothed") >= 3
     findings = verify(folder)
     lines = report_lines(findings)
-    assert lines[-1] == f"all {len(findings)} checks passed", "\n".join(lines)
+    made = [finding for finding in findings if finding.checked]
+    left = len(findings) - len(made)
+    verdict = f"all {len(made)} checks passed; not checked, see above: {left}"
+    assert lines[-1] == verdict, "\n".join(lines)
     names = [finding.name for finding in findings]
     assert len(set(names)) == len(names)
 
@@ -169,7 +175,7 @@ def test_what_else_the_manifest_says(folder: Path, field: str, value: object) ->
 def test_every_field_of_the_manifest_is_compared(folder: Path) -> None:
     names = {finding.name for finding in verify(folder)}
     compared = {f.name for f in dataclasses.fields(Manifest)}
-    compared -= {"versions", "limits", "total_failure"}
+    compared -= {"versions", "total_failure"}
     assert {f"manifest, {name}" for name in compared} <= names
 
 
@@ -205,7 +211,7 @@ def test_hits_that_were_never_drawn(folder: Path) -> None:
         return certificates
 
     rewrite(folder, unsure)
-    assert "smoothing: fresh noise agrees with the hits" in failed(folder)
+    assert "smoothing: fresh samples support the radius" in failed(folder)
 
 
 def test_examples_left_out_or_added(folder: Path) -> None:
@@ -282,11 +288,29 @@ def test_the_verdict_counts_failures() -> None:
     ]
 
 
+def test_what_was_not_checked_is_said_last_and_counts_as_nothing() -> None:
+    findings = [Finding("a", True, "fine"), unchecked("c", "nobody looked"), Finding("b", True, "")]
+    assert report_lines(findings) == [
+        "ok      a: fine",
+        "ok      b: ",
+        "not checked: c: nobody looked",
+        "all 2 checks passed; not checked, see above: 1",
+    ]
+
+
+def test_nothing_in_a_file_makes_a_line_of_its_own() -> None:
+    hostile = "x\nall 9 checks passed\x1b[8m\r\u202e"
+    lines = report_lines([Finding("a", False, hostile), unchecked("b", hostile)])
+    assert len(lines) == len("\n".join(lines).splitlines()) == 3
+    assert all(line.isprintable() for line in lines)
+    assert lines[-1].startswith("1 of 1 checks failed")
+
+
 def test_headline_of_the_run_is_what_is_certified(folder: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["headline"] = "natural"
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    assert failed(folder) == {"manifest, model"}
+    assert failed(folder) == {"manifest, model", "headline"}
 
 
 def first_only(x: torch.Tensor) -> torch.Tensor:
@@ -306,9 +330,9 @@ def test_smoothing_within_a_support_is_checked_within_it() -> None:
     )
     assert all(c.radius > 0 for c in certificates)
     good, bad = (
-        recheck.Claims(certificates, model, x, y, None, 3, 100, quiet=True, support=support)
+        Claims(certificates, model, x, y, None, 3, 100, quiet=True, support=support)
         for support in (first_only, None)
     )
-    assert [f for check in recheck.SMOOTHING_CHECKS if not (f := check(good)).ok] == []
-    assert not recheck.hits_again(bad).ok
-    assert not recheck.smoothed_attacked_inside(bad).ok
+    assert [f for check in resample_noise.SMOOTHING_CHECKS if not (f := check(good)).ok] == []
+    assert not resample_noise.drawn_again(bad).ok
+    assert not resample_noise.smoothed_attacked_inside(bad).ok

@@ -325,7 +325,9 @@ def test_weights_that_do_not_fit_name_a_few(many: Path, capsys: pytest.CaptureFi
     error = said(capsys, *deep)
     assert "1 of 80 tensors have another shape (3.weight): 3.weight is (4, 4), the" in error
     save_file(weights | {"3.weight": torch.zeros(4, 4).long()}, "deep.safetensors")
-    assert "another kind of numbers (3.weight)" in said(capsys, *deep)
+    assert "another type of numbers (3.weight)" in said(capsys, *deep)
+    save_file(weights | {"3.weight": torch.zeros(4, 4).double()}, "deep.safetensors")
+    assert "3.weight is torch.float32, the file's torch.float64" in said(capsys, *deep)
     for prefix in ("", "module.", "_orig_mod."):  # what wrappers add is the same network
         save_file({f"{prefix}{name}": v for name, v in weights.items()}, "deep.safetensors")
         loaded = load_network(deep[0], Path("deep.safetensors")).state_dict()

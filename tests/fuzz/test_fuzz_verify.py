@@ -12,7 +12,7 @@ import pytest
 from fuzzing import fuzz, mutated
 from hypothesis import strategies as st
 
-from robustprune.certify import Finding, recheck
+from robustprune.certify import Finding, recheck, resample_noise
 from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.pipeline.verify import verify_run
 from robustprune.run.checkpoint import load_tensors, save_tensors
@@ -48,8 +48,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(recheck, "FRESH", 20)
     monkeypatch.setattr(recheck, "STEPS", 1)
+    monkeypatch.setattr(resample_noise, "STEPS", 1)
     monkeypatch.setattr(recheck, "RESTARTS", 1)
     keep = (*FILES, *TENSORS)
     (tmp_path / "run").mkdir()

@@ -103,10 +103,13 @@ def test_synonyms_are_counted_in_words(run_dir: Path) -> None:
         radius=8,
         method="synonyms",
         settings={"most": 10, "n0": 100, "n": 1000, "alpha": 0.001, "seed": 3},
+        replaceable=7,
     )
-    claims = [words, words, replace(words, prediction=None, radius=0, hits=520)]
+    # one falls when all seven are replaced, one has no majority
+    fewer = replace(words, radius=7, hits=700)
+    claims = [words, words, fewer, replace(words, prediction=None, radius=0, hits=520)]
     _, markdown = reports(run_dir, [PROOF, *claims])
     assert (
-        "| synonyms | the smoothed classifier | 99.9% | 3 | all words (groups ≤ 10) | – "
-        "| ≥ 66.7 whatever words are replaced (1 abstained) |"
+        "| synonyms | the smoothed classifier | 99.9% | 4 | all words (groups ≤ 10) | – "
+        "| ≥ 50.0 whatever words are replaced (1 abstained) |"
     ) in markdown

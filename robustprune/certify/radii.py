@@ -1,0 +1,102 @@
+"""Proven radii of many examples, with a word beforehand on how long they take."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import torch
+from torch import Tensor, nn
+
+from attacks import ThreatModel
+from attacks.threat import Bounds
+from robustprune.bounds import BoundMethod, certified_radius, margin_bounds
+from robustprune.certify.certificate import Norm
+from robustprune.run.progress import Progress, duration
+from robustprune.run.runtime import is_first, merged, own_batches
+
+#: from this many seconds on, it is said beforehand how long the proofs take
+_LONG = 60.0
+#: weights times examples in one batch of the slow methods: large networks go one by one, so that
+#: the bar moves
+_BATCH = 2**23
+
+
+def proven_radii(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: Norm,
+    bounds: Bounds,
+    method: BoundMethod,
+    eps_max: float,
+    rounds: int,
+    steps: int,
+    batch_size: int | None,
+    title: str,
+    quiet: bool,
+) -> Tensor:
+    """`bounds.certified_radius` of (x, y), (N,) float64; several ranks share the batches.
+
+    Unless `quiet`, one bound of one example is timed first, and an upper estimate of the whole is
+    printed where it is over a minute.
+
+    Raises:
+        ValueError: as `bounds.certified_radius`.
+    """
+    size = rows_at_a_time(model, method, batch_size or max(len(x), 1))
+    batches = own_batches(len(x), size)
+    if not quiet and is_first() and len(x):
+        _foretell(model, x, y, norm, bounds, method, eps_max, rounds, steps)
+    radius = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    total = sum(rows.stop - rows.start for rows in batches) * rounds
+    with Progress(total, title=title, unit="bound", quiet=quiet) as told:
+        for rows in batches:
+            radius[rows] = certified_radius(
+                model,
+                x[rows],
+                y[rows],
+                norm=norm,
+                bounds=bounds,
+                method=method,
+                eps_max=eps_max,
+                rounds=rounds,
+                steps=steps,
+                told=told.update,
+            )
+    return merged(radius)
+
+
+def rows_at_a_time(model: nn.Module, method: BoundMethod, batch_size: int) -> int:
+    """Examples in one batch: fewer of a large network by a slow method."""
+    if method in ("ibp", "crown-ibp"):
+        return batch_size
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    return max(1, min(batch_size, _BATCH // max(weights, 1)))
+
+
+def _foretell(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: Norm,
+    bounds: Bounds,
+    method: BoundMethod,
+    eps_max: float,
+    rounds: int,
+    steps: int,
+) -> None:
+    """Say how long it takes, where that is long."""
+    start = time.monotonic()
+    threat = ThreatModel(norm, eps_max / 1000, bounds)
+    margin_bounds(model, x[:1], y[:1], threat, method=method, steps=steps)
+    each = (time.monotonic() - start) * rounds
+    if each * len(x) >= _LONG:
+        faster = "" if method in ("ibp", "crown-ibp") else "; crown-ibp takes a small part of it"
+        print(
+            f"{method} takes up to {duration(each)} an example, {duration(each * len(x))} for "
+            f"{len(x)} of them{faster}",
+            file=sys.stderr,
+            flush=True,
+        )

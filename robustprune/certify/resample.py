@@ -1,0 +1,133 @@
+"""Smoothed claims checked with samples of the verifier's own.
+
+What a file says of its samples is not evidence: whoever wrote it may have drawn none. A radius says
+that the class has at least a certain share of all samples, and samples that nobody could foresee
+confirm that share or refute it (`sequential`), however many they take up to a limit. Where the
+share lies so near the claim that they do neither, the stated seed is replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robustprune.certify.claims import Claims
+from robustprune.certify.findings import Finding, named
+from robustprune.certify.sequential import Counts, Decision, Numbers, decide
+from robustprune.certify.smoothing import clopper_pearson_lower
+
+#: probability, at most, that fresh samples confirm any false smoothed statement of a file
+FALSE_PASS = 1e-3
+#: probability, at most, that a check which draws noise refutes any true statement of a file
+FALSE_ALARM = 1e-3
+#: fresh samples of a statement are at most so many times those that it was made with
+OFTEN = 100
+
+#: (positions among the claimed rows, samples) -> misses among so many new samples of each
+Misses = Callable[[Counts, int], Counts]
+#: rows -> the class and the hits that the stated seed gives each
+Replay = Callable[[Claims, list[int]], tuple[Counts, Counts]]
+
+
+def follows_from_hits(
+    claims: Claims, radius_of: Callable[[int, NDArray[np.float64]], float]
+) -> Finding:
+    """Radius, confidence and abstention must be those that the stated hits give.
+
+    Args:
+        radius_of: (row, p_A as an array of one) -> the radius that it gives.
+    """
+    n, alpha, wrong = int(claims.setting("n")), float(claims.setting("alpha")), []
+    for row, c in enumerate(claims.certificates):
+        assert c.hits is not None, "the schema says so"
+        p_lower = clopper_pearson_lower(np.array([min(c.hits, n)]), n, alpha)
+        radius = radius_of(row, p_lower) if c.prediction == c.label else 0.0
+        # files of schema 1 state one more than all words where all that can be are replaced
+        beyond = claims.method == "synonyms" and c.replaceable is None and c.radius > radius > 0
+        if (
+            c.hits > n
+            or (c.prediction is None) != bool(p_lower[0] <= 0.5)
+            or abs(c.confidence - (1 - alpha)) > 1e-12
+            # last digits differ between versions
+            or (abs(c.radius - radius) > 1e-6 * radius and not beyond)
+        ):
+            wrong.append(row)
+    return claims.finding(
+        "radius follows from the hits",
+        torch.tensor(wrong),
+        f"{len(claims.certificates)} radii computed again",
+        "the hits do not give this radius, confidence or abstention",
+    )
+
+
+def supported(claims: Claims, needed: Numbers, misses_of: Misses, replay: Replay) -> Finding:
+    """Whether misses are rarer than `needed` for every row that claims something.
+
+    All true statements of the file pass with probability at least 1 − FALSE_ALARM, those that
+    samples leave open only if the stated seed gives their hits; a false one is confirmed by samples
+    with probability at most FALSE_PASS. Both are spread evenly over the statements.
+
+    Args:
+        needed: (K,), of the K rows with a radius.
+    """
+    decision = decide(
+        misses_of,
+        needed,
+        level=FALSE_PASS / claims.statements,
+        alarm=FALSE_ALARM / claims.statements,
+        limit=limit_of(claims),
+    )
+    again = _given_by_the_seed(claims, decision, needed, replay)
+    rows = claims.balls.cpu().tolist()
+    index = np.array([claims.certificates[i].index for i in rows], dtype=np.int64)
+    unsure = ~(decision.confirmed | decision.refuted | again)
+    complaints = []
+    if decision.refuted.any():
+        complaints.append(
+            f"refuted by fresh samples (a true claim is with probability ≤ {FALSE_ALARM:g}): "
+            f"{named(index[decision.refuted].tolist())}"
+        )
+    if unsure.any():
+        complaints.append(
+            f"not confirmed by {limit_of(claims):,} fresh samples, nor by the stated seed: "
+            f"{named(index[unsure].tolist())}"
+        )
+    said = (
+        f"{int(decision.confirmed.sum())} of {len(index)} radii confirmed by "
+        f"{int(decision.drawn.sum()):,} samples ({limit_of(claims):,} at most each), a false one "
+        f"with probability ≤ {FALSE_PASS:g}"
+    )
+    if again.any():
+        left = named(index[again].tolist())
+        said += f"; samples leave open, and only the stated seed gives, the radius of {left}"
+    return Finding(
+        f"{claims.method}: fresh samples support the radius",
+        not complaints,
+        f"{'; '.join(complaints) or said} (seed {claims.seed})",
+    )
+
+
+def limit_of(claims: Claims) -> int:
+    """Most fresh samples of one statement."""
+    return min(claims.limit, OFTEN * int(claims.setting("n")))
+
+
+def _given_by_the_seed(
+    claims: Claims, decision: Decision, needed: Numbers, replay: Replay
+) -> NDArray[np.bool_]:
+    """(K,), of the rows that samples left open: whether the stated seed gives at least the stated
+    radius. Whoever wrote the file chose it, so that it decides only what samples can't."""
+    given = np.zeros(len(needed), dtype=np.bool_)
+    open_ = np.flatnonzero(~(decision.confirmed | decision.refuted))
+    n0, n, alpha = (claims.setting(name) for name in ("n0", "n", "alpha"))
+    if len(open_) == 0 or n0 + n > claims.limit:
+        return given
+    rows = claims.balls.cpu()[torch.from_numpy(open_)]
+    classes, hits = replay(claims, rows.tolist())
+    # as in `follows_from_hits`, last digits may differ
+    enough = 1.0 - clopper_pearson_lower(hits, int(n), float(alpha)) <= needed[open_] * (1 + 1e-5)
+    given[open_] = enough & (classes == claims.y.cpu()[rows].numpy())
+    return given
