@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from torch import nn
@@ -13,6 +14,7 @@ from robustprune.models.language import language_model
 from robustprune.models.normalize import Normalize
 from robustprune.models.options import checked_options
 from robustprune.models.residual import preact_resnet18, wide_resnet
+from robustprune.models.size import check_size
 from robustprune.models.timeseries import FCN, ResNet, TinyCNN
 from robustprune.run.suggest import did_you_mean
 
@@ -48,18 +50,20 @@ class ModelInputs:
 
 @dataclass(frozen=True)
 class _Entry:
-    """`build` takes the channels, or the whole shape where `whole_shape`; `dims` as Inputs'."""
+    """`build` takes the channels, or the whole shape where `whole_shape`; `dims` as Inputs';
+    `stored` where files decide how large the network is, not options."""
 
     build: Callable[..., nn.Module]
     shape: str
     dims: int | None
     whole_shape: bool = False
+    stored: bool = False
 
 
 _MODELS = {
     "fcn": _Entry(FCN, "(channels, length)", 2),
     "inception": _Entry(InceptionNet, "(channels, length)", 2),
-    "language": _Entry(language_model, "(tokens, 3)", 2, whole_shape=True),
+    "language": _Entry(language_model, "(tokens, 3)", 2, whole_shape=True, stored=True),
     "lenet": _Entry(LeNet, "(channels, height, width)", 3, whole_shape=True),
     "mlp": _Entry(MLP, "any", None, whole_shape=True),
     "preact_resnet18": _Entry(preact_resnet18, "(channels, height, width)", 3),
@@ -99,7 +103,8 @@ def build_model(
 
     Raises:
         ValueError: an unknown name or option (with the nearest valid one), an option of a wrong
-            type or value, or a shape that the network does not take.
+            type or value, a shape that the network does not take, or weights that would take more
+            than `run.files.memory_limit`.
     """
     if name not in _MODELS:
         raise ValueError(
@@ -113,7 +118,12 @@ def build_model(
             "choose another model or reshape the data"
         )
     checked = checked_options(entry.build, options or {}, model=name)
-    network = entry.build(shape if entry.whole_shape else shape[0], inputs.num_classes, **checked)
+    build = partial(
+        entry.build, shape if entry.whole_shape else shape[0], inputs.num_classes, **checked
+    )
+    if not entry.stored:
+        check_size(build, model=name)
+    network = build()
     if inputs.mean is None or inputs.std is None:
         return network
     normalize = Normalize(inputs.mean, inputs.std, dims=len(shape) - 1)

@@ -56,7 +56,7 @@ def fit_dense(
     """A dense baseline: `robust` trains on the run's robust objective, else on clean examples."""
 
     def make(checkpoint: Checkpoint) -> Ticket:
-        model = run.fresh_model()
+        model = run.fresh_model(seeded=True)
         objective, loader = (
             run.robust(section.epochs, name) if robust else (Natural(), run.loader())
         )

@@ -154,11 +154,20 @@ class Run:
             patience=self.config.loop.patience,
         )
 
-    def fresh_model(self) -> nn.Module:
-        """The network with the run's initial weights: the same for every stage."""
-        torch.manual_seed(self.config.seed)
-        model = build_model(self.config.model.name, self.task, options=self.config.model.options)
-        return model.to(self.device)
+    def fresh_model(self, *, seeded: bool = False) -> nn.Module:
+        """The network with the run's initial weights: the same for every stage.
+
+        Args:
+            seeded: leave torch's global generators as the seed and the building leave them, so that
+                what a stage draws next depends on the run alone; else they stay as they were.
+        """
+        model = self.config.model
+        if seeded:
+            torch.manual_seed(self.config.seed)
+            return build_model(model.name, self.task, options=model.options).to(self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.config.seed)
+            return build_model(model.name, self.task, options=model.options).to(self.device)
 
 
 def prepare(
@@ -201,7 +210,8 @@ def planned_run(
     if config.task.validation > 0:
         training, held_out = holdout(task.train, config.task.validation, config.seed)
     threat = ThreatModel(config.threat.norm, config.threat.eps, task.bounds, task.support)
-    model = build_model(config.model.name, task, options=config.model.options)
+    with torch.random.fork_rng(devices=[]):  # only looked at: the caller's numbers stay
+        model = build_model(config.model.name, task, options=config.model.options)
     layers = maskable_layers(model, dense=config.search.dense)
     _check_search(config, layers)
     folder = RunDir(config.folder(out))

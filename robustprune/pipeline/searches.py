@@ -44,7 +44,7 @@ class Sources:
     def model(self, run: Run, weights: str) -> nn.Module:
         """The network with weights of that kind: random, natural or adversarial."""
         if weights == "random":
-            return run.fresh_model()
+            return run.fresh_model(seeded=True)
         return cast(Fitted, getattr(self, weights)).model
 
 
@@ -106,7 +106,7 @@ def scratch_ticket(run: Run, density: float, name: str, sources: Sources | None)
     def make(checkpoint: Checkpoint) -> Ticket:
         objective, loader = run.robust(section.epochs, name)
         return find_scratch_ticket(
-            sources.model(run, section.weights) if sources else run.fresh_model(),
+            sources.model(run, section.weights) if sources else run.fresh_model(seeded=True),
             loader,
             density=density,
             objective=objective,
@@ -173,7 +173,7 @@ def _lottery(run: Run, density: float, name: str) -> Found:
     def make(checkpoint: Checkpoint) -> Ticket:
         objective, loader = run.robust(section.epochs, name)
         ticket = find_lottery_ticket(
-            run.fresh_model(),
+            run.fresh_model(seeded=True),
             loader,
             density=density,
             objective=objective,

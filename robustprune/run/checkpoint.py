@@ -20,8 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from robustprune.run.files import plain_file
 from robustprune.run.room import no_room
 from robustprune.run.runtime import is_first
+from robustprune.run.terminal import shown
 
 #: where the header of a file has the digest, so many hex digits of SHA-256, and then the JSON
 _HEADER, _DIGITS = "digest and json", 64
@@ -43,6 +45,7 @@ def replacing(path: Path, *, previous: Path | None = None) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        temporary.unlink(missing_ok=True)  # of a process that was killed; a link would be followed
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -116,8 +119,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote, or any other safetensors file, which has no digest.
 
     Raises:
+        FileNotFoundError: no such file.
+        ValueError: a folder, a named pipe or a device.
         Damaged: the file is not one, was cut off, or is not what was written.
     """
+    plain_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -128,8 +134,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if header[:_DIGITS] != _digest(tensors, text):
             raise ValueError("its content is not what was written: the digest differs")
         meta = json.loads(text)
+        if not isinstance(meta, dict):
+            raise ValueError("its JSON is no mapping")
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise Damaged(f"{path} is damaged ({error}); delete it to start over") from error
+        raise Damaged(f"{path} is damaged ({shown(error)}); delete it to start over") from error
     return tensors, meta
 
 

@@ -106,7 +106,7 @@ def check_memory(needed: int, what: str, *, held: int = 0) -> None:
 def _in_gib(number: int) -> str:
     if number > 2**80:
         return "more than 10^15"
-    return f"{number / _GIB:.3g}"
+    return f"{number / _GIB:.4g}"
 
 
 def read_bytes(path: Path, *, within: Path | None = None, most: int | None = None) -> bytes:

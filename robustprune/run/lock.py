@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,19 +17,34 @@ if sys.platform != "win32":
 FILE = "lock"
 
 
+def _opened(path: Path) -> int:
+    """A descriptor of the file, made where there is none; a link would lead to another's file, and
+    a named pipe is none."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError(f"{path} is a symbolic link, not a file; remove it") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path} is no ordinary file; remove it")
+    return descriptor
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Inside, no other process can enter the same folder. The system lets go of the lock when the
     process ends, however it ends. Windows has no such lock: there nothing is held.
 
     Raises:
-        ValueError: another process is inside.
+        ValueError: another process is inside, or the file of the lock is a link or no file.
     """
     if sys.platform == "win32":
         yield
         return
     # lockf, not flock: a data loader's forked workers would keep the latter after our death
-    descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = _opened(folder / FILE)
     try:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,6 +10,7 @@
         report.html  report.md
 
 A stage is done when its file or folder is there; the same command goes on behind the last one.
+Nothing in the directory may be a symbolic link: what is written or removed is in it alone.
 """
 
 from __future__ import annotations
@@ -35,9 +36,17 @@ from robustprune.run.checkpoint import (
     unwritten,
     write_atomically,
 )
-from robustprune.run.config import Config
+from robustprune.run.config import Config, load_config
+from robustprune.run.files import no_links, read_bytes
 from robustprune.run.lock import alone
 from robustprune.run.runtime import agreed, is_first, wait
+from robustprune.run.terminal import shown
+
+#: how the names of folders end whose model is half written, or still trained
+_NEW, _PARTIAL = ".new", ".partial"
+
+#: what results may depend on and a later resumption may change
+_VERSIONS = ("robustprune", "python", "torch", "numpy")
 
 #: which examples a training selected: written beside its checkpoints, kept with its model
 SELECTION = "selection.safetensors"
@@ -65,10 +74,13 @@ class RunDir:
 
     def read_json(self, name: str) -> Any:
         path = self.path / name
+        content = read_bytes(path)
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged ({error}); delete it to start over") from error
+            raise ValueError(
+                f"{path} is damaged ({shown(error)}); delete it to start over"
+            ) from error
 
     def log(self, event: str, **figures: Any) -> None:
         """Append one line to log.jsonl."""
@@ -89,7 +101,7 @@ class RunDir:
 
     def checkpoint(self, name: str) -> Path:
         """Where a training that is not finished keeps its state."""
-        folder = self.path / "models" / f".{name}.partial"
+        folder = self._models() / f".{name}{_PARTIAL}"
         if is_first():
             folder.mkdir(parents=True, exist_ok=True)
         return folder / "state.safetensors"
@@ -113,27 +125,38 @@ class RunDir:
         masks: Mapping[str, Tensor] | None,
         history: Sequence[Any],
     ) -> None:
-        models = self.path / "models"
-        folder = models / f".{name}.new"
-        if folder.exists():  # of a process that was killed here
-            shutil.rmtree(folder)
+        models = self._models()
+        folder = models / f".{name}{_NEW}"
+        _remove(folder)  # of a process that was killed here
         folder.mkdir(parents=True)
         save_tensors(folder / "model.safetensors", state)
         if masks is not None:
             save_tensors(folder / "masks.safetensors", masks)
         lines = "".join(json.dumps(asdict(record)) + "\n" for record in history)
         write_atomically(folder / "history.jsonl", lines)
-        self._copy(models / f".{name}.partial" / SELECTION, folder / SELECTION)
+        self._copy(models / f".{name}{_PARTIAL}" / SELECTION, folder / SELECTION)
         os.replace(folder, models / name)
         flush_folder(models)
         self._forget_finished()
 
     def _forget_finished(self) -> None:
         """Remove the checkpoints of models that are finished, and models half written."""
-        for folder in (self.path / "models").glob(".*"):
-            name = folder.name.removeprefix(".").rpartition(".")[0]
-            if folder.suffix == ".new" or (self.path / "models" / name).is_dir():
-                shutil.rmtree(folder)
+        models = self._models()
+        for folder in models.glob(f".*{_NEW}"):
+            _remove(folder)
+        for folder in models.glob(f".*{_PARTIAL}"):
+            if (models / folder.name[1:].removesuffix(_PARTIAL)).is_dir():
+                _remove(folder)
+
+    def _models(self) -> Path:
+        """The folder of the models, in which folders may be removed.
+
+        Raises:
+            ValueError: it is a link, behind which somebody else's folders may be.
+        """
+        models = self.path / "models"
+        no_links(models, within=self.path)
+        return models
 
     def load_model(self, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
         """State and masks of a finished model."""
@@ -166,8 +189,8 @@ def open_run(config: Config, root: Path, env: Mapping[str, Any]) -> RunDir:
     """The folder of this config and seed, made where it is not there yet.
 
     Raises:
-        ValueError: the folder holds another config (it was edited by hand), or another process is
-            at work in it.
+        ValueError: the folder holds another config (it was edited by hand) or a symbolic link, or
+            another process is at work in it.
         OSError: the folder cannot be written to.
     """
     path = config.folder(root)
@@ -187,12 +210,49 @@ def _open(path: Path, config: Config, env: Mapping[str, Any]) -> None:
             f"cannot write the run to {path}: {error.strerror or error}; choose another --out"
         ) from error
     run = RunDir(path)
-    described = path / "config.yaml"
+    for entry in path.iterdir():
+        no_links(entry, within=path)
     with run.alone():
-        if described.exists() and described.read_text(encoding="utf-8") != config.to_yaml():
-            raise ValueError(
-                f"{described} does not belong to this run; delete {path} to start over"
-            )
-        write_atomically(described, config.to_yaml())
-        run.write_json("env.json", dict(env))
+        _describe(path / "config.yaml", config)
+        run.write_json("env.json", {**env, **_begun(path / "env.json", env)})
         run._forget_finished()
+
+
+def _describe(path: Path, config: Config) -> None:
+    """Write the config, unless the file says the same already: certificates name its digest."""
+    if path.exists():
+        try:
+            same = load_config(path) == config
+        except ValueError:
+            same = False
+        if not same:
+            raise ValueError(
+                f"{path} does not belong to this run; delete {path.parent} to start over"
+            )
+    else:
+        write_atomically(path, config.to_yaml())
+
+
+def _begun(path: Path, env: Mapping[str, Any]) -> dict[str, str]:
+    """What the run was begun with, where it isn't what goes on with it now."""
+    try:
+        before = json.loads(read_bytes(path))
+    except (OSError, ValueError, RecursionError):  # a new run, or a file that is damaged
+        return {}
+    if not isinstance(before, dict):
+        return {}
+    others = [
+        f"{name} {shown(before[name], 40)}"
+        for name in _VERSIONS
+        if name in before and before[name] != env.get(name)
+    ]
+    begun = before.get("begun") or ", ".join(others)
+    return {"begun": shown(begun)} if begun else {}
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with all that is in it; of a link the link alone."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
