@@ -232,7 +232,7 @@ def find_language_ticket(
         network, loader, objective, constraint,
         optimizer=optimizer, epochs=epochs, validation=validation, **loop,
     )  # fmt: skip
-    start = copy_on(model if pretrained is None else pretrained, device_of(network))
+    start = plain(model if pretrained is None else pretrained).to(device_of(network))
     start.requires_grad_(True)
     return LanguageTicket(masks, _masked(start, masks), history, start, constraint.scores(), groups)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,7 +34,7 @@ from robustprune.sparsity import (
     coverage,
     maskable_layers,
 )
-from robustprune.sparsity.apply import MaskParametrization
+from robustprune.sparsity.apply import refuse_masked
 from robustprune.sparsity.coverage import left_out_of
 from robustprune.sparsity.plain import computed_weights, copy_of
 
@@ -129,22 +129,11 @@ def check_searchable(model: nn.Module) -> None:
         ValueError: a network that is masked already, or with lazy layers that saw no batch yet.
     """
     model = unwrapped(model)
-    if masked := sorted(_masked_names(model)):
-        raise ValueError(
-            f"{type(model).__name__} is masked already ({', '.join(masked[:4])}), and a search "
-            "would lose that; bake the masks in first (robustprune.sparsity.bake), if their zeros "
-            "may become ordinary weights"
-        )
+    refuse_masked(model)
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ValueError(
             f"{type(model).__name__} has lazy layers without weights; call it on a batch first"
         )
-
-
-def _masked_names(model: nn.Module) -> Iterator[str]:
-    for name, module in model.named_modules():
-        if isinstance(module, MaskParametrization):
-            yield name.replace("parametrizations.", "").rpartition(".")[0]
 
 
 def _warn_of_folding(computed: Mapping[str, str]) -> None:
@@ -154,13 +143,12 @@ def _warn_of_folding(computed: Mapping[str, str]) -> None:
     for what, names in by_kind.items():
         listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         means = (
-            "its zeros are ordinary weights from here on, which training may bring back"
+            "what it pruned are ordinary zeros from here on, which training may bring back"
             if what == "torch.nn.utils.prune"
             else "it is not kept up while weights are masked or trained"
         )
         warnings.warn(
-            f"the search works on a copy with plain weights, into which {what} of {listed} is "
-            f"folded; {means}",
+            f"{what} of {listed} is folded into plain weights on the search's own copy; {means}",
             Folded,
             stacklevel=4,
         )

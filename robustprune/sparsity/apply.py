@@ -45,8 +45,10 @@ def maskable_layers(model: nn.Module, *, dense: Iterable[str] = ()) -> dict[str,
             is tied to the embedding, and so whole as it is.
 
     Raises:
-        ValueError: an unknown name in `dense`, or nothing left to mask.
+        ValueError: a network that is masked already, an unknown name in `dense`, or nothing left
+            to mask.
     """
+    refuse_masked(model)
     owners: dict[int, int] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
@@ -100,6 +102,25 @@ def full_masks(model: nn.Module) -> MaskSet:
 
 class MaskParametrization(nn.Module):
     """What every parametrization that masks a weight derives from."""
+
+
+def refuse_masked(model: nn.Module) -> None:
+    """Refuse a network whose weights a parametrization masks: another mask would lose that one.
+
+    Raises:
+        ValueError: there is one.
+    """
+    masked = sorted(
+        name.replace("parametrizations.", "").rpartition(".")[0]
+        for name, module in model.named_modules()
+        if isinstance(module, MaskParametrization)
+    )
+    if masked:
+        more = f" and {len(masked) - 3} more" if len(masked) > 3 else ""
+        raise ValueError(
+            f"{type(model).__name__} is masked already: {', '.join(masked[:3])}{more}; bake the "
+            "masks in first (robustprune.sparsity.bake), which makes their zeros ordinary weights"
+        )
 
 
 class Masked(MaskParametrization):

@@ -262,6 +262,8 @@ def top_k(values: Tensor, k: int) -> Tensor:
     accelerator the stable sort is the deterministic one.
     """
     n = values.numel()
+    if k <= 0:
+        return torch.zeros_like(values, dtype=torch.bool)
     if k >= n:
         return torch.ones_like(values, dtype=torch.bool)
     if values.device.type != "cpu":

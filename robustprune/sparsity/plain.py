@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 from attacks.network import unwrapped
@@ -120,8 +120,18 @@ def _bake_hooks(module: nn.Module) -> None:
             tensor for key, tensor in module._parameters.items() if key.startswith(f"{name}_")
         )
         remove(module, name)
+        _forget_loading(module, name)
         value = cast(Tensor, getattr(module, name)).detach().clone()
         setattr(module, name, nn.Parameter(value, requires_grad=trained))
+
+
+def _forget_loading(module: nn.Module, name: str) -> None:
+    """Take off the older spectral_norm's hook on loading, which torch leaves behind because it
+    looks for it unwrapped; it would ask every state for the tensors that are gone."""
+    for key, hook in list(module._load_state_dict_pre_hooks.items()):
+        inner = getattr(hook, "hook", hook)
+        if isinstance(inner, SpectralNormLoadStateDictPreHook) and inner.fn.name == name:
+            del module._load_state_dict_pre_hooks[key]
 
 
 def _bake_parametrizations(module: nn.Module) -> None:

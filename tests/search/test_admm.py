@@ -209,6 +209,12 @@ def test_resuming_goes_on_alike(
         ({"density": 0.25, "pattern": "2:4"}, "keeps exactly 0.5"),
         ({"density": 0.5, "rho": 0.0}, r"rho=0\.0 must be positive"),
         ({"density": 0.5, "every": 0}, "every=0 must be at least 1, in epochs"),
+        ({"density": 0.5}, "every=20 must not exceed epochs=1: Z and U would never be updated"),
+        ({"density": 0.5, "rho": 2.0}, r"rho=2\.0 must not exceed rho_max=1\.0"),
+        ({"density": 0.5, "rho": float("nan")}, "rho=nan must be positive and finite"),
+        ({"density": 0.5, "rho_growth": float("inf")}, "rho_growth=inf must be positive and fin"),
+        ({"l1": 0.1, "pattern": "row"}, "pattern='row' and allocate='layer' have no effect"),
+        ({"l1": 0.1, "allocate": "erk"}, "pattern='element' and allocate='erk' have no effect"),
     ],
 )
 def test_bad_arguments_are_refused(

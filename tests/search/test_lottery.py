@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attacks import PGD, ThreatModel
 from robustprune.minmax import Checkpoint, Natural, OptimizerSpec, train
+from robustprune.minmax.resume import unflatten
 from robustprune.search import LotteryTicket, find_lottery_ticket, train_control
 from robustprune.search.controls import shuffled
 from robustprune.sparsity import MaskSet, count_kept, keep_best, maskable_layers
@@ -152,3 +154,82 @@ def test_bad_arguments_are_refused(make_network: Make, batches: Batches) -> None
             attack=ATTACK,
             epochs=1,
         )
+
+
+@pytest.mark.parametrize("allocate", ["erk", "layer", "global", {"0.weight": 0.9, "3.weight": 0.3}])
+def test_rounds_are_nested_under_every_allocation(
+    make_network: Make, batches: Batches, tmp_path: Path, allocate: object
+) -> None:
+    place = Checkpoint(tmp_path / "state.safetensors", seconds=0)
+    options: dict = {"allocate": allocate, "dense": ("last",), "rounds": 4, "epochs": 1}
+    density = 0.364 if isinstance(allocate, dict) else 0.2
+    ticket = find(make_network(), batches, checkpoint=place, density=density, **options)
+    files = sorted(tmp_path.glob("state-round-*-done.safetensors"))
+    masks = [MaskSet(unflatten(load_file(file))["mask"]) for file in files]
+    assert len(masks) == 4
+    assert masks[-1] == ticket.masks
+    for number, (smaller, larger) in enumerate(zip(masks[1:], masks, strict=False), 2):
+        assert not any(bool((smaller[name] & ~larger[name]).any()) for name in larger)
+        assert smaller.kept < larger.kept
+        if allocate in ("erk", "global"):
+            assert smaller.kept == count_kept(density ** (number / 4) if number < 4 else 0.2, 216)
+    if isinstance(allocate, dict):
+        assert [layer.kept for layer in ticket.masks.layers()] == [22, 58]
+
+
+class Unread:
+    """Batches of which none may be read."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __iter__(self) -> object:
+        raise AssertionError("a batch was read before the options were checked")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rewind": 13}, r"rewind=13 is beyond the first training, which has 12 optimizer steps"),
+        ({"pattern": "2:4", "density": 0.5, "rounds": 3}, "rounds=3 has no effect with pattern"),
+        ({"pattern": "2:4", "density": 0.5, "rounds": 1, "allocate": "erk"}, "has no effect"),
+        ({"allocate": {"0.weight": 0.5}}, "no density is given for layer"),
+        ({"allocate": "erdos"}, "unknown allocation 'erdos'"),
+        ({"objective": Natural()}, "either `attack` or `objective`"),
+        ({"dense": ("head",)}, "cannot keep 'head' dense"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_trained(
+    make_network: Make, options: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        find(make_network(), Unread(4), **options)  # type: ignore[arg-type]
+
+
+def test_a_rewind_that_is_not_reached_is_no_rewind_to_the_start(
+    make_network: Make, batches: Batches
+) -> None:
+    """A loader without a length: whether the step exists is known after the first training."""
+
+    class Endless:
+        def __iter__(self) -> object:
+            return iter(batches)
+
+    at_the_end = find(make_network(), Endless(), rewind=12, rounds=1)  # type: ignore[arg-type]
+    assert not torch.equal(at_the_end.start[0].weight, make_network()[0].weight)  # type: ignore
+    with pytest.raises(ValueError, match=r"rewind=13 is beyond .* 12 optimizer steps"):
+        find(make_network(), Endless(), rewind=13, rounds=1)  # type: ignore[arg-type]
+
+
+def test_an_init_is_of_the_control_that_draws_weights(make_network: Make, batches: Batches) -> None:
+    ticket = find(make_network(), batches, rounds=1, epochs=1)
+    options: dict = {"objective": Natural(), "epochs": 1, "optimizer": SPEC, "quiet": True}
+    with pytest.raises(ValueError, match="kind 'random' draws no weights"):
+        train_control(ticket, Unread(4), "random", init="xavier_normal", **options)  # type: ignore[arg-type]
+    one = train_control(ticket, batches, "reinit", init="kaiming_normal", **options)
+    default = train_control(ticket, batches, "reinit", **options)
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, default.model.state_dict()[name])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import PGD, ThreatModel
+from robustprune.minmax import Natural
 from robustprune.search import prune_one_shot
 from robustprune.sparsity import count_kept, group_weight, maskable_layers
 from robustprune.sparsity.criteria import CRITERIA
@@ -81,3 +82,14 @@ def test_bad_arguments_are_refused(make_network: Make) -> None:
         prune_one_shot(make_network(), density=0.5, criterion="snip")
     with pytest.raises(ValueError, match="batches=0 must be at least 1"):
         prune_one_shot(make_network(), density=0.5, batches=0)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "random"])
+@pytest.mark.parametrize("given", ["attack", "objective"])
+def test_a_loss_is_refused_where_none_is_looked_at(
+    make_network: Make, criterion: str, given: str
+) -> None:
+    value = PGD(ThreatModel("linf", 0.1)) if given == "attack" else Natural()
+    options: dict = {"criterion": criterion, given: value}
+    with pytest.raises(ValueError, match=f"criterion '{criterion}' looks at no loss"):
+        prune_one_shot(make_network(), density=0.5, **options)

@@ -1,5 +1,7 @@
 """HYDRA and HARP."""
 
+import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,3 +154,41 @@ def test_bad_arguments_are_refused(make_network: Make, batches: Batches) -> None
         prune(model, batches, "harp", pattern="2:4", density=0.5)
     with pytest.raises(ValueError, match="harp takes its last epoch"):
         prune(model, batches, "harp", validation=Validation(loader=batches))
+
+
+def test_asking_for_masks_changes_nothing() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)).requires_grad_(False)
+    layers = maskable_layers(network)
+    rates = LearnedRates(
+        layers, density=0.25, pattern="element", allocate="layer", scores=scaled_scores(layers)
+    )
+    with torch.no_grad():
+        rates.popups["0.weight"].rate_score.add_(2.0)
+    x = torch.randn(5, 8)
+    answer = network(x)
+    before = copy.deepcopy(network.state_dict())
+    kept = {name: popup.kept for name, popup in rates.popups.items()}
+    masks = rates.masks(network)
+    assert masks.kept == count_kept(0.25, 80)
+    assert {name: popup.kept for name, popup in rates.popups.items()} == kept
+    assert torch.equal(network(x), answer)
+    assert str(before) == str(network.state_dict())
+    # the rate can still move what a forward pass keeps, until the search ends
+    with torch.no_grad():
+        rates.popups["0.weight"].rate_score.add_(2.0)
+    network(x)
+    assert rates.popups["0.weight"].kept > kept["0.weight"]
+    masks = rates.masks(network)
+    rates.settle()
+    network(x)
+    for name, popup in rates.popups.items():
+        assert torch.equal(popup.mask(), masks[name])
+
+
+def test_learned_scores_are_single_precision_over_half_weights() -> None:
+    layer = nn.Linear(64, 4).bfloat16()
+    scores = scaled_scores({"weight": layer})["weight"]
+    assert scores.dtype == torch.float32
+    expected = layer.weight.detach().float()
+    assert torch.allclose(scores, math.sqrt(6 / 64) * expected / expected.abs().max())

@@ -268,3 +268,59 @@ def test_initialisations_have_their_variance(init: str) -> None:
         assert len(layer.weight.detach().abs().unique()) == 1
     assert layer.bias is not None
     assert float(layer.bias.detach().abs().max()) == 0.0
+
+
+def test_fan_scaling_scales_the_layers_that_lose_weights() -> None:
+    """|θ| = √(2 / (kept share · fan in)), and √(2 / fan in) where a layer stays whole."""
+    ticket = search(fan_scaling=True, density=0.25, dense=("first",), epochs=1)
+    for name, fan_in in {"conv.weight": 3, "up.weight": 32, "out.weight": 12}.items():
+        weight = ticket.model.get_parameter(name).detach()
+        share = 1.0 if name == "conv.weight" else 0.25
+        size = weight[weight != 0].abs()
+        assert torch.allclose(size, torch.full_like(size, (2 / (share * fan_in)) ** 0.5)), name
+
+
+GIVEN = {"conv.weight": 1.0, "up.weight": 0.1, "out.weight": 0.5}
+
+
+@pytest.mark.parametrize("allocate", ["erk", GIVEN])
+def test_fan_scaling_follows_what_each_layer_keeps(allocate: object) -> None:
+    ticket = search(fan_scaling=True, density=0.224, allocate=allocate, epochs=1)
+    assert len({round(layer.density, 2) for layer in ticket.masks.layers()}) > 1
+    for layer, fan_in in zip(ticket.masks.layers(), (3, 32, 12), strict=True):
+        weight = ticket.model.get_parameter(layer.name).detach()
+        share = allocate[layer.name] if isinstance(allocate, dict) else layer.density
+        size = weight[weight != 0].abs()
+        assert torch.allclose(size, torch.full_like(size, (2 / (share * fan_in)) ** 0.5))
+
+
+@pytest.mark.parametrize(
+    "option", [{"fan_scaling": True}, {"bias_scale": 0.5}, {"thresholds": (0.5, 2.0)}]
+)
+def test_how_weights_are_drawn_says_nothing_where_none_are(option: dict) -> None:
+    (name,) = option
+    with pytest.raises(ValueError, match=f"{name}=.* init=None draws none; leave {name} out"):
+        search(init=None, **option)
+
+
+@pytest.mark.parametrize("scale", [-0.5, float("nan"), float("inf")])
+def test_a_scale_of_biases_is_a_length(scale: float) -> None:
+    with pytest.raises(ValueError, match=r"bias_scale=.* must be at least 0 and finite"):
+        search(bias_scale=scale)
+
+
+@pytest.mark.parametrize("mode", ["inherit", "full"])
+def test_an_init_is_of_mode_reinit(mode: str) -> None:
+    ticket, options = search(epochs=1), {"epochs": 1, "optimizer": OptimizerSpec()}
+    options |= {"mode": mode, "init": "xavier_normal"}
+    with pytest.raises(ValueError, match=f"is of mode 'reinit'; mode '{mode}' draws no weights"):
+        finetune_ticket(ticket, loader(), Adversarial(ATTACK), **options)  # type: ignore[arg-type]
+
+
+def test_a_wrapped_network_gives_the_same_ticket() -> None:
+    bare = search()
+    for wrapped in (torch.compile(model(), backend="eager"), nn.DataParallel(model())):
+        ticket = search(model=wrapped)
+        assert ticket.masks == bare.masks
+        for name, value in bare.model.state_dict().items():
+            assert torch.equal(value, ticket.model.state_dict()[name])

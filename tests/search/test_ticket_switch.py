@@ -1,5 +1,9 @@
 """The random ticket switch and its evaluation."""
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -74,3 +78,39 @@ def test_an_adaptive_attacker_does_no_worse_than_one_who_guesses() -> None:
 def test_one_ticket_is_no_switch() -> None:
     with pytest.raises(ValueError, match="at least two tickets, got 1"):
         RandomTicketSwitch([constant(0, 1)])
+
+
+def test_no_queries_get_no_answers() -> None:
+    switch = RandomTicketSwitch([nn.Linear(2, 3), nn.Linear(2, 3)])
+    for answer in (switch(torch.zeros(0, 2)), switch.expected_logits(torch.zeros(0, 2))):
+        assert answer.shape == (0, 3)
+    assert switch.expected_log_probabilities(torch.zeros(0, 2), draws=3).shape == (0, 3)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_a_copy_draws_on_by_itself(copied: Callable[[nn.Module], nn.Module]) -> None:
+    switch = RandomTicketSwitch([constant(0, 1), constant(2, 3)], seed=3)
+    x = torch.zeros(50, 2)
+    switch(x)
+    twin = copied(switch)
+    first = switch(x)
+    assert torch.equal(first, twin(x))  # from where the switch stood, however often the other drew
+    assert torch.equal(switch(x), twin(x))
+    assert twin.state_dict().keys() == switch.state_dict().keys()
+
+
+def test_tickets_may_work_in_place_and_return_more() -> None:
+    class Rich(nn.Module):
+        def __init__(self, shift: float) -> None:
+            super().__init__()
+            self.shift = shift
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            x -= self.shift
+            return x * 2, x
+
+    switch = RandomTicketSwitch([Rich(1.0), Rich(3.0)])
+    x = torch.ones(4, 2)
+    assert switch.expected_logits(x).tolist() == [[-2.0, -2.0]] * 4
+    assert switch.answer(x, torch.tensor([0, 1, 1, 0]))[:, 0].tolist() == [0.0, -4.0, -4.0, 0.0]
+    assert x.tolist() == [[1.0, 1.0]] * 4

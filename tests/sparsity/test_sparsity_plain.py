@@ -100,6 +100,7 @@ def test_plain_weights_are_parameters_of_the_same_value(what: str, frozen: bool,
     flat.requires_grad_(True)
     flat(x).sum().backward()
     assert all(p.grad is not None for p in flat.parameters())
+    flat.load_state_dict(flat.state_dict())
     own = {p.data_ptr() for p in model.parameters()}
     assert not any(p.data_ptr() in own for p in flat.parameters())
 
