@@ -97,7 +97,13 @@ SEARCHES = {
         name: lambda *args, name=name: prune_one_shot(
             *args, density=0.3, criterion=name, attack=INNER, device=DEVICE
         )
-        for name in ("magnitude", "random", "snip", "grasp", "obd", "obd_ggn")
+        for name in ("snip", "grasp", "obd", "obd_ggn")
+    },
+    **{
+        name: lambda *args, name=name: prune_one_shot(
+            *args, density=0.3, criterion=name, device=DEVICE
+        )
+        for name in ("magnitude", "random")
     },
 }
 
