@@ -39,13 +39,7 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
 
 def pick_logits(output: object) -> Tensor:
     """The logits in what a network returned; see ``logits_of``."""
-    found: object = output
-    if isinstance(output, Mapping):  # transformers' ModelOutput is one, too
-        found = output.get("logits")
-    elif isinstance(output, tuple | list):
-        found = output[0] if output else None
-    elif not isinstance(output, Tensor):
-        found = getattr(output, "logits", None)
+    found = logits_in(output)
     if isinstance(found, Tensor):
         return found
     held = ""
@@ -58,6 +52,15 @@ def pick_logits(output: object) -> Tensor:
         "return a tensor of shape (N, C), a tuple that begins with one, or an object or dict with "
         "'logits'"
     )
+
+
+def logits_in(output: object) -> object:
+    """Where the logits are looked for in an output, whatever is found there; see ``logits_of``."""
+    if isinstance(output, Mapping):  # transformers' ModelOutput is one, too
+        return output.get("logits")
+    if isinstance(output, tuple | list):
+        return output[0] if output else None
+    return output if isinstance(output, Tensor) else getattr(output, "logits", None)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ slope, optimised and rounded ones included.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from robustprune.bounds.algebra import Interval, dot
-from robustprune.bounds.rounding import EPS, FUNCTION_ERROR
+from robustprune.bounds.precision import ULPS, Precision
+from robustprune.bounds.rounding import EPS, FUNCTION_ERROR, TINY
 
 HALVINGS = 30
 
@@ -60,6 +62,12 @@ class Elementwise(ABC):
             hi = hi + self.function_error * hi.abs()
         return Interval(lo, hi)
 
+    @abstractmethod
+    def deviation(
+        self, precision: Precision, reach: Sequence[Tensor], out: Interval, size: Tensor | None
+    ) -> Tensor | None:
+        """How far the network's own f(z) may be off, (N, …); None where it is exact."""
+
     def size(self, *inputs: Tensor) -> Tensor:
         # |slope ⊙ z| ≤ m, |shift| ≤ |f(z)| + |slope ⊙ z|
         return 2 * inputs[0] + self.bounded_by
@@ -92,6 +100,11 @@ class Rectifier(Elementwise):
     def clean(self, z: Tensor) -> Tensor:
         return torch.where(z > 0, z, self.slope * z) if self.slope else z.clamp(min=0)
 
+    def deviation(
+        self, precision: Precision, reach: Sequence[Tensor], out: Interval, size: Tensor | None
+    ) -> Tensor | None:
+        return precision.of_result((-out.lo).clamp(min=0), 2) if self.slope else None
+
     def unsettled(self, box: Interval) -> Tensor:
         """Where tighter bounds would give tighter lines: l < 0 < u."""
         return (box.lo < 0) & (box.hi > 0)
@@ -109,7 +122,8 @@ class Rectifier(Elementwise):
         upper = torch.where(crossing, (hi - self.slope * lo) / gap, settled)
         # convex: f(z) − s z is largest at an end
         shift = torch.maximum(self.slope * lo - upper * lo, hi - upper * hi)
-        shift = torch.where(crossing, shift.clamp(min=0) + 4 * EPS * box.size.unsqueeze(1), 0.0)
+        margin = 4 * (EPS * box.size.unsqueeze(1) + TINY)
+        shift = torch.where(crossing, shift.clamp(min=0) + margin, 0.0)
         lower = torch.where(hi > -lo, 1.0, slope) if choice is None else choice
         # not clamp: torch 2.14 gives it no gradient at the ends of its range, where choices start
         lower = torch.minimum(lower, torch.ones_like(lower)).maximum(slope)
@@ -127,6 +141,12 @@ class Sigmoidal(Elementwise):
 
     def clean(self, z: Tensor) -> Tensor:
         return z.sigmoid() if self.sigmoid else z.tanh()
+
+    def deviation(
+        self, precision: Precision, reach: Sequence[Tensor], out: Interval, size: Tensor | None
+    ) -> Tensor | None:
+        # a unit in the last place is up to 2u of the value
+        return precision.of_result(out.size, 2 * ULPS)
 
     def unsettled(self, box: Interval) -> Tensor:
         return box.hi > box.lo

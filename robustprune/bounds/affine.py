@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustprune.bounds.algebra import Interval, dot
+from robustprune.bounds.precision import Arithmetic, Precision
+from robustprune.bounds.rounding import TINY
 
 Shape = tuple[int, ...]
 Map = Callable[[Tensor], Tensor]
@@ -26,6 +28,7 @@ class Affine:
         adjoint: A ↦ A W, (M, *out) -> (M, *in).
         bias, bias_size: b and a bound of |b| before any cancellation inside it, (1, *out).
         exact: True where W only moves entries around, so that nothing is rounded.
+        arithmetic: how the network may evaluate it; not needed where ``exact``, nor in training.
         mixing: False where each output depends on one input at most.
         crop: the same for outputs in a region alone, and the region of inputs that it then takes,
             which may reach beyond the input; None where W is not local.  Only ``backward`` of it
@@ -38,6 +41,7 @@ class Affine:
     bias: Tensor | None = None
     bias_size: Tensor | None = None
     exact: bool = False
+    arithmetic: Arithmetic | None = None
     mixing: bool = True
     crop: Callable[[Region], tuple[Affine, Region]] | None = None
 
@@ -52,7 +56,7 @@ class Affine:
             return Interval(self.linear(box.lo), self.linear(box.hi))
         middle, radius = box.middle_and_radius()
         if gamma:
-            radius = radius + gamma * (middle.abs() + radius)
+            radius = radius + gamma * (middle.abs() + radius) + TINY
         middle, radius = self.clean(middle), self.absolute(radius)
         if gamma and self.bias_size is not None:
             radius = radius + gamma * self.bias_size
@@ -63,6 +67,17 @@ class Affine:
             return None
         size = self.absolute(inputs[0])
         return size if self.bias_size is None else size + self.bias_size
+
+    def deviation(
+        self, precision: Precision, reach: Sequence[Tensor], out: Interval, size: Tensor | None
+    ) -> Tensor | None:
+        """How far the network's own evaluation may be off, (N, *out); None where it is exact."""
+        if self.exact:
+            return None
+        assert self.arithmetic is not None, "an operation must say how it is evaluated"
+        assert size is not None
+        flat = reach[0].flatten(1)
+        return precision.of_sums(self.arithmetic, size, flat.sum(1), flat.amax(1))
 
     def backward(self, A: Tensor) -> tuple[list[Tensor], Tensor | None]:
         moved = self.adjoint(A.flatten(0, 1))
@@ -91,6 +106,11 @@ class Sum:
     def size(self, *inputs: Tensor) -> None:
         return None  # copies of A are exact
 
+    def deviation(
+        self, precision: Precision, reach: Sequence[Tensor], out: Interval, size: Tensor | None
+    ) -> Tensor:
+        return precision.of_result(out.size, len(self.signs) - 1)
+
     def backward(self, A: Tensor) -> tuple[list[Tensor], None]:
         return [A if sign > 0 else -A for sign in self.signs], None
 
@@ -110,22 +130,35 @@ class Concat:
     def size(self, *inputs: Tensor) -> None:
         return None
 
+    def deviation(
+        self, precision: Precision, reach: Sequence[Tensor], out: Interval, size: Tensor | None
+    ) -> None:
+        return None
+
     def backward(self, A: Tensor) -> tuple[list[Tensor], None]:
         return list(torch.split_with_sizes(A, self.lengths, 2)), None
 
 
-def linear(weight: Tensor, bias: Tensor | None, out_shape: Shape) -> Affine:
+def linear(
+    weight: Tensor, bias: Tensor | None, out_shape: Shape, arithmetic: Arithmetic | None = None
+) -> Affine:
     """z Wᵀ + b on the last dimension."""
     return Affine(
         lambda z: F.linear(z, weight),
         lambda z: F.linear(z, weight.abs()),
         lambda A: A @ weight,
         *whole_bias(bias, out_shape),
+        arithmetic=arithmetic,
     )
 
 
 def scale(
-    factor: Tensor, shift: Tensor | None, shape: Shape, *, shift_size: Tensor | None = None
+    factor: Tensor,
+    shift: Tensor | None,
+    shape: Shape,
+    *,
+    arithmetic: Arithmetic | None = None,
+    shift_size: Tensor | None = None,
 ) -> Affine:
     """factor ⊙ z + shift, both broadcasting against one example."""
     wide = factor.expand(shape)
@@ -139,13 +172,14 @@ def scale(
         lambda z: z * factor.abs(),
         lambda A: A * factor,
         *whole_bias(shift, shape, size=shift_size),
+        arithmetic=arithmetic,
         mixing=False,
         crop=crop,
     )
     return op
 
 
-def average(function: Map, in_shape: Shape) -> Affine:
+def average(function: Map, in_shape: Shape, arithmetic: Arithmetic | None = None) -> Affine:
     """A linear map with coefficients ≥ 0 and no parameters: means, sums, reflected padding.
 
     The adjoint is autograd's gradient of the map, which does not depend on where it is taken.
@@ -158,7 +192,7 @@ def average(function: Map, in_shape: Shape) -> Affine:
         (moved,) = torch.autograd.grad(out, z, A, create_graph=A.requires_grad)
         return moved
 
-    return Affine(linear=function, absolute=function, adjoint=adjoint)
+    return Affine(linear=function, absolute=function, adjoint=adjoint, arithmetic=arithmetic)
 
 
 def zero_pad(before: Sequence[int], after: Sequence[int]) -> Affine:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from robustprune.bounds.rounding import TINY
+
 
 class Interval(NamedTuple):
     """Elementwise bounds lo ≤ z ≤ hi, each (N, …)."""
@@ -43,5 +45,5 @@ def least_over_box(A: Tensor, box: Interval, gamma: float) -> Tensor:
     """min ⟨A_ns, z⟩ over lo ≤ z ≤ hi, less the rounding error for γ (see ``rounding``)."""
     middle, radius = box.middle_and_radius()
     if gamma:
-        radius = radius + gamma * (middle.abs() + radius)
+        radius = radius + gamma * (middle.abs() + radius) + TINY
     return dot(A, middle) - dot(A.abs(), radius)

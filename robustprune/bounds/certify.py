@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from attacks import ThreatModel, evaluating
 from robustprune.bounds.alpha import optimised
-from robustprune.bounds.checks import BoundMethod, check_call, check_trace, rows_of
+from robustprune.bounds.checks import BoundMethod, check_call, check_model, check_trace, rows_of
 from robustprune.bounds.graph import BoundGraph, trace
 from robustprune.bounds.input_set import InputSet, input_set
 from robustprune.bounds.interval import sweep
 from robustprune.bounds.linear import least, least_by_intervals, tightened, tightened_all
+from robustprune.bounds.precision import precision_of
 from robustprune.bounds.program import Program
 from robustprune.bounds.rounding import plain_arithmetic
 from robustprune.bounds.specification import by_class, margins_over_others
@@ -56,7 +57,7 @@ def margin_bounds(
 
     def bound(program: Program, part: Tensor) -> Tensor:
         A = margins_over_others(y[part], program)
-        inputs = input_set(x[part], threat.select(part), program.dtype, rounding=True)
+        inputs = input_set(x[part], threat.select(part), program.dtype, program.precision)
         return by_class(_lower_bounds(program, inputs, A, method, steps), y[part], own=torch.inf)
 
     return _in_batches(bound, model, x, batch_size)
@@ -83,7 +84,7 @@ def output_bounds(
     def bound(program: Program, part: Tensor) -> Tensor:
         classes = program.nodes[program.output].shape[0]
         one = torch.eye(classes, dtype=program.dtype, device=x.device)
-        inputs = input_set(x[part], threat.select(part), program.dtype, rounding=True)
+        inputs = input_set(x[part], threat.select(part), program.dtype, program.precision)
         A = torch.cat((one, -one)).unsqueeze(0)
         return _lower_bounds(program, inputs, A, method, steps)
 
@@ -135,19 +136,14 @@ def _lower_bounds(
     program: Program, inputs: InputSet, A: Tensor, method: BoundMethod, steps: int
 ) -> Tensor:
     """Lower bounds of ⟨A_ns, logits⟩, (N, S): the best of ``method`` and all before it."""
-    known = sweep(program, inputs, rounding=True, exact=tightened_all)
-    if not all(bool(end.isfinite().all()) for end in known.intervals[program.output]):
-        raise ValueError(
-            "the bounds overflow: weights are infinite or NaN, or the network is far too deep for "
-            "intervals at this eps"
-        )
+    known = sweep(program, inputs, exact=tightened_all)
     best = least_by_intervals(known, A)
     if method == "ibp":
         return best
     best = torch.fmax(best, least(known, A, program.output))
     if method == "crown-ibp":
         return best
-    known = sweep(program, inputs, rounding=True, exact=tightened_all, tighten=tightened)
+    known = sweep(program, inputs, exact=tightened_all, tighten=tightened)
     best = torch.fmax(best, least_by_intervals(known, A))
     best = torch.fmax(best, least(known, A, program.output))
     return best if method == "crown" else optimised(known, A, best, steps=steps)
@@ -163,6 +159,8 @@ def _in_batches(
     graph = trace(model)
     with plain_arithmetic(), evaluating(graph.model):
         sample = torch.cat((x[:2], x.new_zeros(2, *x.shape[1:])))[:2]
-        program = graph.program(sample.double())
-        check_trace(graph, sample)
+        check_model(graph.model, x.device)
+        precision = precision_of(graph.model, x.dtype)
+        program = graph.program(sample.double(), precision=precision)
+        check_trace(graph, program, sample)
         return torch.cat([bound(program, part) for part in rows_of(x, batch_size)])

@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 from attacks import ThreatModel
 from attacks.inputs import check_batch, check_values
+from attacks.network import check_no_hooks, logits_of
 from robustprune.bounds.graph import BoundGraph
+from robustprune.bounds.input_set import input_set
+from robustprune.bounds.interval import sweep
+from robustprune.bounds.linear import tightened_all
+from robustprune.bounds.program import Program
 
 BoundMethod = Literal["ibp", "crown-ibp", "crown", "alpha-crown"]
 METHODS: tuple[BoundMethod, ...] = get_args(BoundMethod)
-#: relative difference beyond which a trace does not compute what the model computes
-SAME = 1e-3
 
 
 def rows_of(x: Tensor, batch_size: int | None) -> list[Tensor]:
@@ -24,17 +27,43 @@ def rows_of(x: Tensor, batch_size: int | None) -> list[Tensor]:
     return [rows[begin : begin + step] for begin in range(0, max(len(x), 1), step)]
 
 
-def check_trace(graph: BoundGraph, sample: Tensor) -> None:
-    """Raise ValueError where the trace does not compute what the model computes."""
-    sample = sample.to(dtype_of(graph.model, sample))
-    traced, logits = graph.program(sample).logits, graph.model(sample)
-    assert traced is not None
-    allowed = max(SAME, 100 * torch.finfo(logits.dtype).eps) * (1 + logits.abs().amax())
-    if bool((logits - traced).abs().amax() > allowed):
+def check_model(model: nn.Module, device: torch.device) -> None:
+    """Raise ValueError where the model does more than its layers say, or is no function at all.
+
+    Called in eval mode.
+    """
+    check_no_hooks(model)
+    for name, module in model.named_modules():
+        if module.training:
+            raise ValueError(
+                f"module '{name}' ({type(module).__name__}) stays in train mode when the model is "
+                "set to eval mode; a certificate needs all of it in eval mode"
+            )
+    for name, weight in (*model.named_parameters(), *model.named_buffers()):
+        if weight.is_floating_point() and not bool(weight.isfinite().all()):
+            raise ValueError(f"'{name}' holds infinity or NaN, so that nothing can be certified")
+    if torch.is_autocast_enabled(device.type):
         raise ValueError(
-            "the trace of the model's operations computes other logits than the model: hooks, "
-            "operations in place on a value that is used again, or randomness; remove them"
+            "autocast is on, so that the model runs in another precision than its weights have; "
+            "certify outside of it"
         )
+
+
+def check_trace(graph: BoundGraph, program: Program, sample: Tensor) -> None:
+    """Raise ValueError where the model's logits are outside the bounds of these points alone."""
+    point = ThreatModel("linf", 0.0)
+    inputs = input_set(sample, point, program.dtype, program.precision)
+    known = sweep(program, inputs, exact=tightened_all)
+    box, lost = known.intervals[program.output], known.lost
+    assert lost is not None
+    for _ in range(2):  # a model that counts its calls may differ in the second
+        logits = logits_of(graph.model, sample.to(dtype_of(graph.model, sample))).double()
+        inside = (box.lo <= logits) & (logits <= box.hi)
+        if not bool((inside.all(1) | lost).all()):
+            raise ValueError(
+                "the trace of the model's operations computes other logits than the model: "
+                "randomness, or something that changes from call to call; remove it"
+            )
 
 
 def dtype_of(model: nn.Module, x: Tensor) -> torch.dtype:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustprune.bounds.affine import Affine, Region, Shape, cropped_bias, whole_bias
+from robustprune.bounds.precision import Arithmetic
 
 
 def convolution(
@@ -22,6 +23,7 @@ def convolution(
     padding: Shape,
     dilation: Shape,
     groups: int,
+    arithmetic: Arithmetic | None = None,
 ) -> Affine:
     """1-D or 2-D convolution."""
     one = weight.dim() == 3
@@ -55,6 +57,7 @@ def convolution(
         lambda z: convolve(z, weight.abs()),
         lambda A: backward(A, weight, None, stride, padding, left_over, groups, dilation),
         *whole_bias(None if bias is None else bias.reshape(-1, *(1,) * len(stride)), out_shape),
+        arithmetic=arithmetic,
         crop=crop,
     )
     return op

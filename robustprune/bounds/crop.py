@@ -38,14 +38,14 @@ def cropped(known: Sweep, position: int, region: Region) -> Sweep:
         program=replace(known.program, nodes=[Node(None, (), (0,))] * len(nodes)),
         inputs=known.inputs.cropped(inside(seen[0])),
         intervals=list(known.intervals),
-        sizes=list(known.sizes),
+        slack=list(known.slack),
         relaxed={},
     )
     for k, own in seen.items():
         shape = (nodes[k].shape[0], *(hi - lo for lo, hi in own))
         part.intervals[k] = _cut(known.intervals[k], own)
-        size = known.sizes[k]
-        part.sizes[k] = None if size is None else size[inside(own)]
+        if known.rounding and (slack := known.slack[k]) is not None:
+            part.slack[k] = slack[inside(own)]
         op, fields = ops.get(k, (None, []))
         moves = tuple((f, seen[i]) for f, i in zip(fields, nodes[k].inputs, strict=True))
         part.program.nodes[k] = Node(op, nodes[k].inputs, shape, moves)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
 
 from attacks import evaluating
+from attacks.network import check_no_hooks, unwrapped
+from robustprune.bounds.inplace import NOTHING, Effect, Memory
+from robustprune.bounds.precision import Precision
 from robustprune.bounds.program import Program, Value
 from robustprune.bounds.supported import (
     FUNCTIONS,
@@ -18,8 +21,7 @@ from robustprune.bounds.supported import (
     standard_layer,
 )
 from robustprune.bounds.tensors import Unsupported
-
-ROOT = "0"  # the user's model inside the wrapper that makes every layer a submodule
+from robustprune.bounds.tracer import Root, Tracer, exported, only_read, shown
 
 
 @dataclass(frozen=True)
@@ -34,60 +36,83 @@ class BoundGraph:
     root: nn.Module = field(repr=False)
     graph: fx.Graph = field(repr=False)
 
-    def program(self, sample: Tensor, *, batch_statistics: bool = False) -> Program:
+    def program(
+        self,
+        sample: Tensor,
+        *,
+        batch_statistics: bool = False,
+        precision: Precision | None = None,
+    ) -> Program:
         """The operations with the weights of this moment, for examples like those of ``sample``.
 
         Args:
             sample: (M, …), in the dtype that bounds are computed in.
             batch_statistics: batch norms in train mode take the statistics of ``sample``.
+            precision: what the network computes in, for certificates; None in training.
 
         Raises:
             ValueError: an operation without bounds, by name and place, or logits that are not
                 (M, C) with C ≥ 2.
         """
-        program = Program.start(sample, batch_statistics=batch_statistics)
+        program = Program.start(sample, batch_statistics=batch_statistics, precision=precision)
         env: dict[fx.Node, Any] = {}
+        memory = Memory()
         for node in self.graph.nodes:
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: env[n])
             if node.op == "placeholder":
-                # further arguments keep their defaults
-                env[node] = args[0] if env else program.input
+                env[node] = program.input
+                memory.note(node, env, NOTHING)
             elif node.op == "get_attr":
-                env[node] = self._constant(node.target, program)
+                env[node] = self._constant(node.target)
+                memory.note(node, env, NOTHING)
             elif node.op == "output":
                 return _finished(program, args[0])
             else:
-                env[node] = self._operation(program, node, args, kwargs)
+                self._operation(program, node, args, kwargs, env, memory)
         raise AssertionError("a graph ends with its output")
 
-    def _operation(self, program: Program, node: fx.Node, args: Any, kwargs: Any) -> Any:
+    def _operation(
+        self,
+        program: Program,
+        node: fx.Node,
+        args: Any,
+        kwargs: Any,
+        env: dict[fx.Node, Any],
+        memory: Memory,
+    ) -> None:
+        """Put the value of an operation into ``env``."""
         if node.op == "call_module":
             assert isinstance(node.target, str)
             module = self.root.get_submodule(node.target)
             kind = standard_layer(module)
-            what = f"{type(module).__name__} (module '{_shown(node.target)}')"
+            what = f"{type(module).__name__} (module '{shown(node.target)}')"
             handler: Any = None if kind is None else MODULES[kind]
+            constant = False
             args = (module, *args)
+            effect = Effect.of_layer(module)
         else:
             name = function_name(node.target)
-            if not any(isinstance(a, Value) for a in _leaves((args, kwargs))):
-                return _evaluate(node, args, kwargs)
             what = f"'{name}' (in {_surroundings(node)})"
-            handler = FUNCTIONS.get(name)
+            constant = not any(isinstance(a, Value) for a in _leaves((args, kwargs)))
+            handler = _evaluator(node) if constant else FUNCTIONS.get(name)
+            effect = Effect.of_call(name, args, kwargs)
         if handler is None:
             raise ValueError(f"no bounds for {what}; supported are {SUPPORTED}")
-        kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
         try:
-            return handler(program, *args, **kwargs)
-        except (Unsupported, TypeError) as error:
-            raise ValueError(f"no bounds for this use of {what}: {error}") from error
+            if constant and effect.changes:
+                raise Unsupported("it changes a constant in place; compute a new one")
+            kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
+            env[node] = handler(program, *args, **kwargs)
+            memory.note(node, env, effect)
+        except (Unsupported, TypeError, RuntimeError, LookupError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"no bounds for this use of {what}: {reason}") from error
 
-    def _constant(self, target: str, program: Program) -> Any:
+    def _constant(self, target: str) -> Any:
+        """As it is: what constants make of each other is computed in the network's own dtype."""
         value: Any = self.root
         for part in target.split("."):
             value = getattr(value, part)
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return program.cast(value)
         return value
 
 
@@ -95,8 +120,9 @@ def trace(model: nn.Module | BoundGraph) -> BoundGraph:
     """Trace once what is bounded often; a ``BoundGraph`` is returned as it is.
 
     Raises:
-        ValueError: no module, control flow that depends on the input, or a parametrized module
-            that is no standard layer.
+        ValueError: no module, one whose Python code isn't there any more, hooks and other things
+            that run beside ``forward``, control flow that depends on the input, or a parametrized
+            module that is no standard layer.
     """
     if isinstance(model, BoundGraph):
         return model
@@ -104,37 +130,36 @@ def trace(model: nn.Module | BoundGraph) -> BoundGraph:
         raise ValueError(
             f"bounds need an nn.Module whose layers can be read, got {type(model).__name__}"
         )
-    root = nn.Sequential(model)
+    model = unwrapped(model)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or exported(module):
+            where = f"module '{name}'" if name else "the model"
+            raise ValueError(
+                f"{where} ({type(module).__name__}) is compiled code without readable layers; pass "
+                "the nn.Module that it was scripted, traced or exported from"
+            )
+    check_no_hooks(model)
+    root = Root(model)
     try:
-        with evaluating(model):
-            graph = _Tracer().trace(root)
-    except (fx.proxy.TraceError, TypeError) as error:
+        with evaluating(model), only_read(model):
+            graph = Tracer().trace(root)
+    except Exception as error:  # whatever a foreign forward raises when it meets no real tensor
+        if isinstance(error, ValueError) and not isinstance(error, fx.proxy.TraceError):
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
-            f"cannot trace {type(model).__name__}: {error}; its forward must do the same "
+            f"cannot trace {type(model).__name__}: {reason}; its forward must do the same "
             "operations whatever the input"
         ) from error
     return BoundGraph(model, root, graph)
 
 
-class _Tracer(fx.Tracer):
-    # computing with a buffer during the trace would freeze its value in
-    proxy_buffer_attributes = True
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if standard_layer(m) is not None:
-            return True
-        if parametrize.is_parametrized(m):
-            raise ValueError(
-                f"module '{_shown(module_qualified_name)}' ({type(m).__name__}) is parametrized "
-                "and no standard layer, so its weights can't be followed; turn them into plain "
-                "ones first (robustprune.sparsity.bake)"
-            )
-        return super().is_leaf_module(m, module_qualified_name)
-
-
 def _finished(program: Program, logits: Any) -> Program:
     if not isinstance(logits, Value):
-        raise ValueError("the model's output is no single tensor that depends on its input")
+        raise ValueError(
+            "the model returned no logits that depend on its input; let it return a tensor of "
+            "shape (N, C), a tuple that begins with one, or an object or dict with 'logits'"
+        )
     if logits.sample.dim() != 2 or logits.sample.shape[1] < 2:
         raise ValueError(
             f"the model returned shape {tuple(logits.sample.shape)} for {len(program.sample)} "
@@ -144,12 +169,12 @@ def _finished(program: Program, logits: Any) -> Program:
     return program
 
 
-def _evaluate(node: fx.Node, args: Any, kwargs: Any) -> Any:
+def _evaluator(node: fx.Node) -> Any:
+    """What computes a constant from constants."""
+    target: Any = node.target
     if node.op == "call_method":
-        assert isinstance(node.target, str)
-        return getattr(args[0], node.target)(*args[1:], **kwargs)
-    assert callable(node.target)
-    return node.target(*args, **kwargs)
+        return lambda program, own, *args, **kwargs: getattr(own, target)(*args, **kwargs)
+    return lambda program, *args, **kwargs: target(*args, **kwargs)
 
 
 def _leaves(value: Any) -> list[Any]:
@@ -161,13 +186,8 @@ def _leaves(value: Any) -> list[Any]:
     return [value]
 
 
-def _shown(target: str) -> str:
-    """A module's name as the user knows it."""
-    return target.removeprefix(ROOT).removeprefix(".")
-
-
 def _surroundings(node: fx.Node) -> str:
     """The innermost module whose forward calls the function."""
     stack = node.meta.get("nn_module_stack") or {}
-    name = _shown(next(reversed(stack))) if stack else ""
+    name = shown(next(reversed(stack))) if stack else ""
     return f"module '{name}'" if name else "the model's forward"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +12,8 @@ from attacks import ThreatModel
 from attacks.geometry import per_example
 from attacks.threat import bounds_around
 from robustprune.bounds.algebra import Interval, dot, least_over_box
-from robustprune.bounds.rounding import EPS, outward
+from robustprune.bounds.precision import Precision
+from robustprune.bounds.rounding import EPS, TINY, outward
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class InputSet:
         radius: ε, broadcasting against x; norm: "linf", "l2" or "l1".
         cut: whether the bounds may cut the ball, so that the box says something of its own.
         free: where x may change, broadcasting against x; None for everywhere.
+        cast: how far each entry may move when the network's own format is coarser than x's and the
+            input is cast to it, (N, …); None where it isn't.  The box has room for it.
     """
 
     x: Tensor
@@ -31,6 +35,7 @@ class InputSet:
     norm: str
     cut: bool
     free: Tensor | None
+    cast: Tensor | None = None
 
     def least(self, A: Tensor, gamma: float) -> Tensor:
         """A lower bound of min ⟨A_ns, x'⟩ over the set, (N, S).
@@ -44,9 +49,13 @@ class InputSet:
         flat = moving.flatten(2)
         dual = flat.abs().amax(2) if self.norm == "l1" else torch.linalg.vector_norm(flat, dim=2)
         reach = dual * self.radius.flatten()[:, None]
-        least = dot(A, self.x) - reach
-        if gamma:
-            least = least - gamma * (dot(A.abs(), self.x.abs()) + reach)
+        if not gamma:
+            least = dot(A, self.x) - reach
+        else:
+            if self.norm == "l2":  # squares of small coefficients underflow
+                reach = reach + math.sqrt(TINY * flat.shape[2]) * self.radius.flatten()[:, None]
+            least = dot(A, self.x) - reach
+            least = least - gamma * (dot(A.abs(), self.x.abs() + TINY / EPS) + reach)
         return torch.maximum(least, least_over_box(A, self.box, gamma)) if self.cut else least
 
     def cropped(self, inside: tuple[slice, ...]) -> InputSet:
@@ -56,30 +65,40 @@ class InputSet:
             x=self.x[inside],
             box=Interval(self.box.lo[inside], self.box.hi[inside]),
             free=None if self.free is None else self.free[inside],
+            cast=None if self.cast is None else self.cast[inside],
         )
 
 
-def input_set(x: Tensor, threat: ThreatModel, dtype: torch.dtype, *, rounding: bool) -> InputSet:
-    """The set around x in ``dtype``; with ``rounding`` the box is rounded outward.
+def input_set(
+    x: Tensor, threat: ThreatModel, dtype: torch.dtype, precision: Precision | None = None
+) -> InputSet:
+    """The set around x in ``dtype``; for a certificate the box is rounded outward.
 
     Bounds are widened to what they are in x's own dtype, for an attack clamps to that: 0.1 is
     0.10000000149 in float32; and to x itself, which may lie beyond them by a rounding error.
+
+    Args:
+        precision: what the network computes in, for certificates; None in training.
     """
     centre = x.to(dtype)
     radius = per_example(threat.eps, centre)
     lo, hi = centre - radius, centre + radius
-    if rounding:
+    if precision is not None:
         lo, hi = outward(lo, hi)
     bounds, own = bounds_around(threat.bounds, centre), bounds_around(threat.bounds, x)
     if bounds is not None and own is not None:
         low, high = (torch.as_tensor(b, dtype=dtype, device=x.device) for b in bounds)
         own_low, own_high = (torch.as_tensor(b, device=x.device).to(x.dtype).to(dtype) for b in own)
-        lo = torch.maximum(lo, torch.minimum(low, own_low))
-        hi = torch.minimum(hi, torch.maximum(high, own_high))
+        low, high = torch.minimum(low, own_low), torch.maximum(high, own_high)
+        lo, hi = torch.maximum(lo, low), torch.minimum(hi, high)
     free = None if threat.support is None else threat.support(x).expand_as(x)
     if free is not None:
         lo, hi = torch.where(free, lo, centre), torch.where(free, hi, centre)
     radius = radius.expand(len(x), *radius.shape[1:])
-    if rounding:
+    cast, box = None, Interval(lo, hi)
+    if precision is not None:
         radius = radius * (1 + EPS)
-    return InputSet(centre, Interval(lo, hi), radius, threat.norm, bounds is not None, free)
+        if torch.finfo(x.dtype).eps / 2 < precision.unit:
+            cast = precision.of_result(box.size, 1)
+            box = Interval(lo - cast, hi + cast)
+    return InputSet(centre, box, radius, threat.norm, bounds is not None, free, cast)

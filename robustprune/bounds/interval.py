@@ -17,6 +17,7 @@ from robustprune.bounds.algebra import Interval
 from robustprune.bounds.input_set import InputSet
 from robustprune.bounds.pooling import MaxPool
 from robustprune.bounds.program import Program
+from robustprune.bounds.rounding import TINY
 
 
 @dataclass
@@ -25,18 +26,25 @@ class Sweep:
 
     Attributes:
         intervals: box of each node; node 0 is the input's.
-        sizes: of each node, for the rounding error of a step back through it (see ``rounding``);
-            None where such a step is exact.  Only with ``rounding``.
-        rounding: whether all bounds pay for rounding errors.
+        slack: of each node, what a step back through it may be wrong by, for each entry and unit of
+            its coefficient (see ``rounding`` and ``precision``), (N, …); None where it is exact.
+        floors: of each node, and for each example, (N,), what underflow adds to that.
+        lost: examples with a value that may overflow, of which nothing is known, (N,).
         relaxed: lines or planes of nonlinear nodes, as far as they were asked for.
     """
 
     program: Program
     inputs: InputSet
-    rounding: bool
     intervals: list[Interval] = field(default_factory=list)
-    sizes: list[Tensor | None] = field(default_factory=list)
+    slack: list[Tensor | None] = field(default_factory=list)
+    floors: list[Tensor] = field(default_factory=list)
+    lost: Tensor | None = None
     relaxed: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def rounding(self) -> bool:
+        """Whether all bounds pay for rounding errors, the network's own among them."""
+        return self.program.precision is not None
 
     def gamma(self, position: int) -> float:
         return self.program.gamma(position) if self.rounding else 0.0
@@ -64,7 +72,6 @@ def sweep(
     program: Program,
     inputs: InputSet,
     *,
-    rounding: bool,
     exact: Callable[[Sweep, int], Interval],
     tighten: Tighten | None = None,
 ) -> Sweep:
@@ -77,7 +84,9 @@ def sweep(
         tighten: better bounds for the inputs of nonlinearities than intervals give; each is asked
             for once.
     """
-    known = Sweep(program, inputs, rounding, [inputs.box], [None])
+    known = Sweep(program, inputs, [inputs.box])
+    if known.rounding:
+        _start(known)
     ends = set() if inputs.norm == "linf" else program.ends_of_affine_part()
     done = set(ends) or program.exact_by_intervals()
     for position, node in enumerate(program.nodes[1:], start=1):
@@ -90,10 +99,45 @@ def sweep(
             done.add(source)
         boxes = [known.intervals[i] for i in node.inputs]
         known.intervals.append(node.op.interval(*boxes, gamma=known.gamma(position)))
-        known.sizes.append(node.op.size(*(box.size for box in boxes)) if rounding else None)
+        if known.rounding:
+            _pay(known, position)
         if position in ends:
             _meet(known, position, exact(known, position))
     return known
+
+
+def _start(known: Sweep) -> None:
+    box = known.inputs.box
+    known.slack.append(known.inputs.cast)
+    known.floors.append(_floor(known, 0, box.size))
+    known.lost = ~box.size.flatten(1).isfinite().all(1)
+
+
+def _pay(known: Sweep, position: int) -> None:
+    """Add to a node's box what the network's evaluation may change; note its errors for later."""
+    program, node, box = known.program, known.program.nodes[position], known.intervals[position]
+    precision, lost = program.precision, known.lost
+    assert node.op is not None
+    assert precision is not None
+    assert lost is not None
+    reach = [known.intervals[i].size + precision.reach for i in node.inputs]
+    size = node.op.size(*reach)
+    error = node.op.deviation(precision, reach, box, size)
+    floor = _floor(known, position, *reach, box.size)
+    slack = None if size is None else known.gamma(position) * size
+    if error is not None:
+        error = error + floor.reshape(-1, *(1,) * (error.dim() - 1))
+        box = known.intervals[position] = Interval(box.lo - error, box.hi + error)
+        slack = error if slack is None else slack + error
+    known.slack.append(slack)
+    known.floors.append(floor if size is None else floor + TINY * size.flatten(1).sum(1))
+    known.lost = lost | ~(box.lo + box.hi).flatten(1).isfinite().all(1)
+
+
+def _floor(known: Sweep, position: int, *sizes: Tensor) -> Tensor:
+    """What underflow takes from float64 sums of products with values of these sizes, (N,)."""
+    total = sum((z.flatten(1).sum(1) for z in sizes), start=sizes[0].new_zeros(()))
+    return 4 * TINY * (known.program.terms(position) + total)
 
 
 def _meet(known: Sweep, position: int, new: Interval) -> None:

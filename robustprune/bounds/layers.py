@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from robustprune.bounds import affine
 from robustprune.bounds.activations import Rectifier, Sigmoidal
 from robustprune.bounds.convolution import convolution
 from robustprune.bounds.pooling import MaxPool, Windows
+from robustprune.bounds.precision import Arithmetic, sum_of_products
 from robustprune.bounds.program import Program, Value
 from robustprune.bounds.tensors import Unsupported, each, pad, pooled
 
@@ -19,7 +21,8 @@ from robustprune.bounds.tensors import Unsupported, each, pad, pooled
 def linear(p: Program, input: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
     weight = p.cast(weight)
     shape = (*input.sample.shape[1:-1], len(weight))
-    return p.add(affine.linear(weight, p.cast(bias), shape), input)
+    how = sum_of_products(weight, bias) if p.precision else None
+    return p.add(affine.linear(weight, p.cast(bias), shape, how), input)
 
 
 def matmul(p: Program, input: Value, other: Tensor) -> Value:
@@ -57,6 +60,7 @@ def conv(
             padding=sides,
             dilation=spread,
             groups=groups,
+            arithmetic=sum_of_products(weight, bias) if p.precision else None,
         ),
         input,
     )
@@ -94,7 +98,26 @@ def batch_norm(p: Program, layer: Any, input: Value) -> Value:
     ones = (1,) * (input.sample.dim() - 2)
     shape = tuple(input.sample.shape[1:])
     factor, shift, size = (t.reshape(-1, *ones) for t in (factor, shift, size))
-    return p.add(affine.scale(factor, shift, shape, shift_size=size), input)
+    how = _normalising(p, layer, mean, var) if p.precision else None
+    return p.add(affine.scale(factor, shift, shape, arithmetic=how, shift_size=size), input)
+
+
+def _normalising(p: Program, layer: Any, mean: Tensor, var: Tensor) -> Arithmetic:
+    """For (z − μ) · 1/√(σ² + ε) · w + b, or z · scale + shift with both computed first.
+
+    No product meets 16 roundings, an inverse root of two units in the last place among them.  The
+    root's error grows where σ² + ε cancels, or is next to the smallest number.
+    """
+    assert p.precision is not None
+    total = var + layer.eps
+    worst = (var.abs() + layer.eps + 4 * p.precision.reach) / total
+    ones = mean.new_ones(())
+    weight, bias = (p.cast(layer.weight), p.cast(layer.bias)) if layer.affine else (ones, 0 * ones)
+    between = (1 + total.rsqrt()) * (1 + weight.abs()) * (1 + mean.abs()) + bias.abs()
+    usable = bool((total > 0).all()) and float(total.max()) < p.precision.largest
+    peak = 2 * float(between.max())
+    terms = 16 * float(worst.max()) if usable else math.inf
+    return Arithmetic(terms, 16 * peak, peak)
 
 
 def relu(p: Program, input: Value, inplace: bool = False) -> Value:

@@ -51,7 +51,7 @@ def least(
         if position not in waiting:
             continue
         A, node = waiting.pop(position), nodes[position]
-        op, size = node.op, known.sizes[position]
+        op = node.op
         assert op is not None
         if isinstance(op, Elementwise | MaxPool):
             choice = None if choices is None else choices.get(position)
@@ -63,8 +63,7 @@ def least(
             parts, const = op.backward(A)
         if const is not None:
             total = total + const
-        if size is not None:
-            total = total - known.gamma(position) * dot(A.abs(), size)
+        total = _paid(known, position, A, total)
         if node.moves is not None:
             parts = [moved(part, *move) for part, move in zip(parts, node.moves, strict=True)]
         for source, part in zip(node.inputs, parts, strict=True):
@@ -72,12 +71,33 @@ def least(
                 part = waiting[source] + part
                 if known.rounding:
                     total = total - EPS * dot(part.abs(), known.intervals[source].size)
+                    total = _floored(known, source, total)
             waiting[source] = part
     A = waiting[stop]
     gamma = known.gamma(stop)
     if stop == 0:
-        return total + known.inputs.least(A, gamma)
-    return total + least_over_box(A, known.intervals[stop], gamma)
+        total = _paid(known, 0, A, total) + known.inputs.least(A, gamma)
+    else:
+        total = total + least_over_box(A, known.intervals[stop], gamma)
+        total = _floored(known, stop, total)
+    if known.lost is None:
+        return total
+    # nothing is known of what overflows, in the network or here
+    return total.where(total.isfinite() & ~known.lost[:, None], -torch.inf)
+
+
+def _paid(known: Sweep, position: int, A: Tensor, total: Tensor) -> Tensor:
+    """Subtract what ⟨A_ns, z⟩ may be wrong by after a step back through the node."""
+    if not known.rounding:
+        return total
+    slack = known.slack[position]
+    if slack is not None:
+        total = total - dot(A.abs(), slack)
+    return _floored(known, position, total)
+
+
+def _floored(known: Sweep, position: int, total: Tensor) -> Tensor:
+    return total - known.floors[position][:, None] if known.rounding else total
 
 
 def least_by_intervals(known: Sweep, A: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from robustprune.bounds.affine import Region, Shape
 from robustprune.bounds.algebra import Interval, dot
-from robustprune.bounds.rounding import EPS
+from robustprune.bounds.precision import Precision
+from robustprune.bounds.rounding import EPS, TINY
 
 
 class Planes(NamedTuple):
@@ -76,6 +78,11 @@ class MaxPool:
     def size(self, *inputs: Tensor) -> Tensor:
         return 3 * self.clean(inputs[0])  # |slope z| + |shift| ≤ m + 2 m
 
+    def deviation(
+        self, precision: Precision, reach: Sequence[Tensor], out: Interval, size: Tensor | None
+    ) -> None:
+        return None
+
     def unsettled(self, box: Interval) -> Tensor:
         """Entries of windows with more than one candidate for the maximum."""
         lo, hi = self._windows(box.lo), self._windows(box.hi)
@@ -104,7 +111,8 @@ class MaxPool:
         # alone above all others: max = z_j without any rounding
         alone = low >= other
         slope, shift = torch.where(alone, 1.0, slope), torch.where(alone, 0.0, shift)
-        shift = torch.where(alone, shift, shift + 8 * EPS * torch.maximum(first.abs(), low.abs()))
+        margin = 8 * (EPS * torch.maximum(first.abs(), low.abs()) + TINY)
+        shift = torch.where(alone, shift, shift + margin)
         windows = torch.arange(self.index.shape[1], device=self.index.device)
         return Planes(self.index[lo.argmax(2), windows], self.index[at, windows], slope, shift)
 

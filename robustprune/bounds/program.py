@@ -12,6 +12,7 @@ from torch import Tensor
 from robustprune.bounds.activations import Elementwise
 from robustprune.bounds.affine import Affine, Concat, Region, Shape, Sum
 from robustprune.bounds.pooling import MaxPool
+from robustprune.bounds.precision import Precision
 from robustprune.bounds.rounding import gamma
 
 Op = Affine | Sum | Concat | Elementwise | MaxPool
@@ -52,19 +53,28 @@ class Program:
     Attributes:
         dtype: of all weights and bounds.
         batch_statistics: whether batch norms in train mode use the sample's statistics.
+        precision: what the network computes in, for certificates; None in training.
         output, logits: the node of the logits, and what they are for the sample.
     """
 
     sample: Tensor
     batch_statistics: bool = False
+    precision: Precision | None = None
     nodes: list[Node] = field(default_factory=list)
     output: int = 0
     logits: Tensor | None = None
 
     @classmethod
-    def start(cls, sample: Tensor, *, batch_statistics: bool = False) -> Program:
+    def start(
+        cls,
+        sample: Tensor,
+        *,
+        batch_statistics: bool = False,
+        precision: Precision | None = None,
+    ) -> Program:
         """Nothing but the input."""
-        return cls(sample, batch_statistics, [Node(None, (), tuple(sample.shape[1:]))])
+        nodes = [Node(None, (), tuple(sample.shape[1:]))]
+        return cls(sample, batch_statistics, precision, nodes)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -85,14 +95,20 @@ class Program:
         """A weight in the program's dtype; None stays None."""
         if tensor is None:
             return None
+        if tensor.is_complex():
+            raise ValueError(f"weights of dtype {tensor.dtype} have no bounds; use real ones")
         # gradients of slopes alone must not build a graph to the weights
         return (tensor if torch.is_grad_enabled() else tensor.detach()).to(self.dtype)
 
+    def terms(self, position: int) -> int:
+        """The longest sum that bounds of this node compute."""
+        node = self.nodes[position]
+        entries = math.prod(node.shape) + len(self.nodes)
+        return entries + sum(math.prod(self.nodes[i].shape) for i in node.inputs)
+
     def gamma(self, position: int) -> float:
         """γ for the sums that this node computes (see ``rounding``)."""
-        node = self.nodes[position]
-        terms = math.prod(node.shape) + len(self.nodes)
-        return gamma(terms + sum(math.prod(self.nodes[i].shape) for i in node.inputs))
+        return gamma(self.terms(position))
 
     def ends_of_affine_part(self) -> set[int]:
         """Nodes that depend on the input affinely and lead to one that does not, or to nowhere."""

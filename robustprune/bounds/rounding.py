@@ -1,8 +1,9 @@
 """How bounds stay bounds in floating point.
 
-Certification computes in float64 and certifies the real-valued function of the stored weights.
-With unit roundoff u = 2⁻⁵³, a sum of n products in any order, with or without fused operations,
-obeys (Higham 2002, *Accuracy and Stability of Numerical Algorithms*, §3.1)
+Certification computes in float64; this is about the errors that it makes itself.  Those of the
+network, in its own precision, are bounded in ``precision`` and join the same sums.  With unit
+roundoff u = 2⁻⁵³, a sum of n products in any order, with or without fused operations, obeys (Higham
+2002, *Accuracy and Stability of Numerical Algorithms*, §3.1)
 
     |fl(Σ aᵢbᵢ) − Σ aᵢbᵢ| ≤ γₙ Σ |aᵢ||bᵢ|,   γₙ = n u / (1 − n u).
 
@@ -27,6 +28,9 @@ product.  Steps through a nonlinearity obey the same inequality, with the size t
 The largest n that a layer meets is its inputs plus its outputs; every later addition to d is one
 more term, so the number of layers is added to n.
 
+Products that underflow, or are flushed to zero, lose TINY each: a layer pays for as many as its
+sums have terms, times the size of what meets them.  What overflows is −∞.
+
 Two assumptions remain: matrix products and convolutions really are sums of products (no Winograd
 or FFT algorithm: cuDNN is switched off meanwhile), and tanh and sigmoid are right to 8 units in
 the last place.
@@ -41,6 +45,8 @@ import torch
 from torch import Tensor
 
 EPS = torch.finfo(torch.float64).eps  # 2u
+#: absolute error of one operation, that a processor may flush to zero
+TINY = torch.finfo(torch.float64).smallest_normal
 #: absolute and relative error granted to elementwise functions of size ≤ 1
 FUNCTION_ERROR = 8 * EPS
 

@@ -7,7 +7,6 @@ from types import BuiltinFunctionType
 from typing import Any
 
 from torch import nn
-from torch.nn import functional as F
 
 from robustprune.bounds import layers, tensors
 from robustprune.bounds.program import Program, Value
@@ -30,11 +29,11 @@ MODULES: dict[type[nn.Module], Callable[[Program, Any, Value], Value]] = {
     nn.Sigmoid: lambda p, m, z: layers.sigmoid(p, z),
     nn.AvgPool1d: layers.avg_pool_layer,
     nn.AvgPool2d: layers.avg_pool_layer,
-    nn.AdaptiveAvgPool1d: lambda p, m, z: tensors.averaged(
-        p, z, lambda v: F.adaptive_avg_pool1d(v, m.output_size)
+    nn.AdaptiveAvgPool1d: lambda p, m, z: tensors.pooled("adaptive_avg_pool1d")(
+        p, z, m.output_size
     ),
-    nn.AdaptiveAvgPool2d: lambda p, m, z: tensors.averaged(
-        p, z, lambda v: F.adaptive_avg_pool2d(v, m.output_size)
+    nn.AdaptiveAvgPool2d: lambda p, m, z: tensors.pooled("adaptive_avg_pool2d")(
+        p, z, m.output_size
     ),
     nn.MaxPool1d: layers.max_pool_layer,
     nn.MaxPool2d: layers.max_pool_layer,
@@ -87,16 +86,32 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         name: tensors.reshaped(name)
         for name in ("flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten")
     },
-    **dict.fromkeys(("contiguous", "clone", "float", "double"), tensors.identity),
+    **dict.fromkeys(("contiguous", "clone", "double"), tensors.identity),
+    "float": tensors.as_float32,
 }
 
 
 def standard_layer(module: nn.Module) -> type[nn.Module] | None:
-    """The supported class whose forward the module runs; a parametrized layer counts as its own."""
-    for kind in type(module).__mro__:
-        if kind in MODULES:
-            return kind if type(module).forward is kind.forward else None
-    return None
+    """The supported class whose forward the module runs; a parametrized layer counts as its own.
+
+    None where a subclass or the instance itself replaces anything that the class computes with, as
+    ``_conv_forward``: its forward is then followed like any other.
+    """
+    ancestors = type(module).__mro__
+    kind = next((c for c in ancestors if c in MODULES), None)
+    if kind is None:
+        return None
+    replaced = {name for c in ancestors[: ancestors.index(kind)] for name in vars(c)}
+    replaced |= {name for name, value in vars(module).items() if callable(value)}
+    return None if any(hasattr(kind, name) for name in replaced - _HARMLESS) else kind
+
+
+#: what a subclass may have of its own without computing anything else
+_HARMLESS = {name for name in dir(nn.Module) if name.startswith("__")} - {
+    "__call__",
+    "__getattr__",
+    "__getattribute__",
+} | {"train", "eval", "extra_repr", "reset_parameters"}
 
 
 def function_name(target: Any) -> str:

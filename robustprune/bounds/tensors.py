@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from robustprune.bounds import affine
 from robustprune.bounds.affine import Concat, Sum
+from robustprune.bounds.precision import EXACT, Arithmetic, Precision, constants, mean_of
 from robustprune.bounds.program import Program, Value
 
 
@@ -18,12 +20,16 @@ class Unsupported(ValueError):
     """A use of a known operation that has no bounds; the message says which and what to do."""
 
 
-def scaled(p: Program, input: Value, factor: Any, shift: Any) -> Value:
-    """factor ⊙ z + shift for constants that broadcast against one example; None stands for 1, 0."""
+def scaled(p: Program, input: Value, factor: Any, shift: Any, *, roundings: int = 2) -> Value:
+    """factor ⊙ z + shift for constants that broadcast against one example; None stands for 1, 0.
+
+    roundings: of one result in the network, its constant's among them.
+    """
     like = input.sample
     factor = like.new_ones(()) if factor is None else constant_like(p, factor, like)
     shift = None if shift is None else constant_like(p, shift, like)
-    return p.add(affine.scale(factor, shift, tuple(like.shape[1:])), input)
+    how = constants(roundings, factor, shift, p.precision) if p.precision else None
+    return p.add(affine.scale(factor, shift, tuple(like.shape[1:]), arithmetic=how), input)
 
 
 def add(p: Program, input: Any, other: Any, *, alpha: int = 1) -> Value:
@@ -59,11 +65,13 @@ def mul(p: Program, input: Any, other: Any) -> Value:
 def div(p: Program, input: Any, other: Any) -> Value:
     if isinstance(other, Value):
         raise Unsupported("a division by a value that depends on the input")
-    return scaled(p, input, 1 / torch.as_tensor(other, dtype=p.dtype), None)
+    inverse = 1 / torch.as_tensor(other, dtype=p.dtype, device=input.sample.device)
+    # some kernels multiply by the rounded inverse
+    return scaled(p, input, inverse, None, roundings=3)
 
 
 def neg(p: Program, input: Value) -> Value:
-    return scaled(p, input, -1, None)
+    return scaled(p, input, -1, None, roundings=0)
 
 
 def cat(p: Program, tensors: Sequence[Value], dim: int = 0) -> Value:
@@ -74,18 +82,30 @@ def cat(p: Program, tensors: Sequence[Value], dim: int = 0) -> Value:
     return p.add(Concat(tuple(value.sample.shape[1] for value in tensors)), *tensors)
 
 
-def averaged(p: Program, input: Value, function: Callable[[Tensor], Tensor]) -> Value:
+def averaged(
+    p: Program, input: Value, function: Callable[[Tensor], Tensor], how: Arithmetic
+) -> Value:
     if bool((function(torch.ones_like(input.sample[:1])) < 0).any()):
         raise Unsupported("an average with a negative divisor")
-    return p.add(affine.average(function, tuple(input.sample.shape[1:])), input)
+    return p.add(affine.average(function, tuple(input.sample.shape[1:]), how), input)
 
 
 def pooled(name: str) -> Callable[..., Value]:
     """The average pooling function of that name."""
 
     def pool(p: Program, input: Value, *args: Any, **kwargs: Any) -> Value:
-        return averaged(p, input, lambda z: getattr(F, name)(z, *args, **kwargs))
+        window = args[0] if args else kwargs["output_size" if adaptive else "kernel_size"]
+        places = input.sample.shape[2:]
+        sizes = each(window, len(places))
+        if adaptive:
+            sizes = tuple(
+                1 if after is None else -(-before // after) + (before % after > 0)
+                for before, after in zip(places, sizes, strict=True)
+            )
+        how = mean_of(math.prod(sizes))
+        return averaged(p, input, lambda z: getattr(F, name)(z, *args, **kwargs), how)
 
+    adaptive = name.startswith("adaptive")
     return pool
 
 
@@ -102,12 +122,14 @@ def attribute(p: Program, input: Value, name: str) -> Any:
 
 def mean(p: Program, input: Value, dim: Any = None, keepdim: bool = False) -> Value:
     dims = dims_of(dim, input.sample)
-    return averaged(p, input, lambda z: z.mean(dims, keepdim=keepdim))
+    how = mean_of(math.prod(input.sample.shape[d] for d in dims))
+    return averaged(p, input, lambda z: z.mean(dims, keepdim=keepdim), how)
 
 
 def total(p: Program, input: Value, dim: Any = None, keepdim: bool = False) -> Value:
     dims = dims_of(dim, input.sample)
-    return averaged(p, input, lambda z: z.sum(dims, keepdim=keepdim))
+    how = mean_of(math.prod(input.sample.shape[d] for d in dims))
+    return averaged(p, input, lambda z: z.sum(dims, keepdim=keepdim), how)
 
 
 def pad(
@@ -119,7 +141,7 @@ def pad(
     if len(amounts) > 2 * dims:
         raise Unsupported(f"padding {tuple(pad)} reaches the channels or the batch")
     if mode != "constant":
-        return averaged(p, input, lambda z: F.pad(z, amounts, mode))
+        return averaged(p, input, lambda z: F.pad(z, amounts, mode), EXACT)
     amounts += [0] * (2 * dims - len(amounts))
     before, after = amounts[-2::-2], amounts[-1::-2]
     return p.add(affine.zero_pad(before, after), input)
@@ -146,6 +168,13 @@ def identity(p: Program, input: Value, *args: Any, **kwargs: Any) -> Value:
     return input
 
 
+def as_float32(p: Program, input: Value) -> Value:
+    """A cast that loses nothing in a network whose every operation pays for float32, or less."""
+    if p.precision is not None and p.precision.unit < Precision.of(torch.float32).unit:
+        raise Unsupported("a cast to float32 inside a float64 network; leave it out")
+    return input
+
+
 def dropout(program: Program, input: Value, p: float = 0.5, training: bool = True) -> Value:
     if training:
         raise Unsupported("dropout that stays on in eval mode; pass training=self.training")
@@ -167,7 +196,9 @@ def dims_of(dim: Any, like: Tensor) -> tuple[int, ...]:
 
 def constant_like(p: Program, value: Any, like: Tensor) -> Tensor:
     """A constant that broadcasts against one example without widening it."""
-    tensor = torch.as_tensor(value, device=like.device).to(p.dtype)
+    if not isinstance(value, Tensor):  # torch would round a number to float32
+        value = torch.as_tensor(value, dtype=p.dtype)
+    tensor: Tensor = p.cast(value.to(like.device))
     if tensor.dim() == like.dim() and len(tensor) == 1:
         tensor = tensor[0]
     shape = tuple(like.shape[1:])

@@ -65,5 +65,5 @@ def _around(
     )
     program = graph.program(x if batch_norm else x[:2], batch_statistics=True)
     A = margins_over_others(y, program)
-    inputs = input_set(x, threat, x.dtype, rounding=False)
-    return sweep(program, inputs, rounding=False, exact=tightened_all), A
+    inputs = input_set(x, threat, x.dtype)
+    return sweep(program, inputs, exact=tightened_all), A

@@ -257,9 +257,9 @@ def limits(methods: Collection[str], *, sentences: bool = False) -> tuple[str, .
         "attack_radius is how near attacks came, not a proof: null means that they found nothing.",
     )
     base = (
-        "A certificate of the base network is about the real-valued function of the stored "
-        "weights, within the stated input bounds; inference in float32 may differ where two "
-        "classes are next to equal.",
+        "A certificate of the base network is about every evaluation of the stored weights in "
+        "their own precision, with sums in any order, within the stated input bounds; coarser "
+        "arithmetic (TF32, autocast, Winograd convolutions) is not covered.",
     )
     smoothed = (
         "A certificate of the smoothed classifier says nothing of the network itself: it holds "

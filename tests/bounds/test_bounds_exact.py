@@ -18,6 +18,7 @@ from robustprune.bounds.input_set import input_set
 from robustprune.bounds.interval import sweep
 from robustprune.bounds.linear import least, tightened, tightened_all
 from robustprune.bounds.pooling import MaxPool, Windows
+from robustprune.bounds.precision import Precision
 
 
 def tiny(seed, hidden=3):
@@ -95,9 +96,10 @@ def test_optimised_slopes_reach_the_lp_relaxation():
 
 
 def around(model, x, eps):
-    program = trace(model).program(x)
-    inputs = input_set(x, ThreatModel("linf", eps), x.dtype, rounding=True)
-    return sweep(program, inputs, rounding=True, exact=tightened_all, tighten=tightened)
+    precision = Precision.of(x.dtype)
+    program = trace(model).program(x, precision=precision)
+    inputs = input_set(x, ThreatModel("linf", eps), x.dtype, precision)
+    return sweep(program, inputs, exact=tightened_all, tighten=tightened)
 
 
 def test_crown_by_hand():

@@ -5,7 +5,7 @@ import torch
 from bounds_nets import random_net
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize, prune
+from torch.nn.utils import parametrize
 
 from attacks import ThreatModel
 from robustprune.bounds import (
@@ -55,7 +55,8 @@ def bound(model, shape=(2, 4)):
         (Calls(lambda z: torch.cat((z, z), dim=0)), "dim=0"),
         (Calls(lambda z: z + torch.ones(7, 1, 6)), "constant of shape"),
         (Calls(lambda z: z if z.sum() > 0 else -z), "cannot trace Calls"),
-        (Calls(lambda z: (z, z)), "no single tensor"),
+        (Calls(lambda z: {"scores": z}), "returned no logits that depend"),
+        (Calls(lambda z: torch.zeros(2, 3)), "returned no logits that depend"),
         (Calls(lambda z: z.unsqueeze(1)), r"logits of shape \(N, C\)"),
         (Calls(lambda z: z.T), "attribute 'T'"),
         (nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False)), "running"),
@@ -92,27 +93,73 @@ def test_infinite_weights_are_refused():
     model, x, y = random_net("mlp", 0)
     with torch.no_grad():
         model[1].weight[0, 0] = torch.inf
-    with pytest.raises(ValueError, match="overflow"):
+    with pytest.raises(ValueError, match=r"'1.weight' holds infinity or NaN"):
         margin_bounds(model, x, y, THREAT)
 
 
-def test_weights_set_by_hooks_are_noticed():
-    model = nn.Sequential(nn.Linear(4, 3))
-    prune.random_unstructured(model[0], "weight", amount=0.3)
-    bound(model)
+def shared_memory(z):
+    kept = F.dropout(z, training=False)  # the same memory
+    F.relu(z, inplace=True)
+    return 2 * kept + z
+
+
+def added_to(z):
+    out = z - 1
+    total = out
+    total += F.tanh(z)
+    return out * 3 + total.relu()
+
+
+@pytest.mark.parametrize("function", [shared_memory, added_to])
+@pytest.mark.parametrize("shift", [-1.0, 0.0, 1.0])
+def test_an_overwritten_value_means_the_new_one(function, shift):
+    torch.manual_seed(0)
+    model = Calls(function)
     with torch.no_grad():
-        model[0].weight_orig.add_(1.0)  # the attribute `weight` is stale until the next forward
-    with pytest.raises(ValueError, match="other logits than the model: hooks"):
-        bound(model)
+        model.fc.weight.mul_(0.1)
+        model.fc.bias.fill_(shift)
+    x = torch.randn(5, 4)
+    lower, upper = output_bounds(model, x, ThreatModel("linf", 0.0))
+    torch.testing.assert_close(lower, model(x).double(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(upper, model(x).double(), rtol=0, atol=1e-4)
 
 
-def test_an_overwritten_value_is_noticed():
-    def overwrite(z):
-        out = F.relu(z, inplace=True)
-        return out + z
+class Counts(nn.Linear):
+    def __init__(self, count):
+        super().__init__(4, 3)
+        self.register_buffer("seen", torch.zeros(3))
+        self.count = count
 
-    with pytest.raises(ValueError, match="in place"):
-        bound(Calls(overwrite))
+    def forward(self, x):
+        self.stash = x
+        return super().forward(x) + self.count(self)
+
+
+def added(layer):
+    seen = layer.seen
+    seen += 1.0
+    return seen
+
+
+def assigned(layer):
+    layer.seen = layer.seen + 1.0
+    return layer.seen
+
+
+def test_a_change_in_place_that_cannot_be_followed_is_refused():
+    def overlapping(z):
+        view = z.unsqueeze(1)
+        F.relu(z, inplace=True)
+        return view.squeeze(1)
+
+    with pytest.raises(ValueError, match="changes a value in place"):
+        bound(Calls(overlapping))
+    for count, message in ((added, "changes a constant in place"), (assigned, "buffer 'seen'")):
+        model = Counts(count)
+        with pytest.raises(ValueError, match=message):
+            bound(model)
+        assert model.seen.tolist() == [0, 0, 0]
+        assert not hasattr(model, "stash")
 
 
 def test_parametrized_layers_follow_their_masks_and_equal_baked_ones():

@@ -1,0 +1,88 @@
+"""Operations in place: which other values of a traced model they change.
+
+A trace names results, not memory.  After ``F.relu(z, inplace=True)`` every name of the memory of z,
+z itself and what ``dropout`` or ``view`` made of it, means the new entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import fx, nn
+
+from robustprune.bounds.program import Value
+from robustprune.bounds.tensors import Unsupported
+
+#: functions and methods whose result is in the memory of their input
+VIEWS = {"view", "squeeze", "unsqueeze", "unflatten", "dropout", "dropout1d", "dropout2d"}
+VIEW_LAYERS = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Unflatten)
+#: those whose result may be there, or a copy
+MAYBE_VIEWS = {"flatten", "reshape", "contiguous", "float", "double"}
+MAYBE_VIEW_LAYERS = (nn.Flatten,)
+OPERATORS = {"iadd", "isub", "imul", "itruediv", "ipow", "ifloordiv", "imod"}
+#: where ``inplace`` comes among the arguments of a function
+PLACE = {"relu": 1, "leaky_relu": 2, "dropout": 3, "dropout1d": 3, "dropout2d": 3}
+
+
+class Effect(NamedTuple):
+    """What an operation does with the memory of its first argument."""
+
+    shares: bool
+    surely: bool
+    changes: bool
+
+    @classmethod
+    def of_layer(cls, layer: nn.Module) -> Effect:
+        changes = bool(getattr(layer, "inplace", False))
+        surely = changes or isinstance(layer, VIEW_LAYERS)
+        return cls(surely or isinstance(layer, MAYBE_VIEW_LAYERS), surely, changes)
+
+    @classmethod
+    def of_call(cls, name: str, args: Any, kwargs: Any) -> Effect:
+        place = PLACE.get(name, len(args))
+        changes = name in OPERATORS or (name.endswith("_") and not name.endswith("__"))
+        changes |= bool(kwargs.get("inplace", args[place] if place < len(args) else False))
+        surely = changes or name in VIEWS
+        return cls(surely or name in MAYBE_VIEWS, surely, changes)
+
+
+NOTHING = Effect(False, False, False)
+
+
+@dataclass
+class Memory:
+    """Which values of a graph share memory, filled in the order of its nodes."""
+
+    owner: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    unsure: set[fx.Node] = field(default_factory=set)
+
+    def note(self, node: fx.Node, env: dict[fx.Node, Any], effect: Effect) -> None:
+        """Take in a node with its value; where it changes memory, give its value to the others.
+
+        Raises:
+            Unsupported: a constant is changed, or another name of the memory is used later, of
+                which it isn't known what it means then.
+        """
+        source = node.args[0] if node.args else None
+        if effect.changes and not isinstance(env.get(source), Value):  # type: ignore[arg-type]
+            raise Unsupported("it changes a constant in place; compute a new one")
+        self.owner[node] = node
+        if not (effect.shares and isinstance(source, fx.Node) and source in self.owner):
+            return
+        self.owner[node] = self.owner[source]
+        if source in self.unsure or not effect.surely:
+            self.unsure.add(node)
+        if not effect.changes:
+            return
+        for other in [o for o in self.owner if self.owner[o] is self.owner[node] and o is not node]:
+            if not isinstance(env[other], Value):
+                continue
+            known = not self.unsure.intersection((node, other))
+            if known and env[other].sample.shape == env[node].sample.shape:
+                env[other] = env[node]
+            elif any(user not in self.owner for user in other.users):
+                raise Unsupported(
+                    "it changes a value in place that is used again in another shape; use an "
+                    "operation that makes a new one"
+                )
