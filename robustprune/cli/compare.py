@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from robustprune.cli.shared import Parser, add_command, answer, path_argument
+from robustprune.run.terminal import printable
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -90,9 +91,9 @@ def _compare(options: argparse.Namespace) -> int:
         for board in boards:
             Console().print(terminal_grid(board) if options.grid else terminal_board(board))
         for line in entry["deviations"] if entry else ():
-            print(f"the entry differs from what the benchmark asks for: {line}")
+            print(printable(f"the entry differs from what the benchmark asks for: {line}"))
         for file in files:
-            print(file)
+            print(printable(str(file)))
 
     content = {
         "runs": [str(run) for run in runs],

@@ -7,6 +7,7 @@ from typing import Any
 
 from robustprune.cli.own import add_own_options, load_own
 from robustprune.cli.shared import Parser, add_command, answer, silent
+from robustprune.run.terminal import printable
 
 MORE = ("apgd", "square", "autoattack")
 
@@ -76,10 +77,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _show(content: dict[str, Any]) -> None:
     threat = content["threat"]
-    print(
-        f"{content['model']} on {content['n']} examples of {content['source']}, "
-        f"{threat['norm']} eps {threat['eps']:g}"
-    )
+    about = f"{content['model']} on {content['n']} examples of {content['source']}"
+    print(printable(f"{about}, {threat['norm']} eps {threat['eps']:g}"))
     for name, figure in {"clean": content["clean"], **content["robust"]}.items():
         low, high = (100 * end for end in figure["ci95"])
         kind = "" if name == "clean" else "  upper bound"
@@ -90,4 +89,5 @@ def _show(content: dict[str, Any]) -> None:
         middle = "none" if r["median"] is None else f"{r['median']:.4g}"
         print(f"  median r*    {middle}  quartiles [{quartiles}], n = {r['n']}  upper bound")
     for finding in content["findings"]:
-        print(f"  {'ok  ' if finding['ok'] else 'WARN'} {finding['name']}: {finding['detail']}")
+        said = printable(f"{finding['name']}: {finding['detail']}")
+        print(f"  {'ok  ' if finding['ok'] else 'WARN'} {said}")

@@ -13,6 +13,7 @@ from robustprune.cli.wording import echo
 from robustprune.run.config import METHODS, OBJECTIVES, Config, load_config
 from robustprune.run.packaged import config_names, config_path
 from robustprune.run.suggest import did_you_mean
+from robustprune.run.terminal import printable
 
 RESUMES = (
     "The same command takes up an interrupted run where it stopped. Exit status: 0 done, 2 bad "
@@ -187,12 +188,12 @@ def run_config(options: argparse.Namespace) -> int:
     )
     folder = run.folder.path
     if not quiet:
-        print(f"{config.name}, seed {config.seed}: {folder}", file=sys.stderr)
+        print(printable(f"{config.name}, seed {config.seed}: {folder}"), file=sys.stderr)
     metrics = find_sparse_networks(run)
 
     def show() -> None:
         Console().print(terminal_table(metrics))
-        print(f"report: {folder / 'report.html'}")
+        print(printable(f"report: {folder / 'report.html'}"))
 
     answer(options, {"run": str(folder), "metrics": metrics}, show)
     return 0

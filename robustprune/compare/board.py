@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from robustprune.compare.gather import Result
 from robustprune.measure.statistics import Proportion, mean_sd
 from robustprune.report.records import ThreatRecord
+from robustprune.run.constant import NOTE
 
 #: fields of a config that a row's title or its columns tell anyway
 _TOLD = ("name", "seed", "search.methods", "search.density")
 
 
 #: how a title says what density was asked for
-_KEPT = re.compile(r", ([\d.e-]+) kept")
+_KEPT = re.compile(r", ([\d.e-]+) (?:asked, [\d.e-]+ )?kept")
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,9 @@ class Row:
         kept, total: weights, of the first seed.
         file_bytes, latency: of the form that would be deployed; seconds a batch.
         speed: latency as a multiple of the dense network's in the same run.
+        constant: in how many of its seeds it gives one class for everything.
+        answers: seed -> (N,) bool, which examples are right in the worst case; seeds of which a
+            run has kept none are missing. labels: of these examples.
     """
 
     title: str
@@ -76,11 +84,18 @@ class Row:
     latency: Measured | None
     speed: Measured | None
     baseline: bool
+    constant: int = 0
+    answers: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict, compare=False)
+    labels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Board:
-    """Rows of one task and threat model; attacks: name -> description, seed and threat left out."""
+    """Rows of one task and threat model; attacks: name -> description, seed and threat left out.
+
+    Networks that give one class for everything come last: no attack can change what they say, and
+    that is no robustness.
+    """
 
     task: str
     threat: ThreatRecord
@@ -90,8 +105,15 @@ class Board:
 
     @property
     def front(self) -> tuple[Row, ...]:
-        """The rows that no other beats, by density."""
-        return tuple(sorted(on_front(self.rows), key=lambda row: row.density))
+        """The rows that no other beats, by density; constant answers are left out."""
+        able = [row for row in self.rows if not row.constant]
+        return tuple(sorted(on_front(able), key=lambda row: row.density))
+
+    @property
+    def commonest(self) -> float | None:
+        """The accuracy of giving the commonest class for everything; None where it isn't known."""
+        labels = next((row.labels for row in self.rows if row.labels), None)
+        return max(Counter(labels).values()) / len(labels) if labels else None
 
 
 def boards_of(results: Sequence[Result]) -> list[Board]:
@@ -149,7 +171,7 @@ def _board(results: Sequence[Result]) -> Board:
         threat=first.threat,
         attacks={attack.name: _shortened(attack.description) for attack in first.attacks},
         n=results[0].model.clean.n,
-        rows=tuple(map(_row, unique.values(), titles)),
+        rows=tuple(sorted(map(_row, unique.values(), titles), key=lambda row: row.constant > 0)),
     )
 
 
@@ -200,8 +222,10 @@ def _row(members: Sequence[Result], title: str) -> Row:
 
     minimal = [m.model.minimal for m in members]
     said = _KEPT.search(title)
+    constant, seeds = sum(m.constant for m in members), len(members)
+    note = f" ({NOTE}{f' in {constant} of {seeds} seeds' if seeds > 1 else ''})" if constant else ""
     return Row(
-        title=title,
+        title=f"{title}{note}",
         family=_KEPT.sub("", title),
         seeds=tuple(member.seed for member in members),
         density=first.density,
@@ -216,6 +240,9 @@ def _row(members: Sequence[Result], title: str) -> Row:
         latency=_all([_of(m.cost, lambda c: c.latency) for m in members], _plain),
         speed=_all([speed(m) for m in members], _plain),
         baseline=first.is_dense,
+        constant=constant,
+        answers={m.seed: m.answers for m in members if m.answers is not None},
+        labels=members[0].labels,
     )
 
 

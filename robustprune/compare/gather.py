@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from robustprune.certify import Certificate, Manifest
 from robustprune.measure.statistics import Proportion, proportion
 from robustprune.report.collect import collect
@@ -21,7 +24,7 @@ BASELINES = ("natural", "adversarial")
 _DEPLOYED = ("slim, CSR where measured faster", "slim", "masks baked in")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """One network of one run.
 
@@ -31,6 +34,9 @@ class Result:
         metrics: of the whole run.
         model: the network's entry in them.
         headline: whether it is the run's headline.
+        answers: which of the test examples are right in the worst case, (N,) bool; None where the
+            run has kept none. labels: of these examples.
+        constant: whether it gives one class for everything.
         certified: share of the first so many test examples certified beyond eps: a lower bound,
             of the headline only.
         cost: of the form that would be deployed; dense_cost: of the dense network beside it.
@@ -42,6 +48,9 @@ class Result:
     metrics: MetricsRecord
     model: ModelRecord
     headline: bool
+    answers: NDArray[np.bool_] | None
+    labels: tuple[int, ...]
+    constant: bool
     certified: Proportion | None
     cost: CostRecord | None
     dense_cost: CostRecord | None
@@ -112,6 +121,9 @@ def _result(
         metrics=record.metrics,
         model=model,
         headline=headline,
+        answers=answers.worst if (answers := record.answers.get(model.name)) else None,
+        labels=record.labels,
+        constant=model.name in record.constant,
         certified=_certified(record.certificates) if headline else None,
         cost=cost,
         dense_cost=forms.get("dense"),

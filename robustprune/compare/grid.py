@@ -12,7 +12,9 @@ from rich.text import Text
 
 from robustprune.compare.board import Board, Row
 from robustprune.compare.table import accuracy, apart
+from robustprune.report.render import escape_markdown
 from robustprune.report.wording import threat_phrase
+from robustprune.run.terminal import printable
 
 Cell = TypeVar("Cell")
 
@@ -51,7 +53,7 @@ def terminal_grid(board: Board) -> Table:
     grid, parts = grid_of(board), _heading(board)
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=Text(parts[0]),
+        title=Text(printable(parts[0])),
         caption=Text(parts[1]),
         pad_edge=False,
         collapse_padding=True,
@@ -60,7 +62,7 @@ def terminal_grid(board: Board) -> Table:
     for head in _heads(grid):
         table.add_column(head, justify="right", no_wrap=True)
     for name, cells in _body(grid, _stacked):
-        table.add_row(Text(name), *cells)
+        table.add_row(Text(printable(name)), *cells)
     return table
 
 
@@ -69,12 +71,12 @@ def markdown_grid(board: Board) -> str:
     grid, parts = grid_of(board), _heading(board)
     heads = ("network", *_heads(grid))
     lines = [
-        f"{parts[0]}. {parts[1]}.\n",
+        f"{escape_markdown(parts[0])}. {parts[1]}.\n",
         "| " + " | ".join(heads) + " |",
         "| --- " * len(heads) + "|",
     ]
     for name, cells in _body(grid, _beside):
-        lines.append("| " + " | ".join((name.replace("|", r"\|"), *cells)) + " |")
+        lines.append("| " + " | ".join((escape_markdown(name), *cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -85,7 +87,9 @@ def _heading(board: Board) -> tuple[str, str]:
         f"{board.task}, {threat_phrase(board.threat)}, n = {board.n}, "
         f"{counts} seed{'s' if seeds[-1] > 1 else ''}"
     )
-    return title, "Robust accuracy (%, upper bound) and clean accuracy, by share of weights kept"
+    return title, (
+        "Robust accuracy (%, upper bound) and clean accuracy, by share of weights kept (as asked)"
+    )
 
 
 def _heads(grid: Grid) -> list[str]:
@@ -104,10 +108,18 @@ def _stacked(row: Row | None) -> Text:
         return Text("")
     value, spread = apart(accuracy(row.worst))
     clean, _ = apart(accuracy(row.clean))
-    return Text.assemble(
-        value, *([("\n" + spread, "dim")] if spread else []), ("\n" + clean, "dim")
-    )
+    below = [part for part in (spread, clean, _remark(row)) if part]
+    return Text.assemble(value, *(("\n" + part, "dim") for part in below))
 
 
 def _beside(row: Row | None) -> str:
-    return "" if row is None else f"{accuracy(row.worst)} / {apart(accuracy(row.clean))[0]}"
+    if row is None:
+        return ""
+    remark = f" ({_remark(row)})" if _remark(row) else ""
+    return f"{accuracy(row.worst)} / {apart(accuracy(row.clean))[0]}{remark}"
+
+
+def _remark(row: Row) -> str:
+    """What the place in the grid does not say: a constant answer, or another density."""
+    kept = "" if f"{row.density:.3g}" == f"{row.asked:.3g}" else f"{row.density:.3g} kept"
+    return ", ".join(part for part in ("one class" if row.constant else "", kept) if part)

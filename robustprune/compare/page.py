@@ -8,7 +8,8 @@ from pathlib import Path
 from robustprune.compare.board import Board
 from robustprune.compare.figures import figures
 from robustprune.compare.grid import markdown_grid
-from robustprune.compare.table import apart, as_csv, as_latex, columns_of
+from robustprune.compare.paired import against_best
+from robustprune.compare.table import PAIRED, apart, as_csv, as_latex, columns_of
 from robustprune.measure.statistics import INTERVAL_METHOD
 from robustprune.report.render import render_html
 from robustprune.report.style import inline, page_colours
@@ -41,6 +42,9 @@ def write_comparison(boards: Sequence[Board], folder: Path, runs: Sequence[Path]
                     for row in board.rows
                 ],
                 "plots": drawn,
+                "paired": PAIRED,
+                "tested": any(p is not None for p in against_best(board).p),
+                "constant": any(row.constant for row in board.rows),
             }
         )
     html = render_html(

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from robustprune.compare.board import Board, Measured, Row
+from robustprune.compare.paired import against_best
 from robustprune.report.wording import count, file_size, percent, threat_phrase
+from robustprune.run.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,18 @@ class Column:
 
 def columns_of(board: Board) -> list[Column]:
     """The columns that have a figure in at least one row."""
+    tested = dict(zip(map(id, board.rows), against_best(board).p, strict=True))
+
+    def p(row: Row) -> str:
+        value = tested.get(id(row))
+        return "" if value is None else _p_value(value)
+
     everything = [
         Column("density", "kept", lambda row: f"{row.density:.3g}"),
         Column("weights", "kept", lambda row: count(row.kept)),
         Column("clean", "%", lambda row: accuracy(row.clean)),
         Column("robust", "%, upper bound", lambda row: accuracy(row.worst)),
+        Column("p", "paired test, against the most robust", p),
         Column("certified", "%, lower bound", lambda row: accuracy(row.certified)),
         Column("r*", "median, upper bound", lambda row: spread(row.r, _like(row.r))),
         Column("size", "deployed", lambda row: _size(row.file_bytes)),
@@ -68,9 +78,9 @@ def terminal_board(board: Board) -> Table:
     seeds = f", {max(counts)} seeds" if len(counts) == 1 and counts != {1} else ""
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=Text(f"{board.task}, {threat_phrase(board.threat)}, n = {board.n}{seeds}"),
+        title=Text(printable(f"{board.task}, {threat_phrase(board.threat)}, n = {board.n}{seeds}")),
         caption=Text(
-            "*: no other row is sparser and as robust. ± sd over seeds, or [95%]. ≤ ≥: bounds"
+            "\n".join(line for note in _notes(board) for line in textwrap.wrap(note, _CAPTION))
         ),
         pad_edge=False,
         collapse_padding=True,
@@ -82,10 +92,41 @@ def terminal_board(board: Board) -> Table:
     for column in columns:
         table.add_column(Text(_NARROW[column.title]), justify="right", no_wrap=True)
     front = board.front
+    places = {column.title: place for place, column in enumerate(columns)}
+    tested = next((column for column in columns_of(board) if column.title == "p"), None)
     for row in board.rows:
-        cells = (_stacked(column.write(row)) for column in columns)
-        table.add_row("*" if row in front else "", Text(row.title), *cells)
+        cells = [_stacked(column.write(row)) for column in columns]
+        if tested is not None and (p := tested.write(row)):  # a column of its own is too wide
+            cells[places["robust"]].append(f"\np {p}", "dim")
+        table.add_row("*" if row in front else "", Text(printable(row.title)), *cells)
     return table
+
+
+#: characters of a line of the notes
+_CAPTION = 76
+#: what the column p means
+PAIRED = (
+    "p: the same examples paired, exactly, with the most robust row (McNemar's test), by Holm over "
+    "the rows; overlapping intervals are no test of that"
+)
+
+
+def _notes(board: Board) -> list[str]:
+    """What is said below a table."""
+    notes = ["*: no other row is sparser and as robust. ± sd over seeds, or [95%]. ≤ ≥: bounds"]
+    if any(p is not None for p in against_best(board).p):
+        notes.append(PAIRED)
+    if any(row.constant for row in board.rows):
+        share = "" if board.commonest is None else f" (the commonest: {percent(board.commonest)}%)"
+        notes.append(
+            f"One class for everything can't be attacked: no robustness, ranked last{share}"
+        )
+    return notes
+
+
+def _p_value(p: float) -> str:
+    """.034, or <.001"""
+    return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
 #: columns that fit on 80 characters, and their headings there
@@ -116,7 +157,9 @@ _FIGURES = ("clean", "worst", "certified", "r", "file_bytes", "latency", "speed"
 
 
 def as_json(boards: Sequence[Board]) -> list[dict[str, Any]]:
-    """Boards as JSON-able values: every figure with mean, sd, values, interval and n."""
+    """Boards as JSON-able values: every figure with mean, sd, values, interval and n; constant
+    counts seeds; p is against the row that is `best`, see `against_best`."""
+    tests = [against_best(board) for board in boards]
     return [
         {
             "task": board.task,
@@ -129,16 +172,19 @@ def as_json(boards: Sequence[Board]) -> list[dict[str, Any]]:
                     "network": row.title,
                     "baseline": row.baseline,
                     "pareto": row in board.front,
+                    "constant": row.constant,
+                    "best": row is test.best,
+                    "p": p,
                     "density": row.density,
                     "kept": row.kept,
                     "total": row.total,
                     "seeds": list(row.seeds),
                     **{name: _json(getattr(row, name)) for name in _FIGURES},
                 }
-                for row in board.rows
+                for row, p in zip(board.rows, test.p, strict=True)
             ],
         }
-        for board in boards
+        for board, test in zip(boards, tests, strict=True)
     ]
 
 
@@ -151,10 +197,11 @@ def as_csv(boards: Sequence[Board]) -> str:
         [
             *("task", "norm", "eps", "network", "density", "kept", "total", "seeds", "pareto"),
             *(f"{name}_{part}" for name in _FIGURES for part in parts),
+            *("constant", "p"),
         ]
     )
     for board in boards:
-        for row in board.rows:
+        for row, p in zip(board.rows, against_best(board).p, strict=True):
             figures = []
             for name in _FIGURES:
                 measured: Measured | None = getattr(row, name)
@@ -163,6 +210,7 @@ def as_csv(boards: Sequence[Board]) -> str:
                     (measured.mean, measured.sd, low, high, measured.n) if measured else [None] * 5
                 )
                 figures += ["" if value is None else value for value in values]
+            figures += [row.constant, "" if p is None else p]
             title = re.sub(r"^(?=[=+\-@\t])", "'", row.title)  # a spreadsheet reads it as text
             writer.writerow(
                 [

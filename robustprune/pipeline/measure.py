@@ -24,6 +24,7 @@ from robustprune.measure import (
 from robustprune.pipeline.fit import Fitted
 from robustprune.pipeline.prepare import Run
 from robustprune.run.checkpoint import write_atomically
+from robustprune.run.constant import CHECK
 from robustprune.run.runtime import seed_stage
 from robustprune.search import RandomTicketSwitch
 from robustprune.sparsity import MaskSet, full_masks
@@ -231,7 +232,7 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
         if only is not None:
             checks.append(
                 {
-                    "name": f"{entry['name']}: a constant answer",
+                    "name": f"{entry['name']}{CHECK}",
                     "ok": False,
                     "figure": f"{entry['clean']['value']:.1%}, attacked {iterated:.1%}",
                     "detail": f"right on all of class {only} and on nothing else, under every "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from robustprune.certify import read_certificates
 from robustprune.certify.certificate import FILE
+from robustprune.report.examples import answers_of, read_examples
 from robustprune.report.fields import Field, parse_json, read_text
 from robustprune.report.records import (
     WORST,
@@ -29,6 +29,7 @@ from robustprune.report.records import (
 )
 from robustprune.report.selection import read_selections
 from robustprune.report.text_attacks import parse_text_attacks, read_text_results
+from robustprune.report.wording import exact_title
 
 SCHEMA = 1
 NORMS = ("linf", "l2", "l1")
@@ -46,13 +47,15 @@ def collect(run_dir: Path) -> RunRecord:
     """
     metrics_path = run_dir / "metrics.json"
     metrics = _metrics(parse_json(read_text(metrics_path), source=str(metrics_path)))
+    examples = read_examples(run_dir / "per_example.csv", metrics.headline)
     env_path, proofs = run_dir / "env.json", run_dir / FILE
     env = parse_json(read_text(env_path), source=str(env_path))
     return RunRecord(
         metrics=metrics,
         costs=_costs(run_dir / "cost.json"),
         certificates=read_certificates(proofs) if proofs.exists() else None,
-        labels=_labels(run_dir / "per_example.csv", metrics.headline),
+        labels=tuple(int(line["label"]) for line in examples[metrics.headline]),
+        answers=answers_of(examples, metrics, source=str(run_dir / "per_example.csv")),
         texts=read_text_results(run_dir, metrics.headline, metrics.text),
         selections=read_selections(run_dir, [model.name for model in metrics.models]),
         histories={
@@ -141,10 +144,11 @@ def _model(field: Field, columns: tuple[str, ...]) -> ModelRecord:
     kept, total = field["kept"].count(), field["total"].count()
     if kept > total:
         raise field.wrong(f"keeps {kept} of {total} weights")
+    density = field["density"].fraction()
     return ModelRecord(
         name=name,
-        title=field["title"].text(),
-        density=field["density"].fraction(),
+        title=exact_title(field["title"].text(), density),
+        density=density,
         kept=kept,
         total=total,
         file_bytes=field["file_bytes"].count(),
@@ -230,18 +234,6 @@ def _finding(field: Field) -> FindingRecord:
         figure="" if figure is None else str(figure.value),
         detail=field["detail"].text(),
     )
-
-
-def _labels(path: Path, model: str) -> tuple[int, ...]:
-    """The true classes of the test examples, from the lines of one model."""
-    lines = csv.DictReader(read_text(path).splitlines())
-    try:
-        labels = tuple(int(line["label"]) for line in lines if line["model"] == model)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} has no whole-number label on line {lines.line_num}") from error
-    if not labels:
-        raise ValueError(f"{path} has no line of model {model!r}")
-    return labels
 
 
 def _history(path: Path) -> tuple[EpochRecord, ...]:

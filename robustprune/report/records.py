@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from attacks.text import TextResult
 from robustprune.certify import Certificate, Manifest
+from robustprune.measure.accuracy import constant_answer
 from robustprune.measure.statistics import Proportion
+from robustprune.run.constant import constant_networks
 
 WORST = "worst"  # the key, in metrics.json, of the worst case per example over all attacks
 
@@ -155,6 +157,11 @@ class MetricsRecord:
         return next((model for model in self.models if model.name == name), None)
 
     @property
+    def constant(self) -> frozenset[str]:
+        """Names of the networks that were found to give one class for everything."""
+        return frozenset(constant_networks((found.name, found.ok) for found in self.findings))
+
+    @property
     def headline_model(self) -> ModelRecord:
         model = self.find(self.headline)
         assert model is not None, "collect refuses metrics without their headline model"
@@ -223,6 +230,15 @@ class SelectionRecord:
     waves: tuple[WaveRecord, ...]  # of the last selection; none where examples are no series
 
 
+@dataclass(frozen=True, eq=False)
+class AnswersRecord:
+    """Which test examples one network classifies correctly, without attack and in the worst case
+    over all attacks: (N,) bool each."""
+
+    clean: NDArray[np.bool_]
+    worst: NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """Everything the report is made from."""
@@ -231,11 +247,24 @@ class RunRecord:
     costs: CostsRecord | None
     certificates: tuple[Manifest, tuple[Certificate, ...]] | None
     labels: tuple[int, ...]
+    answers: Mapping[str, AnswersRecord]  # by network; empty where a run has kept none
     texts: Mapping[str, tuple[TextResult, ...]]  # of the headline, by attack
     selections: Mapping[str, SelectionRecord]
     histories: Mapping[str, tuple[EpochRecord, ...]]
     config: str
     environment: Mapping[str, str]
+
+    @property
+    def constant(self) -> frozenset[str]:
+        """Names of the networks that give one class for everything, by the run's own checks or by
+        what they are right on."""
+        seen = (
+            name
+            for name, answers in self.answers.items()
+            if constant_answer(answers.clean.tolist(), self.labels) is not None
+            and bool((answers.clean == answers.worst).all())
+        )
+        return self.metrics.constant.union(seen)
 
     @property
     def commonest_share(self) -> float:

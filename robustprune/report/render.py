@@ -28,6 +28,7 @@ from robustprune.report.style import Plot, inline, page_colours
 from robustprune.report.table import main_table
 from robustprune.report.text_attacks import attack_diffs, text_attack_rows
 from robustprune.run.checkpoint import write_atomically
+from robustprune.run.terminal import printable
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SWITCH_ROWS = {
@@ -83,14 +84,16 @@ def write_report(run_dir: Path) -> tuple[Path, Path]:
 
 
 def _context(run: RunRecord, illustrations: list[Illustration]) -> dict[str, object]:
-    metrics = run.metrics
+    metrics, paired = run.metrics, summary.against_dense(run)
     return {
         "metrics": metrics,
-        "sentences": summary.sentences(metrics, commonest_share=run.commonest_share),
+        "sentences": summary.sentences(
+            metrics, commonest_share=run.commonest_share, paired=paired, constant=run.constant
+        ),
         "checks": summary.checks(metrics),
         "checks_failed": bool(summary.failed_checks(metrics)),
-        "figures": summary.figures(metrics),
-        "table": main_table(metrics),
+        "figures": summary.figures(metrics, paired=paired),
+        "table": main_table(metrics, constant=run.constant),
         "text_rows": text_attack_rows(
             metrics.text, {model.name: model.title for model in metrics.models}, metrics.headline
         ),
@@ -240,7 +243,7 @@ def _render_markdown(context: Mapping[str, object]) -> str:
         loader=FileSystemLoader(_TEMPLATES),
         # Here the escaping is Markdown's, so HTML's own is off and every value passes through it.
         autoescape=False,
-        finalize=_escape_markdown,
+        finalize=_escaped,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -250,11 +253,16 @@ def _render_markdown(context: Mapping[str, object]) -> str:
     return environment.get_template("report.md.j2").render(context)
 
 
-def _escape_markdown(value: object) -> object:
+def _escaped(value: object) -> object:
+    return escape_markdown(value) if isinstance(value, str) else value
+
+
+def escape_markdown(value: str) -> str:
     """Keep a value from ending its table cell, making a link or bringing in HTML."""
-    if not isinstance(value, str) or isinstance(value, Markup):
+    if isinstance(value, Markup):
         return value
-    text = re.sub(r"[\r\n]+", " ", value).replace("&", "&amp;").replace("<", "&lt;")
+    line = printable(re.sub(r"[\r\n]+", " ", value))
+    text = line.replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"[\\|`*]|\](?=[(\[:])", r"\\\g<0>", text)
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from robustprune.report.records import MetricsRecord, ModelRecord
+from robustprune.measure.comparison import PairedTest, mcnemar
+from robustprune.report.records import MetricsRecord, ModelRecord, RunRecord
 from robustprune.report.wording import (
     count,
     interval,
     listing,
     norm_name,
+    p_value,
     percent,
     share,
     threat_phrase,
 )
 
 DENSE_BASELINE = "adversarial"
+#: p from which a difference may be chance
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,28 @@ class Figure:
     note: str
 
 
-def sentences(metrics: MetricsRecord, *, commonest_share: float) -> list[str]:
+def against_dense(run: RunRecord) -> PairedTest | None:
+    """The headline's worst case against that of the dense network beside it, on the same examples
+    (`mcnemar`); None where there is no other, or no answers were kept."""
+    dense, headline = run.answers.get(DENSE_BASELINE), run.answers.get(run.metrics.headline)
+    if dense is None or headline is None or dense is headline:
+        return None
+    return mcnemar(dense.worst.tolist(), headline.worst.tolist())
+
+
+def sentences(
+    metrics: MetricsRecord,
+    *,
+    commonest_share: float,
+    paired: PairedTest | None = None,
+    constant: Collection[str] = (),
+) -> list[str]:
     """The summary paragraph, sentence by sentence.
 
-    commonest_share: accuracy of always giving the commonest answer, which no attack can lower.
+    Args:
+        commonest_share: accuracy of always giving the commonest answer, which no attack can lower.
+        paired: see `against_dense`.
+        constant: names of the networks that give one class for everything.
     """
     model = metrics.headline_model
     clean, worst = model.clean, model.worst
@@ -45,8 +68,8 @@ def sentences(metrics: MetricsRecord, *, commonest_share: float) -> list[str]:
         "That figure is an upper bound on robustness: it comes from the strongest attack run"
         " here, and a stronger attack can only lower it.",
         *_nearest(model),
-        *_comparison(model, metrics.find(DENSE_BASELINE)),
-        *_constant_answer(model, commonest_share),
+        *_comparison(model, metrics.find(DENSE_BASELINE), paired),
+        *_constant_answer(model, commonest_share, constant),
     ]
 
 
@@ -68,7 +91,7 @@ def failed_checks(metrics: MetricsRecord) -> list[str]:
     return [finding.name for finding in metrics.findings if not finding.ok]
 
 
-def figures(metrics: MetricsRecord) -> list[Figure]:
+def figures(metrics: MetricsRecord, *, paired: PairedTest | None = None) -> list[Figure]:
     """The summary's numbers, for display beside it."""
     model = metrics.headline_model
     shown = [
@@ -88,12 +111,12 @@ def figures(metrics: MetricsRecord) -> list[Figure]:
     if dense is not None and dense is not model:
         points = _points(model, dense)
         sign = "−" if points < 0 else "+" if points > 0 else "±"
-        overlap = "overlap" if model.worst.overlaps(dense.worst) else "do not overlap"
+        test = "" if paired is None else f"; paired test p {p_value(paired.p)}"
         shown.append(
             Figure(
                 "against dense adversarial",
                 f"{sign}{abs(points):.1f}",
-                f"points worst-case; intervals {overlap}",
+                f"points worst-case{test}",
             )
         )
     return shown
@@ -115,25 +138,36 @@ def _nearest(model: ModelRecord) -> list[str]:
     ]
 
 
-def _comparison(model: ModelRecord, dense: ModelRecord | None) -> list[str]:
+def _comparison(
+    model: ModelRecord, dense: ModelRecord | None, paired: PairedTest | None
+) -> list[str]:
     if dense is None or dense is model:
         return []
     points = _points(model, dense)
     direction = "below" if points < 0 else "above"
     distance = f"{abs(points):.1f} points {direction}" if points else "level with"
-    verdict = (
-        "the two 95% intervals overlap, so these examples alone do not show which of the two is"
-        " more robust"
-        if model.worst.overlaps(dense.worst)
-        else "the two 95% intervals do not overlap"
-    )
+    verdict = "the run keeps no answers to test on the same examples whether that is chance"
+    if paired is not None:
+        verdict = (
+            f"of the same examples, only the headline is right on {paired.better} and only that"
+            f" network on {paired.worse} (McNemar's exact test: p {p_value(paired.p)}"
+        )
+        unclear = ", so these examples alone do not show which of the two is more robust"
+        verdict += ")" + (unclear if paired.p >= LEVEL else "")
     return [
         f"Its worst case is {distance} “{dense.title}”, which reaches {percent(dense.worst.value)}%"
         f" {interval(dense.worst)} under the same attacks; {verdict}."
     ]
 
 
-def _constant_answer(model: ModelRecord, commonest_share: float) -> list[str]:
+def _constant_answer(
+    model: ModelRecord, commonest_share: float, constant: Collection[str]
+) -> list[str]:
+    if model.name in constant:
+        return [
+            "It gives one class for everything, which no attack can change: its robust accuracy is"
+            " that class's share of the examples and says nothing of robustness."
+        ]
     if model.worst.value > commonest_share:
         return []
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from rich import box
@@ -13,6 +13,8 @@ from robustprune.measure.statistics import Proportion
 from robustprune.report.collect import parse_metrics
 from robustprune.report.records import WORST, MetricsRecord, ModelRecord
 from robustprune.report.wording import attack_label, count, file_size, percent
+from robustprune.run.constant import NOTE
+from robustprune.run.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Cell:
 class Row:
     title: str
     is_headline: bool
+    note: str
     density: str
     kept: str
     total: str
@@ -49,8 +52,13 @@ class MainTable:
     rows: tuple[Row, ...]
 
 
-def main_table(metrics: MetricsRecord) -> MainTable:
-    """Clean accuracy, each attack and the worst case per example, for every network."""
+def main_table(metrics: MetricsRecord, *, constant: Collection[str] = ()) -> MainTable:
+    """Clean accuracy, each attack and the worst case per example, for every network.
+
+    constant: names of the networks that give one class for everything, besides those that the run
+        itself found to; they come last and are marked, since what they show is not robustness.
+    """
+    constant = metrics.constant.union(constant)
     attacks = [Column(attack_label(a), f"{a.bound} bound") for a in metrics.attacks]
     columns = (
         Column("clean", "no attack"),
@@ -60,7 +68,10 @@ def main_table(metrics: MetricsRecord) -> MainTable:
     names = [attack.name for attack in metrics.attacks]
     return MainTable(
         columns=columns,
-        rows=tuple(_row(model, names, metrics.headline) for model in metrics.models),
+        rows=tuple(
+            _row(model, names, metrics.headline, NOTE if model.name in constant else "")
+            for model in sorted(metrics.models, key=lambda model: model.name in constant)
+        ),
     )
 
 
@@ -74,7 +85,8 @@ def terminal_table(metrics: Mapping[str, object]) -> Table:
     content = main_table(record)
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=Text(f"{record.run}: accuracy in %, its 95% interval, n"),
+        title=Text(printable(f"{record.run}: accuracy in %, its 95% interval, n")),
+        caption=Text(_CAUTION) if any(row.note for row in content.rows) else None,
         padding=(0, 1, 1, 0),
         pad_edge=False,
     )
@@ -82,11 +94,14 @@ def terminal_table(metrics: Mapping[str, object]) -> Table:
     table.add_column("network", overflow="fold", min_width=14)
     table.add_column("density,\nkept", justify="right", no_wrap=True)
     for column in content.columns:
-        table.add_column(Text(column.title), justify="right", no_wrap=True)
+        table.add_column(Text(printable(column.title)), justify="right", no_wrap=True)
     for row in content.rows:
-        strong = "bold" if row.is_headline else ""
+        strong = "bold" if row.is_headline and not row.note else ""
+        title = Text(printable(row.title), strong)
+        if row.note:
+            title.append(f"\n{row.note}", "dim")
         table.add_row(
-            Text(row.title, strong),
+            title,
             _stack(row.density, row.kept, f"of {row.total}", strong),
             *(
                 _stack(cell.value, f"{cell.low}–{cell.high}", f"n={cell.n}", strong)
@@ -96,16 +111,23 @@ def terminal_table(metrics: Mapping[str, object]) -> Table:
     return table
 
 
+_CAUTION = (
+    "A network that gives one class for everything cannot be attacked; it comes last, and its "
+    "figures say nothing of robustness."
+)
+
+
 def _stack(first: str, second: str, third: str, strong: str) -> Text:
     """Three lines, the first one to be read first."""
     return Text.assemble((first, strong), "\n", (second, "dim"), "\n", (third, "dim"))
 
 
-def _row(model: ModelRecord, attacks: list[str], headline: str) -> Row:
+def _row(model: ModelRecord, attacks: list[str], headline: str, note: str) -> Row:
     measured = [model.clean, *(model.robust[name] for name in (*attacks, WORST))]
     return Row(
         title=model.title,
         is_headline=model.name == headline,
+        note=note,
         density=f"{model.density:.3g}",
         kept=count(model.kept),
         total=count(model.total),

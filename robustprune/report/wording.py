@@ -22,6 +22,23 @@ def interval(measured: Proportion) -> str:
     return f"[{percent(low)}, {percent(high)}]"
 
 
+def p_value(p: float) -> str:
+    """= 0.034, or < 0.001"""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def exact_title(title: str, density: float) -> str:
+    """ "RST, 0.2 kept" of a network that keeps 0.25 -> "RST, 0.2 asked, 0.25 kept".
+
+    What is asked for is a share of the weights that can be masked, in whole groups; what is kept is
+    of all, and may be more.
+    """
+    said = re.search(r", (\d*\.?\d+(?:e-?\d+)?) kept", title)
+    if said is None or f"{float(said[1]):.3g}" == f"{density:.3g}":
+        return title
+    return f"{title[: said.start()]}, {said[1]} asked, {density:.3g} kept{title[said.end() :]}"
+
+
 def share(density: float) -> str:
     """0.05 -> 5%, 0.0123 -> 1.23%"""
     return f"{100 * density:.3g}%"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 #: how the finding of a constant answer is named, after the network's name
 CHECK = ": a constant answer"
@@ -11,8 +10,9 @@ CHECK = ": a constant answer"
 NOTE = "one class for everything"
 
 
-def constant_networks(findings: Iterable[Mapping[str, Any]]) -> set[str]:
-    """The names of the networks that a run found to give one class for everything, from the
-    `findings` of its metrics.json."""
-    names = (str(finding["name"]) for finding in findings if not finding["ok"])
-    return {name.removesuffix(CHECK) for name in names if name.endswith(CHECK)}
+def constant_networks(findings: Iterable[tuple[str, bool]]) -> set[str]:
+    """The names of the networks that a run found to give one class for everything.
+
+    findings: (name, whether it is as it should be) of the checks in metrics.json.
+    """
+    return {name.removesuffix(CHECK) for name, ok in findings if not ok and name.endswith(CHECK)}

@@ -143,12 +143,13 @@ def _figures(path: Path) -> dict[str, float | bool]:
     """
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
+        checks = ((str(found["name"]), bool(found["ok"])) for found in metrics["findings"])
         (headline,) = (m for m in metrics["models"] if m["name"] == metrics["headline"])
         return {
             "density": headline["density"],
             "clean": headline["clean"]["value"],
             "worst": headline["robust"]["worst"]["value"],
-            "constant": metrics["headline"] in constant_networks(metrics["findings"]),
+            "constant": metrics["headline"] in constant_networks(checks),
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(

@@ -161,8 +161,19 @@ def test_run_and_report_commands(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["report", str(report.parent)]) == 0
     assert report.read_text() == before
     assert "report.html" in capsys.readouterr().out
-    assert main(["report", str(tmp_path)]) == 2
-    assert "metrics.json" in capsys.readouterr().err
+    for parent in (tmp_path, report.parent.parent):
+        assert main(["report", str(parent)]) == 2
+        error = capsys.readouterr().err
+        assert f"is no run directory, but holds 1: {report.parent}; give one of them" in error
+    (report.parent / "metrics.json").unlink()
+    for wrong, message in (
+        (report.parent, "isn't finished (it has no metrics.json)"),
+        (report, "is a file; give a run directory"),
+        (report.parent / "models", "is no run directory (no metrics.json), and holds none"),
+        (tmp_path / "nowhere", "there is no run directory"),
+    ):
+        assert main(["report", str(wrong)]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_verify_answers_by_its_exit_status(

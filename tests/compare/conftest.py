@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ def cost(name: str, latency: float, size: int) -> dict[str, Any]:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """Write a run of `method` at `density`; `worst` of 100 stay correct under attack."""
+    """Write a run of `method` at `density`; `worst` of 100 stay correct under attack: the first so
+    many, or those of `which`. `answers`: whether it is kept which."""
 
     def make(
         method: str = "hydra",
@@ -64,6 +65,8 @@ def make_run(tmp_path: Path) -> MakeRun:
         r: float | None = 0.2,
         latency: float | None = 0.001,
         title: str | None = None,
+        answers: bool = True,
+        which: Sequence[bool] | None = None,
         **sections: Any,
     ) -> Path:
         tree = {
@@ -73,6 +76,8 @@ def make_run(tmp_path: Path) -> MakeRun:
             "threat": {"eps": eps},
             **sections,
         }
+        if which is not None:
+            clean = worst = sum(which)
         config = parse_config(tree)
         folder = config.folder(tmp_path / "runs")
         headline = model(method, title or f"{method}, {density:g} kept", density, clean, worst)
@@ -114,8 +119,20 @@ def make_run(tmp_path: Path) -> MakeRun:
         (folder / "metrics.json").write_text(json.dumps(metrics))
         (folder / "config.yaml").write_text(config.to_yaml())
         (folder / "env.json").write_text("{}")
-        lines = [f"{m['name']},{i},{i % 2}" for m in metrics["models"] for i in range(100)]
-        (folder / "per_example.csv").write_text("\n".join(["model,index,label", *lines]))
+        header, lines = "model,index,label", []
+        for entry in metrics["models"]:
+            for i in range(100):
+                # the first so many are right, unless a test says which
+                right = [
+                    i < round(100 * entry["clean"]["value"]),
+                    i < round(100 * entry["robust"]["worst"]["value"]),
+                ]
+                if entry["name"] == method and which is not None:
+                    right = [which[i], which[i]]
+                told = f",{int(right[0])},{int(right[1])}" if answers else ""
+                lines.append(f"{entry['name']},{i},{i % 2}{told}")
+        header += ",clean_correct,worst_correct" if answers else ""
+        (folder / "per_example.csv").write_text("\n".join([header, *lines]))
         for entry in metrics["models"]:
             (folder / "models" / entry["name"]).mkdir(parents=True)
             (folder / "models" / entry["name"] / "history.jsonl").write_text("")

@@ -44,3 +44,23 @@ def test_impossible_metrics_are_refused(metrics: dict[str, Any]) -> None:
     del metrics["models"][0]["clean"]
     with pytest.raises(ValueError, match=r"models\[0\]: has no field 'clean'"):
         terminal_table(metrics)
+
+
+def test_a_constant_answer_comes_last_and_says_so(metrics: dict[str, Any]) -> None:
+    finding = {"name": "rst: a constant answer", "ok": False, "figure": "", "detail": ""}
+    metrics["findings"] = [finding]
+    shown = _printed(metrics, width=100)
+    assert "figures say nothing of robustness" in " ".join(shown.split())
+    lines = shown.splitlines()
+    (place,) = (
+        i for i, line in enumerate(lines) if "one class for every" in line and "500" in line
+    )
+    assert place > max(i for i, line in enumerate(lines) if "re-init" in line)
+
+
+def test_names_move_no_terminal(metrics: dict[str, Any]) -> None:
+    metrics["run"] = "a\x1b[2K"
+    metrics["models"][0]["title"] = "b\u202ec\nd"
+    shown = _printed(metrics, width=120)
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from robustprune.measure import mcnemar
 from robustprune.report import summary, wording
 from robustprune.report.collect import parse_metrics
 from robustprune.report.records import AttackRecord, ThreatRecord
@@ -63,7 +64,7 @@ def test_summary_says_what_was_measured(metrics: dict[str, Any]) -> None:
     assert "a stronger attack can only lower it" in text
     # 76 of 100 against 81 of 100: [66.4, 84.0] and [71.9, 88.2].
     assert "5.0 points below “invented adversarial dense”, which reaches 81.0%" in text
-    assert "intervals overlap, so these examples alone do not show which" in text
+    assert "the run keeps no answers to test on the same examples whether that is chance" in text
 
 
 @pytest.mark.parametrize(
@@ -84,10 +85,55 @@ def _with_dense(metrics: dict[str, Any], value: float, ci95: list[float]) -> str
     return " ".join(summary.sentences(parse_metrics(metrics), commonest_share=0.64))
 
 
-def test_summary_when_the_intervals_are_apart(metrics: dict[str, Any]) -> None:
+def test_summary_of_a_dense_network_far_below(metrics: dict[str, Any]) -> None:
     text = _with_dense(metrics, 0.4, [0.3, 0.5])
     assert "36.0 points above “invented adversarial dense”" in text
-    assert "the two 95% intervals do not overlap" in text
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "said"),
+    [
+        # 2 (C(5,0) + C(5,1)) / 2⁵ and 2 / 2¹⁵
+        (1, 4, "p = 0.375), so these examples alone do not show which"),
+        (15, 0, "p < 0.001)."),
+    ],
+)
+def test_summary_tests_pairs_not_intervals(
+    metrics: dict[str, Any], better: int, worse: int, said: str
+) -> None:
+    dense = [0] * better + [1] * (100 - better)
+    headline = [1] * better + [0] * worse + [1] * (100 - better - worse)
+    paired = mcnemar(dense, headline)
+    text = " ".join(summary.sentences(parse_metrics(metrics), commonest_share=0.64, paired=paired))
+    assert f"only the headline is right on {better} and only that network on {worse}" in text
+    assert said in text
+    note = summary.figures(parse_metrics(metrics), paired=paired)[-1].note
+    assert note.startswith("points worst-case; paired test p ")
+
+
+def test_summary_of_a_constant_headline(metrics: dict[str, Any]) -> None:
+    text = " ".join(
+        summary.sentences(parse_metrics(metrics), commonest_share=0.64, constant=["rst"])
+    )
+    assert "It gives one class for everything, which no attack can change" in text
+
+
+@pytest.mark.parametrize(
+    ("title", "density", "exact"),
+    [
+        ("RST, 0.2 kept", 0.2, "RST, 0.2 kept"),
+        ("RST, 0.2 kept", 0.2001, "RST, 0.2 kept"),
+        ("RST, 0.2 kept", 0.25, "RST, 0.2 asked, 0.25 kept"),
+        ("HARP, 0.05 kept, fine-tuned", 0.0512, "HARP, 0.05 asked, 0.0512 kept, fine-tuned"),
+        ("RST, 1e-05 kept", 2e-05, "RST, 1e-05 asked, 2e-05 kept"),
+        ("natural dense", 1.0, "natural dense"),
+        ("mine, 1.2.3 kept", 0.5, "mine, 1.2.3 kept"),
+    ],
+)
+def test_a_title_says_what_was_asked_and_what_is_kept(
+    title: str, density: float, exact: str
+) -> None:
+    assert wording.exact_title(title, density) == exact
 
 
 def test_summary_of_a_tie(metrics: dict[str, Any]) -> None:
