@@ -1,7 +1,9 @@
 """What is learned, and how: outer objectives and one training loop for every method."""
 
+from robustprune.minmax.batches import Batches, pair_of
 from robustprune.minmax.certified import Certified, CertifiedMethod
 from robustprune.minmax.constraint import Constraint
+from robustprune.minmax.fingerprint import known_by_its_call
 from robustprune.minmax.free import Free, Repeated
 from robustprune.minmax.freelb import FreeLB
 from robustprune.minmax.objectives import (
@@ -15,8 +17,9 @@ from robustprune.minmax.objectives import (
     Trades,
 )
 from robustprune.minmax.optimizers import OptimizerSpec
+from robustprune.minmax.options import LoopOptions, Validation
 from robustprune.minmax.resume import Checkpoint, EpochRecord
-from robustprune.minmax.train import Batches, LoopOptions, TrainingDiverged, Validation, train
+from robustprune.minmax.train import TrainingDiverged, train
 
 __all__ = [
     "Adversarial",
@@ -40,5 +43,7 @@ __all__ = [
     "Trades",
     "TrainingDiverged",
     "Validation",
+    "known_by_its_call",
+    "pair_of",
     "train",
 ]

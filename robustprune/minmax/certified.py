@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from attacks import ThreatModel
 from attacks.network import logits_of
 from robustprune.bounds import BoundGraph, crown_ibp_margins, interval_margins, trace
-from robustprune.minmax.objectives import StepResult, ramp
+from robustprune.minmax.objectives import StepResult, check_not_negative, ramp
 
 CertifiedMethod = Literal["ibp", "crown-ibp"]
 
@@ -33,8 +33,8 @@ class Certified:
         kappa: κ at the end.
 
     Raises:
-        ValueError: unknown method, kappa outside [0, 1], or a model with an operation that has no
-            bounds.
+        ValueError: unknown method, kappa outside [0, 1], a negative warmup, or a model with an
+            operation that has no bounds.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Certified:
             raise ValueError(f"unknown method {method!r}; choose ibp or crown-ibp")
         if not 0.0 <= kappa <= 1.0:
             raise ValueError(f"kappa={kappa} must lie in [0, 1]")
+        check_not_negative(warmup=warmup)
         self.threat, self.method, self.warmup, self.kappa = threat, method, warmup, kappa
         self._graph: BoundGraph | None = None  # tracing costs more than a step of a small network
 

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
+from attacks.network import NotFinite
 from robustprune.minmax.objectives import Objective
 
 
-def finite(loss: Tensor, moving: Sequence[nn.Parameter]) -> bool:
-    """Whether the loss and all its gradients are finite: one number read back from the device."""
+def finite(loss: Tensor, moving: Sequence[nn.Parameter], flag: Tensor | None = None) -> bool:
+    """Whether the loss and all its gradients are finite: one number read back from the device.
+
+    Args:
+        flag: a scalar that is looked at with them, in the same reading.
+    """
     gradients = [p.grad for p in moving if p.grad is not None]
     if loss.is_cuda and gradients:  # all in a few kernels; on a CPU that is three times as slow
         sums = [norm.float() for norm in torch._foreach_norm(gradients, 1)]
     else:
         sums = [g.float().sum() for g in gradients]
-    if bool(torch.isfinite(torch.stack([loss.detach().float(), *sums])).all()):
+    looked = [loss.detach().float(), *sums] + ([] if flag is None else [flag.float()])
+    if bool(torch.isfinite(torch.stack(looked)).all()):
         return True
-    return all(bool(torch.isfinite(t).all()) for t in (loss, *gradients))  # sums may overflow
+    each = (loss, *gradients) if flag is None else (loss, *gradients, flag)
+    return all(bool(torch.isfinite(t).all()) for t in each)  # sums may overflow
 
 
 def first_weight(model: nn.Module) -> str | None:
@@ -37,13 +45,25 @@ def first_gradient(model: nn.Module) -> str | None:
 
 
 def first_output(
-    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, epoch: float
+    model: nn.Module,
+    objective: Objective,
+    x: Tensor,
+    y: Tensor,
+    epoch: float,
+    *,
+    ruled_out: bool = False,
 ) -> str | None:
     """The layer that gives the first output that is not finite when the objective is evaluated
-    again, attack included; None where that can't be told any more."""
+    again, attack included; None where that can't be told any more.
+
+    Args:
+        ruled_out: whether −∞ is let through, the logit of a class that is ruled out.
+    """
     found: list[str] = []
 
     def look(name: str, module: nn.Module, output: object) -> None:
+        if ruled_out and isinstance(output, Tensor):
+            output = output.masked_fill(output == -torch.inf, 0.0)
         if not found and not _is_finite(output):
             found.append(f"the output of {_plain(name) or 'the model'} ({type(module).__name__})")
 
@@ -52,7 +72,8 @@ def first_output(
         for name, module in model.named_modules()
     ]
     try:
-        objective(model, x, y, epoch)
+        with suppress(NotFinite):  # an attack that looks by itself
+            objective(model, x, y, epoch)
     finally:
         for hook in hooks:
             hook.remove()
@@ -80,7 +101,21 @@ def culprit(
     return first_weight(model) or first_output(model, objective, x, y, epoch) or f"the {bad[0]}"
 
 
+def culprit_of_attack(
+    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, epoch: float
+) -> str | None:
+    """What was not finite where an attack inside the objective raised NotFinite; None if nothing
+    but the gradient with respect to the input is left."""
+    if not _is_finite(x):
+        return "the batch of inputs"
+    return first_weight(model) or first_output(model, objective, x, y, epoch, ruled_out=True)
+
+
 def _is_finite(value: object) -> bool:
+    if isinstance(value, tuple | list):  # of a layer that returns more than one
+        return all(_is_finite(part) for part in value)
+    if isinstance(value, Mapping):
+        return all(_is_finite(part) for part in value.values())
     return not isinstance(value, Tensor) or bool(torch.isfinite(value).all())
 
 

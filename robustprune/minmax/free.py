@@ -27,9 +27,14 @@ class Free:
     Args:
         threat: ε and bounds.
         step_size: of δ in input units; None for ε, as in the paper.
+
+    Raises:
+        ValueError: a step size that is not positive and finite.
     """
 
     def __init__(self, threat: ThreatModel, *, step_size: float | None = None) -> None:
+        if step_size is not None and not 0 < step_size < math.inf:
+            raise ValueError(f"step_size={step_size} must be positive and finite, in input units")
         self.threat = threat
         self.step_size = threat.eps if step_size is None else step_size
         self._epoch = math.inf

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import PGD
+from attacks.gradient import generator_for
 from attacks.network import logits_of
 from attacks.scale import scaled
-from robustprune.minmax.objectives import StepResult, ramp
+from robustprune.minmax.objectives import StepResult, check_not_negative, check_one_run, ramp
 
 
 class _Carried(torch.autograd.Function):
@@ -40,19 +41,36 @@ class FreeLB:
     K backward passes, one pair less than adversarial training with as many steps.
 
     Attributes:
-        attack: its threat model, steps, step size and random start; the model stays in train mode.
+        attack: its threat model, steps, step size, random start and seed; the model stays in train
+            mode, and the loss is the cross-entropy.
         warmup: epochs in which ε grows linearly from zero.
+
+    Raises:
+        ValueError: another attack, or one with restarts, early stop, momentum or another loss.
     """
 
     attack: PGD
     warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_not_negative(warmup=self.warmup)
+        if not isinstance(self.attack, PGD):
+            raise ValueError(f"FreeLB needs PGD as its attack, not {type(self.attack).__name__}")
+        check_one_run("FreeLB", self.attack)
+        if self.attack.momentum or self.attack.loss != "ce":
+            raise ValueError(
+                f"FreeLB climbs the cross-entropy by its plain gradient, not momentum="
+                f"{self.attack.momentum} with loss={self.attack.loss!r}; leave both out"
+            )
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         attack = scaled(self.attack, ramp(epoch, self.warmup))
         assert isinstance(attack, PGD)
         threat, steps = attack.threat, attack.steps
         project, alpha = threat.projector(x), attack.alpha(threat)
-        x_adv = threat.random_start(x, project=project) if attack.random_start else x
+        x_adv = x
+        if attack.random_start:
+            x_adv = threat.random_start(x, generator_for(attack.seed, x), project=project)
         parameters = [p for p in model.parameters() if p.requires_grad]
         total, grads = x.new_zeros(()), [torch.zeros_like(p) for p in parameters]
         for _ in range(steps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks import PGD, Attack, attacking
+from attacks import FGSM, PGD, Attack, attacking
 from attacks.network import logits_of
 from attacks.scale import scaled
 
@@ -38,6 +39,13 @@ def ramp(epoch: float, warmup: float) -> float:
     return min(1.0, epoch / warmup) if warmup > 0 else 1.0
 
 
+def check_not_negative(**options: float) -> None:
+    """Raise ValueError where an option is negative, infinite or NaN."""
+    for name, value in options.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}={value} must be at least 0 and finite")
+
+
 @dataclass(frozen=True)
 class Natural:
     """Plain cross-entropy, E ℓ(f(x), y)."""
@@ -63,8 +71,11 @@ class Adversarial:
     attack: Attack
     warmup: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_not_negative(warmup=self.warmup)
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
-        logits = model(scaled(self.attack, ramp(epoch, self.warmup))(model, x, y))
+        logits = logits_of(model, scaled(self.attack, ramp(epoch, self.warmup))(model, x, y))
         return StepResult(F.cross_entropy(logits, y), logits, adversarial=True)
 
 
@@ -104,7 +115,8 @@ class Trades:
     authors start 0.001 beside x, where its gradient is not yet zero).
 
     Attributes:
-        attack: its loss is replaced by the divergence; it must keep `random_start`.
+        attack: PGD or FGSM, whose loss is replaced by the divergence; it must keep `random_start`,
+            and leave `restarts` and `early_stop` alone, which choose points by the label.
         beta: β, the weight of robustness (1/λ in the paper; 6 in its CIFAR-10 results).
         symmetric: KL(p ‖ q) + KL(q ‖ p) in place of the divergence: the smoothness regulariser of
             SMART, Jiang et al. 2020 (arXiv 1911.03437, Eq. 3), without its proximal term.
@@ -116,8 +128,20 @@ class Trades:
     symmetric: bool = False
 
     def __post_init__(self) -> None:
+        check_not_negative(beta=self.beta, warmup=self.warmup)
+        if not isinstance(self.attack, PGD | FGSM):
+            raise ValueError(
+                f"TRADES climbs the divergence with PGD or FGSM, not {type(self.attack).__name__}; "
+                "take Adversarial(attack) for another attack"
+            )
         if not self.attack.random_start:
             raise ValueError("TRADES needs random_start: at x itself the divergence is flat")
+        check_one_run("TRADES", self.attack)
+        if self.attack.loss != "ce":
+            raise ValueError(
+                f"TRADES replaces the attack's loss={self.attack.loss!r} by the divergence; leave "
+                "the loss out"
+            )
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         with attacking(model, self.attack.mode), torch.no_grad():  # batch norm as in the attack
@@ -147,6 +171,9 @@ class Mart:
     weight: float = 5.0
     warmup: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_not_negative(weight=self.weight, warmup=self.warmup)
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         x_adv = scaled(self.attack, ramp(epoch, self.warmup))(model, x, y)
         clean, attacked = logits_of(model, x), logits_of(model, x_adv)
@@ -172,14 +199,23 @@ class Gaussian:
     support: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise ValueError(f"sigma={self.sigma} must be positive, in input units")
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(f"sigma={self.sigma} must be positive and finite, in input units")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         noise = self.sigma * torch.randn_like(x)
         noisy = x + (noise if self.support is None else noise * self.support(x))
         logits = logits_of(model, noisy)
         return StepResult(F.cross_entropy(logits, y), logits, adversarial=False)
+
+
+def check_one_run(name: str, attack: FGSM | PGD) -> None:
+    """Raise ValueError for restarts and early stop: both choose among points by their label."""
+    if isinstance(attack, PGD) and (attack.restarts > 1 or attack.early_stop):
+        raise ValueError(
+            f"{name} makes one whole run of its attack, not restarts={attack.restarts} with "
+            f"early_stop={attack.early_stop}; set restarts=1 and early_stop=False"
+        )
 
 
 def divergence(clean: Tensor, attacked: Tensor) -> Tensor:

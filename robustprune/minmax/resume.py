@@ -18,6 +18,7 @@ from robustprune.run.checkpoint import (
     restore_optimizer,
     save_tensors,
 )
+from robustprune.run.fingerprint import Call, check_same_call
 from robustprune.run.runtime import generator_states, is_first, ranks, restore_generators
 
 #: of the time of an epoch, what may go into keeping state within it
@@ -47,10 +48,20 @@ class Checkpoint:
 
     Within epochs it takes no more than a twentieth of the time: what is large is kept less often.
     Of several ranks each has random numbers of its own there, so they keep it after epochs only.
+
+    The file says of which call it is, and no other call takes it up: the options of the search and
+    of the training, weights and examples at the start (see `run.fingerprint`).
+
+    Attributes:
+        origin: a name that stands for weights and examples in place of their digests. A run gives
+            its own, so that another processor, whose last bits differ, can go on with it.
+        call: what the search was asked for, by option; searches fill it in.
     """
 
     path: Path
     seconds: float = 15.0
+    origin: str | None = None
+    call: Call | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -72,6 +83,8 @@ class Keeper:
 
     Args:
         parts: by name, what else has a `state_dict`; one without is passed over.
+        call: the training's fingerprint.
+        longer: whether a training of fewer epochs is the beginning of this one.
     """
 
     def __init__(
@@ -80,7 +93,11 @@ class Keeper:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         parts: Mapping[str, object],
+        call: Call,
+        *,
+        longer: bool = False,
     ) -> None:
+        self.call, self.longer = call, longer
         self.checkpoint, self.model, self.optimizer = checkpoint, model, optimizer
         self.parts = parts
         self.saved_at, self.cost = time.monotonic(), 0.0
@@ -118,6 +135,7 @@ class Keeper:
             "best_score": progress.best_score if progress.best else None,
             "best_epoch": progress.best_epoch,
             "history": [asdict(record) for record in progress.history],
+            "call": dict(self.call),
         }
         save_tensors(self.checkpoint.path, flatten(sections), meta, keep_previous=True)
         self.saved_at = time.monotonic()
@@ -128,13 +146,14 @@ class Keeper:
         nothing was, they stay as they are and the training is at its beginning.
 
         Raises:
-            ValueError: the file and the one before are damaged, or of another model.
+            ValueError: the file and the one before are damaged, or of another call.
         """
         path = self.checkpoint.path
         found = load_latest(path)
         if found is None:
             return Progress()
         tensors, meta = found
+        check_same_call(path, self._of_this_length(meta.get("call")), self.call)
         sections = unflatten(tensors)
         try:
             self.model.load_state_dict(sections["model"])
@@ -158,6 +177,12 @@ class Keeper:
                 f"{path} does not fit this run ({error}); delete it to start over"
             ) from error
         return progress
+
+    def _of_this_length(self, there: Call | None) -> Call | None:
+        """The file's fingerprint, with this call's epochs if that changes nothing before them."""
+        if there is None or not self.longer or not there.get("epochs", "").isdigit():
+            return there
+        return {**there, "epochs": max(there["epochs"], self.call["epochs"], key=int)}
 
 
 def state_of(part: object) -> dict[str, Tensor]:

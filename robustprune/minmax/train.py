@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import NoReturn, TypedDict
+from dataclasses import replace
+from typing import NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from attacks import Attack
-from attacks.modes import evaluating
-from attacks.network import logits_of
+from attacks.network import NotFinite
 from robustprune.minmax.average import WeightAverage, snapshot
+from robustprune.minmax.batches import (
+    Batches,
+    LabelCheck,
+    check_loader,
+    first_check,
+    length_of,
+    lonely_batches_explained,
+    nothing_left,
+    pair_of,
+)
 from robustprune.minmax.compiled import compiled
 from robustprune.minmax.constraint import Constraint
-from robustprune.minmax.finite import culprit, finite, first_weight
+from robustprune.minmax.fingerprint import training_call
+from robustprune.minmax.finite import culprit, culprit_of_attack, finite, first_weight
 from robustprune.minmax.objectives import Objective
-from robustprune.minmax.optimizers import OptimizerSpec
+from robustprune.minmax.optimizers import OptimizerSpec, check_optimizer
+from robustprune.minmax.options import Validation
 from robustprune.minmax.progress import Meter
 from robustprune.minmax.resume import Checkpoint, EpochRecord, Keeper, Progress
 from robustprune.run.runtime import (
@@ -27,66 +37,23 @@ from robustprune.run.runtime import (
     own_part,
     own_random_numbers,
     step_together,
-    summed,
     warn_of_emulated_bfloat16,
 )
 from robustprune.sparsity import computed_once
 
-#: a loader: anything that yields (x, y) batches anew at each iteration
-Batches = Iterable[Sequence[Tensor]]
+#: what to do about a NaN gradient with respect to the input while all layers give finite outputs
+INPUT_GRADIENT = (
+    "an operation of the network has no finite derivative there, such as the log of a softmax that "
+    "is 0: let it return plain logits, or try a lower learning rate"
+)
 
 
 class TrainingDiverged(ValueError):
     """Loss, gradients or weights became NaN or infinite."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """Choose the epoch by accuracy on examples held out of the training data.
-
-    The epoch with the highest accuracy under `attack` wins (clean accuracy where it is None; of
-    equal ones the later). Without a Validation the last epoch is the result. Test data have no
-    place here. Robust accuracy on unseen data falls again when training goes on (Rice et al. 2020,
-    arXiv 2002.11569): `patience` ends it after so many epochs without a new best.
-    """
-
-    loader: Batches
-    attack: Attack | None = None
-    every: int = 1
-    patience: int | None = None
-
-    def __call__(self, model: nn.Module, device: torch.device) -> tuple[float, float | None]:
-        clean = robust = n = 0
-        with evaluating(model), computed_once(model), own_random_numbers():
-            for x, y in self.loader:
-                x, y, share = own_part(x.to(device), y.to(device))
-                if share == 0.0:
-                    continue
-                with torch.no_grad():
-                    clean += int((logits_of(model, x).argmax(1) == y).sum())
-                if self.attack is not None:
-                    x_adv = self.attack(model, x, y)
-                    with torch.no_grad():
-                        robust += int((logits_of(model, x_adv).argmax(1) == y).sum())
-                n += len(y)
-        clean, robust, n = summed(torch.tensor([clean, robust, n])).tolist()
-        return clean / n, None if self.attack is None else robust / n
-
-
-class LoopOptions(TypedDict, total=False):
-    """How a training runs, not what it learns: every search hands these on to `train`, whose
-    docstring explains them."""
-
-    amp: bool
-    channels_last: bool
-    compile: bool
-    device: torch.device | str
-    checkpoint: Checkpoint | None
-    title: str
-    quiet: bool
-    on_epoch: Callable[[EpochRecord], None]
-
-
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train(
     model: nn.Module,
     loader: Batches,
@@ -115,12 +82,12 @@ def train(
     gradients are put together before the step; see docs/distributed.md.
 
     Args:
-        loader: yields (x, y) batches; one with `state_dict`/`load_state_dict` keeps its place in
-            a checkpoint, within epochs too if it has a length. Any other draws from torch's global
-            generator, which is kept after each epoch.
+        loader: yields (x, y) batches, or what `pair_of` makes such; one with `state_dict` and
+            `load_state_dict` keeps its place in a checkpoint, within epochs too if it has a length.
+            Any other draws from torch's global generator, which is kept after each epoch.
         objective: one with `before_epoch(model, epoch)` is told of each epoch (counted from 0)
             before its first batch; one with a state, as above, keeps it in a checkpoint.
-        parameters: what moves; default all parameters that require a gradient.
+        parameters: what moves; default (None) all parameters that require a gradient.
         constraint: what the search adds to the loop.
         validation: choose the epoch on held-out training data; default the last.
         average: decay of an exponential moving average of the weights, which is then what is
@@ -132,7 +99,8 @@ def train(
         compile: forward and backward passes through `torch.compile`. Compiling takes tens of
             seconds; results may differ in the last bits.
         device: where to train; default where the model is.
-        checkpoint: resume from its file if that is there, and save to it.
+        checkpoint: resume from its file if that is there, and save to it. The file says of which
+            call it is (see `minmax.fingerprint`), and another call refuses it.
         title: of the progress bar and of errors.
         quiet: no progress bar.
         on_epoch: called with each epoch's record.
@@ -141,26 +109,30 @@ def train(
         One record an epoch, those before a resume included.
 
     Raises:
-        ValueError: nothing to train, an empty loader, or a batch that does not fit the model.
+        ValueError: nothing to train, an option out of range, an empty loader, a batch that does
+            not fit the model, or a checkpoint of another call.
         TrainingDiverged: loss, gradients or weights became non-finite: the message says where
             first. The model is then back where the epoch began, or where it was resumed.
     """
-    moving = list(parameters or (p for p in model.parameters() if p.requires_grad))
-    if not moving:
-        raise ValueError("nothing to train: no parameter requires a gradient")
+    check_optimizer(optimizer)
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    moving = _moving(model, parameters)
+    check_loader(loader, epochs)
+    if validation is not None:
+        check_loader(validation.loader, -(-epochs // validation.every))
     device = moving[0].device if device is None else torch.device(device)
     model.to(device)
     if channels_last:
         model.to(memory_format=torch.channels_last)
     if amp:
         warn_of_emulated_bfloat16(device)
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
     descent = optimizer.build(moving)
     progress = Progress()
     averaged = None if average is None else WeightAverage(model, average)
     before_epoch = getattr(objective, "before_epoch", None)
-    length = len(loader) if hasattr(loader, "__len__") else None  # type: ignore[arg-type]
+    length = length_of(loader)
+    labels = LabelCheck()
     meter = Meter(title, epochs=epochs, length=length, quiet=quiet)
     keeper = None
     if checkpoint is not None:
@@ -171,29 +143,47 @@ def train(
             "average": averaged,
             "meter": meter,
         }
-        keeper = Keeper(checkpoint, model, descent, parts)
+        call = training_call(
+            checkpoint, model, moving, loader=loader, objective=objective, optimizer=optimizer,
+            epochs=epochs, constraint=constraint, validation=validation, average=average, amp=amp,
+        )  # fmt: skip
+        # where no rate and no choice of an epoch looks at the end, fewer epochs are a beginning
+        every_epoch = validation is None or validation.every == 1
+        longer = every_epoch and not optimizer.depends_on_the_end()
+        keeper = Keeper(checkpoint, model, descent, parts, call, longer=longer)
         with first_before_others():
             progress = keeper.resume()
 
-    def diverge(what: str) -> NoReturn:
+    def diverge(what: str, *, epoch: int, advice: str = "") -> NoReturn:
         model.load_state_dict(good)
         raise TrainingDiverged(
-            f"{title}: {what} became non-finite in epoch {progress.epoch + 1}; the last good state "
-            f"is kept; try a learning rate below {optimizer.lr:g}"
+            f"{title}: {what} became non-finite in epoch {epoch + 1}; the last good state is kept; "
+            f"{advice or f'try a learning rate below {optimizer.lr:g}'}"
         )
+
+    def attack_failed(what: str | None, epoch: int, where: str = "") -> NoReturn:
+        """The attack found NaN where the loss was not looked at yet."""
+        if what is None:
+            what, advice = f"the gradient with respect to the input{where}", INPUT_GRADIENT
+        else:
+            advice = ""
+        diverge(what, epoch=epoch, advice=advice)
 
     def run_epoch() -> EpochRecord:
         started = time.monotonic() - progress.seconds
         model.train()
         if before_epoch is not None and progress.batch == 0:
-            before_epoch(model, progress.epoch)
+            try:
+                before_epoch(model, progress.epoch)
+            except NotFinite:
+                attack_failed(first_weight(model), progress.epoch, " in choosing examples")
         with own_random_numbers():
             run_steps(started)
         if progress.batch == 0:
-            raise ValueError("the loader has no batches: is the data set smaller than one batch?")
+            raise nothing_left(progress.epoch)
         loss, clean, robust = meter.end_of_epoch()
         if (weight := first_weight(model)) is not None:
-            diverge(weight)
+            diverge(weight, epoch=progress.epoch)
         return EpochRecord(
             epoch=progress.epoch,
             step=progress.step,
@@ -205,28 +195,35 @@ def train(
         )
 
     def run_steps(started: float) -> None:
-        for x, y in loader:
-            x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        for batch in loader:
+            x, y = (part.to(device, non_blocking=True) for part in pair_of(batch))
             if channels_last and x.ndim == 4:
                 x = x.to(memory_format=torch.channels_last)
-            if progress.step == 0:
-                _check_batch(model, x, y)
+            y = labels(y, lambda x=x, y=y: first_check(model, x, y, loader))  # type: ignore[misc]
             x, y, share = own_part(x, y)
             fraction = (progress.batch + 0.5) / (length or progress.batch + 1)
             epoch = progress.epoch + fraction
             for group in descent.param_groups:
                 group["lr"] = optimizer.lr_at(epoch, epochs)
             descent.zero_grad(set_to_none=True)
+            forwards = torch.autocast(device.type, torch.bfloat16, enabled=amp)
             with computed_once(model):
-                with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                    result = objective(model, x, y, epoch)
+                try:
+                    with lonely_batches_explained(), forwards:
+                        result = objective(model, x, y, epoch)
+                except NotFinite:
+                    labels.complain()
+                    what = culprit_of_attack(model, objective, x, y, epoch)
+                    attack_failed(what, progress.epoch)
                 penalty = None if constraint is None else constraint.penalty(model)
                 descended = result.loss if penalty is None else result.loss + penalty
                 descended.backward()  # type: ignore[no-untyped-call]
                 mean = step_together(descended, moving, model, share)
-                if not finite(mean, moving):
+                if not finite(mean, moving, labels.flag()):
+                    labels.complain()
                     summands = {"loss": result.loss, "penalty of the search": penalty}
-                    diverge(culprit(model, objective, x, y, epoch, summands))
+                    what = culprit(model, objective, x, y, epoch, summands)
+                    diverge(what, epoch=progress.epoch)
                 if share > 0:
                     meter.update(result, model, x, y)
             descent.step()
@@ -250,7 +247,10 @@ def train(
                 record = replace(record, figures=constraint.after_epoch(model, progress.epoch))
             if validation is not None and (last or progress.epoch % validation.every == 0):
                 with averaged.swapped_in(model) if averaged else nullcontext():
-                    clean, robust = validation(model, device)
+                    try:
+                        clean, robust = validation(model, device)
+                    except NotFinite:
+                        attack_failed(first_weight(model), progress.epoch - 1, " in validation")
                     record = replace(record, val_clean=clean, val_robust=robust)
                     score = clean if robust is None else robust
                     if score >= progress.best_score:
@@ -269,31 +269,30 @@ def train(
     return progress.history
 
 
+def _moving(model: nn.Module, parameters: Sequence[nn.Parameter] | None) -> list[nn.Parameter]:
+    """What the optimizer gets."""
+    if parameters is None:
+        moving = [p for p in model.parameters() if p.requires_grad]
+    else:
+        moving = list(parameters)
+    if not moving:
+        none = "no parameter requires a gradient"
+        why = none if parameters is None else "`parameters` is empty"
+        raise ValueError(f"nothing to train: {why}")
+    if still := sum(not p.requires_grad for p in moving):
+        raise ValueError(
+            f"{still} of the {len(moving)} parameters to train require no gradient; call "
+            "requires_grad_(True) on them or leave them out"
+        )
+    if any(p.is_inference() for p in moving):
+        raise ValueError(
+            "the network's weights were made under torch.inference_mode and cannot be trained; "
+            "make or copy the network, and call the search, outside of it"
+        )
+    return moving
+
+
 def _out_of_patience(progress: Progress, validation: Validation | None) -> bool:
     if validation is None or validation.patience is None or progress.best is None:
         return False
     return progress.epoch - progress.best_epoch >= validation.patience
-
-
-@torch.no_grad()
-def _check_batch(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Look at the first batch once, where a mistake would otherwise surface deep in torch."""
-    if not x.is_floating_point():
-        raise ValueError(f"inputs must be floating point, got {x.dtype}; scale them first")
-    if not bool(torch.isfinite(x).all()):
-        raise ValueError("the first batch has non-finite inputs (NaN or infinity)")
-    with evaluating(model):
-        logits = logits_of(model, x)
-    if logits.ndim != 2 or len(logits) != len(y):
-        raise ValueError(
-            f"the model must map a batch to logits of shape (N, classes), got "
-            f"{tuple(logits.shape)} for {len(y)} examples"
-        )
-    if y.dtype != torch.int64 or y.ndim != 1:
-        raise ValueError(f"labels must be int64 of shape (N,), got {y.dtype} {tuple(y.shape)}")
-    classes = logits.shape[1]
-    if int(y.min()) < 0 or int(y.max()) >= classes:
-        raise ValueError(
-            f"labels must lie in 0..{classes - 1} for a model with {classes} outputs, got "
-            f"{int(y.min())}..{int(y.max())}"
-        )

@@ -35,7 +35,10 @@ def fit(run: Run, name: str, title: str, make: Callable[[Checkpoint], Ticket]) -
     if not run.folder.has_model(name):
         seed_stage(run.config.seed, name)
         run.folder.log("start", model=name)
-        ticket = make(Checkpoint(run.folder.checkpoint(name), run.checkpoint_seconds))
+        origin = f"{name} of {run.config.name}-{run.config.digest()}, seed {run.config.seed}"
+        ticket = make(
+            Checkpoint(run.folder.checkpoint(name), run.checkpoint_seconds, origin=origin)
+        )
         masks = None if ticket.masks.density == 1.0 else ticket.masks  # ones say nothing
         run.folder.save_model(name, ticket.model.state_dict(), masks, ticket.history)
         figures = {}
@@ -67,7 +70,6 @@ def fit_dense(
             optimizer=optimizer_of(section),
             epochs=section.epochs,
             validation=run.validation(attacked=robust),
-            average=run.config.loop.average,
             **loop_options(run, checkpoint, name),
         )
         return Ticket(full_masks(model), model, history)
@@ -91,7 +93,6 @@ def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
             init=section.init if mode == "reinit" else None,
             seed=run.config.seed + 1,
             validation=run.validation(attacked=True),
-            average=run.config.loop.average,
             **loop_options(run, checkpoint, name),
         )
 
@@ -101,6 +102,7 @@ def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
 def loop_options(run: Run, checkpoint: Checkpoint, title: str) -> LoopOptions:
     """How every training of a run goes, whatever it learns."""
     return {
+        "average": run.config.loop.average,
         "amp": run.config.loop.amp,
         "channels_last": run.config.loop.channels_last,
         "compile": run.config.loop.compile,

@@ -88,17 +88,21 @@ class Run:
             name: of the model, whose folder keeps what was selected for it.
         """
         objective, loader = self._robust(epochs, name)
+        return self.with_synonyms(objective), loader
+
+    def with_synonyms(self, objective: Objective) -> Objective:
+        """The objective, on sentences in which words were exchanged first if the config says so."""
         inner = self.config.inner
-        if inner.synonyms is not None:
-            swap = SynonymSwap(
-                synonyms_of(self.config),
-                inner.synonyms,
-                by=inner.synonyms_by,
-                varied=True,
-                mode=inner.mode,
-            )
-            objective = OnAttacked(swap, objective)
-        return objective, loader
+        if inner.synonyms is None:
+            return objective
+        swap = SynonymSwap(
+            synonyms_of(self.config),
+            inner.synonyms,
+            by=inner.synonyms_by,
+            varied=True,
+            mode=inner.mode,
+        )
+        return OnAttacked(swap, objective)
 
     def _robust(self, epochs: int, name: str) -> tuple[Objective, BatchLoader | Repeated]:
         section, warmup, loader = self.config.objective, self.config.inner.warmup, self.loader()
@@ -143,14 +147,16 @@ class Run:
         )
 
     def validation(self, *, attacked: bool) -> Validation | None:
-        """Choose epochs on held-out training examples, under the attack of training."""
+        """Choose epochs on held-out training examples, under the attack of training if it is
+        `attacked` and has one."""
         if self.held_out is None:
             return None
         batch_size = self.config.evaluation.batch_size
+        robust = self.config.objective.name != "natural"
         loader = BatchLoader(self.held_out, batch_size, shuffle=False, seed=0, device=self.device)
         return Validation(
             loader=loader,
-            attack=self.inner_attack() if attacked else None,
+            attack=self.inner_attack() if attacked and robust else None,
             patience=self.config.loop.patience,
         )
 

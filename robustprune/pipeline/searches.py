@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from robustprune.minmax import Checkpoint, Natural
+from robustprune.minmax import Adversarial, Checkpoint, Natural
 from robustprune.pipeline.fit import Fitted, fit, loop_options, optimizer_of
 from robustprune.pipeline.prepare import Run
 from robustprune.run.config import TrainingSection
@@ -180,7 +180,6 @@ def _lottery(run: Run, density: float, name: str) -> Found:
             rounds=section.rounds,
             rewind=section.rewind,
             validation=run.validation(attacked=True),
-            average=run.config.loop.average,
             **_space(run),
             **_training(run, section, checkpoint, name),
         )
@@ -204,7 +203,6 @@ def _lottery(run: Run, density: float, name: str) -> Found:
                 objective=objective,
                 seed=run.config.seed + 1,
                 validation=run.validation(attacked=True),
-                average=run.config.loop.average,
                 **_training(run, section, checkpoint, f"{name}-{kind}"),
             )
 
@@ -279,12 +277,16 @@ def _one_shot(
     section = run.config.one_shot
 
     def make(checkpoint: Checkpoint) -> Ticket:
+        objective = None  # magnitude and random look at no loss
+        if criterion not in ("magnitude", "random"):
+            plain = run.config.objective.name == "natural"
+            objective = run.with_synonyms(Natural() if plain else Adversarial(run.inner_attack()))
         return prune_one_shot(
             sources.model(run, section.weights),
             run.loader(),
             density=density,
             criterion=criterion,
-            attack=None if criterion in ("magnitude", "random") else run.inner_attack(),
+            objective=objective,
             batches=section.batches,
             seed=run.config.seed,
             **_space(run),

@@ -16,6 +16,7 @@ from robustprune.minmax import (
     LoopOptions,
     Objective,
     OptimizerSpec,
+    known_by_its_call,
     train,
 )
 from robustprune.search.ticket import Ticket, chosen_objective, copy_on, layers_to_mask
@@ -116,6 +117,7 @@ class Admm(Constraint):
             self.u[name] = state[f"u.{name}"].to(weight)
 
 
+@known_by_its_call
 def prune_admm(
     model: nn.Module,
     loader: Batches,

@@ -9,7 +9,15 @@ from torch import nn
 from typing_extensions import Unpack
 
 from attacks import Attack
-from robustprune.minmax import Batches, LoopOptions, Objective, OptimizerSpec, Validation, train
+from robustprune.minmax import (
+    Batches,
+    LoopOptions,
+    Objective,
+    OptimizerSpec,
+    Validation,
+    known_by_its_call,
+    train,
+)
 from robustprune.search.initialise import InitName, initialise
 from robustprune.search.lottery import LOTTERY_OPTIMIZER, LotteryTicket
 from robustprune.search.ticket import Ticket, chosen_objective, copy_on
@@ -19,6 +27,7 @@ ControlName = Literal["random", "reinit"]
 CONTROLS: tuple[ControlName, ...] = get_args(ControlName)
 
 
+@known_by_its_call
 def train_control(
     ticket: LotteryTicket,
     loader: Batches,
@@ -31,7 +40,6 @@ def train_control(
     init: InitName | None = None,
     seed: int = 0,
     validation: Validation | None = None,
-    average: float | None = None,
     **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """What a ticket must beat: the same training with one thing changed.
@@ -61,7 +69,6 @@ def train_control(
         optimizer=optimizer,
         epochs=epochs,
         validation=validation,
-        average=average,
         **loop,
     )
     return Ticket(masks, bake(network), history)

@@ -14,6 +14,7 @@ from robustprune.minmax import (
     Objective,
     OptimizerSpec,
     Validation,
+    known_by_its_call,
     train,
 )
 from robustprune.search.initialise import InitName, initialise
@@ -24,6 +25,7 @@ FinetuneMode = Literal["inherit", "reinit", "full"]
 FINETUNE_MODES: tuple[FinetuneMode, ...] = get_args(FinetuneMode)
 
 
+@known_by_its_call
 def finetune_ticket(
     ticket: Ticket,
     loader: Batches,
@@ -35,7 +37,6 @@ def finetune_ticket(
     init: InitName | None = None,
     seed: int = 0,
     validation: Validation | None = None,
-    average: float | None = None,
     **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """Train the weights of a ticket that was found without training them
@@ -77,7 +78,6 @@ def finetune_ticket(
         optimizer=optimizer,
         epochs=epochs,
         validation=validation,
-        average=average,
         **loop,
     )
     return Ticket(masks, bake(network), history)

@@ -22,6 +22,7 @@ from robustprune.minmax import (
     Objective,
     OptimizerSpec,
     Validation,
+    known_by_its_call,
 )
 from robustprune.search.lottery import LotteryTicket
 from robustprune.search.ticket import (
@@ -142,6 +143,7 @@ class HardConcreteGates(Constraint):
         self.after_step(nn.Identity(), int(state["draw"]))
 
 
+@known_by_its_call
 def find_language_ticket(
     model: nn.Module,
     loader: Batches,

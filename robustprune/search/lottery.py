@@ -20,11 +20,13 @@ from robustprune.minmax import (
     Objective,
     OptimizerSpec,
     Validation,
+    known_by_its_call,
     train,
 )
 from robustprune.minmax.average import snapshot
 from robustprune.minmax.resume import flatten, state_of, unflatten
 from robustprune.run.checkpoint import load_tensors, save_tensors
+from robustprune.run.fingerprint import check_same_call
 from robustprune.run.runtime import agreed, generator_states, restore_generators
 from robustprune.search.ticket import Ticket, chosen_objective, copy_on, layers_to_mask
 from robustprune.sparsity import (
@@ -76,6 +78,7 @@ class _AtStep(Constraint):
         self.state = dict(state)
 
 
+@known_by_its_call
 def find_lottery_ticket(
     model: nn.Module,
     loader: Batches,
@@ -91,7 +94,6 @@ def find_lottery_ticket(
     allocate: Allocation = "global",
     dense: Iterable[str] = (),
     validation: Validation | None = None,
-    average: float | None = None,
     **loop: Unpack[LoopOptions],
 ) -> LotteryTicket:
     """Iterative magnitude pruning with rewinding: in each of n rounds train, keep the p^(i/n)
@@ -161,7 +163,6 @@ def find_lottery_ticket(
             epochs=epochs,
             constraint=at,
             validation=validation,
-            average=average,
             **of_part,
         )
         return bake(network), history
@@ -244,12 +245,14 @@ def _write_round(done: Checkpoint, masks: MaskSet, start: nn.Module, loader: Bat
         "loader": state_of(loader),
         "generator": generator_states(),
     }
-    save_tensors(done.path, flatten(sections))
+    save_tensors(done.path, flatten(sections), {"call": dict(done.call or {})})
 
 
 def _read_round(done: Checkpoint, start: nn.Module, loader: Batches) -> MaskSet:
-    """Put back what `_write_round` kept; returns the masks."""
-    sections = unflatten(load_tensors(done.path)[0])
+    """Put back what `_write_round` kept; returns the masks. Refuses a round of another call."""
+    tensors, meta = load_tensors(done.path)
+    check_same_call(done.path, meta.get("call"), done.call or {})
+    sections = unflatten(tensors)
     start.load_state_dict(sections["start"])
     if hasattr(loader, "load_state_dict"):
         loader.load_state_dict(sections["loader"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from attacks import Attack, evaluating
-from robustprune.minmax import Batches, Natural, Objective
+from robustprune.minmax import Batches, Natural, Objective, pair_of
+from robustprune.minmax.batches import first_check, nothing_left
 from robustprune.search.ticket import (
     Ticket,
     chosen_objective,
@@ -101,13 +102,23 @@ def prune_one_shot(
         scores = criteria.random(layers, generator=generator)
     else:
         assert loader is not None
-        where = device_of(network)
-        seen = [(x.to(where), y.to(where)) for x, y in itertools.islice(iter(loader), batches)]
+        seen = list(_batches(network, loader, batches))
         with evaluating(network):  # statistics of batch norm stay as they are
             scores = _from_data(criterion, network, layers, seen, chosen, generator)
     masks = keep_best(scores, layers, density=density, pattern=pattern, allocate=allocate)
     apply_masks(network, masks)
     return Ticket(masks, bake(network), [])
+
+
+def _batches(network: nn.Module, loader: Batches, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first batches on the network's device, each looked at."""
+    where, batch = device_of(network), None
+    for batch in itertools.islice(iter(loader), number):
+        x, y = (part.to(where) for part in pair_of(batch))
+        first_check(network, x, y)
+        yield x, y
+    if batch is None:
+        raise nothing_left(0)
 
 
 def _from_data(

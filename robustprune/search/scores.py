@@ -19,6 +19,7 @@ from robustprune.minmax import (
     Objective,
     OptimizerSpec,
     Validation,
+    known_by_its_call,
 )
 from robustprune.search.popup import Popup, ScoreTopK, scaled_scores
 from robustprune.search.ticket import (
@@ -163,6 +164,7 @@ class LearnedRates(Constraint):
         self.epoch = int(state["epoch"])
 
 
+@known_by_its_call
 def prune_scores(
     model: nn.Module,
     loader: Batches,

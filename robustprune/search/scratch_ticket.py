@@ -15,6 +15,7 @@ from robustprune.minmax import (
     Objective,
     OptimizerSpec,
     Validation,
+    known_by_its_call,
 )
 from robustprune.search.initialise import InitName, draw_thresholds, initialise
 from robustprune.search.popup import ScoreTopK, random_scores
@@ -40,6 +41,7 @@ from robustprune.sparsity import (
 SEARCH_OPTIMIZER = OptimizerSpec(lr=0.1, momentum=0.9, weight_decay=5e-4)
 
 
+@known_by_its_call
 def find_scratch_ticket(
     model: nn.Module,
     loader: Batches,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.modes import evaluating
+from attacks.network import logits_of
 from robustprune.selection.pool import batches
 
 
@@ -24,7 +25,7 @@ def last_linear(model: nn.Module, x: Tensor) -> str:
     ]
     try:
         with evaluating(model):
-            model(x[:1])
+            logits_of(model, x[:1])
     finally:
         for handle in handles:
             handle.remove()
@@ -47,13 +48,15 @@ def penultimate_features(model: nn.Module, x: Tensor, *, batch_size: int = 256) 
     """
     layer = model.get_submodule(last_linear(model, x))
     seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    handle = layer.register_forward_pre_hook(
+        lambda _module, args: seen.append(args[0].flatten(1).clone())  # before it is worked on
+    )
     parts = []
     try:
         with evaluating(model):
             for (batch,) in batches(batch_size, x):
-                model(batch)
-                parts.append(seen[-1].flatten(1))
+                logits_of(model, batch)
+                parts.append(seen[-1])
                 seen.clear()
     finally:
         handle.remove()

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from attacks.modes import evaluating
+from attacks.network import pick_logits
 from robustprune.selection.features import last_linear
 from robustprune.selection.pool import Examples, Pool, batches, check_examples, needed
 
@@ -104,7 +105,7 @@ def _products(
 
     def losses(x: Tensor, y: Tensor, values: tuple[Tensor, ...]) -> Tensor:
         changed = {**state, **dict(zip(names, values, strict=True))}
-        logits = functional_call(model, changed, (x,))
+        logits = pick_logits(functional_call(model, changed, (x.clone(),)))
         return F.cross_entropy(logits, y, reduction="none")
 
     with evaluating(model), torch.enable_grad():

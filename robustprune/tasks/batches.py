@@ -65,7 +65,7 @@ class BatchLoader:
             )
         self.split = split if device is None else split.to(device)
         self.batch_size = batch_size
-        self.shuffle = shuffle
+        self.shuffle, self.seed = shuffle, seed
         self.augment = augment
         self.drop_last = drop_last
         self.lengths = None if lengths is None else lengths.cpu()

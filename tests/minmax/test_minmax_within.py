@@ -96,16 +96,18 @@ class Stopping:
     """An objective after whose n-th call, and the step that follows, the training is stopped."""
 
     def __init__(self, objective: Objective, clock: Clock, after: float) -> None:
-        self.objective, self.clock, self.after, self.calls = objective, clock, after, 0
+        # under names of their own: when it stops is no option of the training, whose file says
+        # what the objective was made with
+        self.objective, self._clock, self._after, self.calls = objective, clock, after, 0
         for name in ("before_epoch", "state_dict", "load_state_dict"):
             if hasattr(objective, name):
                 setattr(self, name, getattr(objective, name))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
-        if self.calls == self.after:
+        if self.calls == self._after:
             raise Stop
         self.calls += 1
-        self.clock.now += 3600
+        self._clock.now += 3600
         return self.objective(model, x, y, epoch)
 
 

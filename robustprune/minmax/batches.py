@@ -1,0 +1,269 @@
+"""What a loader yields, made (x, y) and checked: the only place where batches are taken apart."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacks.modes import evaluating
+from attacks.network import logits_of
+from robustprune.run.runtime import generator_states, restore_generators
+
+#: a loader: anything that yields (x, y) batches anew at each iteration; see `pair_of`
+Batches = Iterable[Sequence[Tensor] | Mapping[str, Tensor]]
+
+_INPUTS = ("x", "pixel_values", "input_values", "inputs", "input", "images", "image", "features")
+_LABELS = ("y", "labels", "label", "targets", "target")
+_LONELY = "Expected more than 1 value per channel when training"
+
+
+def pair_of(batch: object) -> tuple[Tensor, Tensor]:
+    """(x, y) of a batch: the first two of a tuple or list, whatever follows them (an index, a
+    weight), or the inputs and labels of a dict by the names they usually have.
+
+    Tensors that were made under `torch.inference_mode` come back as copies that can be trained on.
+
+    Raises:
+        ValueError: there are no two such tensors.
+    """
+    found: Sequence[object]
+    if isinstance(batch, Mapping):
+        found = _of_mapping(batch)
+    elif isinstance(batch, tuple | list) and len(batch) >= 2:
+        found = batch[:2]
+    else:
+        held = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+        raise ValueError(
+            f"the loader yields a {type(batch).__name__}{held}; let each batch be (x, y), or a "
+            "dict with 'x' and 'y'"
+        )
+    x, y = found
+    for name, part in (("x", x), ("y", y)):
+        if not isinstance(part, Tensor):
+            raise ValueError(
+                f"{name} of a batch is a {type(part).__name__}; let the loader yield tensors, as "
+                "in TensorDataset(torch.as_tensor(x), torch.as_tensor(y))"
+            )
+    assert isinstance(x, Tensor)
+    assert isinstance(y, Tensor)
+    return _usable(x), _usable(y)
+
+
+def _of_mapping(batch: Mapping[str, Any]) -> tuple[object, object]:
+    keys = ", ".join(map(repr, list(batch)[:8])) or "none"
+    if "input_ids" in batch:
+        raise ValueError(
+            f"the loader yields token ids (keys {keys}), which an attack cannot move; pack the "
+            "sentences as float tensors with robustprune.view.pack_tokens (docs/language.md)"
+        )
+    inputs = [key for key in _INPUTS if key in batch]
+    labels = [key for key in _LABELS if key in batch]
+    if len(inputs) != 1 or len(labels) != 1:
+        raise ValueError(
+            f"the loader yields a dict with the keys {keys}; let it have inputs under one of "
+            f"{', '.join(_INPUTS)} and labels under one of {', '.join(_LABELS)}, or yield (x, y)"
+        )
+    return batch[inputs[0]], batch[labels[0]]
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def length_of(loader: object) -> int | None:
+    """How many batches a loader has, where it can say."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except TypeError:  # a DataLoader has a __len__ even where its data set has none
+        return None
+
+
+def check_loader(loader: Batches, epochs: int) -> None:
+    """Raise ValueError for an iterator, which has nothing left after one epoch."""
+    spent = isinstance(loader, Iterator) and type(loader).__module__ == "builtins"
+    if spent and epochs > 1:
+        raise ValueError(
+            f"the loader is a {type(loader).__name__}, which can be gone through once, and there "
+            f"are {epochs} epochs; give a DataLoader or a list of batches"
+        )
+
+
+def nothing_left(epoch: int) -> ValueError:
+    """The error to raise where an epoch, counted from 0, had no batch."""
+    if epoch == 0:
+        return ValueError(
+            "the loader has no batches: is the data set smaller than one batch, or the loader an "
+            "iterator that is used up?"
+        )
+    return ValueError(
+        f"the loader has no batches left in epoch {epoch + 1}; give one that starts anew at each "
+        "epoch, such as a DataLoader or a list, not an iterator"
+    )
+
+
+@contextmanager
+def lonely_batches_explained() -> Iterator[None]:
+    """Inside, a batch of one example under batch norm raises a ValueError that says so."""
+    try:
+        yield
+    except ValueError as error:
+        if _LONELY not in str(error):
+            raise
+        raise ValueError(_lonely("a batch has")) from error
+
+
+def _lonely(what: str) -> str:
+    return (
+        f"{what} a single example (for each rank), for which batch norm has nothing to normalise "
+        "by; give the loader drop_last=True or another batch size"
+    )
+
+
+@torch.no_grad()
+def first_check(model: nn.Module, x: Tensor, y: Tensor, loader: Batches | None = None) -> int:
+    """Look at the first batch once, where a mistake would otherwise surface deep in torch, and
+    return the number of classes. Random numbers that the network draws are put back.
+
+    Args:
+        loader: whose batches the network will see in train mode; None for eval mode.
+
+    Raises:
+        ValueError: what does not fit, and what to do.
+    """
+    _check_inputs(x)
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("the first batch has non-finite inputs (NaN or infinity)")
+    states = generator_states()
+    try:
+        with evaluating(model):
+            logits = _explained(model, x)
+        if loader is not None and len(x) > 1 and _ends_alone(loader):
+            _try_alone(model, x)
+    finally:
+        restore_generators(states)
+    if logits.ndim != 2 or len(logits) != len(y):
+        raise ValueError(
+            f"the model must map a batch to logits of shape (N, classes), got "
+            f"{tuple(logits.shape)} for {len(y)} examples"
+        )
+    check_labels(y, logits.shape[1], wait=True)
+    return logits.shape[1]
+
+
+def _check_inputs(x: Tensor) -> None:
+    if x.is_floating_point():
+        return
+    what = "scale them first, for images x.float() / 255"
+    if x.dtype in (torch.int32, torch.int64):
+        what = (
+            "an attack moves inputs by fractions; scale images as x.float() / 255, and pack token "
+            "ids with robustprune.view.pack_tokens (docs/language.md)"
+        )
+    raise ValueError(f"inputs must be floating point, got {x.dtype}; {what}")
+
+
+def _explained(model: nn.Module, x: Tensor) -> Tensor:
+    """The logits; where torch fails, the reason in one line."""
+    try:
+        return logits_of(model, x)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError, TypeError) as error:
+        if isinstance(error, TypeError) and "forward()" not in str(error):
+            raise
+        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        if len(kinds) == 1 and x.dtype not in kinds:
+            kind = str(kinds.pop()).removeprefix("torch.")
+            raise ValueError(
+                f"the inputs are {str(x.dtype).removeprefix('torch.')} and the network's weights "
+                f"{kind}; give inputs as x.to(torch.{kind}), or turn the network with model.to(...)"
+            ) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"the model does not take a batch of shape {tuple(x.shape)}: {reason}"
+        ) from error
+
+
+def _ends_alone(loader: object) -> bool:
+    """Whether the last batch is known to have one example."""
+    if isinstance(loader, list | tuple):
+        return len(pair_of(loader[-1])[1]) == 1
+    size, data = getattr(loader, "batch_size", None), getattr(loader, "dataset", None)
+    number = None if data is None else length_of(getattr(loader, "sampler", None) or data)
+    if not isinstance(size, int) or number is None or getattr(loader, "drop_last", False):
+        return False
+    return number % size == 1
+
+
+def _try_alone(model: nn.Module, x: Tensor) -> None:
+    """One example through a copy of the model in train mode, for batch norm to complain."""
+    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        return
+    try:
+        logits_of(copy.deepcopy(model).train(), x[:1])
+    except ValueError as error:
+        if _LONELY not in str(error):
+            raise
+        raise ValueError(_lonely("the loader's last batch has")) from error
+
+
+def check_labels(y: Tensor, classes: int, *, wait: bool = False) -> None:
+    """Raise ValueError unless labels are class indices; of values on an accelerator, only where it
+    may wait."""
+    if y.dtype != torch.int64 or y.ndim != 1:
+        raise ValueError(f"labels must be int64 of shape (N,), got {y.dtype} {tuple(y.shape)}")
+    if (wait or y.device.type == "cpu") and len(y):
+        low, high = (int(value) for value in torch.aminmax(y))
+        if low < 0 or high >= classes:
+            raise ValueError(_outside(classes, low, high))
+
+
+def _outside(classes: int, low: int, high: int) -> str:
+    ignored = " (-100 marks labels to ignore: leave such examples out)" if low == -100 else ""
+    return (
+        f"labels must lie in 0..{classes - 1} for a model with {classes} outputs, got "
+        f"{low}..{high}{ignored}"
+    )
+
+
+class LabelCheck:
+    """Checks the labels of each batch without making an accelerator wait: what lies outside is
+    clamped, so that no kernel fails on it, and remembered until the step looks at its loss."""
+
+    def __init__(self) -> None:
+        self.classes: int | None = None
+        self._last: Tensor | None = None  # labels of the last batch, on an accelerator
+        self._bad: Tensor | None = None
+
+    def __call__(self, y: Tensor, look: Callable[[], int]) -> Tensor:
+        """The labels, inside 0..C − 1; `look` gives C at the first batch."""
+        if self.classes is None:
+            self.classes = look()
+        check_labels(y, self.classes)
+        if y.device.type == "cpu":
+            return y
+        return self.clamped(y, self.classes)
+
+    def clamped(self, y: Tensor, classes: int) -> Tensor:
+        """What happens on an accelerator."""
+        self._last, inside = y, y.clamp(0, classes - 1)
+        self._bad = (inside != y).any()
+        return inside
+
+    def flag(self) -> Tensor | None:
+        """NaN where the last batch had a label outside, else zero; None where it was looked at."""
+        return None if self._bad is None else torch.where(self._bad, torch.nan, 0.0)
+
+    def complain(self) -> None:
+        """Raise ValueError if the last batch had a label outside."""
+        if self._bad is None or not bool(self._bad):
+            return
+        assert self._last is not None
+        assert self.classes is not None
+        low, high = (int(value) for value in torch.aminmax(self._last))
+        raise ValueError(_outside(self.classes, low, high))

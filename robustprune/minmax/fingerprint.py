@@ -1,0 +1,100 @@
+"""Of which call a checkpoint is: all that decides what a training leads to."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from torch import nn
+
+from robustprune.minmax.batches import Batches
+from robustprune.minmax.constraint import Constraint
+from robustprune.minmax.objectives import Objective
+from robustprune.minmax.optimizers import OptimizerSpec
+from robustprune.minmax.options import Validation
+from robustprune.minmax.resume import Checkpoint
+from robustprune.run.fingerprint import described
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: where, how fast and how loudly a call runs
+_ASIDE = ("checkpoint", "device", "title", "quiet", "on_epoch", "compile", "channels_last")
+#: what changes the result of the options that searches hand on to the loop, and their defaults
+_LOOP: Mapping[str, object] = {"average": None, "amp": False}
+
+
+def known_by_its_call(search: Callable[P, T]) -> Callable[P, T]:
+    """A search whose checkpoints say which search it was and with which options, all of them, and
+    that takes up none of another call."""
+    signature = inspect.signature(search)
+
+    @wraps(search)
+    def asked(*args: P.args, **kwargs: P.kwargs) -> T:
+        checkpoint = kwargs.get("checkpoint")
+        if isinstance(checkpoint, Checkpoint):
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            options = {**bound.arguments, **_LOOP}
+            loop = [n for n, p in signature.parameters.items() if p.kind is p.VAR_KEYWORD]
+            for name in loop:
+                options |= options.pop(name)
+            call = {"search": search.__name__, **told(options, checkpoint)}
+            kwargs["checkpoint"] = replace(checkpoint, call=call)
+        return search(*args, **kwargs)
+
+    return asked
+
+
+def told(options: Mapping[str, object], checkpoint: Checkpoint) -> dict[str, str]:
+    """Options as a checkpoint keeps them, without those that change nothing in what is learned."""
+    texts = {
+        name: described(value, digests=checkpoint.origin is None)
+        for name, value in options.items()
+        if name not in _ASIDE
+    }
+    if checkpoint.origin is not None:
+        texts["origin"] = checkpoint.origin
+    return {name: _bounded(text) for name, text in texts.items()}
+
+
+def _bounded(text: str, most: int = 1000) -> str:
+    """The text, or its beginning and a digest of it all."""
+    if len(text) <= most:
+        return text
+    return f"{text[:most]}... {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def training_call(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    moving: Sequence[nn.Parameter],
+    *,
+    loader: Batches,
+    objective: Objective,
+    optimizer: OptimizerSpec,
+    epochs: int,
+    constraint: Constraint | None,
+    validation: Validation | None,
+    average: float | None,
+    amp: bool,
+) -> dict[str, str]:
+    """The fingerprint of one training: the options of its search, its own, and its start."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    own = {
+        "objective": objective,
+        "optimizer": optimizer,
+        "epochs": epochs,
+        "validation": validation,
+        "average": average,
+        "amp": amp,
+        "loader": loader,
+        "constraint": constraint,
+        "parameters that move": [names.get(p, tuple(p.shape)) for p in moving],
+        "weights and masks at the start": model,
+    }
+    return {**(checkpoint.call or {}), **told(own, checkpoint)}

@@ -1,0 +1,84 @@
+"""How a training goes, whatever it learns: its options, and by what the epoch is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from torch import nn
+
+from attacks import Attack
+from attacks.modes import evaluating
+from attacks.network import logits_of
+from robustprune.minmax.batches import Batches, check_labels, length_of, pair_of
+from robustprune.minmax.resume import Checkpoint, EpochRecord
+from robustprune.run.runtime import own_part, own_random_numbers, summed
+from robustprune.sparsity import computed_once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Choose the epoch by accuracy on examples held out of the training data.
+
+    The epoch with the highest accuracy under `attack` wins (clean accuracy where it is None; of
+    equal ones the later). Without a Validation the last epoch is the result. Test data have no
+    place here. Robust accuracy on unseen data falls again when training goes on (Rice et al. 2020,
+    arXiv 2002.11569): `patience` ends it after so many epochs without a new best.
+
+    Raises:
+        ValueError: `every` or `patience` below 1, or a loader without a batch.
+    """
+
+    loader: Batches
+    attack: Attack | None = None
+    every: int = 1
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("every", self.every), ("patience", self.patience)):
+            if value is not None and not value >= 1:
+                raise ValueError(f"{name}={value} of a Validation must be at least 1, in epochs")
+        if length_of(self.loader) == 0:
+            raise ValueError("the validation loader has no batches; hold some examples out for it")
+
+    def __call__(self, model: nn.Module, device: torch.device) -> tuple[float, float | None]:
+        clean = robust = n = 0
+        with evaluating(model), computed_once(model), own_random_numbers():
+            for batch in self.loader:
+                x, y = pair_of(batch)
+                x, y, share = own_part(x.to(device), y.to(device))
+                if share == 0.0:
+                    continue
+                with torch.no_grad():
+                    logits = logits_of(model, x)
+                    check_labels(y, logits.shape[1], wait=True)
+                    clean += int((logits.argmax(1) == y).sum())
+                if self.attack is not None:
+                    x_adv = self.attack(model, x, y)
+                    with torch.no_grad():
+                        robust += int((logits_of(model, x_adv).argmax(1) == y).sum())
+                n += len(y)
+        clean, robust, n = summed(torch.tensor([clean, robust, n])).tolist()
+        if n == 0:
+            raise ValueError(
+                "the validation loader has no batches: is it an iterator that is used up? Give a "
+                "DataLoader or a list"
+            )
+        return clean / n, None if self.attack is None else robust / n
+
+
+class LoopOptions(TypedDict, total=False):
+    """How a training runs, not what it learns: every search hands these on to `train`, whose
+    docstring explains them."""
+
+    average: float | None
+    amp: bool
+    channels_last: bool
+    compile: bool
+    device: torch.device | str
+    checkpoint: Checkpoint | None
+    title: str
+    quiet: bool
+    on_epoch: Callable[[EpochRecord], None]

@@ -1,0 +1,177 @@
+"""What a call was asked to do, as plain text that another process can compare.
+
+A checkpoint keeps it, so that it is never taken up by a call that asks for something else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+#: option by option, what a call was asked to do
+Call = Mapping[str, str]
+
+#: of larger tensors that are no weights, every k-th number is looked at, as many as this
+_LOOKED_AT = 2**24
+#: how something was found says nothing of what follows; nor does whom it is told to
+_NOT_ASKED = ("history", "on_selection", "on_epoch")
+_SHOWN = 120  # characters of a value in a message
+
+
+def described(value: Any, *, digests: bool = True, depth: int = 8) -> str:
+    """A value as text: the same in every process, and another one for another value.
+
+    Numbers, text and collections stand for themselves; tensors and networks for a digest of what
+    they hold; a dataclass and any other object for its type and the options of its constructor
+    that it keeps under their own names; a function for its qualified name, its defaults and what
+    it closes over. A loader stands for its length, its batch size and, where they lie in memory,
+    its examples.
+
+    Args:
+        digests: whether tensors stand for their content, or for their shape alone.
+    """
+    if depth == 0:
+        return type(value).__qualname__
+    tell = functools.partial(described, digests=digests, depth=depth - 1)
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | Path):
+        return str(value) if isinstance(value, Path) else repr(value)
+    if isinstance(value, Tensor):
+        return _tensor(value, digests)
+    if isinstance(value, torch.dtype | torch.device | type):
+        return str(value) if not isinstance(value, type) else value.__qualname__
+    if isinstance(value, nn.Module):
+        return f"network {digest_of(value)}" if digests else "network"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: {tell(value[key])}' for key in sorted(value, key=str))}}}"
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(tell, value))})"
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(map(tell, value)))}}}"
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a numpy number
+        return repr(value.item())
+    if isinstance(value, functools.partial):
+        return f"partial {tell((value.func, value.args, value.keywords))}"
+    if isinstance(value, types.MethodType):
+        return f"{value.__func__.__qualname__} of {tell(value.__self__)}"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return _function(value, tell)
+    if isinstance(value, DataLoader):
+        return _loader(value, tell)
+    return _object(value, tell)
+
+
+def digest_of(model: nn.Module) -> str:
+    """Of all that the network's state holds: names, types, shapes and values."""
+    total = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        total.update(f"\0{name}\0{value.dtype if isinstance(value, Tensor) else value}".encode())
+        if isinstance(value, Tensor):
+            total.update(f"{tuple(value.shape)}".encode())
+            total.update(_bytes(value))
+    return total.hexdigest()[:16]
+
+
+def _start_of_difference(old: str, new: str) -> int:
+    """From where on to show two texts: a little before they part, if they are long."""
+    if max(len(old), len(new)) <= _SHOWN:
+        return 0
+    pairs = enumerate(zip(old, new, strict=False))
+    same = next((i for i, (a, b) in pairs if a != b), min(len(old), len(new)))
+    return 0 if same <= _SHOWN // 2 else old.rfind(" ", 0, same - _SHOWN // 4) + 1
+
+
+def _shown(text: str, start: int) -> str:
+    end = start + _SHOWN
+    return f"{'...' if start else ''}{text[start:end]}{'...' if end < len(text) else ''}"
+
+
+def check_same_call(path: Path, there: Call | None, here: Call) -> None:
+    """Raise ValueError where the file at `path` is of another call, or doesn't say of which."""
+    if there is None:
+        raise ValueError(
+            f"{path} does not say of which call it is (an older version wrote it), so it cannot be "
+            "taken up; delete it to start over, or give another file"
+        )
+    differing = [n for n in dict.fromkeys([*here, *there]) if here.get(n) != there.get(n)]
+    if differing:
+        name, *others = differing
+        old, new = there.get(name, "not given"), here.get(name, "not given")
+        start = _start_of_difference(old, new)
+        too = f"; different, too: {', '.join(others)}" if others else ""
+        raise ValueError(
+            f"{path} is of another call: {name} is {_shown(old, start)} there and "
+            f"{_shown(new, start)} here{too}; delete it to start over, or give another file"
+        )
+
+
+def _tensor(value: Tensor, digests: bool) -> str:
+    shape = f"{str(value.dtype).removeprefix('torch.')}{tuple(value.shape)}"
+    if not digests:
+        return shape
+    if value.numel() == 1:
+        return f"{shape} {value.item()!r}"
+    flat = value.detach().reshape(-1)
+    step = -(-flat.numel() // _LOOKED_AT) or 1
+    return f"{shape} {hashlib.sha256(_bytes(flat[::step])).hexdigest()[:16]}"
+
+
+def _bytes(value: Tensor) -> Any:
+    if value.is_sparse:
+        value = value.to_dense()
+    plain = value.detach().cpu().contiguous().reshape(-1)
+    return plain.view(torch.uint8).numpy().data if plain.numel() else b""
+
+
+def _function(value: Any, tell: Any) -> str:
+    """By name; with the values that make two functions of one name different."""
+    parts = [f"{getattr(value, '__module__', '')}.{value.__qualname__}"]
+    parts += [tell(default) for default in getattr(value, "__defaults__", None) or ()]
+    for cell in getattr(value, "__closure__", None) or ():
+        try:
+            parts.append(tell(cell.cell_contents))
+        except ValueError:  # not yet filled
+            continue
+    return parts[0] if len(parts) == 1 else f"{parts[0]}({', '.join(parts[1:])})"
+
+
+def _loader(loader: DataLoader[Any], tell: Any) -> str:
+    data = loader.dataset
+    held = tell(data.tensors) if isinstance(data, TensorDataset) else type(data).__qualname__
+    try:
+        number: int | None = len(data)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    return (
+        f"DataLoader(batch_size={loader.batch_size}, drop_last={loader.drop_last}, "
+        f"sampler={type(loader.sampler).__qualname__}, {number} examples, {held})"
+    )
+
+
+def _object(value: Any, tell: Any) -> str:
+    kind = type(value).__qualname__
+    if dataclasses.is_dataclass(value):
+        names: Iterable[str] = [f.name for f in dataclasses.fields(value) if f.init]
+    else:
+        try:
+            names = inspect.signature(type(value)).parameters
+        except (ValueError, TypeError):  # of a type without one
+            names = ()
+    held = vars(value) if hasattr(value, "__dict__") else {}
+    options = [
+        f"{name}={tell(getattr(value, name))}"
+        for name in names
+        if name not in _NOT_ASKED and (name in held or dataclasses.is_dataclass(value))
+    ]
+    if hasattr(value, "__iter__") and hasattr(value, "__len__"):
+        options.append(f"{len(value)} batches")
+    return f"{kind}({', '.join(options)})"
