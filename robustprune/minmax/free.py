@@ -50,8 +50,8 @@ class Free:
 
     def _carried(self, epoch: float, x: Tensor) -> Tensor:
         before_that, self._epoch = self._epoch, epoch
-        # a smaller epoch is another training's: a lottery's next round
-        if before_that > epoch or int(before_that) != int(epoch):
+        # an epoch that is not larger is another training's: a lottery's next round
+        if before_that >= epoch or int(before_that) != int(epoch):
             return torch.zeros_like(x)
         delta = self._next_delta()
         return delta[: len(x)].to(x) if len(delta) >= len(x) else torch.zeros_like(x)
