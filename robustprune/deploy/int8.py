@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import tempfile
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from robustprune.deploy.export import dense, needed
+from attacks.network import logits_of
+from robustprune.deploy.export import (
+    cause,
+    check_gap,
+    dense,
+    exportable,
+    needed,
+    write_onnx,
+)
+from robustprune.run.checkpoint import replacing
 
 #: operators that integer toolchains expect to be gone
 _FOLDED = ("BatchNormalization",)
@@ -23,12 +36,33 @@ class Int8Files:
         float_path, int8_path: the two ONNX files.
         float_bytes, int8_bytes: their sizes. They hold the graph too, which is most of a very
             small network's file.
+        float_weights: bytes of the weights that stayed floating point in the int8 file, by the
+            operator that uses them: ONNX Runtime has no static int8 form of LSTM and GRU.
+        cast_from: the network's dtype where it isn't float32, which both files are.
     """
 
     float_path: Path
     int8_path: Path
     float_bytes: int
     int8_bytes: int
+    float_weights: Mapping[str, int] = field(default_factory=dict)
+    cast_from: str | None = None
+
+    @property
+    def note(self) -> str:
+        """What the name of the file doesn't say, in whole sentences; "" where it says all."""
+        said = []
+        if self.cast_from is not None:
+            said.append(f"The network is {self.cast_from}; both files hold it in float32.")
+        if self.float_weights:
+            parts = ", ".join(f"{size} bytes of {op}" for op, size in self.float_weights.items())
+            said.append(f"These weights stayed float in the int8 file: {parts}.")
+        if self.int8_bytes >= self.float_bytes:
+            said.append(
+                f"The int8 file has {self.int8_bytes} bytes, no fewer than the float file's "
+                f"{self.float_bytes}: its graph is larger than what its weights save."
+            )
+        return " ".join(said)
 
 
 def export_int8(
@@ -44,40 +78,37 @@ def export_int8(
     convolutions, and shapes inferred: what int8 toolchains ask for. The int8 file is ONNX
     Runtime's static quantisation of it: weights per channel, activations by the range that they
     have on the calibration examples, as pairs of QuantizeLinear and DequantizeLinear (QDQ), which
-    other runtimes fuse. Needs `robustprune[export]`.
+    other runtimes fuse. A network of another dtype is cast to float32 first; of one that returns
+    more than its logits, the logits are exported. Needs `robustprune[export]`.
+
+    Weights that stay float, and an int8 file that is no smaller than the float one, are warned of
+    and stand in the result (`Int8Files.note`).
 
     Args:
         calibration: (N, ...) unattacked training examples; never the test set.
-        path: of the float file; the int8 file's name ends in .int8.onnx.
+        path: of the float file; the int8 file's name ends in .int8.onnx. Both get their names once
+            they are checked.
         tolerance: greatest |Δ| allowed between torch and the float file, relative to
             max(1, max |logit|). What int8 costs in accuracy is for the caller to measure, with
             `onnx_logits`.
 
     Raises:
         ImportError: onnx, onnxruntime or onnxscript is missing.
-        ValueError: no calibration examples, batch norm that could not be folded, or outputs that
-            differ by more than `tolerance`; no file is left then.
+        ValueError: no calibration examples, a network that the exporter or ONNX Runtime refuses,
+            batch norm that could not be folded, outputs that differ by more than `tolerance`, or
+            not one weight that could become int8; no file is written then.
     """
     if len(calibration) == 0:
         raise ValueError("calibration holds no example; give some of the training examples")
     onnx, _ = (needed(name) for name in ("onnx", "onnxscript"))
-    prepare = needed("onnxruntime.quantization.preprocess").quant_pre_process
-    model, path = dense(model), Path(path)
+    model, cast_from = _in_float32(dense(model))
+    calibration, path = calibration.float(), Path(path)
+    model = exportable(model, calibration[:1])
     int8_path = path.with_suffix(f".int8{path.suffix}")
     with tempfile.TemporaryDirectory() as folder:
         raw, ready, small = (Path(folder) / f"{name}.onnx" for name in ("raw", "ready", "int8"))
-        torch.onnx.export(
-            model,
-            (calibration[:1],),
-            raw,
-            input_names=["x"],
-            output_names=["logits"],
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-        # its optimiser folds what the exporter left; all dimensions are numbers already
-        prepare(str(raw), str(ready), skip_symbolic_shape=True)
+        write_onnx(model, calibration[:1], raw)
+        _prepare(raw, ready)
         left = {node.op_type for node in onnx.load(str(ready)).graph.node} & set(_FOLDED)
         if left:
             raise ValueError(
@@ -85,17 +116,74 @@ def export_int8(
                 "do not take; put batch norm right behind a convolution or linear layer"
             )
         with torch.no_grad():
-            expected = model(calibration).cpu()
-        gap = float((onnx_logits(ready, calibration) - expected).abs().max())
-        if not gap <= tolerance * max(1.0, float(expected.abs().max())):
+            expected = logits_of(model, calibration).cpu()
+        try:
+            got = onnx_logits(ready, calibration)
+            _quantise(ready, small, calibration)
+            onnx_logits(small, calibration[:1])
+        except Exception as error:  # classes of ONNX Runtime that it doesn't export
             raise ValueError(
-                f"ONNX Runtime's outputs differ from the network's by {gap:.3g}, more than "
-                f"{tolerance:g}; no file was written"
-            )
-        _quantise(ready, small, calibration)
-        path.write_bytes(ready.read_bytes())
-        int8_path.write_bytes(small.read_bytes())
-    return Int8Files(path, int8_path, path.stat().st_size, int8_path.stat().st_size)
+                f"ONNX Runtime can't run or quantise the network ({cause(error)}); no file was "
+                "written"
+            ) from error
+        check_gap(got, expected, tolerance)
+        float_weights = _float_weights(small)
+        with replacing(path) as one, replacing(int8_path) as other:
+            shutil.copyfile(ready, one)
+            shutil.copyfile(small, other)
+    sizes = path.stat().st_size, int8_path.stat().st_size
+    files = Int8Files(path, int8_path, *sizes, float_weights, cast_from)
+    if float_weights or files.int8_bytes >= files.float_bytes:
+        warnings.warn(f"{int8_path.name}: {files.note}", stacklevel=2)
+    return files
+
+
+def _in_float32(model: nn.Module) -> tuple[nn.Module, str | None]:
+    """The network in float32, in place, and what it was; None where it was that."""
+    held = (tensor.dtype for tensor in (*model.parameters(), *model.buffers()))
+    others = {str(t) for t in held if t.is_floating_point and t != torch.float32}
+    return model.float(), " and ".join(sorted(others)).replace("torch.", "") or None
+
+
+def _prepare(source: Path, target: Path) -> None:
+    """Fold what the exporter left, and infer shapes; all dimensions are numbers already."""
+    prepare = needed("onnxruntime.quantization.preprocess").quant_pre_process
+    try:
+        prepare(str(source), str(target), skip_symbolic_shape=True)
+    except Exception as error:  # classes of ONNX Runtime that it doesn't export
+        raise ValueError(
+            f"ONNX Runtime can't prepare the exported network ({cause(error)}); no file was written"
+        ) from error
+
+
+def _float_weights(path: Path) -> dict[str, int]:
+    """Bytes of the floating point tensors of two and more dimensions, by the operator.
+
+    Raises:
+        ValueError: no such tensor is int8: the name of the file would be wrong.
+    """
+    onnx = needed("onnx")
+    graph = onnx.load(str(path)).graph
+    users = {name: node.op_type for node in graph.node for name in node.input}
+    kinds = onnx.TensorProto
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            tensors.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    weights = {name: tensor for name, tensor in tensors.items() if len(tensor.dims) > 1}
+    sizes = {kinds.FLOAT: 4, kinds.FLOAT16: 2, kinds.BFLOAT16: 2, kinds.DOUBLE: 8}
+    found: dict[str, int] = {}
+    for name, tensor in weights.items():
+        if tensor.data_type in sizes:
+            op = users.get(name, "an unused tensor")
+            found[op] = found.get(op, 0) + sizes[tensor.data_type] * math.prod(tensor.dims)
+    if not any(tensor.data_type == kinds.INT8 for tensor in weights.values()):
+        held = ", ".join(found) or "no weights at all"
+        raise ValueError(
+            f"none of the network's weights could become int8 (it has {held}); use export_onnx, no "
+            "file was written"
+        )
+    return found
 
 
 def _quantise(source: Path, target: Path, calibration: Tensor) -> None:
@@ -124,12 +212,12 @@ def onnx_logits(path: Path | str, x: Tensor) -> Tensor:
     in 16 bits and saturate: what is measured is the file, as integer hardware computes it.
 
     Args:
-        x: (N, ...).
+        x: (N, ...), in any floating dtype.
     """
     runtime = needed("onnxruntime")
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    inputs = x.detach().cpu().numpy()
+    inputs = x.detach().cpu().float().numpy()
     rows = [session.run(["logits"], {"x": row[None]})[0] for row in inputs]
     return torch.cat([torch.from_numpy(row) for row in rows])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,10 +9,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from attacks.network import check_no_hooks
 from attacks.text import refuse_kernels
 from robustprune.run.checkpoint import load_tensors, save_tensors
 from robustprune.sparsity import transformer_blocks
 from robustprune.sparsity.gates import Block
+from robustprune.sparsity.plain import computed_weights, copy_of
 
 _FORMAT = 1
 
@@ -29,11 +30,17 @@ def slim_language(model: nn.Module) -> nn.Module:
         model: BERT-like or DistilBERT-like inside, with masks baked in; not changed.
 
     Raises:
-        ValueError: no such layers, or masks still applied on the fly (bake them first).
+        ValueError: no such layers, masks still applied on the fly or weights that something else
+            computes (`robustprune.sparsity.plain` makes them plain), or a hook.
     """
-    if any(hasattr(module, "parametrizations") for module in model.modules()):
-        raise ValueError("masks are applied on the fly; bake them in first (robustprune.sparsity)")
-    small = copy.deepcopy(model)
+    if computed := computed_weights(model):
+        name, what = next(iter(computed.items()))
+        raise ValueError(
+            f"masks are applied on the fly, or {what} computes {name!r}; bake them in first "
+            "(robustprune.sparsity.plain)"
+        )
+    check_no_hooks(model)
+    small = copy_of(model)
     for block in transformer_blocks(small):
         heads = _alive(small.get_parameter(f"{block.output}.weight"), block.heads)
         neurons = _alive(small.get_parameter(f"{block.down}.weight"))
@@ -54,7 +61,13 @@ def save_slim_language(path: Path | str, model: nn.Module) -> None:
 
     Args:
         model: with a `network` that has a transformers config, such as an `EmbeddingClassifier`.
+
+    Raises:
+        ValueError: weights that something computes, or hooks, which a file does not hold.
     """
+    check_no_hooks(model)
+    if computed := computed_weights(model):
+        raise ValueError(f"{next(iter(computed))!r} is computed; bake it in first")
     config = cast(Any, model).network.config.to_diff_dict()
     meta = {"format": _FORMAT, "config": config, "sizes": language_sizes(model)}
     save_tensors(Path(path), model.state_dict(), meta)

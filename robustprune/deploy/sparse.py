@@ -93,7 +93,8 @@ def sparsify(
     """A copy of `model` under `masks`, each linear layer in its `fastest` form, in eval mode.
 
     Convolutions stay dense: masks give them no speed (docs/deploy.md has measurements). So do
-    layers with hooks, and layers that share a weight, of which CSR would make a second copy.
+    layers with hooks, layers whose weight the network reads itself (as torch's transformers do),
+    and layers that share a weight, of which CSR would make a second copy.
 
     Args:
         masks: what `model` prunes; None if its weights are zero already, as after `slim`.
@@ -103,7 +104,7 @@ def sparsify(
 
     Raises:
         ValueError: masks that don't fit the model; fewer than one repeat; outputs on `example`
-            that differ by more than rounding does, as where forward reads a layer's weight.
+            that differ by more than rounding does, as where forward looks at a layer's type.
     """
     plain = baked(model, masks)
     model = copy_of(plain)
@@ -124,11 +125,19 @@ def sparsify(
             continue
         chosen = fastest(layer, None, received, repeats=repeats, gain=gain)
         if isinstance(chosen, CSRLinear):
-            for name in names:
-                parent = model.get_submodule(name.rpartition(".")[0])
-                setattr(parent, name.rpartition(".")[2], chosen)
+            _put(model, names, chosen)
+            try:
+                model(example.clone())
+            except (AttributeError, RuntimeError, TypeError):  # forward reads the layer's weight
+                _put(model, names, layer)
     check_equal(plain, model, example)
     return model
+
+
+def _put(model: nn.Module, names: list[str], layer: nn.Module) -> None:
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, layer)
 
 
 @torch.no_grad()

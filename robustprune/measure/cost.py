@@ -11,18 +11,24 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from attacks.modes import evaluating
+from attacks.network import unwrapped
+from robustprune.deploy.copies import check_module
 from robustprune.deploy.csr import CSRLinear
 from robustprune.deploy.timing import time_in_turns
 from robustprune.sparsity import MASKABLE, plain
 from robustprune.sparsity.plain import computed_weights
 
+#: torch's operations that multiply matrices, and words in the names of those that do so inside
+_PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "vdot", "_trilinear"))
+_WORDS = ("convolution", "attention", "lstm", "gru", "rnn", "transformer")
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -40,6 +46,8 @@ class Cost:
         effective_macs: those with a weight that isn't zero.
         file_bytes: of the network's whole state as safetensors (a network whose masks aren't
             baked in holds those too).
+        uncounted: the modules that multiply matrices by other means, which `macs` leaves out: a
+            recurrent or attention layer, a matrix product in a forward.
         latency: median seconds of one batch.
         latency_quartiles: lower and upper quartile of the same.
         batch_size, threads, device: what the latency was measured with.
@@ -56,6 +64,7 @@ class Cost:
     batch_size: int
     threads: int
     device: str
+    uncounted: tuple[str, ...] = ()
 
 
 def compare_cost(
@@ -73,11 +82,14 @@ def compare_cost(
         warmup: calls of each before.
 
     Raises:
-        ValueError: no models, an empty example, or fewer than one repeat.
+        ValueError: no models, an empty example, fewer than one repeat, or a module of TorchScript
+            or of torch.export, whose layers can't be seen.
     """
     if not models or not len(example):
         raise ValueError("give at least one model, and an example of at least one row")
-    counts = {name: count_macs(model, example) for name, model in models.items()}
+    for model in models.values():
+        check_module(model)
+    counts = {name: count_work(model, example) for name, model in models.items()}
     together = nn.ModuleList(models.values())
     with evaluating(together):
         times = time_in_turns(list(models.values()), example, repeats=repeats, warmup=warmup)
@@ -90,8 +102,9 @@ def compare_cost(
                 name=name,
                 parameters=sum(weight.numel() for weight in weights),
                 nonzeros=sum(int(torch.count_nonzero(weight)) for weight in weights),
-                macs=counts[name][0],
-                effective_macs=counts[name][1],
+                macs=counts[name].macs,
+                effective_macs=counts[name].effective,
+                uncounted=counts[name].uncounted,
                 file_bytes=state_bytes(model),
                 latency=middle,
                 latency_quartiles=(low, high),
@@ -110,43 +123,99 @@ def used_weights(model: nn.Module) -> Iterator[Tensor]:
     yield from (parameter.detach() for parameter in model.parameters())
 
 
-@torch.no_grad()
 def count_macs(model: nn.Module, example: Tensor) -> tuple[int, int]:
     """Multiply-accumulates of one example: (as carried out, with a non-zero weight).
 
     Counted are the calls of linear, CSR and (transposed) convolution layers; bias, batch norm and
-    functional calls are not. A convolution's weight is used once at each output position, padding
-    included, a transposed one's once at each input position.
+    functional calls are not (`count_work` names them). A convolution's weight is used once at each
+    output position, padding included, a transposed one's once at each input position.
 
     Args:
         example: a batch (N, ...) on the model's device.
     """
-    counts = {"macs": 0, "effective": 0}
+    work = count_work(model, example)
+    return work.macs, work.effective
 
-    def note(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-accumulates of one example: as carried out, with a non-zero weight, and the modules
+    whose products are in neither."""
+
+    macs: int
+    effective: int
+    uncounted: tuple[str, ...]
+
+
+@torch.no_grad()
+def count_work(model: nn.Module, example: Tensor) -> Work:
+    """What `count_macs` counts, and by name what it can't: "LSTM 'encoder'", say."""
+    model = unwrapped(model)
+    counts = {"macs": 0, "effective": 0}
+    watch = _Products(model)
+
+    def note(layer: nn.Module, args: tuple[Tensor, ...], kwargs: Any, output: Tensor) -> None:
         if isinstance(layer, CSRLinear):
             positions = math.prod(output.shape[:-1])
             stored, nonzeros = layer.nonzeros, int(torch.count_nonzero(layer.values))
         else:
-            weight = layer.weight
-            assert isinstance(weight, Tensor)
+            weight = cast(Tensor, layer.weight)
             if isinstance(layer, nn.Linear):
                 positions = math.prod(output.shape[:-1])
             else:
-                positions = _positions(args[0] if isinstance(layer, _TRANSPOSED) else output)
+                source = args[0] if args else kwargs["input"]
+                positions = _positions(source if isinstance(layer, _TRANSPOSED) else output)
             stored, nonzeros = weight.numel(), int(torch.count_nonzero(weight))
         counts["macs"] += stored * positions
         counts["effective"] += nonzeros * positions
+        watch.inside -= 1  # now, for reading a weight may multiply what makes it
 
-    layers = [m for m in model.modules() if isinstance(m, (*MASKABLE, CSRLinear))]
-    handles: list[Any] = [layer.register_forward_hook(note) for layer in layers]
+    def enter(_: nn.Module, args: Any) -> None:
+        watch.inside += 1
+
+    handles: list[Any] = []
     try:
-        with evaluating(model):
-            model(example)
+        for module in model.modules():
+            if isinstance(module, (*MASKABLE, CSRLinear)):
+                handles.append(module.register_forward_pre_hook(enter))
+                handles.append(module.register_forward_hook(note, with_kwargs=True))
+            else:
+                handles.append(module.register_forward_pre_hook(watch.enter))
+                handles.append(module.register_forward_hook(watch.leave))
+        with evaluating(model), watch:
+            model(example.clone())
     finally:
         for handle in handles:
             handle.remove()
-    return counts["macs"] // len(example), counts["effective"] // len(example)
+    size = len(example)
+    return Work(counts["macs"] // size, counts["effective"] // size, tuple(watch.found))
+
+
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the modules in which matrices are multiplied outside of counted layers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names = {module: name for name, module in model.named_modules()}
+        self.stack: list[nn.Module] = []
+        self.inside = 0
+        self.found: dict[str, None] = {}
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        self.stack.append(module)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.stack.pop()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func.__name__.partition(".")[0]
+        if not self.inside and (name in _PRODUCTS or any(word in name for word in _WORDS)):
+            module = self.stack[-1]
+            kind, path = type(module).__name__, self.names[module]
+            self.found[f"{kind} {path!r}" if path else f"the forward of {kind}"] = None
+        return func(*args, **(kwargs or {}))
 
 
 def state_bytes(model: nn.Module) -> int:

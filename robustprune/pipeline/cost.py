@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from robustprune.deploy import export_int8, onnx_logits, save_slim, slim, sparsify
 from robustprune.deploy.language import language_sizes, save_slim_language, slim_language
-from robustprune.measure import compare_cost
+from robustprune.measure import Cost, compare_cost
 from robustprune.pipeline.fit import Fitted
 from robustprune.pipeline.measure import test_examples
 from robustprune.pipeline.prepare import Run
 from robustprune.report.wording import file_size, percent
 from robustprune.sparsity import apply_masks
+from robustprune.sparsity.plain import copy_of
 
 #: examples in a timed batch
 BATCH = 64
@@ -27,32 +28,99 @@ SENTENCES = 8
 def measure_cost(run: Run, dense: Fitted, headline: Fitted) -> None:
     """Write cost.json, and the smallest equal network as slim.safetensors.
 
-    Timings differ from run to run, so they stand apart from metrics.json, which does not.
+    Timings differ from run to run, so they stand apart from metrics.json, which does not. What
+    can't be measured is said in the note, and never ends a run.
     """
     if (run.folder.path / "cost.json").exists():
         return
-    text = run.task.train.present is not None
-    example = test_examples(run)[0][: SENTENCES if text else BATCH]
-    masked = copy.deepcopy(headline.model)
-    apply_masks(masked, headline.masks)
-    forms: dict[str, nn.Module] = {
-        "dense": dense.model,
-        "masks applied on the fly": masked,
-        "masks baked in": headline.model,
+    forms: dict[str, nn.Module] = {}
+    said: list[str] = []
+    rows: list[Cost] = []
+    try:
+        example = _example(run)
+        said += _add_forms(run, dense, headline, forms, example)
+        rows, left_out = _compared(forms, example)
+        said += left_out
+    except OSError:  # no room on the disk, which the next file would not have either
+        raise
+    except Exception as error:
+        said.append(_unmeasured("cost", error))
+    content: dict[str, Any] = {
+        "headline": headline.title,
+        "note": " ".join(filter(None, said)),
+        "rows": [asdict(cost) for cost in rows],
     }
-    note = _slim_sentences(run, headline, forms) if text else _slim(run, headline, forms, example)
-    if run.config.deploy.int8:
-        note = " ".join(filter(None, (note, _int8(run, forms.get("slim", headline.model)))))
-    rows = [asdict(cost) for cost in compare_cost(forms, example)]
-    content: dict[str, Any] = {"headline": headline.title, "note": note, "rows": rows}
     run.folder.write_json("cost.json", content)
-    run.folder.log("cost", forms=list(forms))
+    run.folder.log("cost", forms=[cost.name for cost in rows])
+
+
+def _example(run: Run) -> Tensor:
+    text = run.task.train.present is not None
+    return test_examples(run)[0][: SENTENCES if text else BATCH]
+
+
+def _add_forms(
+    run: Run, dense: Fitted, headline: Fitted, forms: dict[str, nn.Module], example: Tensor
+) -> list[str]:
+    """Make the forms that are compared; returns sentences on what could not be made."""
+    masked = copy_of(headline.model)
+    apply_masks(masked, headline.masks)
+    forms["dense"] = dense.model
+    forms["masks applied on the fly"] = masked
+    forms["masks baked in"] = headline.model
+    said = []
+    try:
+        if run.task.train.present is not None:
+            said.append(_slim_sentences(run, headline, forms))
+        else:
+            said.append(_slim(run, headline, forms, example))
+    except OSError:
+        raise
+    except Exception as error:
+        said.append(_unmeasured("slim form", error))
+    if run.config.deploy.int8:
+        try:
+            said.append(_int8(run, forms.get("slim", headline.model)))
+        except OSError:
+            raise
+        except Exception as error:
+            said.append(_unmeasured("int8 file", error))
+    return said
+
+
+def _compared(forms: dict[str, nn.Module], example: Tensor) -> tuple[list[Cost], list[str]]:
+    """The costs of the forms that run, and sentences on the others and on what isn't counted."""
+    said = []
+    for name, model in list(forms.items()):
+        try:
+            compare_cost({name: model}, example, repeats=1, warmup=0)
+        except Exception as error:
+            said.append(_unmeasured(name, error))
+            del forms[name]
+    # the others are set against the dense one
+    rows = compare_cost(forms, example) if "dense" in forms else []
+    partial = {_first(cost.uncounted): None for cost in rows if cost.uncounted}
+    said += [f"The MACs leave out the products of {names}." for names in partial]
+    return rows, said
+
+
+def _first(names: tuple[str, ...], shown: int = 3) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _unmeasured(what: str, error: Exception) -> str:
+    """A sentence for the note of a record."""
+    lines = str(error).splitlines() or [""]
+    return f"Not measured: {what} ({type(error).__name__}: {lines[0][:200]})."
 
 
 def _int8(run: Run, model: nn.Module) -> str:
     """Write headline.onnx and headline.int8.onnx; returns a sentence on size and accuracy."""
     try:
-        files = export_int8(model, run.training.x, run.folder.path / "headline.onnx")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # its note goes into the record
+            files = export_int8(model, run.training.x, run.folder.path / "headline.onnx")
     except (ImportError, ValueError) as error:  # both say what to do
         return f"No int8 file: {error}."
     x, y = test_examples(run)
@@ -71,6 +139,7 @@ def _int8(run: Run, model: nn.Module) -> str:
         f"Runtime the int8 file is right on {clean[0]}% of {len(y)} clean test examples (float "
         f"{clean[1]}%) and on {robust[0]}% (float {robust[1]}%) of the adversarial examples of the "
         "float network, an upper bound: none were made of the int8 file itself."
+        + (f" {files.note}" if files.note else "")
     )
 
 

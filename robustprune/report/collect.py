@@ -215,6 +215,7 @@ def _costs(path: Path) -> CostsRecord | None:
 def _cost(field: Field) -> CostRecord:
     low, high = (quartile.number() for quartile in field["latency_quartiles"].items())
     whole = ("parameters", "nonzeros", "macs", "effective_macs", "file_bytes")
+    uncounted = field.find("uncounted")
     return CostRecord(
         name=field["name"].text(),
         latency=field["latency"].number(),
@@ -222,6 +223,7 @@ def _cost(field: Field) -> CostRecord:
         batch_size=field["batch_size"].count(),
         threads=field["threads"].count(),
         device=field["device"].text(),
+        uncounted=() if uncounted is None else tuple(name.text() for name in uncounted.items()),
         **{name: field[name].count() for name in whole},
     )
 

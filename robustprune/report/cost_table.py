@@ -34,9 +34,11 @@ class CostTable:
 
 
 def cost_table(costs: CostsRecord | None) -> CostTable | None:
-    """None where the run has no costs."""
-    if costs is None or not costs.rows:
+    """None where the run has no costs; without rows where none could be measured."""
+    if costs is None or not (costs.rows or costs.note):
         return None
+    if not costs.rows:
+        return CostTable(costs.headline, "", costs.note, ())
     dense = costs.rows[0]
     threads = "1 thread" if dense.threads == 1 else f"{dense.threads} threads"
     return CostTable(
@@ -53,10 +55,15 @@ def _row(cost: CostRecord, dense: CostRecord) -> CostRow:
         name=cost.name,
         parameters=count(cost.parameters),
         nonzeros=count(cost.nonzeros),
-        macs=count(cost.macs),
-        effective_macs=count(cost.effective_macs),
+        macs=_at_least(cost) + count(cost.macs),
+        effective_macs=_at_least(cost) + count(cost.effective_macs),
         file_size=file_size(cost.file_bytes),
         latency=f"{1e3 * cost.latency:.2f} ms",
         quartiles=f"[{1e3 * low:.2f}, {1e3 * high:.2f}]",
         ratio=f"{cost.latency / dense.latency:.2f}",
     )
+
+
+def _at_least(cost: CostRecord) -> str:
+    """What stands before counts that leave something out."""
+    return "at least " if cost.uncounted else ""

@@ -196,6 +196,7 @@ class CostRecord:
     batch_size: int
     threads: int
     device: str
+    uncounted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

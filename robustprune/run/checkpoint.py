@@ -56,6 +56,9 @@ def replacing(path: Path, *, previous: Path | None = None) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise unwritten(path, error) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def flush_folder(folder: Path) -> None:

@@ -235,7 +235,7 @@ def test_it_answers_as_it_did_or_is_refused(tmp_path: Path, drawn: Drawn) -> Non
 
 
 @pytest.mark.slow
-@settings(max_examples=4000, suppress_health_check=_FUZZ)
+@settings(max_examples=1500, suppress_health_check=_FUZZ)
 @given(DRAWN)
 def test_many_answer_as_they_did_or_are_refused(tmp_path: Path, drawn: Drawn) -> None:
     assume(answers_or_refuses(drawn, tmp_path) is not None)

@@ -44,6 +44,7 @@ def test_float_equals_torch_and_int8_is_near(name: str, tmp_path: Path) -> None:
         expected = model(x)
     torch.testing.assert_close(onnx_logits(files.float_path, x), expected, atol=1e-4, rtol=1e-4)
     gap = (onnx_logits(files.int8_path, x) - expected).abs().max()
+    assert (files.float_weights, files.cast_from) == ({}, None)
     assert 0 < gap <= 0.1 * expected.abs().max()
     assert "BatchNormalization" not in operators(files.float_path)
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators(files.int8_path)
@@ -63,7 +64,8 @@ def test_masks_and_slim_networks(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(x)
     for name, form in (("masked", model), ("slim", small)):
-        files = export_int8(form, x, tmp_path / f"{name}.onnx")
+        with pytest.warns(UserWarning, match=rf"{name}\.int8\.onnx: .* no fewer than the float"):
+            files = export_int8(form, x, tmp_path / f"{name}.onnx")
         torch.testing.assert_close(onnx_logits(files.float_path, x), expected, atol=1e-4, rtol=1e-4)
     assert (tmp_path / "slim.onnx").stat().st_size < (tmp_path / "masked.onnx").stat().st_size
 
@@ -78,3 +80,71 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="BatchNormalization is left"):
         export_int8(first, torch.randn(4, 1, 40), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.LSTM | nn.GRU], head: bool = True) -> None:
+        super().__init__()
+        self.layer = kind(3, 16, batch_first=True)
+        self.head = nn.Linear(16, 2) if head else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        last = self.layer(x)[0][:, -1]
+        return last if self.head is None else self.head(last)
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3)])
+def test_weights_that_stay_float_are_counted(
+    kind: type[nn.LSTM | nn.GRU], gates: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, x = Recurrent(kind).eval(), torch.randn(6, 5, 3)
+    with pytest.warns(UserWarning, match=f"stayed float in the int8 file: .* of {kind.__name__}"):
+        files = export_int8(model, x, tmp_path / "net.onnx")
+    # input and hidden weights and both biases, which ONNX holds as matrices, and the first state
+    held = gates * 16 * (3 + 16 + 2) + 16
+    assert files.float_weights == {kind.__name__: 4 * held}
+    assert f"{4 * held} bytes of {kind.__name__}" in files.note
+    with torch.no_grad():
+        torch.testing.assert_close(onnx_logits(files.float_path, x), model(x), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="none of the network's weights could become int8"):
+        export_int8(Recurrent(kind, head=False).eval(), x, tmp_path / "other.onnx")
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["net.int8.onnx", "net.onnx"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_precisions_are_cast(dtype: torch.dtype, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 64), nn.ReLU(), nn.Linear(64, 3)).eval().to(dtype)
+    x = torch.randn(20, 40).to(dtype)
+    files = export_int8(model, x, tmp_path / "net.onnx")
+    name = str(dtype).removeprefix("torch.")
+    assert files.cast_from == name
+    assert files.note == f"The network is {name}; both files hold it in float32."
+    assert files.int8_bytes < files.float_bytes
+    kinds = {tensor.data_type for tensor in onnx.load(str(files.int8_path)).graph.initializer}
+    assert onnx.TensorProto.DOUBLE not in kinds
+    assert next(model.parameters()).dtype == dtype
+    with torch.no_grad():
+        expected = model.float()(x.float())
+    torch.testing.assert_close(onnx_logits(files.float_path, x), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_logits_alone_are_exported_and_the_calibration_set_stays(tmp_path: Path) -> None:
+    class More(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 3))
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            x -= 0.5
+            return {"features": x, "logits": self.layers(x)}
+
+    torch.manual_seed(0)
+    model, x = More().eval(), torch.randn(20, 8)
+    before = x.clone()
+    files = export_int8(model, x, tmp_path / "net.onnx")
+    assert torch.equal(x, before)
+    with torch.no_grad():
+        expected = model.layers(x - 0.5)
+    torch.testing.assert_close(onnx_logits(files.float_path, x), expected, atol=1e-4, rtol=1e-4)

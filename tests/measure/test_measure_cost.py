@@ -2,15 +2,17 @@
 
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import prune
 
 from robustprune.deploy import slim, to_csr
 from robustprune.measure import compare_cost
-from robustprune.measure.cost import count_macs, state_bytes, used_weights
+from robustprune.measure.cost import count_macs, count_work, state_bytes, used_weights
 from robustprune.sparsity import MaskSet, apply_masks, bake
 
 
@@ -112,3 +114,82 @@ def test_nothing_to_compare_is_refused() -> None:
         compare_cost({}, torch.ones(2, 3))
     with pytest.raises(ValueError, match="repeats 0 must be at least 1"):
         compare_cost({"a": nn.Linear(3, 2)}, torch.ones(2, 3), repeats=0)
+
+
+class Products(nn.Module):
+    """A linear layer, and products that no layer of the counted kinds carries out."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.first = nn.Linear(4, 4)
+        self.inner = {
+            "LSTM": lambda: nn.LSTM(4, 4, batch_first=True),
+            "GRU": lambda: nn.GRU(4, 4, batch_first=True),
+            "MultiheadAttention": lambda: nn.MultiheadAttention(4, 2, batch_first=True),
+            "TransformerEncoderLayer": lambda: nn.TransformerEncoderLayer(4, 2, 8, 0.0),
+            "Bilinear": lambda: nn.Bilinear(4, 4, 4),
+        }.get(kind, nn.Identity)()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x)
+        if self.kind == "MultiheadAttention":
+            return cast(torch.Tensor, self.inner(h, h, h)[0])
+        if self.kind == "Bilinear":
+            return cast(torch.Tensor, self.inner(h, h))
+        if self.kind == "forward":
+            return h @ h.transpose(1, 2)
+        out = self.inner(h)
+        return out[0] if isinstance(out, tuple) else out
+
+
+@pytest.mark.parametrize(
+    "kind", ["LSTM", "GRU", "MultiheadAttention", "TransformerEncoderLayer", "Bilinear"]
+)
+def test_products_that_are_not_counted_are_named(kind: str) -> None:
+    (cost,) = compare_cost({"a": Products(kind)}, torch.ones(2, 3, 4), repeats=1)
+    encoder = kind == "TransformerEncoderLayer"  # of which the linear layers are counted
+    inner = "MultiheadAttention 'inner.self_attn'" if encoder else f"{kind} 'inner'"
+    assert cost.uncounted == (inner,)
+    assert cost.macs == 3 * 16 + (3 * 2 * 4 * 8 if encoder else 0)
+
+
+def test_products_of_a_forward_are_named_and_sums_are_not() -> None:
+    x = torch.ones(2, 3, 4)
+    assert count_work(Products("forward"), x).uncounted == ("the forward of Products",)
+    assert count_work(Products("none"), x).uncounted == ()
+    nested = nn.Sequential(Products("forward"), nn.Linear(3, 3), nn.LayerNorm(3), nn.Softmax(1))
+    assert count_work(nested, x).uncounted == ("Products '0'",)
+    spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+    assert count_work(spectral, x).uncounted == ()  # what makes a weight is none of the network's
+
+
+def test_counting_leaves_the_network_and_the_example_alone() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            x -= 0.5
+            return {"logits": self.layer(input=x)}
+
+    model, x = InPlace(), torch.ones(3, 4)
+    (cost,) = compare_cost({"a": nn.DataParallel(model)}, x, repeats=2)
+    assert torch.equal(x, torch.ones(3, 4))
+    assert cost.macs == 8
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_computed_weights_count_once() -> None:
+    layer = nn.Linear(4, 3)
+    prune.l1_unstructured(layer, "weight", 6)
+    weights = list(used_weights(layer))
+    assert sum(weight.numel() for weight in weights) == 12 + 3
+    assert sum(int(torch.count_nonzero(weight)) for weight in weights) == 6 + 3
+
+
+def test_modules_whose_layers_cannot_be_seen_are_refused() -> None:
+    program = torch.export.export(nn.Linear(3, 2), (torch.ones(2, 3),)).module()
+    with pytest.raises(ValueError, match=r"made by torch\.export, and its layers can't be read"):
+        compare_cost({"a": program}, torch.ones(2, 3))

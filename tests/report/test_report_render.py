@@ -311,6 +311,17 @@ def test_size_and_speed_stand_in_both_reports(run_dir: Path) -> None:
     assert '<th scope="row">slim</th><td>321<small>1,234</small></td>' in html
     for text in (html, markdown):
         assert "saves neither memory nor time" in text
+    row["uncounted"], costs["note"] = ["LSTM 'a<b>'"], "No slim form: <why>."
+    (run_dir / "cost.json").write_text(json.dumps(costs), encoding="utf-8")
+    html, markdown = (path.read_text(encoding="utf-8") for path in write_report(run_dir))
+    assert "| at least 99,000 | at least 99,000 |" in markdown
+    assert "No slim form: &lt;why&gt;." in html
+    (run_dir / "cost.json").write_text(json.dumps({**costs, "rows": []}), encoding="utf-8")
+    for path in write_report(run_dir):  # nothing measured: the note says why
+        text = path.read_text(encoding="utf-8")
+        assert "Size and speed" in text
+        assert "No slim form" in text
+        assert "saves neither memory" not in text
     del row["macs"]
     (run_dir / "cost.json").write_text(json.dumps(costs), encoding="utf-8")
     with pytest.raises(ValueError, match=r"cost\.json, rows\[0\]: has no field 'macs'"):
