@@ -5,15 +5,38 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustprune.bounds import linear
 from robustprune.bounds.activations import Elementwise
 from robustprune.bounds.interval import Sweep
 from robustprune.bounds.linear import least
+from robustprune.bounds.progress import UNTOLD, Progress
 
 LEARNING_RATE = 0.1
 DECAY = 0.98
 
 
-def optimised(known: Sweep, A: Tensor, start: Tensor, *, steps: int) -> Tensor:
+def optimised(
+    known: Sweep,
+    A: Tensor,
+    start: Tensor,
+    *,
+    steps: int,
+    progress: Progress = UNTOLD,
+) -> Tensor:
+    """``_ascended`` for as many rows at a time as memory allows; none depends on the others."""
+    # each entry of a row has slopes, their gradient, two moments, and what autograd keeps
+    held = 8 * len(known.inputs.x) * known.program.entries
+    step = max(1, linear.CHUNK // max(1, held))
+    parts = list(zip(torch.split(A, step, dim=1), torch.split(start, step, dim=1), strict=True))
+    best = []
+    for number, (rows, bounds) in enumerate(parts):
+        best.append(
+            _ascended(known, rows, bounds, steps=steps, progress=progress.step(number, len(parts)))
+        )
+    return torch.cat(best, dim=1)
+
+
+def _ascended(known: Sweep, A: Tensor, start: Tensor, *, steps: int, progress: Progress) -> Tensor:
     """Raise the lower bounds ``start`` of ⟨A_ns, logits⟩, (N, S), by the choice of lines.
 
     max_α min_x of the linear bound (Eq. 8), by Adam with slopes of their own for every bounded
@@ -36,6 +59,7 @@ def optimised(known: Sweep, A: Tensor, start: Tensor, *, steps: int) -> Tensor:
         for step in range(steps + 1):
             bound = least(known, A, position, choices=choices)
             best = torch.fmax(best, bound.detach())
+            progress.part(0, (step + 1) / (steps + 1)).done()
             if step == steps:
                 break
             grads = torch.autograd.grad(-bound.sum(), list(choices.values()), allow_unused=True)

@@ -17,6 +17,7 @@ from robustprune.bounds.algebra import Interval
 from robustprune.bounds.input_set import InputSet
 from robustprune.bounds.pooling import MaxPool
 from robustprune.bounds.program import Program
+from robustprune.bounds.progress import UNTOLD, Progress
 from robustprune.bounds.rounding import TINY
 
 
@@ -29,6 +30,7 @@ class Sweep:
         slack: of each node, what a step back through it may be wrong by, for each entry and unit of
             its coefficient (see ``rounding`` and ``precision``), (N, …); None where it is exact.
         floors: of each node, and for each example, (N,), what underflow adds to that.
+        progress: of the bounds that are being tightened.
         lost: examples with a value that may overflow, of which nothing is known, (N,).
         relaxed: lines or planes of nonlinear nodes, as far as they were asked for.
     """
@@ -39,6 +41,7 @@ class Sweep:
     slack: list[Tensor | None] = field(default_factory=list)
     floors: list[Tensor] = field(default_factory=list)
     lost: Tensor | None = None
+    progress: Progress = UNTOLD
     relaxed: dict[int, Any] = field(default_factory=dict)
 
     @property
@@ -74,6 +77,7 @@ def sweep(
     *,
     exact: Callable[[Sweep, int], Interval],
     tighten: Tighten | None = None,
+    progress: Progress = UNTOLD,
 ) -> Sweep:
     """Bound every node from the input to the logits.
 
@@ -95,7 +99,9 @@ def sweep(
             assert isinstance(node.op, Elementwise | MaxPool)
             source = node.inputs[0]
             wanted = node.op.unsettled(known.intervals[source])
+            known.progress = progress.part(*program.share(source))
             _meet(known, source, tighten(known, source, wanted))
+            known.progress.done()
             done.add(source)
         boxes = [known.intervals[i] for i in node.inputs]
         known.intervals.append(node.op.interval(*boxes, gamma=known.gamma(position)))

@@ -21,7 +21,7 @@ from robustprune.bounds.interval import Sweep
 from robustprune.bounds.pooling import MaxPool
 from robustprune.bounds.rounding import EPS
 
-#: entries of the largest coefficient tensor that one step back may hold; a few exist at a time
+#: entries of the largest tensor that bounds hold (128 MiB); about eight exist at a time
 CHUNK = 2**24
 #: neurons that are bounded at once, at least, where a feature map has as many
 ROWS = 256
@@ -100,6 +100,14 @@ def _floored(known: Sweep, position: int, total: Tensor) -> Tensor:
     return total - known.floors[position][:, None] if known.rounding else total
 
 
+def least_in_parts(known: Sweep, A: Tensor, start: int, *, stop: int = 0) -> Tensor:
+    """``least`` for as many rows at a time as CHUNK allows."""
+    step = max(1, CHUNK // max(1, len(known.inputs.x) * known.program.widest(start)))
+    return torch.cat(
+        [least(known, part, start, stop=stop) for part in torch.split(A, step, dim=1)], dim=1
+    )
+
+
 def least_by_intervals(known: Sweep, A: Tensor) -> Tensor:
     """The same from intervals alone, (N, S): back through the affine layers at the end only.
 
@@ -108,7 +116,7 @@ def least_by_intervals(known: Sweep, A: Tensor) -> Tensor:
     nodes, stop = known.program.nodes, known.program.output
     while isinstance(nodes[stop].op, Affine):
         stop = nodes[stop].inputs[0]
-    return least(known, A, known.program.output, stop=stop)
+    return least_in_parts(known, A, known.program.output, stop=stop)
 
 
 def tightened(known: Sweep, position: int, wanted: Tensor) -> Interval:
@@ -127,11 +135,15 @@ def tightened(known: Sweep, position: int, wanted: Tensor) -> Interval:
     rows = wanted.shape[1] * (1 if bool(wanted.all()) else len(wanted))
     side = max(1, math.ceil((ROWS / max(rows, 1)) ** (1 / len(places))))
     steps = ([(at, min(at + side, n)) for at in range(0, n, side)] for n in places)
-    for region in product(*steps):
+    regions, whole = list(product(*steps)), known.progress
+    for number, region in enumerate(regions):
         at = inside(region)
+        known.progress = whole.step(number, len(regions))
         if bool(wanted[at].any()):
             part = _tightened(cropped(known, position, region), position, wanted[at])
             lo[at], hi[at] = part
+        known.progress.done()
+    known.progress = whole
     return Interval(lo, hi)
 
 
@@ -155,6 +167,7 @@ def _tightened(known: Sweep, position: int, wanted: Tensor) -> Interval:
         below, above = least(known, A, position).chunk(2, dim=1)
         rows = index.expand(below.shape)
         lo, hi = lo.scatter(1, rows, below), hi.scatter(1, rows, -above)
+        known.progress.part(0, min(begin + step, most) / most).done()
     return Interval(lo.reshape(box.lo.shape), hi.reshape(box.hi.shape))
 
 

@@ -128,6 +128,28 @@ class Program:
                 mixed[position] = mixed[node.inputs[0]] + node.op.mixing
         return {position for position, times in mixed.items() if times <= 1}
 
+    def share(self, position: int) -> tuple[float, float]:
+        """Of the work of bounding every input of a nonlinearity, by one pass back for each entry:
+        where the entries of this node begin and end."""
+        entries = [math.prod(node.shape) for node in self.nodes]
+        sources = {node.inputs[0] for node in self.nodes if node.nonlinear}
+        works = [n * sum(entries[: k + 1]) * (k in sources) for k, n in enumerate(entries)]
+        total = sum(works) or 1
+        return sum(works[:position]) / total, sum(works[: position + 1]) / total
+
+    def ascent(self, rows: int, steps: int) -> float:
+        """The share that optimising bounds of so many rows has of all the work; see ``share``."""
+        sources = [node.inputs[0] for node in self.nodes if node.nonlinear]
+        entries = [math.prod(node.shape) for node in self.nodes]
+        before = sum(entries[k] * sum(entries[: k + 1]) for k in set(sources))
+        own = 3 * (steps + 1) * rows * sum(entries)  # there, back, and the step itself
+        return own / (before + own)
+
     def widest(self, position: int) -> int:
         """Entries of the largest node up to this one."""
         return max(math.prod(node.shape) for node in self.nodes[: position + 1])
+
+    @property
+    def entries(self) -> int:
+        """Entries of all nodes."""
+        return sum(math.prod(node.shape) for node in self.nodes)

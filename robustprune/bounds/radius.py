@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -17,6 +16,7 @@ from attacks.threat import Bounds, check_bounds
 from robustprune.bounds.certify import certified
 from robustprune.bounds.checks import BoundMethod, check_call, dtype_of, rows_of
 from robustprune.bounds.graph import BoundGraph, trace
+from robustprune.bounds.progress import OnProgress, Progress
 
 
 def certified_radius(
@@ -31,7 +31,7 @@ def certified_radius(
     rounds: int = 12,
     steps: int = 20,
     batch_size: int | None = None,
-    told: Callable[[int], object] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Tensor:
     """A lower bound of r* for every example: the largest ε tried at which it is certified.
 
@@ -43,8 +43,7 @@ def certified_radius(
         norm, bounds: of the threat model.
         eps_max: no ε beyond it is tried.
         rounds: values of ε tried in all; each halves the gap once there is one.
-        method, steps, batch_size: as ``margin_bounds``.
-        told: called with the number of bounds that are done since the last call, of N · rounds.
+        method, steps, batch_size, on_progress: as ``margin_bounds``.
 
     Returns:
         (N,), float64; 0 where x is misclassified or no ε tried was certified.
@@ -64,13 +63,12 @@ def certified_radius(
     first = torch.minimum(first.nan_to_num(nan=1.0, posinf=1.0), limit)
     radius = torch.zeros_like(first)
     failed = torch.where(first > 0, torch.inf, 0.0).to(first)
-    for round_ in range(rounds):
+    progress = Progress(on_progress)
+    for number in range(rounds):
         doubled = torch.minimum(torch.where(radius > 0, 2 * radius, first), limit)
         trial = torch.where(failed.isinf(), doubled, (radius + failed) / 2)
         open_ = ((trial > radius) & (trial < failed)).nonzero().squeeze(1)
         if len(open_) == 0:
-            if told is not None:
-                told(len(x) * (rounds - round_))
             break
         sure = certified(
             graph,
@@ -80,11 +78,11 @@ def certified_radius(
             method=method,
             steps=steps,
             batch_size=batch_size,
+            on_progress=progress.step(number, rounds).told_within(),
         )
         radius[open_[sure]] = trial[open_[sure]]
         failed[open_[~sure]] = trial[open_[~sure]]
-        if told is not None:
-            told(len(x))
+    progress.done()
     return radius
 
 

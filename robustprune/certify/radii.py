@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -63,9 +64,19 @@ def proven_radii(
                 eps_max=eps_max,
                 rounds=rounds,
                 steps=steps,
-                told=told.update,
+                on_progress=_counted(told, (rows.stop - rows.start) * rounds),
             )
     return merged(radius)
+
+
+def _counted(told: Progress, units: int) -> Callable[[float], None]:
+    """What tells a share of so many units, which come next."""
+    begin = told.done
+
+    def on_progress(share: float) -> None:
+        told.update(begin + int(share * units) - told.done)
+
+    return on_progress
 
 
 def rows_at_a_time(model: nn.Module, method: BoundMethod, batch_size: int) -> int:
