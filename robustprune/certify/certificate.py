@@ -103,8 +103,9 @@ class Manifest:
             sum of 1 − confidence (Bonferroni).
         versions: of robustprune, python, torch, numpy, scipy.
         limits: what is not claimed, in plain sentences.
-        precision: floating-point numbers in which the network runs that is certified, such as
-            "float32"; None in files of schema 1, whose proofs are about real numbers.
+        precision: floating-point numbers in which the certified network runs, such as "float32":
+            proofs hold for every evaluation in it. None in files of schema 1, whose proofs are
+            about real numbers.
     """
 
     task: str

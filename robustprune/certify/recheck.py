@@ -21,8 +21,8 @@ from robustprune.run.progress import progress
 TOLERANCE = 1e-3
 #: of the attacks
 STEPS, RESTARTS = 40, 5
-#: lead, relative to the spread of the logits, below which an answer is not called wrong: proofs
-#: are about real numbers, and inference in float32 may tip a tie
+#: lead, relative to the spread of the logits, below which an answer is not called wrong: libraries
+#: may take coarser ways (Winograd, TF32) than proofs cover, and tip a tie
 LEAD = 1e-5
 
 

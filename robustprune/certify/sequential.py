@@ -24,7 +24,7 @@ from scipy.special import betainc, betaincc, betaln
 Numbers = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-#: samples of the first look; each look grows them by a half
+#: samples of the first look; each look grows them by a quarter
 _FIRST_LOOK = 64
 #: both parameters of the mixture's beta distribution
 _HALF = 0.5
@@ -77,7 +77,7 @@ def decide(
         confirmed[open_] = fewer >= -np.log(level)
         refuted[open_] = more >= -np.log(alarm)
         open_ = open_[~(confirmed[open_] | refuted[open_])]
-        look = made + made // 2
+        look = made + made // 4
     return Decision(confirmed, refuted, drawn, misses)
 
 

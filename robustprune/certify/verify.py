@@ -106,7 +106,9 @@ def asked_findings(
     given = {c.method for c in certificates}
     names = ", ".join(asked) or "none"
     detail = (
-        names if given == set(asked) else f"{', '.join(sorted(given))}; the config asks for {names}"
+        names
+        if given == set(asked)
+        else f"{', '.join(sorted(given)) or 'none'}; the config asks for {names}"
     )
     norms = {"smoothing": "l2", "synonyms": "words"}
     other = [

@@ -63,7 +63,6 @@ def certify_headline(run: Run, headline: Fitted) -> Path | None:
         return path
     seed_stage(run.config.seed, FILE)
     x, y = certified_examples(run.config, run.task)
-    precision_of(run.folder.path / WEIGHTS)  # refuses now, not after the proofs
     certificates = issue(
         headline.model,
         x.to(run.device),
@@ -182,25 +181,15 @@ def manifest_of(
 
 
 def precision_of(weights: Path) -> str:
-    """The floating-point numbers of a file of weights, such as "float32": those that the network
-    runs in, for weights are loaded as they are or not at all.
-
-    Raises:
-        ValueError: it mixes several, so that no statement could name one.
-    """
+    """The coarsest floating-point numbers of a file of weights, such as "float32": what the network
+    runs in, for weights are loaded as they are or not at all."""
     with safe_open(weights, framework="pt") as file:
         stored = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-    names = sorted(_FLOATS[kind] for kind in stored & set(_FLOATS)) or ["float32"]
-    if len(names) > 1:
-        raise ValueError(
-            f"{weights} holds {' and '.join(names)}; a certificate speaks of one precision, so "
-            "convert the network to one, as in model.float()"
-        )
-    return names[0]
+    return next((name for kind, name in _FLOATS.items() if kind in stored), "float32")
 
 
-#: as safetensors abbreviates them
-_FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+#: as safetensors abbreviates them, the coarsest first
+_FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 
 def describe(

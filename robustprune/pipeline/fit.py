@@ -9,6 +9,7 @@ from torch import nn
 
 from robustprune.minmax import Checkpoint, LoopOptions, Natural, OptimizerSpec, train
 from robustprune.pipeline.prepare import Run
+from robustprune.run.checkpoint import load_state
 from robustprune.run.config import TrainingSection
 from robustprune.run.runtime import seed_stage
 from robustprune.search import FinetuneMode, Ticket, finetune_ticket
@@ -49,7 +50,7 @@ def fit(run: Run, name: str, title: str, make: Callable[[Checkpoint], Ticket]) -
     # Always from the file, so that what is measured is what is kept.
     state, stored = run.folder.load_model(name)
     model = run.fresh_model()
-    model.load_state_dict(state)
+    load_state(model, state, run.folder.path / "models" / name)
     return Fitted(name, title, model, MaskSet(stored) if stored else full_masks(model))
 
 

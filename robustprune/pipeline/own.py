@@ -20,7 +20,7 @@ from robustprune.measure import (
     nearest_adversarial,
     proportion,
 )
-from robustprune.pipeline.certify import describe, issue, precision_of
+from robustprune.pipeline.certify import describe, issue
 from robustprune.pipeline.measure import sanity_checks
 from robustprune.run.checkpoint import write_atomically
 from robustprune.run.runtime import is_first, wait
@@ -119,7 +119,6 @@ def certify_network(
     if section.method == "none" and section.sigma is None:
         raise ValueError("nothing to certify with; give --method, such as crown, or --sigma")
     x, y, threat = problem.x, problem.y, problem.threat
-    precision_of(state)  # refuses now, not after the proofs
     asked = json.dumps(settings, indent=2, sort_keys=True) + "\n"
     _check_free(out, asked, state)
     certificates = issue(

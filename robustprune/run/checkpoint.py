@@ -162,7 +162,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> N
     try:
         model.load_state_dict(state)
     except RuntimeError as error:  # names or shapes that do not fit, listed by torch
-        raise ValueError(f"{source} does not fit the network: {error}") from error
+        said = " ".join(str(error).split())
+        raise ValueError(f"{source} does not fit the network: {said}") from error
 
 
 def load_latest(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

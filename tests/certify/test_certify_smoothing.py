@@ -11,7 +11,8 @@ from scipy.stats import binom, norm
 from torch import nn
 
 from robustprune.certify import ABSTAIN, certify, predict, smoothing
-from robustprune.certify.smoothing import clopper_pearson_lower
+from robustprune.certify.noise import counting
+from robustprune.certify.smoothing import clopper_pearson_lower, count_votes
 
 
 class Halves(nn.Module):
@@ -239,3 +240,27 @@ def test_inputs_and_logits_that_make_no_sense():
         certify(lambda x: x[:, :1], x, sigma=1.0)
     with pytest.raises(ValueError, match="NaN logits"):
         certify(lambda x: x * math.nan, x, sigma=1.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_input_that_is_no_number_is_blamed_itself(value: float) -> None:
+    x = torch.rand(4, 6)
+    x[2, 3] = value
+    for call in (certify, predict):
+        with pytest.raises(ValueError, match="x holds NaN or infinity"):
+            call(nn.Linear(6, 3), x, sigma=0.1, n=100)
+
+
+def test_an_example_meets_its_noise_wherever_it_lies() -> None:
+    """Rows of a batch, asked for by their numbers, get the votes that they had in the whole."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 5, generator=generator)
+    model = nn.Linear(5, 3)
+    options = {"sigma": 1.0, "seed": 4, "batch_size": 7, "most": None, "title": "", "quiet": True}
+    with counting(model, x, **options) as count:  # type: ignore[arg-type]
+        whole = count_votes(count, torch.arange(6), 6, n0=20, n=700)
+    rows = [4, 1]
+    with counting(model, x[rows], numbers=rows, **options) as count:  # type: ignore[arg-type]
+        part = count_votes(count, torch.arange(2), 2, n0=20, n=700)
+    for one, other in zip(whole, part, strict=True):
+        assert one[rows].tolist() == other.tolist()

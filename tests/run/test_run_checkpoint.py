@@ -15,6 +15,7 @@ from robustprune.run.checkpoint import (
     flatten_optimizer,
     forget,
     load_latest,
+    load_state,
     load_tensors,
     restore_optimizer,
     save_tensors,
@@ -199,3 +200,26 @@ def test_an_optimizer_goes_on_bit_for_bit(build, tmp_path: Path) -> None:
         step(straight, optimizer)
         step(resumed, other)
     assert torch.equal(straight.weight, resumed.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.complex64, torch.int64])
+def test_weights_of_another_type_are_refused_not_rounded(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = {name: torch.full_like(value, 2) for name, value in before.items()}
+    state["1.running_var"] = state["1.running_var"].to(dtype)
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=f"w.safetensors: '1.running_var' is {kind}, and the "):
+        load_state(model, state, tmp_path / "w.safetensors")
+    assert all(bool((model.state_dict()[name] == value).all()) for name, value in before.items())
+
+
+def test_weights_of_the_same_type_are_loaded(tmp_path: Path) -> None:
+    model = nn.Linear(2, 3).double()
+    state = {name: torch.randn_like(value) for name, value in model.state_dict().items()}
+    load_state(model, state, tmp_path / "w.safetensors")
+    assert torch.equal(model.weight, state["weight"])
+    with pytest.raises(ValueError, match=r"does not fit the network: .*Missing key"):
+        load_state(model, {"weight": state["weight"]}, tmp_path / "w.safetensors")
