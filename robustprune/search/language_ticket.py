@@ -198,8 +198,7 @@ def find_language_ticket(
         loop: how the training runs: the options of `LoopOptions`, which `train` explains.
 
     Returns:
-        LanguageTicket(masks, model, history, start, scores, groups); the records carry the
-        expected density. Beyond the model's copy the search holds, for each group, a float32
+        LanguageTicket; the records carry the expected density. Beyond the model's copy the search holds, for each group, a float32
         score, its gradient and two of Adam's moments: with "weight" 16 bytes a masked weight, and
         about as much again while a step lasts, for the gates and the masked weights.
 
@@ -215,8 +214,7 @@ def find_language_ticket(
     dense = (dense,) if isinstance(dense, str) else tuple(dense)
     if granularity != "weight" and dense not in ((), ("last",)):
         raise ValueError(
-            f"dense={dense} is of granularity 'weight'; {granularity}s are masked in every layer "
-            "of the transformer, and what stands outside stays whole"
+            f"dense={dense} is of granularity 'weight'; {granularity}s are masked in every layer"
         )
     objective = chosen_objective(attack, objective)
     network = copy_on(model, loop.get("device")).requires_grad_(False)
@@ -244,14 +242,12 @@ def _check_fits(pretrained: nn.Module, groups: Mapping[str, GateGroup]) -> None:
     check_searchable(pretrained)
     inner = unwrapped(pretrained)
     weights = dict((plain(inner) if computed_weights(inner) else inner).named_parameters())
-    for group in groups.values():
-        for name, span in group.spans.items():
-            if name not in weights or tuple(weights[name].shape) != span.shape:
-                has = f"has {tuple(weights[name].shape)}" if name in weights else "has none"
-                raise ValueError(
-                    f"the ticket needs a weight {name!r} of shape {span.shape}, and `pretrained` "
-                    f"{has}; give the network that `model` was fine-tuned from"
-                )
+    for name, span in [pair for group in groups.values() for pair in group.spans.items()]:
+        if (has := tuple(weights[name].shape) if name in weights else "none") != span.shape:
+            raise ValueError(
+                f"the ticket needs a weight {name!r} of shape {span.shape}, and `pretrained` has "
+                f"{has}; give the network that `model` was fine-tuned from"
+            )
 
 
 def first_scores(

@@ -115,12 +115,15 @@ def find_scratch_ticket(
                 )
     network = copy_on(model, loop.get("device"))
     layers = layers_to_mask(network, dense)
+    whole = maskable_layers(network)
+    if bias_scale and all(getattr(layer, "bias", None) is None for layer in whole.values()):
+        raise ValueError(f"bias_scale={bias_scale} has no effect: no layer has a bias")
     groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
     check_allocation(allocate, groups, density)
     generator = torch.Generator().manual_seed(seed)
     if init is not None:
         initialise(
-            maskable_layers(network),
+            whole,
             init,
             generator=generator,
             density=_kept_shares(groups, density, allocate) if fan_scaling else 1.0,

@@ -309,6 +309,13 @@ def test_a_scale_of_biases_is_a_length(scale: float) -> None:
         search(bias_scale=scale)
 
 
+def test_a_scale_of_biases_needs_a_bias() -> None:
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(10, 3, bias=False))
+    with pytest.raises(ValueError, match=r"bias_scale=0\.5 has no effect: no layer has a bias"):
+        search(bias_scale=0.5, model=bare)
+    search(model=bare, epochs=1)
+
+
 @pytest.mark.parametrize("mode", ["inherit", "full"])
 def test_an_init_is_of_mode_reinit(mode: str) -> None:
     ticket, options = search(epochs=1), {"epochs": 1, "optimizer": OptimizerSpec()}
