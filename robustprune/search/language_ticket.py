@@ -198,9 +198,9 @@ def find_language_ticket(
         loop: how the training runs: the options of `LoopOptions`, which `train` explains.
 
     Returns:
-        LanguageTicket; the records carry the expected density. Beyond the model's copy the search holds, for each group, a float32
-        score, its gradient and two of Adam's moments: with "weight" 16 bytes a masked weight, and
-        about as much again while a step lasts, for the gates and the masked weights.
+        LanguageTicket; the records carry the expected density. Beyond the model's copy the search
+        holds, for each group, a float32 score, its gradient and two of Adam's moments: with
+        "weight" 16 bytes a masked weight, and about as much again while a step lasts.
 
     Raises:
         ValueError: an option out of range, nothing to mask, a batch that does not fit the model.
