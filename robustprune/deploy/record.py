@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from attacks.network import check_no_hooks
+from attacks.network import check_no_hooks, logits_in
 from robustprune.deploy.calls import bind
 from robustprune.deploy.copies import baked
 from robustprune.deploy.in_place import check_in_place
@@ -261,11 +260,8 @@ class _Recorder:
 
 def _logits(output: fx.Node) -> fx.Node:
     """Where the logits are in what forward returns, as in `attacks.pick_logits`."""
-    found: Any = output.args[0]
-    if isinstance(found, Mapping):
-        found = found.get("logits")
-    elif isinstance(found, (list, tuple)):
-        found = found[0] if found else None
+    returned: Any = output.args[0]
+    found = returned if isinstance(returned, fx.Node) else logits_in(returned)
     if not isinstance(found, fx.Node):
         raise ValueError(
             "the network must return one tensor, or logits first in a tuple or by that name in a "

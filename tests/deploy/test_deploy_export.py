@@ -180,7 +180,9 @@ def test_programs_that_cannot_be_made_are_refused_in_a_line(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU", "attention"])
+@pytest.mark.parametrize(
+    "kind", ["attention", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("LSTM", "GRU"))]
+)
 def test_recurrent_and_attention_networks(kind: str, tmp_path: Path) -> None:
     """They are exported whole; what takes networks apart layer by layer says what it can't take."""
     pytest.importorskip("onnxruntime")

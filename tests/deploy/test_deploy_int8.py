@@ -93,7 +93,9 @@ class Recurrent(nn.Module):
         return last if self.head is None else self.head(last)
 
 
-@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3)])
+@pytest.mark.parametrize(
+    ("kind", "gates"), [(nn.LSTM, 4), pytest.param(nn.GRU, 3, marks=pytest.mark.slow)]
+)
 def test_weights_that_stay_float_are_counted(
     kind: type[nn.LSTM | nn.GRU], gates: int, tmp_path: Path
 ) -> None:
