@@ -21,10 +21,6 @@ class Proportion:
     n: int
     ci95: tuple[float, float]
 
-    def overlaps(self, other: Proportion) -> bool:
-        """Whether the two intervals have a point in common."""
-        return self.ci95[0] <= other.ci95[1] and other.ci95[0] <= self.ci95[1]
-
     def to_json(self) -> dict[str, float | int | list[float]]:
         """The form it has in metrics.json."""
         return {"value": self.value, "n": self.n, "ci95": list(self.ci95)}

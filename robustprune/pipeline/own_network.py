@@ -182,7 +182,8 @@ def _take_weights(network: nn.Module, state: Path, named: str) -> None:
     except SafetensorError as error:
         raise ValueError(
             f"{state} is no safetensors file ({_said(error)}); write the weights with "
-            "safetensors.torch.save_model(model, path)"
+            "safetensors.torch.save_model(model, path), those of a .pt file, too: it is a pickle, "
+            "which is not opened here"
         ) from error
     for wrapper in _WRAPPERS:
         if tensors and all(name.startswith(wrapper) for name in tensors):

@@ -114,14 +114,6 @@ def test_to_json() -> None:
     assert Proportion(0.5, 4, (0.1, 0.9)).to_json() == {"value": 0.5, "n": 4, "ci95": [0.1, 0.9]}
 
 
-def test_overlap_includes_touching_ends() -> None:
-    middle = Proportion(0.5, 4, (0.4, 0.6))
-    assert middle.overlaps(Proportion(0.7, 4, (0.6, 0.8)))
-    assert middle.overlaps(Proportion(0.3, 4, (0.2, 0.4)))
-    assert not middle.overlaps(Proportion(0.7, 4, (0.61, 0.8)))
-    assert not middle.overlaps(Proportion(0.3, 4, (0.2, 0.39)))
-
-
 @pytest.mark.parametrize(("successes", "n"), [(0, 0), (1, -2)])
 def test_no_examples_is_refused(successes: int, n: int) -> None:
     with pytest.raises(ValueError, match="at least one example"):
