@@ -27,15 +27,8 @@ from typing import Any
 
 from torch import Tensor
 
-from robustprune.run.checkpoint import (
-    Damaged,
-    flush_folder,
-    load_tensors,
-    replacing,
-    save_tensors,
-    unwritten,
-    write_atomically,
-)
+from robustprune.run.atomic import flush_folder, replacing, unwritten, write_atomically
+from robustprune.run.checkpoint import Damaged, load_tensors, save_tensors
 from robustprune.run.config import Config, load_config
 from robustprune.run.files import no_links, read_bytes
 from robustprune.run.lock import alone

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustprune.run.checkpoint import write_atomically
+from robustprune.run.atomic import write_atomically
 from robustprune.sweep.grid import Point
 
 

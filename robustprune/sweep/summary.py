@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from robustprune.run.checkpoint import write_atomically
+from robustprune.run.atomic import write_atomically
 from robustprune.run.constant import constant_networks
 from robustprune.sweep.jobs import Job
 
