@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+#: inputs of each reader in a usual run, and every night: 100,000 for the ten of them
+FEW, MANY = 30, 10_000
+
 #: what breaks readers: limits, signs, other alphabets, the marks of formats
 NASTY = (
     *("", " ", "\t", "\n", "\r\n", "\0", "\x85", "\u2028", "\ufeff", "é", "𝟙", "١"),
@@ -58,9 +61,9 @@ def fuzz(check: Callable[[object], None], inputs: st.SearchStrategy[object], num
     holds()
 
 
-def clear(read: Callable[[], object]) -> object | None:
+def clear(read: Callable[[], object], told: list[str] | None = None) -> object | None:
     """What is read, or None where it was refused with a message that a person can read; warnings
-    are held to the same."""
+    are held to the same, and added to `told`."""
     found: object | None = None
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -70,7 +73,9 @@ def clear(read: Callable[[], object]) -> object | None:
         except (ValueError, FileNotFoundError) as error:
             messages = [str(error)]
     assert all(one.category is UserWarning for one in said), [str(one) for one in said]
-    for message in (*messages, *(str(one.message) for one in said)):
+    warned = [str(one.message) for one in said]
+    (told if told is not None else []).extend(warned)
+    for message in (*messages, *warned):
         assert message.strip(), "an error that says nothing"
         assert message.isprintable(), "control characters, or more than one line"
         assert len(message) < 1000, "it repeats the file"
