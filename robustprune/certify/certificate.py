@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from robustprune.run.checkpoint import write_atomically
+from robustprune.run.files import not_special
 
 FILE = "certificates.jsonl"
 SCHEMA = 2
@@ -150,7 +151,7 @@ def read_certificates(path: Path) -> tuple[Manifest, tuple[Certificate, ...]]:
         ValueError: the file is missing or not as described; file, line and field are named.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = not_special(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

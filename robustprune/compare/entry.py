@@ -15,6 +15,7 @@ from typing import Any
 
 from robustprune.compare.gather import Result
 from robustprune.run.checkpoint import write_atomically
+from robustprune.run.files import not_special
 
 _AFTER = "A-Methods Pruning After Training"
 _BEFORE = "B-Methods Pruning Before Training"
@@ -186,9 +187,8 @@ def _distances(result: Result) -> list[float | None] | None:
     path = result.run / "distances.json"
     if not path.exists():
         return None
-    found: list[float | None] | None = json.loads(path.read_text(encoding="utf-8")).get(
-        result.model.name
-    )
+    text = not_special(path).read_text(encoding="utf-8")
+    found: list[float | None] | None = json.loads(text).get(result.model.name)
     return found
 
 

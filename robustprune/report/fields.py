@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustprune.measure.statistics import Proportion
+from robustprune.run.files import not_special
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Field:
 def read_text(path: Path) -> str:
     """A file's text; ValueError with its name when it can't be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return not_special(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -50,6 +50,15 @@ def plain_file(path: Path, *, within: Path | None = None) -> Path:
     return path
 
 
+def not_special(path: Path) -> Path:
+    """`path`, unless reading it would never end: `plain_file`, but that nothing may be there.
+
+    Raises:
+        ValueError: a folder, a named pipe, a socket or a device.
+    """
+    return plain_file(path) if path.exists() else path
+
+
 def no_links(path: Path, *, within: Path) -> None:
     """Refuse a symbolic link at `path` or on the way to it from the folder `within`.
 

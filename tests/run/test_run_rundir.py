@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from robustprune.certify.certificate import read_certificates
+from robustprune.report.fields import read_text
 from robustprune.run.checkpoint import load_tensors, save_tensors, write_atomically
 from robustprune.run.config import Config, parse_config
 from robustprune.run.lock import alone
@@ -154,3 +156,12 @@ def test_a_config_written_without_later_options_is_the_same_run(tmp_path: Path) 
     (path / "config.yaml").write_text(older.replace("eps: 0.1", "eps: 0.2"))
     with pytest.raises(ValueError, match=r"config\.yaml does not belong to this run"):
         opened(tmp_path)
+
+
+def test_readers_of_finished_runs_do_not_wait_at_pipes(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "certificates.jsonl")
+    for read in (read_certificates, read_text):
+        with pytest.raises(ValueError, match="is a named pipe"):
+            read(tmp_path / "certificates.jsonl")
+        with pytest.raises(ValueError, match=r"cannot read .*nothing: No such file"):
+            read(tmp_path / "nothing")
