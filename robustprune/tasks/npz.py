@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 import tokenize
 import warnings
 import zipfile
@@ -102,7 +103,17 @@ def _arrays(archive: zipfile.ZipFile, keys: Sequence[str], held: int) -> dict[st
         with archive.open(members[key]) as member, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             arrays[key] = np.lib.format.read_array(member, allow_pickle=False)
+        if arrays[key].dtype.kind == "U":
+            _check_characters(arrays[key], key)
     return arrays
+
+
+def _check_characters(texts: Array, key: str) -> None:
+    """Refuse numbers that are no characters: Python fails on them wherever they are looked at."""
+    kind = np.dtype(np.uint32).newbyteorder(texts.dtype.byteorder)
+    codes = np.frombuffer(texts.tobytes(), dtype=kind)
+    if ((codes > sys.maxunicode) | ((codes >= 0xD800) & (codes < 0xE000))).any():
+        raise ValueError(f"{key} holds texts with numbers that are no characters of Unicode")
 
 
 def _needed(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str) -> int:
