@@ -103,7 +103,7 @@ def terminal_board(board: Board) -> Table:
 
 
 #: characters of a line of the notes
-_CAPTION = 76
+_CAPTION = 79
 #: what the column p means
 PAIRED = (
     "p: the same examples paired, exactly, with the most robust row (McNemar's test), by Holm over "
@@ -113,7 +113,7 @@ PAIRED = (
 
 def _notes(board: Board) -> list[str]:
     """What is said below a table."""
-    notes = ["*: no other row is sparser and as robust. ± sd over seeds, or [95%]. ≤ ≥: bounds"]
+    notes = ["*: no other row is sparser and as robust. ± sd over seeds, [95%]. ≤ ≥: bounds"]
     if any(p is not None for p in against_best(board).p):
         notes.append(PAIRED)
     if any(row.constant for row in board.rows):
