@@ -10,6 +10,7 @@ from torch import nn
 from robustprune.minmax import Adversarial, Checkpoint, Natural
 from robustprune.pipeline.fit import Fitted, fit, loop_options, optimizer_of
 from robustprune.pipeline.prepare import Run
+from robustprune.run.checkpoint import load_state
 from robustprune.run.config import TrainingSection
 from robustprune.search import (
     ControlName,
@@ -191,7 +192,7 @@ def _lottery(run: Run, density: float, name: str) -> Found:
     ticket = fit(run, name, title, make)
     state, _ = run.folder.load_model(f"{name}-start")
     start = run.fresh_model()
-    start.load_state_dict(state)
+    load_state(start, state, run.folder.path / "models" / f"{name}-start")
 
     def control(kind: ControlName) -> Fitted:
         def make(checkpoint: Checkpoint) -> Ticket:
