@@ -116,9 +116,11 @@ def _hooks_of(module: nn.Module) -> list[tuple[str, str, Remove]]:
 def _bake_hooks(module: nn.Module) -> None:
     # the last one first: each stands on what those before it left
     for name, _, remove in reversed(_hooks_of(module)):
-        trained = _requires_grad(
-            tensor for key, tensor in module._parameters.items() if key.startswith(f"{name}_")
-        )
+        made_of = {k: p for k, p in module._parameters.items() if k.startswith(f"{name}_")}
+        trained = _requires_grad(made_of.values())
+        for key, tensor in made_of.items():
+            if tensor is not None:  # torch.nn.utils.prune writes into it, and others may share it
+                module._parameters[key] = nn.Parameter(tensor.detach().clone())
         remove(module, name)
         _forget_loading(module, name)
         value = cast(Tensor, getattr(module, name)).detach().clone()

@@ -163,3 +163,16 @@ def test_what_cannot_be_copied_is_refused_in_a_line() -> None:
     model.lock = threading.Lock()
     with pytest.raises(ValueError, match=r"Linear cannot be copied .*lock"):
         plain(model)
+
+
+def test_a_pruned_weight_leaves_the_one_it_is_tied_to_alone() -> None:
+    """torch.nn.utils.prune keeps the shared parameter as it was in the other layer."""
+    torch.manual_seed(0)
+    one, other = nn.Linear(4, 4), nn.Linear(4, 4)
+    other.weight = one.weight
+    prune.l1_unstructured(one, "weight", 8)
+    model, x = nn.Sequential(one, other).eval(), torch.randn(3, 4)
+    made = plain(model)
+    assert torch.equal(made(x), model(x))
+    assert int((made.get_parameter("0.weight") == 0).sum()) == 8
+    assert torch.equal(made.get_parameter("1.weight"), other.weight)
