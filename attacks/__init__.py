@@ -23,7 +23,7 @@ from attacks.network import Model, NotFinite, logits_of, pick_logits, unwrapped
 from attacks.peers import TorchAttack, from_torchattacks
 from attacks.presets import preset
 from attacks.query import Square
-from attacks.sanity import Finding, check_attacks
+from attacks.sanity import EvaluationWarning, Finding, check_attacks
 from attacks.sensor import BandLimited
 from attacks.threat import ThreatModel
 
@@ -42,6 +42,7 @@ __all__ = [
     "Bisection",
     "DeepFool",
     "Evaluation",
+    "EvaluationWarning",
     "Finding",
     "MinimalPerturbation",
     "Model",

@@ -10,18 +10,22 @@ import torch
 from torch import Tensor
 
 from attacks.apgd_l1 import ascend_l1
-from attacks.geometry import per_example, steepest, uniform_in_ball, unit
-from attacks.gradient import check_at_least, check_mode, generator_for
+from attacks.geometry import brief, per_example, steepest, uniform_in_ball, unit
 from attacks.inputs import (
+    Configured,
     batch_of,
-    check_finite,
+    check_at_least,
+    check_number,
+    check_seed,
+    check_threat,
+    generator_for,
     loss_and_gradient,
     misclassified,
     predict,
 )
 from attacks.losses import LOSSES, Loss, targeted_dlr
-from attacks.modes import attacking
-from attacks.network import Model, logits_of
+from attacks.modes import attacking, check_mode
+from attacks.network import Model
 from attacks.threat import ThreatModel
 
 LossTowards = Callable[[Tensor], Loss]  # target classes (N,) -> loss
@@ -60,7 +64,8 @@ class _State(NamedTuple):
 
 def ranked_targets(logits: Tensor, y: Tensor, count: int) -> Tensor:
     """The ``count`` classes other than y with the highest logits, in order: (N, count)."""
-    return logits.scatter(1, y.unsqueeze(1), -torch.inf).topk(count, dim=1).indices
+    possible = logits.clamp_min(torch.finfo(logits.dtype).min)  # a class at −∞ still precedes y
+    return possible.scatter(1, y.unsqueeze(1), -torch.inf).topk(count, dim=1).indices
 
 
 def ascend(
@@ -102,7 +107,6 @@ def ascend(
     shortest, since = max(int(0.06 * steps), 1), 0
 
     for i in range(steps + 1):
-        check_finite(logits)
         fooled = misclassified(logits, s.y)
         if bool(fooled.any()):
             out[s.row[fooled]] = s.x_adv[fooled]
@@ -121,8 +125,7 @@ def ascend(
             logits, value, grad = loss_and_gradient(model, x_adv, s.y, loss(s.target))
             grad = threat.uphill(s.x, x_adv, grad)
         else:  # the gradient at the last point would lead nowhere
-            with torch.no_grad():
-                logits = logits_of(model, x_adv)
+            logits = predict(model, x_adv, s.y)
             value, grad = loss(s.target)(logits, s.y), s.grad
         better = value > s.best
         rows = per_example(better, x).bool()
@@ -162,7 +165,7 @@ def _checkpoint(s: _State, enough: float) -> _State:
 
 
 @dataclass(frozen=True)
-class APGD:
+class APGD(Configured):
     """Auto-PGD of Croce & Hein 2020 (arXiv 2003.01690), alg. 1; for L1 of Croce & Hein 2021
     (arXiv 2103.01208), alg. 1, run at 3ε, 2ε and ε in turn.
 
@@ -194,11 +197,14 @@ class APGD:
     mode: str = "eval"
 
     def __post_init__(self) -> None:
+        check_threat(self.threat)
         check_at_least(1, steps=self.steps, restarts=self.restarts, targets=self.targets)
+        check_number("strictly between 0 and 1", rho=self.rho)
+        check_seed(self.seed)
         check_mode(self.mode)
-        if self.loss not in (*LOSSES, "targeted"):
+        if not isinstance(self.loss, str) or self.loss not in (*LOSSES, "targeted"):
             allowed = ", ".join((*LOSSES, "targeted"))
-            raise ValueError(f"loss={self.loss!r} is not known; choose one of {allowed}")
+            raise ValueError(f"loss={brief(self.loss)} is not known; choose one of {allowed}")
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         x, y = batch_of(x, y, threat=self.threat)

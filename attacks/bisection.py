@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 from attacks.apgd import APGD
-from attacks.geometry import per_example
-from attacks.gradient import FGSM, PGD, check_at_least
-from attacks.inputs import batch_of, misclassified, predict
-from attacks.modes import attacking
+from attacks.geometry import brief, per_example
+from attacks.gradient import FGSM, PGD
+from attacks.inputs import Configured, batch_of, check_at_least, misclassified, predict
+from attacks.modes import attacking, check_mode
 from attacks.nearest import between
 from attacks.network import Model
 from attacks.query import Square
+from attacks.threat import ThreatModel
 
 
 @dataclass(frozen=True)
-class Bisection:
+class Bisection(Configured):
     """Bisect ε in [0, the attack's own ε], for every example on its own and all at once.
 
     Returns the misclassified point found at the smallest ε, or x itself where the attack fails
@@ -29,6 +30,8 @@ class Bisection:
         attack: its threat's eps is the largest radius tried; leave a step size at None.
         rounds: attacks run after the first, each at least halving the interval.
         halvings: forward passes of the line search after each.
+        mode: "eval" (restored afterwards), "train" or "keep", for the passes that judge; the attack
+            has its own.
 
     Raises:
         ValueError: a fixed step size, which would not follow the radius.
@@ -38,9 +41,16 @@ class Bisection:
     _: KW_ONLY
     rounds: int = 10
     halvings: int = 7
+    mode: str = "eval"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.attack, FGSM | PGD | APGD | Square):
+            raise ValueError(
+                f"attack={brief(self.attack)} must be one of FGSM, PGD, APGD and Square, whose "
+                "radius can be one for each example"
+            )
         check_at_least(1, rounds=self.rounds)
+        check_mode(self.mode)
         check_at_least(0, halvings=self.halvings)
         step_size = getattr(self.attack, "step_size", None)
         if step_size is not None:
@@ -49,12 +59,17 @@ class Bisection:
                 "is bisected; leave it None and set relative_step"
             )
 
+    @property
+    def threat(self) -> ThreatModel:
+        """That of the attack."""
+        return self.attack.threat
+
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         threat = self.attack.threat
         x, y = batch_of(x, y, threat=threat)
         if len(x) == 0:
             return x.clone()
-        with attacking(model, "eval"):
+        with attacking(model, self.mode):
             best = x.clone()
             high = torch.as_tensor(threat.eps, dtype=torch.float64).expand(len(x)).clone()
             low = torch.zeros_like(high)

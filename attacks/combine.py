@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
+from attacks.geometry import brief
 from attacks.gradient import Attack
 from attacks.inputs import batch_of, misclassified, predict
-from attacks.modes import attacking
+from attacks.modes import attacking, check_mode
 from attacks.network import Model
+from attacks.returned import attacked, threat_of
+from attacks.threat import ThreatModel
 
 
 @dataclass(frozen=True)
@@ -19,38 +22,59 @@ class WorstOf:
     """The attacks one after the other, each on the examples that all before it left standing.
 
     A misclassified example comes back unchanged.  Success is judged here, by a forward pass of
-    the module in eval mode on what an attack returned, not by the attack's own word.
+    the module on what an attack returned, inside its threat model, not by the attack's own word.
+
+    Args:
+        mode: "eval" (restored afterwards), "train" or "keep", for the passes that judge; each
+            attack has its own.
     """
 
     attacks: tuple[Attack, ...]
+    _: KW_ONLY
+    mode: str = "eval"
+
+    def __post_init__(self) -> None:
+        check_mode(self.mode)
+        for attack in self.attacks:
+            if not callable(attack):
+                raise ValueError(f"{brief(attack)} is no attack: it cannot be called")
+
+    @property
+    def threat(self) -> ThreatModel | None:
+        """The threat model of all the attacks; None where they have not one and the same."""
+        threats = [threat_of(attack) for attack in self.attacks]
+        return threats[0] if threats and all(one is threats[0] for one in threats) else None
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         x, y = batch_of(x, y)
         if len(x) == 0:
             return x.clone()
-        with attacking(model, "eval"):
+        with attacking(model, self.mode):
             worst = x.clone()
             standing = ~misclassified(predict(model, worst, y), y)
             active = standing.nonzero().squeeze(1)
             for attack in self.attacks:
                 if len(active) == 0:
                     break
-                x_adv = attack(model, worst[active], y[active])
+                x_adv = attacked(attack, model, worst[active], y[active])
                 broken = misclassified(predict(model, x_adv, y[active]), y[active])
                 worst[active[broken]] = x_adv[broken]
                 active = active[~broken]
         return worst
 
 
-def worst_of(attacks: Sequence[Attack]) -> WorstOf:
+def worst_of(attacks: Sequence[Attack], *, mode: str = "eval") -> WorstOf:
     """Combine attacks into one: the per-example worst case over all of them.
+
+    Args:
+        mode: see ``WorstOf``.
 
     Raises:
         ValueError: no attack is given.
     """
     if len(attacks) == 0:
         raise ValueError("worst_of needs at least one attack, got an empty sequence")
-    return WorstOf(tuple(attacks))
+    return WorstOf(tuple(attacks), mode=mode)
 
 
 def robust_accuracy(model: Model, x_adv: Tensor, y: Tensor) -> float:
@@ -71,5 +95,11 @@ class Transfer:
     attack: Attack
     surrogate: Model
 
+    @property
+    def threat(self) -> ThreatModel | None:
+        """That of the attack."""
+        return threat_of(self.attack)
+
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        return self.attack(self.surrogate, x, y)
+        x, y = batch_of(x, y)
+        return x.clone() if len(x) == 0 else attacked(self.attack, self.surrogate, x, y)

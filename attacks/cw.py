@@ -9,17 +9,24 @@ import torch
 from torch import Tensor
 
 from attacks.box import Bounds, bounds_around, check_bounds, tensors_of
-from attacks.geometry import lengths
-from attacks.gradient import check_at_least, check_mode
-from attacks.inputs import batch_of, check_finite, check_logits
+from attacks.geometry import brief, lengths
+from attacks.inputs import (
+    Configured,
+    batch_of,
+    check_at_least,
+    check_finite,
+    check_gradient,
+    check_logits,
+    check_number,
+)
 from attacks.losses import margin
-from attacks.modes import attacking
+from attacks.modes import attacking, check_mode
 from attacks.nearest import nothing_found
 from attacks.network import Model, logits_of
 
 
 @dataclass(frozen=True)
-class CW:
+class CW(Configured):
     """Minimise ‖δ‖₂² + c · max(z_y − max_{j≠y} z_j, −κ) by Adam, c by bisection.
 
     Carlini & Wagner 2017 (arXiv 1608.04644), §V.  With bounds x + δ = lo + (hi − lo)
@@ -53,9 +60,10 @@ class CW:
         check_at_least(1, steps=self.steps, searches=self.searches)
         check_mode(self.mode)
         check_bounds(self.bounds)
-        for name in ("initial_c", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if self.bounds and not all(torch.as_tensor(end).isfinite().all() for end in self.bounds):
+            raise ValueError(f"bounds={brief(self.bounds)} must be finite, or None")
+        check_number("above 0", initial_c=self.initial_c, learning_rate=self.learning_rate)
+        check_number("at least 0", confidence=self.confidence)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         x, y = batch_of(x, y, bounds=self.bounds)
@@ -83,6 +91,7 @@ class CW:
                 squared = (x_adv - x).flatten(1).square().sum(1)
                 loss = squared + c * (self.confidence - lead).clamp_min(0)
                 (w.grad,) = torch.autograd.grad(loss.sum(), w)
+                check_gradient(w.grad)
                 point = x_adv.detach()
                 broken = (lead > 0) & (lead >= self.confidence)
                 succeeded |= broken

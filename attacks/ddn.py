@@ -11,22 +11,26 @@ from torch import Tensor
 
 from attacks.box import Bounds, bounds_around, check_bounds, clip, unblocked
 from attacks.geometry import lengths, per_example, unit
-from attacks.gradient import check_at_least, check_mode, generator_for
 from attacks.inputs import (
+    Configured,
     batch_of,
-    check_finite,
+    check_at_least,
+    check_number,
+    check_seed,
+    generator_for,
+    given,
     loss_and_gradient,
     misclassified,
     predict,
 )
 from attacks.losses import log_odds, margin
-from attacks.modes import attacking
+from attacks.modes import attacking, check_mode
 from attacks.nearest import farthest, first_order_distance, nothing_found
 from attacks.network import Model
 
 
 @dataclass(frozen=True)
-class DDN:
+class DDN(Configured):
     """Follow the gradient's direction; shrink the norm where adversarial, else let it grow.
 
     δ ← δ + α_k ∇ℓ/‖∇ℓ‖₂, then ‖δ‖₂ ← ε_k with ε_{k+1} = (1 ∓ γ) ε_k: Rony et al. 2019
@@ -61,8 +65,9 @@ class DDN:
         check_at_least(2, steps=self.steps)
         check_mode(self.mode)
         check_bounds(self.bounds)
-        if not 0 < self.gamma < 1:
-            raise ValueError(f"gamma={self.gamma} must lie strictly between 0 and 1")
+        check_number("strictly between 0 and 1", gamma=self.gamma)
+        check_number("above 0", **given(init_norm=self.init_norm))
+        check_seed(self.seed)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         x, y = batch_of(x, y, bounds=self.bounds)
@@ -79,7 +84,6 @@ class DDN:
         scale = eps = furthest  # set at the first step
         for k in range(self.steps - 1):
             logits, _, grad = loss_and_gradient(model, x_adv, y, log_odds)
-            check_finite(logits)
             grad = unblocked(grad, x_adv, bounds, allowed)
             broken = misclassified(logits, y)
             r = lengths(x_adv - x, "l2")

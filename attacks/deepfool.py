@@ -10,18 +10,25 @@ from torch import Tensor
 
 from attacks.apgd import ranked_targets
 from attacks.box import Bounds, bounds_around, check_bounds, clip
-from attacks.fab import logit_gradients, nearest_plane
+from attacks.fab import logit_gradients, nearest_plane, reachable
 from attacks.geometry import check_norm
-from attacks.gradient import check_at_least, check_mode
 from attacks.hyperplane import step_to_hyperplane
-from attacks.inputs import batch_of, check_finite, misclassified, predict
-from attacks.modes import attacking
+from attacks.inputs import (
+    Configured,
+    batch_of,
+    check_at_least,
+    check_number,
+    misclassified,
+    predict,
+)
+from attacks.losses import spread
+from attacks.modes import attacking, check_mode
 from attacks.nearest import between
 from attacks.network import Model
 
 
 @dataclass(frozen=True)
-class DeepFool:
+class DeepFool(Configured):
     """Step to the nearest linearised boundary until the class changes.
 
     l = argmin_{k≠y} |z_k − z_y| / ‖∇(z_k − z_y)‖_dual, x ← x + (1 + η) d with d the smallest
@@ -58,8 +65,7 @@ class DeepFool:
         check_at_least(0, halvings=self.halvings)
         check_mode(self.mode)
         check_bounds(self.bounds)
-        if self.overshoot < 0:
-            raise ValueError(f"overshoot={self.overshoot} must be at least 0")
+        check_number("at least 0", overshoot=self.overshoot)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         x, y = batch_of(x, y, bounds=self.bounds)
@@ -75,14 +81,13 @@ class DeepFool:
                 if len(live) == 0:
                     break
                 logits, gaps, grads = logit_gradients(model, x_adv, y[live], ranked[live])
-                check_finite(logits)
-                gap, normal = nearest_plane(gaps, grads, self.norm)
+                gap, normal = reachable(*nearest_plane(gaps, grads, self.norm))
                 if self.support is not None:
                     normal = torch.where(self.support(x[live]), normal, 0.0)
                 # The bounds clip the step but don't shape it: steps that make up for closed ways
                 # go further along a linearisation that holds only nearby (measured: 5 to 10%).
                 # A hair beyond the plane, or a point that sits on it would never leave it
-                gap = gap.abs() + 1e-4 * (logits.amax(1) - logits.amin(1))
+                gap = gap.abs() + 1e-4 * spread(logits)
                 step = step_to_hyperplane(x_adv, normal, gap, self.norm, None)
                 moved = x_adv + (1 + self.overshoot) * step
                 x_adv = clip(moved, bounds_around(self.bounds, x[live]))

@@ -11,18 +11,24 @@ from torch import Tensor
 from attacks.apgd import ranked_targets
 from attacks.box import Bound, Bounds, bounds_around, check_bounds, clip
 from attacks.geometry import DUAL, check_norm, lengths, per_example, uniform_in_ball, unit
-from attacks.gradient import check_at_least, check_mode, generator_for
 from attacks.hyperplane import step_to_hyperplane
 from attacks.inputs import (
+    Configured,
     batch_of,
+    check_at_least,
     check_finite,
+    check_gradient,
     check_logits,
+    check_number,
+    check_seed,
+    generator_for,
+    given,
     loss_and_gradient,
     misclassified,
     predict,
 )
 from attacks.losses import targeted_margin
-from attacks.modes import attacking
+from attacks.modes import attacking, check_mode
 from attacks.nearest import Nearest, nothing_found, reach
 from attacks.network import Model, logits_of
 
@@ -43,7 +49,10 @@ def logit_gradients(
         torch.autograd.grad(gaps[:, k].sum(), x_adv, retain_graph=k + 1 < count)[0]
         for k in range(count)
     ]
-    return logits.detach(), gaps.detach(), torch.stack(grads, dim=1)
+    check_finite(logits)
+    normals = torch.stack(grads, dim=1)
+    check_gradient(normals)
+    return logits.detach(), gaps.detach(), normals
 
 
 def nearest_plane(gaps: Tensor, grads: Tensor, norm: str) -> tuple[Tensor, Tensor]:
@@ -53,6 +62,12 @@ def nearest_plane(gaps: Tensor, grads: Tensor, norm: str) -> tuple[Tensor, Tenso
     chosen = (gaps.abs() / dual.clamp_min(torch.finfo(dual.dtype).tiny)).argmin(1)
     rows = torch.arange(len(gaps), device=gaps.device)
     return gaps[rows, chosen], grads[rows, chosen]
+
+
+def reachable(gap: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
+    """Gap and gradient with 0 where a logit of −∞ rules the class out: no step leads there."""
+    never = gap.isinf()
+    return gap.masked_fill(never, 0.0), normal.masked_fill(per_example(never, normal).bool(), 0.0)
 
 
 def _twice(bounds: tuple[Bound, Bound], x: Tensor) -> tuple[Bound, Bound]:
@@ -65,7 +80,7 @@ def _twice(bounds: tuple[Bound, Bound], x: Tensor) -> tuple[Bound, Bound]:
 
 
 @dataclass(frozen=True)
-class FAB:
+class FAB(Configured):
     """Step to the linearised boundary, biased towards the clean input; Croce & Hein 2020
     (arXiv 1907.02044), alg. 1, without the final search.
 
@@ -107,7 +122,12 @@ class FAB:
     def __post_init__(self) -> None:
         check_norm(self.norm)
         check_at_least(1, steps=self.steps, restarts=self.restarts)
-        check_at_least(1, targets=1 if self.targets is None else self.targets)
+        check_at_least(1, **given(targets=self.targets))
+        check_number("at least 0", **given(eps=self.eps))
+        check_number("in [0, 1]", alpha_max=self.alpha_max)
+        check_number("at least 1", eta=self.eta)
+        check_number("strictly between 0 and 1", beta=self.beta)
+        check_seed(self.seed)
         check_mode(self.mode)
         check_bounds(self.bounds)
         if self.restarts > 1 and self.eps is None:
@@ -194,13 +214,13 @@ class FAB:
     ) -> Tensor:
         if classes.shape[1] == 1:
             target = classes[:, 0]
-            logits, gap, normal = loss_and_gradient(
+            _, gap, normal = loss_and_gradient(
                 model, x_adv, y, lambda logits, labels: targeted_margin(logits, labels, target)
             )
         else:
-            logits, gaps, normals = logit_gradients(model, x_adv, y, classes)
+            _, gaps, normals = logit_gradients(model, x_adv, y, classes)
             gap, normal = nearest_plane(gaps, normals, self.norm)
-        check_finite(logits)
+        gap, normal = reachable(gap, normal)
         if self.support is not None:
             normal = torch.where(self.support(x), normal, 0.0)
         # the plane gap + ⟨w, · − x_adv⟩ = 0, as seen from x_adv and from x

@@ -11,22 +11,24 @@ from torch import Tensor
 
 from attacks.box import Bounds, bounds_around, check_bounds, clip, unblocked
 from attacks.geometry import check_norm, lengths, per_example, project_ball, unit
-from attacks.gradient import check_at_least, check_mode
 from attacks.inputs import (
+    Configured,
     batch_of,
-    check_finite,
+    check_at_least,
+    check_number,
+    given,
     loss_and_gradient,
     misclassified,
     predict,
 )
 from attacks.losses import margin
-from attacks.modes import attacking
+from attacks.modes import attacking, check_mode
 from attacks.nearest import farthest, first_order_distance, nothing_found
 from attacks.network import Model
 
 
 @dataclass(frozen=True)
-class FMN:
+class FMN(Configured):
     """Gradient steps on the margin, projected on a ball whose radius closes in on the boundary.
 
     ε_{k+1} = min((1 − γ_k) ε_k, ‖δ*‖) where adversarial; (1 + γ_k) ε_k where it was so before;
@@ -63,8 +65,8 @@ class FMN:
         check_at_least(2, steps=self.steps)
         check_mode(self.mode)
         check_bounds(self.bounds)
-        if not 0 < self.gamma < 1:
-            raise ValueError(f"gamma={self.gamma} must lie strictly between 0 and 1")
+        check_number("strictly between 0 and 1", gamma=self.gamma)
+        check_number("above 0", **given(alpha=self.alpha))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         x, y = batch_of(x, y, bounds=self.bounds)
@@ -80,7 +82,6 @@ class FMN:
         eps = scale = furthest  # set at the first step
         for k in range(self.steps - 1):
             logits, value, grad = loss_and_gradient(model, x_adv, y, margin)
-            check_finite(logits)
             grad = unblocked(grad, x_adv, bounds, allowed)
             broken = misclassified(logits, y)
             r = lengths(x_adv - x, self.norm)

@@ -12,16 +12,18 @@ import torch
 from torch import Tensor
 
 from attacks.box import Bound, Bounds, bounds_around, check_bounds, clip
-from attacks.gradient import check_at_least, check_mode
 from attacks.inputs import (
+    Configured,
     batch_of,
-    check_finite,
+    check_at_least,
+    check_number,
+    given,
     loss_and_gradient,
     misclassified,
     predict,
 )
 from attacks.losses import margin
-from attacks.modes import attacking
+from attacks.modes import attacking, check_mode
 from attacks.network import Model, logits_of
 
 
@@ -90,7 +92,7 @@ class _Run(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AdvDrop:
+class AdvDrop(Configured):
     """Remove information instead of adding it: quantise frequencies with adversarial steps.
 
     x' = D⁻¹(q · round(D(x) / q)) with D the blockwise cosine transform, and one quantisation step
@@ -120,7 +122,8 @@ class AdvDrop:
     mode: str = "eval"
 
     def __post_init__(self) -> None:
-        check_at_least(1, steps=self.steps, block=1 if self.block is None else self.block)
+        check_at_least(1, steps=self.steps, **given(block=self.block))
+        check_number("above 0", max_step=self.max_step, **given(min_step=self.min_step))
         check_mode(self.mode)
         check_bounds(self.bounds)
         if not 0 < self._least() <= self.max_step:
@@ -205,6 +208,4 @@ class AdvDrop:
         def of_steps(steps: Tensor) -> Tensor:
             return logits_of(model, clip(rebuild(steps), bounds))
 
-        logits, _, grad = loss_and_gradient(of_steps, q, y, margin)
-        check_finite(logits)
-        return grad
+        return loss_and_gradient(of_steps, q, y, margin)[2]

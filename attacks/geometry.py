@@ -25,7 +25,7 @@ def brief(value: object) -> str:
 
 def check_norm(norm: str) -> None:
     """Raise ValueError unless ``norm`` is one of ``NORMS``."""
-    if norm not in NORMS:
+    if not isinstance(norm, str) or norm not in NORMS:
         raise ValueError(f"norm={brief(norm)} is not known; choose one of {', '.join(NORMS)}")
 
 

@@ -11,14 +11,22 @@ from torch import Tensor
 
 from attacks.geometry import lengths, per_example
 from attacks.inputs import (
+    Configured,
     batch_of,
-    check_finite,
+    check_at_least,
+    check_flag,
+    check_number,
+    check_seed,
+    check_threat,
+    generator_for,
+    given,
+    gradient_is_not_finite,
     loss_and_gradient,
     misclassified,
     predict,
 )
 from attacks.losses import Loss, named_loss
-from attacks.modes import MODES, attacking
+from attacks.modes import attacking, check_mode
 from attacks.network import Model
 from attacks.threat import ThreatModel
 
@@ -29,26 +37,8 @@ class Attack(Protocol):
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor: ...
 
 
-def generator_for(seed: int | None, x: Tensor) -> torch.Generator | None:
-    """A fresh generator on x's device, or None: the device's global one."""
-    return None if seed is None else torch.Generator(x.device).manual_seed(seed)
-
-
-def check_at_least(least: int, **values: int) -> None:
-    """Raise ValueError where a whole-number option is below ``least``."""
-    for name, value in values.items():
-        if value < least:
-            raise ValueError(f"{name}={value} must be at least {least}")
-
-
-def check_mode(mode: str) -> None:
-    """Raise ValueError unless ``mode`` is one of ``MODES``."""
-    if mode not in MODES:
-        raise ValueError(f"mode={mode!r} is not known; choose one of {', '.join(MODES)}")
-
-
 @dataclass(frozen=True)
-class FGSM:
+class FGSM(Configured):
     """One steepest-ascent step on the cross-entropy.
 
     x' = Π(x₀ + α · argmax_{‖v‖≤1} ⟨v, ∇ℓ⟩), for L∞ Π(x₀ + α sign ∇ℓ): Goodfellow et al. 2015
@@ -70,7 +60,11 @@ class FGSM:
     mode: str = "eval"
 
     def __post_init__(self) -> None:
+        check_threat(self.threat)
+        check_flag(random_start=self.random_start)
+        check_number("above 0", **given(step_size=self.step_size))
         named_loss(self.loss)
+        check_seed(self.seed)
         check_mode(self.mode)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
@@ -87,7 +81,7 @@ class FGSM:
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(Configured):
     """Projected gradient ascent in the threat model.
 
     x_{k+1} = Π(x_k + α · argmax_{‖v‖≤1} ⟨v, ∇ℓ(f(x_k), y)⟩), Madry et al. 2018
@@ -95,9 +89,8 @@ class PGD:
     g_{k+1} = μ g_k + ∇ℓ/‖∇ℓ‖₁, Dong et al. 2018 (arXiv 1710.06081), eq. 6.
 
     With one restart and no early stop it makes exactly ``steps`` forward and backward passes and
-    looks at no value, so a GPU never waits: NaN logits then show in the caller's own loss.
-    Otherwise it keeps the worst point of every example, leaves out examples that are broken, and
-    raises ValueError for NaN logits.
+    looks at no value before the last, so a GPU waits once.  Otherwise it keeps the worst point of
+    every example, and leaves out examples that are broken.
 
     Args:
         steps: K, gradient evaluations per restart.
@@ -111,6 +104,7 @@ class PGD:
 
     Raises:
         ValueError: see ``attacks.inputs``; and options out of range.
+        NotFinite: logits or gradients that are NaN.
     """
 
     threat: ThreatModel
@@ -127,8 +121,14 @@ class PGD:
     mode: str = "eval"
 
     def __post_init__(self) -> None:
+        check_threat(self.threat)
         check_at_least(1, steps=self.steps, restarts=self.restarts)
+        check_number("above 0", relative_step=self.relative_step)
+        check_number("above 0", **given(step_size=self.step_size))
+        check_number("at least 0", momentum=self.momentum)
+        check_flag(random_start=self.random_start, early_stop=self.early_stop)
         named_loss(self.loss)
+        check_seed(self.seed)
         check_mode(self.mode)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(
@@ -197,11 +197,17 @@ class PGD:
         project = threat.projector(x, exact=False)
         x_adv = self._start(x, threat, project, generator)
         ascend = self._ascent(threat, x, project)
-        velocity = None
+        velocity, highest = None, x.new_full((len(x),), -torch.inf)
         for _ in range(self.steps):
-            _, _, grad = loss_and_gradient(model, x_adv, y, loss)
+            _, _, grad = loss_and_gradient(model, x_adv, y, loss, look=False)
+            if grad.numel():  # the sign of NaN is 0, but no maximum forgets it
+                highest = torch.maximum(highest, grad.flatten(1).amax(1))
             velocity = self._direction(grad, velocity)
             x_adv = ascend(x_adv, velocity)
+        bad = highest.isnan() | x_adv.flatten(1).isnan().any(1)
+        if bool(bad.any()):
+            predict(model, x, y)  # raises where it is the logits that are NaN
+            raise gradient_is_not_finite(bad)
         return x_adv if threat.norm == "linf" else threat.project(x, x_adv)
 
     def _worst(
@@ -245,7 +251,6 @@ class PGD:
         ascend = self._ascent(threat, x, project)
         for _ in range(self.steps):
             logits, _, grad = loss_and_gradient(model, x_adv, y[live], loss)
-            check_finite(logits)
             going = ~misclassified(logits, y[live])
             if not bool(going.all()):
                 result[live] = x_adv

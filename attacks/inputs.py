@@ -2,14 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import isfinite
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks.box import Bounds, within
 from attacks.geometry import brief
 from attacks.losses import Loss
-from attacks.network import Model, logits_of
+from attacks.network import Model, NotFinite, logits_of
 from attacks.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_RANGES: dict[str, Callable[[float], bool]] = {
+    "above 0": lambda value: value > 0,
+    "at least 0": lambda value: value >= 0,
+    "at least 1": lambda value: value >= 1,
+    "strictly between 0 and 1": lambda value: 0 < value < 1,
+    "in (0, 1]": lambda value: 0 < value <= 1,
+    "in [0, 1]": lambda value: 0 <= value <= 1,
+}
+
+
+def given(**values: float | None) -> dict[str, Any]:
+    """The options that are not None, for the checks of those that may be."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def check_number(allowed: str, **values: Any) -> None:
+    """Raise ValueError where an option is no finite number in that range."""
+    for name, value in values.items():
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not (number and isfinite(value) and _RANGES[allowed](value)):
+            raise ValueError(f"{name}={brief(value)} must be a number {allowed}")
+
+
+def check_at_least(least: int, **values: Any) -> None:
+    """Raise ValueError where an option is no whole number from ``least`` on."""
+    for name, value in values.items():
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not (whole and value >= least):
+            what = f"at least {least}" if whole else f"a whole number from {least} on"
+            raise ValueError(f"{name}={brief(value)} must be {what}")
+
+
+def check_flag(**values: bool) -> None:
+    """Raise ValueError where an option is neither True nor False."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name}={brief(value)} must be True or False")
+
+
+def check_seed(seed: Any) -> None:
+    """Raise ValueError unless ``seed`` is None or a whole number of 64 bits."""
+    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if seed is not None and not (whole and -(2**63) <= seed < 2**64):
+        raise ValueError(f"seed={brief(seed)} must be None or a whole number of 64 bits")
+
+
+def check_threat(threat: ThreatModel) -> None:
+    """Raise ValueError unless ``threat`` is a ThreatModel."""
+    if not isinstance(threat, ThreatModel):
+        raise ValueError(
+            f"threat={brief(threat)} must be a ThreatModel, as in ThreatModel('linf', 8 / 255)"
+        )
+
+
+def generator_for(seed: int | None, x: Tensor) -> torch.Generator | None:
+    """A fresh generator on x's device, or None: the device's global one."""
+    return None if seed is None else torch.Generator(x.device).manual_seed(int(seed))
+
+
+class Configured:
+    """The base of attacks: options first, the model when it is called.
+
+    Elsewhere it is ``PGD(model, eps=8 / 255)``, which would otherwise be a TypeError about names.
+    """
+
+    def __new__(cls, *args: object, **options: object) -> Self:
+        given = [*args, options.get("model")]
+        fields = getattr(cls, "__dataclass_fields__", {})
+        habit = "threat" in fields and {"eps", "norm", "bounds"} & options.keys()
+        if habit or any(isinstance(one, nn.Module) for one in given):
+            first = "ThreatModel('linf', eps=8 / 255)" if "threat" in fields else "steps=100"
+            raise ValueError(
+                f"{cls.__name__} takes its options first and the model when it is called: "
+                f"{cls.__name__}({first})(model, x, y)"
+            )
+        return super().__new__(cls)
 
 
 def check_batch(x: Tensor, y: Tensor) -> Tensor:
@@ -118,13 +203,35 @@ def check_labels(logits: Tensor, y: Tensor) -> None:
 
 
 def check_finite(logits: Tensor) -> None:
-    """Raise ValueError where a logit is NaN (±infinity orders well and is let through)."""
-    if bool(logits.isnan().any()):
-        count = int(logits.isnan().any(1).sum())
-        raise ValueError(
-            f"the model returned NaN logits for {count} of {len(logits)} examples; an attack "
-            "would count them as broken, so mend the model first"
+    """Raise NotFinite where a logit is NaN or +∞, or all of an example are −∞.
+
+    Some of −∞ are classes that are ruled out, as by ``masked_fill``: they order well.
+    """
+    bad = ~logits.amax(1).isfinite()  # NaN is larger than everything
+    if bool(bad.any()):
+        what = "NaN" if bool(logits.isnan().any()) else "infinite"
+        raise NotFinite(
+            f"the model returned {what} logits for {int(bad.sum())} of {len(logits)} examples; an "
+            "attack would count them as broken or as robust, so mend the model first"
         )
+
+
+def gradient_is_not_finite(bad: Tensor, what: str = "NaN") -> NotFinite:
+    """The error for examples, (N,) bool, whose gradient is NaN or infinite."""
+    return NotFinite(
+        f"the gradient of the loss with respect to the input is {what} for {int(bad.sum())} of "
+        f"{len(bad)} examples, though the logits are finite; return logits before the softmax (and "
+        "its logarithm), or use a gradient-free attack such as Square"
+    )
+
+
+def check_gradient(grad: Tensor) -> None:
+    """Raise NotFinite where a gradient (N, …) is NaN or infinite: no attack could follow it."""
+    if bool(grad.sum(dtype=torch.promote_types(grad.dtype, torch.float32)).isfinite()):
+        return  # the sum of all is finite only if each is
+    bad = ~grad.isfinite().flatten(1).all(1)
+    if bool(bad.any()):
+        raise gradient_is_not_finite(bad, "NaN" if bool(grad.isnan().any()) else "infinite")
 
 
 @torch.no_grad()
@@ -144,12 +251,16 @@ def misclassified(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def loss_and_gradient(
-    model: Model, x_adv: Tensor, y: Tensor, loss: Loss
+    model: Model, x_adv: Tensor, y: Tensor, loss: Loss, *, look: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One forward and one backward pass to the input only: logits, losses, ∇_x Σ_i ℓ_i.
 
+    Args:
+        look: whether to check that logits and gradients are finite, for which a GPU synchronises.
+
     Raises:
         ValueError: the logits carry no gradient graph at all.
+        NotFinite: see ``check_finite`` and ``check_gradient``.
     """
     x_adv = x_adv.detach().requires_grad_()
     logits = logits_of(model, x_adv)
@@ -161,4 +272,7 @@ def loss_and_gradient(
             "use a gradient-free attack such as Square"
         )
     (grad,) = torch.autograd.grad(values.sum(), x_adv, allow_unused=True, materialize_grads=True)
+    if look:
+        check_finite(logits)
+        check_gradient(grad)
     return logits.detach(), values.detach(), grad

@@ -1,4 +1,7 @@
-"""Losses to maximise, one value an example: logits (N, C), labels (N,) -> (N,)."""
+"""Losses to maximise, one value an example: logits (N, C), labels (N,) -> (N,).
+
+A logit of −∞ is a class that is ruled out: it takes no part, and never makes a gradient NaN.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from attacks.geometry import brief
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -18,6 +23,8 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     to 0 on a confident network, and an attack then stands still.
     """
     others = logits.scatter(1, y.unsqueeze(1), -torch.inf)
+    # where all others are ruled out the sum would be log 0, whose gradient is NaN
+    others = others.clamp_min(torch.finfo(logits.dtype).min)
     return others.logsumexp(1) - logits.gather(1, y.unsqueeze(1)).squeeze(1)
 
 
@@ -40,12 +47,10 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
     (max_{j≠y} z_j − z_y) / (z_π1 − z_π3), π the descending order; Croce & Hein 2020
     (arXiv 2003.01690), eq. 6.  With two classes there is no z_π3, and the ratio would be ±1 with
-    no gradient at all: the margin takes its place.
+    no gradient at all: the margin takes its place, as where all others but two are ruled out.
     """
-    if logits.shape[1] < 3:
-        return margin(logits, y)
-    top = logits.topk(3, dim=1).values
-    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+    gap = margin(logits, y)
+    return gap if logits.shape[1] < 3 else _ratio(gap, logits.topk(3, dim=1).values)
 
 
 def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -58,13 +63,28 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """(z_t − z_y) / (z_π1 − (z_π3 + z_π4)/2), Croce & Hein 2020, eq. 7.
 
     With three classes z_π3 stands alone in the denominator; with two the ratio is constant and
-    the targeted margin takes its place.
+    the targeted margin takes its place.  Classes that are ruled out do not count.
     """
     gap = targeted_margin(logits, y, target)
     if logits.shape[1] < 3:
         return gap
-    top = logits.topk(min(4, logits.shape[1]), dim=1).values
-    return gap / (top[:, 0] - top[:, 2:].mean(1) + 1e-12)
+    return _ratio(gap, logits.topk(min(4, logits.shape[1]), dim=1).values)
+
+
+def _ratio(gap: Tensor, top: Tensor) -> Tensor:
+    """gap / (z_π1 − mean of the further ones from z_π3 on), of those that are not −∞."""
+    rest = top[:, 2:]
+    counts = rest > -torch.inf
+    mean = torch.where(counts, rest, 0.0).sum(1) / counts.sum(1).clamp_min(1)
+    spread = torch.where(counts[:, 0], top[:, 0] - mean + 1e-12, 1.0)
+    settled = gap.isinf()  # y or the target is ruled out: dividing would give a gradient of 0 · ∞
+    return torch.where(settled, gap, gap.masked_fill(settled, 0.0) / spread)
+
+
+def spread(logits: Tensor) -> Tensor:
+    """max z − min z of each example, of the classes that are not ruled out."""
+    least = logits.masked_fill(logits == -torch.inf, torch.inf).amin(1)
+    return logits.amax(1) - least
 
 
 LOSSES: dict[str, Loss] = {"ce": log_odds, "margin": margin, "dlr": dlr}
@@ -78,6 +98,6 @@ def named_loss(loss: str | Loss) -> Loss:
     """
     if callable(loss):
         return loss
-    if loss not in LOSSES:
-        raise ValueError(f"loss={loss!r} is not known; choose one of {', '.join(LOSSES)}")
+    if not isinstance(loss, str) or loss not in LOSSES:
+        raise ValueError(f"loss={brief(loss)} is not known; choose one of {', '.join(LOSSES)}")
     return LOSSES[loss]

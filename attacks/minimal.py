@@ -15,10 +15,11 @@ from attacks.fab import FAB
 from attacks.fmn import FMN
 from attacks.geometry import check_norm, lengths, per_example
 from attacks.gradient import Attack
-from attacks.inputs import batch_of, misclassified, predict
-from attacks.modes import attacking
+from attacks.inputs import batch_of, check_at_least, check_number, misclassified, predict
+from attacks.modes import attacking, check_mode
 from attacks.nearest import Nearest, clears, nothing_found
 from attacks.network import Model
+from attacks.returned import attacked
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,17 @@ class MinimalPerturbation:
 
 
 def default_attacks(
-    norm: str, bounds: Bounds = None, support: Callable[[Tensor], Tensor] | None = None
+    norm: str,
+    bounds: Bounds = None,
+    support: Callable[[Tensor], Tensor] | None = None,
+    mode: str = "eval",
 ) -> tuple[Attack, ...]:
     """DDN (L2 only), FMN and FAB towards the 3 likeliest classes, 100 steps each."""
-    fmn = FMN(norm, bounds=bounds, support=support)
-    fab = FAB(norm, targets=3, bounds=bounds, support=support)
-    return (DDN(bounds=bounds, support=support), fmn, fab) if norm == "l2" else (fmn, fab)
+    fmn = FMN(norm, bounds=bounds, support=support, mode=mode)
+    fab = FAB(norm, targets=3, bounds=bounds, support=support, mode=mode)
+    if norm != "l2":
+        return fmn, fab
+    return DDN(bounds=bounds, support=support, mode=mode), fmn, fab
 
 
 def minimal_perturbation(
@@ -95,6 +101,7 @@ def minimal_perturbation(
     attacks: Sequence[Attack] | None = None,
     lead: float = 1e-5,
     halvings: int = 10,
+    mode: str = "eval",
 ) -> MinimalPerturbation:
     """Find the nearest adversarial example of every x with several attacks, and verify it.
 
@@ -107,31 +114,40 @@ def minimal_perturbation(
         x: (N, …); y: (N,).
         norm: "linf", "l2" or "l1".
         bounds: None or (lo, hi), as in ``ThreatModel``.
-        support: where x may change, as in ``ThreatModel``; given ``attacks`` must have it of
-            their own.
-        attacks: tried one after the other; None for ``default_attacks``.
+        support: where x may change, as in ``ThreatModel``.
+        attacks: tried one after the other; None for ``default_attacks``.  What given ones return
+            is brought into the bounds, and back where x may not change.
         lead: smallest lead that counts, relative to max z − min z.
         halvings: forward passes of the bisection, on every attack's points.
+        mode: "eval" (restored afterwards), "train" or "keep", for a module's mode meanwhile; given
+            ``attacks`` have their own.
 
     Raises:
         ValueError: see ``attacks.inputs``; NaN logits; no attacks.
     """
     check_norm(norm)
     check_bounds(bounds)
+    check_mode(mode)
+    check_at_least(0, halvings=halvings)
+    check_number("at least 0", lead=lead)
     x, y = batch_of(x, y, bounds=bounds)
-    tried = default_attacks(norm, bounds, support) if attacks is None else tuple(attacks)
+    tried = default_attacks(norm, bounds, support, mode) if attacks is None else tuple(attacks)
     if len(tried) == 0:
         raise ValueError("attacks is empty; pass at least one, or None for the default")
     if len(x) == 0:
         return MinimalPerturbation(x.new_zeros(0), x.clone(), norm)
-    with attacking(model, "eval"):
+    with attacking(model, mode):
         wrong = misclassified(predict(model, x, y), y)
         nearest = nothing_found(x).update(x, torch.zeros(len(x)).to(x), wrong)
         for attack in tried:
             active = (nearest.r > 0).nonzero().squeeze(1)
             if len(active) == 0:
                 break
-            candidate = attack(model, x[active], y[active])
+            start = x[active]
+            candidate = attacked(attack, model, start, y[active])
+            candidate = clip(candidate, bounds_around(bounds, start))
+            if support is not None:
+                candidate = torch.where(support(start), candidate, start)
             found = misclassified(predict(model, candidate, y[active]), y[active])
             rows = active[found]
             near = _nearest_clear(

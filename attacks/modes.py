@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import nn
 
+from attacks.geometry import brief
 from attacks.network import Model
 
 MODES = ("eval", "train", "keep")
+
+
+def check_mode(mode: str) -> None:
+    """Raise ValueError unless ``mode`` is one of ``MODES``."""
+    if mode not in MODES:
+        raise ValueError(f"mode={brief(mode)} is not known; choose one of {', '.join(MODES)}")
 
 
 @contextmanager
@@ -37,7 +45,7 @@ def _in_mode(model: Model, *, training: bool) -> Iterator[None]:
     before = [module.training for module in modules]
     try:
         if isinstance(model, nn.Module):
-            model.train(training)
+            _set_mode(model, training=training)
         yield
     finally:
         # set the flag itself: module.train() would overwrite the children's
@@ -45,9 +53,22 @@ def _in_mode(model: Model, *, training: bool) -> Iterator[None]:
             module.training = flag
 
 
+def _set_mode(model: nn.Module, *, training: bool) -> None:
+    try:
+        model.train(training)
+    except NotImplementedError:  # torch.export keeps the mode that the program was exported in
+        if training:
+            raise ValueError(
+                "an exported program has one mode, that of its export; mode='train' cannot be set"
+            ) from None
+
+
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
-    """Set eval mode and give every submodule its own mode back, also after an exception."""
+    """Set eval mode and give every submodule its own mode back, also after an exception.
+
+    A program of ``torch.export`` stays in the mode that it was exported in.
+    """
     with _in_mode(model, training=False):
         yield
 
@@ -58,12 +79,48 @@ def attacking(model: Model, mode: str = "eval") -> Iterator[None]:
 
     Args:
         mode: "eval", "train", or "keep" for the mode the module is in.
+
+    Raises:
+        ValueError: another mode, "train" for an exported program, or weights that were made under
+            ``torch.inference_mode``, through which no gradient flows.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode={mode!r} is not known; choose one of {', '.join(MODES)}")
+    check_mode(mode)
+    if isinstance(model, nn.Module):
+        weights = chain(model.parameters(), model.buffers())
+        if any(weight.is_inference() for weight in weights):
+            raise ValueError(
+                "the model's weights were made under torch.inference_mode, and no gradient flows "
+                "through such tensors; build or load the model outside of it"
+            )
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
         if mode == "keep":
-            yield
-        else:
-            with _in_mode(model, training=mode == "train"):
+            with _differentiable_rnns(model):
                 yield
+        else:
+            with _in_mode(model, training=mode == "train"), _differentiable_rnns(model):
+                yield
+
+
+@contextmanager
+def _differentiable_rnns(model: Model) -> Iterator[None]:
+    """Switch cuDNN off where it would refuse to differentiate: an RNN in eval mode on a GPU."""
+    if not _refused_by_cudnn(model):
+        yield
+        return
+    before = torch.backends.cudnn.enabled
+    try:
+        torch.backends.cudnn.enabled = False
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
+
+
+def _refused_by_cudnn(model: Model) -> bool:
+    return isinstance(model, nn.Module) and any(
+        isinstance(module, nn.RNNBase) and not module.training and _on_gpu(module)
+        for module in model.modules()
+    )
+
+
+def _on_gpu(module: nn.Module) -> bool:
+    return any(weight.is_cuda for weight in module.parameters())

@@ -10,7 +10,7 @@ from torch import Tensor
 from attacks.box import Bounds, bounds_around, tensors_of
 from attacks.geometry import DUAL, lengths, per_example
 from attacks.inputs import misclassified, predict
-from attacks.losses import margin
+from attacks.losses import margin, spread
 from attacks.network import Model
 
 
@@ -77,4 +77,4 @@ def between(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, *, halvings: int)
 
 def clears(logits: Tensor, y: Tensor, least: float) -> Tensor:
     """Whether another class leads y by ``least`` times the spread of the logits, shape (N,)."""
-    return margin(logits, y) > least * (logits.amax(1) - logits.amin(1))
+    return margin(logits, y) > least * spread(logits)

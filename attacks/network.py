@@ -32,9 +32,34 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
         x: (N, …).
 
     Raises:
-        ValueError: the network returns something else.
+        ValueError: the network returns something else, or fails on inputs of another dtype or
+            device than its weights have.
     """
-    return pick_logits(model(x.clone()))
+    try:
+        return pick_logits(model(x.clone()))
+    except RuntimeError as error:
+        if (why := _misfit(model, x)) is None:
+            raise
+        raise ValueError(why) from error
+
+
+def _misfit(model: Model, x: Tensor) -> str | None:
+    """What is amiss where a network fails on inputs of another dtype or device than its weights."""
+    weights = list(model.parameters()) if isinstance(model, nn.Module) else []
+    weights = [weight for weight in weights if weight.is_floating_point()]
+    dtypes, devices = {weight.dtype for weight in weights}, {weight.device for weight in weights}
+    if dtypes and x.dtype not in dtypes:
+        ours, theirs = (str(part.dtype).removeprefix("torch.") for part in (x, weights[0]))
+        return (
+            f"the inputs are {ours} and the network's weights {theirs}; give inputs as "
+            f"x.to(torch.{theirs}), or turn the network with model.to(torch.{ours})"
+        )
+    if devices and x.device not in devices:
+        return (
+            f"the inputs are on {x.device} and the network's weights on {weights[0].device}; give "
+            f"inputs as x.to({str(weights[0].device)!r})"
+        )
+    return None
 
 
 def pick_logits(output: object) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attacks.box import Bounds
 from attacks.inputs import batch_of
 from attacks.modes import attacking
-from attacks.network import Model, logits_of
+from attacks.network import Model, NotFinite, logits_of
 
 
 class _AsModule(nn.Module):
@@ -44,6 +44,13 @@ class TorchAttack:
         with attacking(module, "eval"), torch.enable_grad():
             attack = self.cls(module, **dict(self.options))
             x_adv: Tensor = attack(x, y)
+        bad = ~x_adv.isfinite().flatten(1).all(1)
+        if bool(bad.any()):
+            raise NotFinite(
+                f"torchattacks' {self.cls.__name__} returned NaN or infinity for {int(bad.sum())} "
+                f"of {len(x)} examples: the model's gradient is NaN there; return logits before "
+                "the softmax, or use a gradient-free attack such as Square"
+            )
         return x_adv.detach()
 
 

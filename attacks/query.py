@@ -8,10 +8,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attacks.gradient import check_at_least, check_mode, generator_for
-from attacks.inputs import batch_of, misclassified, predict
+from attacks.inputs import (
+    Configured,
+    batch_of,
+    check_at_least,
+    check_number,
+    check_seed,
+    check_threat,
+    generator_for,
+    misclassified,
+    predict,
+)
 from attacks.losses import margin
-from attacks.modes import attacking
+from attacks.modes import attacking, check_mode
 from attacks.network import Model
 from attacks.square_steps import first_point, next_point
 from attacks.threat import ThreatModel
@@ -40,7 +49,7 @@ def window_share(query: int, share: float) -> float:
 
 
 @dataclass(frozen=True)
-class Square:
+class Square(Configured):
     """Change a random window at a time and keep what raises the margin.
 
     Andriushchenko et al. 2020 (arXiv 1912.00049), alg. 1 to 3: L∞ windows of ±ε, L2 and L1
@@ -70,9 +79,10 @@ class Square:
 
     def __post_init__(self) -> None:
         check_at_least(1, queries=self.queries, restarts=self.restarts)
+        check_threat(self.threat)
+        check_number("in (0, 1]", share=self.share)
+        check_seed(self.seed)
         check_mode(self.mode)
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share={self.share} must lie in (0, 1]")
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         x, y = batch_of(x, y, threat=self.threat)

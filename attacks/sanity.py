@@ -6,6 +6,7 @@ After Carlini et al. 2019 (arXiv 1902.06705), §3 to §5, and the flags of AutoA
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,8 +16,15 @@ from torch import Tensor
 from attacks.apgd import APGD
 from attacks.combine import Transfer, robust_accuracy
 from attacks.gradient import FGSM, PGD
-from attacks.inputs import batch_of, loss_and_gradient, misclassified, predict
-from attacks.losses import margin
+from attacks.inputs import (
+    batch_of,
+    check_at_least,
+    check_seed,
+    loss_and_gradient,
+    misclassified,
+    predict,
+)
+from attacks.losses import margin, spread
 from attacks.modes import attacking
 from attacks.network import Model
 from attacks.query import Square
@@ -36,26 +44,38 @@ class Finding:
         return f"{'ok  ' if self.passed else 'WARN'} {self.name}: {self.message}"
 
 
-def randomised_forward(model: Model, x: Tensor, y: Tensor, *, repeats: int = 5) -> Finding:
+class EvaluationWarning(UserWarning):
+    """What an evaluation measured may say too much: one of its findings is not as it should be."""
+
+
+def warn_of(findings: Sequence[Finding], *, stacklevel: int = 3) -> None:
+    """Warn of those that are not as they should be, one warning each."""
+    for finding in failed(findings):
+        text = f"{finding.name}: {finding.message}"
+        warnings.warn(text, EvaluationWarning, stacklevel=stacklevel)
+
+
+def randomised_forward(
+    model: Model, x: Tensor, y: Tensor, *, repeats: int = 5, mode: str = "eval"
+) -> Finding:
     """Forward passes of one batch must agree; else the gradient must average over the noise."""
-    with attacking(model, "eval"):
+    with attacking(model, mode):
         first = predict(model, x, y)
-        spread = (first.amax(1) - first.amin(1)).clamp_min(torch.finfo(first.dtype).tiny)
+        scale = spread(first).clamp_min(torch.finfo(first.dtype).tiny)
         gap = 0.0
         for _ in range(repeats - 1):
-            change = (predict(model, x, y) - first).abs().amax(1) / spread
-            gap = max(gap, change.max().item())
-    return Finding(
-        "randomised-forward",
-        gap <= 1e-4,
-        gap,
-        f"the logits of one batch differ by {gap:.2g} of their spread over {repeats} passes",
-    )
+            again = predict(model, x, y)
+            change = torch.where(again == first, 0.0, (again - first).abs())  # −∞ is −∞
+            gap = max(gap, (change.amax(1) / scale).max().item())
+    message = f"the logits of one batch differ by {gap:.2g} of their spread over {repeats} passes"
+    if gap > 1e-4:
+        message += "; attack the mean of many passes (expectation over transformation)"
+    return Finding("randomised-forward", gap <= 1e-4, gap, message)
 
 
-def probabilities(model: Model, x: Tensor, y: Tensor) -> Finding:
+def probabilities(model: Model, x: Tensor, y: Tensor, *, mode: str = "eval") -> Finding:
     """Logits that sum to one and lie in [0, 1] are probabilities: their gradients saturate."""
-    with attacking(model, "eval"):
+    with attacking(model, mode):
         logits = predict(model, x, y)
     inside = ((logits >= -1e-5) & (logits <= 1 + 1e-5)).all(1)
     share = (inside & ((logits.sum(1) - 1).abs() <= 1e-4)).double().mean().item()
@@ -64,17 +84,37 @@ def probabilities(model: Model, x: Tensor, y: Tensor) -> Finding:
     )
 
 
-def zero_gradients(model: Model, x: Tensor, y: Tensor) -> Finding:
-    """Share of examples whose margin has exactly zero gradient at x."""
-    with attacking(model, "eval"):
+def input_gradients(model: Model, x: Tensor, y: Tensor, *, mode: str = "eval") -> Tensor:
+    """The margin's gradients at x, (N, …), whatever they are; 0 where there is no graph at all."""
+    with attacking(model, mode):
         try:
-            _, _, grad = loss_and_gradient(model, x, y, margin)
-        except ValueError:  # no graph at all
-            grad = torch.zeros_like(x)
-    share = (grad.flatten(1) == 0).all(1).double().mean().item()
-    return Finding(
-        "zero-gradients", share == 0, share, f"{share:.1%} of the input gradients are exactly zero"
-    )
+            return loss_and_gradient(model, x, y, margin, look=False)[2]
+        except ValueError:
+            predict(model, x, y)  # raises what a gradient has no part in
+            return torch.zeros_like(x)
+
+
+def flat(grad: Tensor) -> Tensor:
+    """Where a gradient (N, …) is exactly zero in every entry, (N,) bool: an attack stands still."""
+    return (grad.flatten(1) == 0).all(1)
+
+
+def zero_gradients(model: Model, x: Tensor, y: Tensor, *, mode: str = "eval") -> Finding:
+    """Share of examples whose margin has exactly zero gradient at x."""
+    still = flat(input_gradients(model, x, y, mode=mode))
+    share = still.double().mean().item()
+    message = f"{share:.1%} of the input gradients are exactly zero ({int(still.sum())})"
+    return Finding("zero-gradients", share == 0, share, message)
+
+
+def nan_gradients(model: Model, x: Tensor, y: Tensor, *, mode: str = "eval") -> Finding:
+    """Share of examples whose margin has a gradient at x that is NaN or infinite."""
+    bad = ~input_gradients(model, x, y, mode=mode).isfinite().flatten(1).all(1)
+    share = bad.double().mean().item()
+    message = f"{share:.1%} of the input gradients are NaN or infinite ({int(bad.sum())})"
+    if share:
+        message += "; no attack can follow them: return logits before the softmax"
+    return Finding("nan-gradients", share == 0, share, message)
 
 
 def labels_fit(model: Model, x: Tensor, y: Tensor) -> Finding:
@@ -161,15 +201,17 @@ def check_attacks(
         steps: of the iterative attacks; queries: of Square.
     """
     x, y = batch_of(x, y, threat=threat)
+    check_at_least(1, steps=steps, queries=queries)
+    check_seed(seed)
     if isinstance(threat.eps, Tensor):
         raise ValueError("the sanity checks need one eps for all examples; give a float")
 
     def accuracy(attack: Callable[[Model, Tensor, Tensor], Tensor]) -> float:
         return robust_accuracy(model, attack(model, x, y), y)
 
-    checks = (labels_fit, constant_answer, randomised_forward, probabilities, zero_gradients)
-    findings = [check(model, x, y) for check in checks]
-    if findings[-1].figure == 1:  # nothing to climb: what follows would only repeat it
+    checks = (labels_fit, constant_answer, randomised_forward, probabilities)
+    findings = [check(model, x, y) for check in (*checks, zero_gradients, nan_gradients)]
+    if findings[-2].figure == 1 or findings[-1].figure > 0:  # what follows would only repeat it
         white = single = longer = accuracy(lambda _, x, y: x)
     else:
         findings.append(unbounded_attack(model, x, y, threat))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from attacks.geometry import brief
 from attacks.gradient import Attack
 from attacks.threat import ThreatModel
 
@@ -18,9 +19,11 @@ def scaled(attack: Attack, factor: float) -> Attack:
     if factor == 1.0:
         return attack
     config: Any = attack  # the protocol says nothing of fields
-    threat = getattr(config, "threat", None)
+    threat = vars(config).get("threat") if hasattr(config, "__dict__") else None
     if not isinstance(threat, ThreatModel):
-        raise ValueError(f"{attack!r} has no threat model whose eps could be scaled by {factor:g}")
+        raise ValueError(
+            f"{brief(attack)} has no threat model whose eps could be scaled by {factor:g}"
+        )
     changes: dict[str, Any] = {"threat": replace(threat, eps=threat.eps * factor)}
     if getattr(config, "step_size", None) is not None:
         changes["step_size"] = config.step_size * factor

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attacks import geometry
 from attacks.geometry import lengths, per_example
+from attacks.inputs import check_at_least
 from attacks.rounding import add_toward, into_ball, rounded_down
 from attacks.threat import ThreatModel
 
@@ -79,10 +80,9 @@ class BandLimited(ThreatModel):
                 "a band-limited threat takes neither bounds nor support: clipping leaves the "
                 "band; leave them out"
             )
-        if not 0 <= self.low <= self.high:
+        check_at_least(0, low=self.low, high=self.high, rounds=self.rounds)
+        if self.low > self.high:
             raise ValueError(f"band {self.low}..{self.high} must be 0 ≤ low ≤ high, in bins")
-        if self.rounds < 0:
-            raise ValueError(f"rounds={self.rounds} must be at least 0")
 
     def projector(self, x: Tensor, *, exact: bool = True) -> Callable[[Tensor], Tensor]:
         """As ``ThreatModel.projector``."""

@@ -61,6 +61,10 @@ class ThreatModel:
 
     def __post_init__(self) -> None:
         geometry.check_norm(self.norm)
+        if self.support is not None and not callable(self.support):
+            raise ValueError(
+                f"support={brief(self.support)} must be None or a function of the clean batch"
+            )
         object.__setattr__(self, "eps", _radius(self.eps))
         object.__setattr__(self, "bounds", as_bounds(self.bounds))
 

@@ -8,9 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from attacks import PGD, Attack, Model
+from attacks import PGD, Attack, Finding, Model, Square, ThreatModel
+from attacks.inputs import batch_of, check_finite, check_threat
 from attacks.modes import evaluating
 from attacks.network import logits_of
+from attacks.returned import attacked, threat_of
+from attacks.sanity import flat as zero_rows
+from attacks.sanity import input_gradients, warn_of
 from attacks.scale import scaled
 from robustprune.run.progress import progress
 from robustprune.run.runtime import merged, own_batches
@@ -25,11 +29,16 @@ class Outcome:
         clean: (N,) bool, without a perturbation.
         robust: attack name -> (N,) bool, under that attack; false wherever `clean` is.
         answers: (N,) int64, the class that each gets without a perturbation.
+        flat: (N,) bool, correct under every attack, and the gradient there is exactly zero, so that
+            an attack that follows it stood still.
+        unchecked: the attacks of which nobody said how far they may go.
     """
 
     clean: Tensor
     robust: dict[str, Tensor]
     answers: Tensor
+    flat: Tensor
+    unchecked: tuple[str, ...] = ()
 
     @property
     def constant(self) -> int | None:
@@ -38,6 +47,31 @@ class Outcome:
         first = int(self.answers[0]) if len(self.answers) else None
         alike = first is not None and bool((self.answers == first).all())
         return first if alike and not bool(self.clean.all()) else None
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What makes the figures say less than they seem to; see `attacks.sanity`."""
+        flat, standing = int(self.flat.sum()), int(self.worst.sum())
+        share = flat / max(standing, 1)
+        message = f"{flat} of the {standing} examples that stood have a gradient of exactly zero"
+        if flat:
+            message += "; attacks that follow it stood still, so try a gradient-free one (Square)"
+        names = ", ".join(self.unchecked) or "none"
+        return (
+            Finding("zero-gradients", flat == 0, share, message),
+            Finding(
+                "constant-answer",
+                self.constant is None,
+                float(self.constant is not None),
+                "classes differ" if self.constant is None else f"all get class {self.constant}",
+            ),
+            Finding(
+                "ball-unchecked",
+                not self.unchecked,
+                float(len(self.unchecked)),
+                f"attacks of which nobody says how far they may go: {names}",
+            ),
+        )
 
     @property
     def worst(self) -> Tensor:
@@ -50,12 +84,11 @@ def answers_of(model: Model, x: Tensor) -> Tensor:
     """argmax f(x), (N,) int64 on the CPU.
 
     Raises:
-        ValueError: logits that are not finite; they would count as a wrong or right answer at
-            the whim of argmax.
+        ValueError: logits that are NaN or +∞; they would count as a wrong or right answer at the
+            whim of argmax. Some of −∞ are classes that are ruled out.
     """
     logits = logits_of(model, x)
-    if not bool(torch.isfinite(logits).all()):
-        raise ValueError("the model's logits are not finite; its accuracy has no meaning")
+    check_finite(logits)
     return logits.argmax(1).cpu()
 
 
@@ -71,23 +104,34 @@ def evaluate(
     attacks: Mapping[str, Attack],
     *,
     batch_size: int,
+    threat: ThreatModel | None = None,
     title: str = "measuring",
     quiet: bool = True,
 ) -> Outcome:
     """Run each attack on the examples that are right without it; decide success by the model.
 
-    Several ranks share the batches out among them; each gets the whole outcome.
+    What an attack returns is first brought into its threat model: the ball is not left to its own
+    word. Several ranks share the batches out among them; each gets the whole outcome. Gradients of
+    exactly zero are a warning, too (`attacks.EvaluationWarning`).
 
     Args:
         x: (N, ...), y: (N,); on the model's device.
         attacks: by the names that the outcome will carry.
+        threat: what every attack may do; None for what each names itself in `threat`. An attack
+            that names nothing, such as one that looks for the nearest example, is in
+            `Outcome.unchecked`.
 
     Raises:
-        ValueError: non-finite logits.
+        ValueError: NaN logits or gradients, or an attack that returned no valid inputs.
     """
+    x, y = batch_of(x, y)
+    if threat is not None:
+        check_threat(threat)
     clean = torch.zeros(len(y), dtype=torch.bool)
     answers = torch.zeros(len(y), dtype=torch.int64)
+    flat = torch.zeros_like(clean)
     robust = {name: torch.zeros_like(clean) for name in attacks}
+    followed = any(not isinstance(attack, Square) for attack in attacks.values())
     with evaluating(model), computed_once(model):
         batches = own_batches(len(y), batch_size)
         for rows in progress(batches, title=title, unit="batch", quiet=quiet):
@@ -98,12 +142,34 @@ def evaluate(
             for name, attack in attacks.items():
                 survived = torch.zeros(len(ys), dtype=torch.bool)
                 if len(alive):
-                    attacked = attack(model, xs[alive], ys[alive])
-                    survived[alive.cpu()] = correct(model, attacked, ys[alive])
+                    found = attacked(attack, model, xs[alive], ys[alive], threat=threat)
+                    survived[alive.cpu()] = correct(model, found, ys[alive])
                 robust[name][rows] = survived
-    return Outcome(
-        merged(clean), {name: merged(part) for name, part in robust.items()}, merged(answers)
+            if followed:
+                flat[rows] = _flat(model, xs, ys, torch.stack([r[rows] for r in robust.values()]))
+    unchecked = (
+        ()
+        if threat is not None
+        else tuple(name for name, attack in attacks.items() if threat_of(attack) is None)
     )
+    outcome = Outcome(
+        merged(clean),
+        {name: merged(part) for name, part in robust.items()},
+        merged(answers),
+        merged(flat),
+        unchecked,
+    )
+    warn_of(outcome.findings[:1])
+    return outcome
+
+
+def _flat(model: Model, x: Tensor, y: Tensor, robust: Tensor) -> Tensor:
+    """(N,) bool on the CPU: under each attack (A, N) right, with a gradient of exactly zero."""
+    standing = robust.all(0)
+    rows = standing.nonzero().flatten().to(x.device)
+    if len(rows):
+        standing[standing.clone()] = zero_rows(input_gradients(model, x[rows], y[rows])).cpu()
+    return standing
 
 
 def constant_answer(right: Sequence[bool], labels: Sequence[int]) -> int | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attacks import Attack
 from attacks.modes import attacking
+from attacks.returned import attacked as attacked_by
 from robustprune.search.ticket_switch import RandomTicketSwitch
 
 
@@ -61,10 +62,12 @@ def evaluate_switch(
             for name, attacked in (
                 ("clean", xs),
                 ("independent", _one_ticket_each(switch, attack, xs, ys)),
-                ("adaptive", attack(switch.expected_logits, xs, ys)),
+                ("adaptive", attacked_by(attack, switch.expected_logits, xs, ys)),
                 (
                     "eot",
-                    attack(partial(switch.expected_log_probabilities, draws=draws), xs, ys),
+                    attacked_by(
+                        attack, partial(switch.expected_log_probabilities, draws=draws), xs, ys
+                    ),
                 ),
             ):
                 parts[name].append(_share_right(switch, attacked, ys))
@@ -77,7 +80,7 @@ def _one_ticket_each(switch: RandomTicketSwitch, attack: Attack, x: Tensor, y: T
     for index, ticket in enumerate(switch.tickets):
         mine = drawn == index
         if bool(mine.any()):
-            attacked[mine] = attack(ticket, x[mine], y[mine])
+            attacked[mine] = attacked_by(attack, ticket, x[mine], y[mine])
     return attacked
 
 

@@ -176,13 +176,6 @@ def _explained(model: nn.Module, x: Tensor) -> Tensor:
     except (RuntimeError, IndexError, TypeError) as error:
         if isinstance(error, TypeError) and "forward()" not in str(error):
             raise
-        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
-        if len(kinds) == 1 and x.dtype not in kinds:
-            kind = str(kinds.pop()).removeprefix("torch.")
-            raise ValueError(
-                f"the inputs are {str(x.dtype).removeprefix('torch.')} and the network's weights "
-                f"{kind}; give inputs as x.to(torch.{kind}), or turn the network with model.to(...)"
-            ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"the model does not take a batch of shape {tuple(x.shape)}: {reason}"

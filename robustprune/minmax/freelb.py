@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import PGD
-from attacks.gradient import generator_for
+from attacks.inputs import generator_for
 from attacks.network import logits_of
 from attacks.scale import scaled
 from robustprune.minmax.objectives import StepResult, check_not_negative, check_one_run, ramp

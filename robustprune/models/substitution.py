@@ -9,10 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.gradient import check_mode
 from attacks.inputs import check_batch, loss_and_gradient
 from attacks.losses import named_loss
-from attacks.modes import attacking
+from attacks.modes import attacking, check_mode
 from attacks.network import Model
 from attacks.text.words import like
 from robustprune.models.language import EmbeddingClassifier

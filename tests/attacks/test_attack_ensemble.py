@@ -2,10 +2,22 @@ import pytest
 import torch
 from torch import nn
 
-from attacks import APGD, PGD, AutoAttack, ThreatModel, Transfer, preset, robust_accuracy, worst_of
+from attacks import (
+    APGD,
+    PGD,
+    AutoAttack,
+    EvaluationWarning,
+    ThreatModel,
+    Transfer,
+    preset,
+    robust_accuracy,
+    worst_of,
+)
 from attacks.padding import not_padding, pack, unpack
+from attacks.sanity import failed
 
 SMALL = {"steps": 10, "queries": 30}
+FINDINGS = ["randomised-forward", "probabilities", "zero-gradients"]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -138,3 +150,68 @@ def test_padded_sequences_keep_their_padding():
     assert torch.equal(AutoAttack(threat, **SMALL).evaluate(model, packed, y).robust, ~breakable)
     with pytest.raises(ValueError, match="mask of shape"):
         pack(embeddings, mask[:, :3])
+
+
+def test_the_protocol_says_where_its_number_means_little(trained):
+    """As the authors' code: random answers, probabilities, no gradient; each is a warning, too."""
+    model, x, y = trained
+    protocol = AutoAttack(ThreatModel("linf", 0.2), steps=3, queries=3, batch_size=50)
+    honest = protocol.evaluate(model, x, y)
+    assert [f.name for f in honest.findings] == FINDINGS
+    assert all(finding.passed for finding in honest.findings)
+    torch.manual_seed(0)
+    for name, change in {
+        "randomised-forward": lambda z: model(z + 0.01 * torch.randn_like(z)),
+        "probabilities": lambda z: model(z).softmax(1),
+        "zero-gradients": lambda z: model((z * 4).round() / 4 + 0 * z),
+    }.items():
+        with pytest.warns(EvaluationWarning, match=f"^{name}: "):
+            result = protocol.evaluate(change, x, y)
+        assert name in {finding.name for finding in failed(result.findings)}
+    nothing = protocol.evaluate(model, x, (model(x).argmax(1) + 1) % 3)
+    assert nothing.findings == ()
+
+
+def test_saturated_probabilities_are_never_reported_in_silence(trained):
+    """softmax(1000 z) has no gradient left: APGD stands still, and the number is too high."""
+    model, x, y = trained
+    protocol = AutoAttack(ThreatModel("linf", 0.3), steps=5, queries=2)
+
+    def saturated(z):
+        return (1000 * model(z)).softmax(1)
+
+    with pytest.warns(EvaluationWarning) as caught:
+        result = protocol.evaluate(saturated, x, y)
+    said = {str(warning.message).split(":")[0] for warning in caught}
+    assert said == {"zero-gradients", "probabilities"}
+    assert result.robust_accuracy > protocol.evaluate(model, x, y).robust_accuracy
+
+
+def test_certified_examples_are_left_out_of_the_checks_too(trained):
+    model, x, y = trained
+    protocol = AutoAttack(ThreatModel("linf", 0.2), steps=2, queries=2)
+    everything = torch.ones(len(x), dtype=torch.bool)
+    assert protocol.evaluate(model, x, y, certified=everything).findings == ()
+
+
+def test_huge_logits_do_not_stop_the_attack(trained):
+    """The cross-entropy of logits times 10⁴ has gradients of exactly 0; what is climbed has not."""
+    model, x, y = trained
+    threat = ThreatModel("linf", 0.3)
+    loud = nn.Sequential(*model, Scale(1e4))
+    (grad,) = torch.autograd.grad(
+        nn.functional.cross_entropy(loud(leaf := x.clone().requires_grad_()), y), leaf
+    )
+    assert (grad == 0).all(1).float().mean() > 0.5
+    for attack in (PGD(threat, seed=0), APGD(threat, steps=10, seed=0)):
+        quiet = robust_accuracy(model, attack(model, x, y), y)
+        assert robust_accuracy(loud, attack(loud, x, y), y) == pytest.approx(quiet, abs=0.02)
+
+
+class Scale(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x

@@ -1,10 +1,12 @@
 """Accuracy under attack, where a linear model says exactly what is right."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import FGSM, PGD, ThreatModel
+from attacks import FAB, FGSM, PGD, EvaluationWarning, Square, ThreatModel
 from robustprune.measure import accuracy_curve, constant_answer, evaluate
 from robustprune.measure.statistics import expected_proportion, proportion
 
@@ -84,7 +86,7 @@ def test_modes_come_back_and_logits_must_be_finite() -> None:
     assert [m.training for m in model] == [True, False, True]
     with torch.no_grad():
         model[2].bias.fill_(torch.nan)
-    with pytest.raises(ValueError, match="logits are not finite"):
+    with pytest.raises(ValueError, match="NaN logits for 60 of 60"):
         evaluate(model, x, y, {}, batch_size=60)
 
 
@@ -130,3 +132,78 @@ def test_one_class_for_everything_is_seen() -> None:
 )
 def test_a_constant_answer_as_right_and_wrong_show_it(right, labels, expected) -> None:
     assert constant_answer(right, labels) == expected
+
+
+@dataclass(frozen=True)
+class Cheat:
+    """Leaves its own ball: every answer turns."""
+
+    threat: ThreatModel | None
+
+    def __call__(self, model: object, x: Tensor, y: Tensor) -> Tensor:
+        return -100 * x
+
+
+def test_an_attack_that_leaves_its_ball_breaks_what_the_ball_allows() -> None:
+    """The projection of the point decides: on a line the nearest boundary is at r."""
+    model, x, y, r = linear()
+
+    def far(model: object, x: Tensor, y: Tensor) -> Tensor:
+        sign = (linear()[0].weight[1] - linear()[0].weight[0]).detach().sign()
+        return x - 100 * (2 * y - 1)[:, None] * sign
+
+    threat = ThreatModel("linf", EPS)
+    told = evaluate(model, x, y, {"far": far}, batch_size=60, threat=threat)
+    assert torch.equal(told.robust["far"], r > EPS)
+    assert told.unchecked == ()
+    alone = evaluate(model, x, y, {"far": far}, batch_size=60)
+    assert int(alone.robust["far"].sum()) == 0
+    assert alone.unchecked == ("far",)
+    assert [f.passed for f in alone.findings if f.name == "ball-unchecked"] == [False]
+    cheat = evaluate(model, x, y, {"c": Cheat(ThreatModel("linf", 1e-3))}, batch_size=7)
+    assert torch.equal(cheat.robust["c"], r > 0)  # none is so near to the boundary
+    assert cheat.unchecked == ()
+
+
+def test_the_nearest_examples_of_other_attacks_count_in_the_ball_alone() -> None:
+    model, x, y, r = linear()
+    found = evaluate(model, x, y, {"fab": FAB()}, batch_size=60, threat=PGD3.threat)
+    assert torch.equal(found.robust["fab"], r > EPS)
+    with pytest.raises(ValueError, match="must be a ThreatModel"):
+        evaluate(model, x, y, {}, batch_size=60, threat=0.1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="returned NaN or infinity for"):
+        evaluate(model, x, y, {"nan": lambda m, x, y: x * torch.nan}, batch_size=60)
+
+
+def test_gradients_of_zero_are_not_reported_in_silence() -> None:
+    """A staircase: PGD stands still, and all that it left standing is flat."""
+    model, x, y, _ = linear()
+
+    class Stairs(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return model((z * 2).round() / 2) + 0 * z[:, :2]
+
+    clean = model((x * 2).round() / 2).argmax(1) == y
+    with pytest.warns(EvaluationWarning, match="^zero-gradients: "):
+        outcome = evaluate(Stairs(), x, y, {"pgd": PGD3}, batch_size=25)
+    assert torch.equal(outcome.flat, outcome.worst)
+    assert 0 < int(outcome.flat.sum()) <= int(clean.sum())
+    assert not outcome.findings[0].passed
+    blind = evaluate(Stairs(), x, y, {"square": Square(PGD3.threat, queries=5)}, batch_size=25)
+    assert not bool(blind.flat.any())  # it follows no gradient
+    fine = evaluate(model, x, y, {"pgd": PGD3}, batch_size=60)
+    assert all(finding.passed for finding in fine.findings)
+
+
+def test_classes_that_are_ruled_out_are_answers_like_any_other() -> None:
+    model, x, y, r = linear()
+
+    def three(z: Tensor) -> Tensor:
+        return nn.functional.pad(model(z), (0, 1), value=-torch.inf)
+
+    class Padded(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return three(z)
+
+    outcome = evaluate(Padded(), x, y, {"pgd": PGD3}, batch_size=60)
+    assert torch.equal(outcome.worst, r > EPS)

@@ -1,0 +1,56 @@
+"""What an attack returned: checked, and brought into its threat model.
+
+An attack of somebody else is judged by the points that it returns, and those may lie anywhere: a
+point outside the ball would count as a success, and one that holds NaN as what argmax makes of it.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from attacks.geometry import brief
+from attacks.gradient import Attack
+from attacks.inputs import Configured
+from attacks.network import Model
+from attacks.threat import ThreatModel
+
+
+def threat_of(attack: Attack) -> ThreatModel | None:
+    """The threat model that an attack keeps to, or None where it names none in ``threat``."""
+    threat = getattr(attack, "threat", None)
+    return threat if isinstance(threat, ThreatModel) else None
+
+
+def attacked(
+    attack: Attack, model: Model, x: Tensor, y: Tensor, *, threat: ThreatModel | None = None
+) -> Tensor:
+    """Run an attack and return what it found as one may count it: like x, finite, in the ball.
+
+    Args:
+        threat: what is allowed; None for what the attack itself says.  Where neither says
+            anything, as for an attack that looks for the nearest example, distances stay unchecked.
+
+    Raises:
+        ValueError: it returned something else than a tensor like x, or NaN or infinity.
+    """
+    found = attack(model, x, y)
+    if not isinstance(found, Tensor) or found.shape != x.shape:
+        what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(
+            f"the attack {brief(attack)} returned {what} for inputs of shape {tuple(x.shape)}; it "
+            "must return a tensor like x"
+        )
+    found = found.detach().to(x)
+    if found.is_inference():
+        found = found.clone()
+    bad = ~found.isfinite().flatten(1).all(1)
+    if bool(bad.any()):
+        raise ValueError(
+            f"the attack {brief(attack)} returned NaN or infinity for {int(bad.sum())} of "
+            f"{len(x)} examples; that is no input"
+        )
+    own = threat_of(attack)
+    if isinstance(attack, Configured) and (threat is None or threat is own):
+        return found  # ours end with that projection
+    kept = own if threat is None else threat
+    return found if kept is None else kept.project(x, found)
