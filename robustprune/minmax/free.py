@@ -41,6 +41,11 @@ class Free:
         self._last: tuple[Tensor, Tensor] | None = None  # (x, x_adv) of the step before
         self._resumed: Tensor | None = None  # δ, where a checkpoint gave it
 
+    def before_epoch(self, model: nn.Module, epoch: int) -> None:
+        """Epoch 0 is another training, such as a lottery's next round."""
+        if epoch == 0:
+            self._epoch, self._last, self._resumed = math.inf, None, None
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         delta = self._carried(epoch, x)
         x_adv = self.threat.project(x, x + delta).requires_grad_()
@@ -50,8 +55,8 @@ class Free:
 
     def _carried(self, epoch: float, x: Tensor) -> Tensor:
         before_that, self._epoch = self._epoch, epoch
-        # an epoch that is not larger is another training's: a lottery's next round
-        if before_that >= epoch or int(before_that) != int(epoch):
+        # a smaller epoch is another training's
+        if before_that > epoch or int(before_that) != int(epoch):
             return torch.zeros_like(x)
         delta = self._next_delta()
         return delta[: len(x)].to(x) if len(delta) >= len(x) else torch.zeros_like(x)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from robustprune.run.config import Config
+from robustprune.minmax import OptimizerSpec
+from robustprune.run.config import OBJECTIVES, Config, TrainingSection
 from robustprune.sparsity import check_allocation, group_weight
 
 
@@ -14,8 +15,9 @@ def check_combinations(config: Config, layers: Mapping[str, nn.Module]) -> None:
     """Refuse what a search would refuse, or could only ignore, hours later.
 
     Raises:
-        ValueError: two options of which one has no effect.
+        ValueError: two options of which one has no effect, or as `check_training`.
     """
+    check_training(config)
     search, methods = config.search, set(config.search.methods)
     if "rst" in methods and search.weights != "random":
         drawn = {
@@ -56,6 +58,66 @@ def check_combinations(config: Config, layers: Mapping[str, nn.Module]) -> None:
         for density in search.density:
             if not (only_lottery and ":" in search.pattern):
                 check_allocation(search.allocate, groups, None if methods == {"harp"} else density)
+
+
+#: methods that score once, without data and with
+ONE_SHOT = ("magnitude", "random", "snip", "grasp", "obd", "obd_ggn")
+NEEDS_DATA = ("snip", "grasp", "obd", "obd_ggn")
+#: whose option each is
+_OF_OBJECTIVES = {
+    "beta": ("trades", "smart", "mart"),
+    "sigma": ("gaussian",),
+    "replays": ("free",),
+    "kappa": ("ibp", "crown-ibp"),
+}
+
+
+def check_training(config: Config) -> None:
+    """Refuse what a training would refuse hours later, or could only ignore.
+
+    Raises:
+        ValueError: an optimizer that can't be built, or an option of an objective, an attack or
+            fine-tuning that is not there.
+    """
+    for name in type(config).model_fields:
+        section = getattr(config, name)
+        if isinstance(section, TrainingSection):
+            try:
+                OptimizerSpec(**section.optimizer.model_dump())
+            except ValueError as error:
+                raise ValueError(f"{name}.optimizer: {error}") from error
+    objective, inner = config.objective, config.inner
+    for option, names in _OF_OBJECTIVES.items():
+        if objective.name not in names:
+            _at_default(config, "objective", option, f"objective {objective.name}", names)
+    if objective.name in ("free", "gaussian"):
+        own = tuple(name for name in OBJECTIVES if name not in ("natural", "free", "gaussian"))
+        _at_default(config, "inner", "warmup", f"objective {objective.name}", own)
+    if inner.synonyms is None:
+        _at_default(config, "inner", "synonyms_by", "inner.synonyms left out", ("inner.synonyms",))
+    methods = set(config.search.methods)
+    if "rst" in methods and config.search.weights != "random":
+        _at_default(
+            config, "search", "init", f"search.weights {config.search.weights}", ("random",)
+        )
+    if methods & set(ONE_SHOT) and not methods & set(NEEDS_DATA):
+        _at_default(config, "one_shot", "batches", f"{', '.join(sorted(methods))}", NEEDS_DATA)
+    if methods - {"lottery", "language"} and "reinit" not in config.finetune.modes:
+        modes = f"finetune.modes {list(config.finetune.modes)}"
+        _at_default(config, "finetune", "init", modes, ("reinit",))
+
+
+def _at_default(
+    config: Config, section: str, option: str, given: str, owners: tuple[str, ...]
+) -> None:
+    """Raise ValueError where an option says something though it has no effect."""
+    fields, value = getattr(config, section), getattr(getattr(config, section), option)
+    default = type(fields).model_fields[option].default
+    if value != default:
+        raise ValueError(
+            f"{section}.{option}: {value} has no effect with {given}; it goes with "
+            f"{', '.join(owners)}; leave it out, or at {default}"
+        )
 
 
 def _check_language(config: Config) -> None:

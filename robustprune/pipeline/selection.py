@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from attacks import FGSM, PGD, ThreatModel
+from robustprune.pipeline.plan import planned_trainings
 from robustprune.run.checkpoint import save_tensors
 from robustprune.run.config import Config
 from robustprune.run.rundir import SELECTION, RunDir
@@ -32,6 +33,12 @@ from robustprune.tasks import BatchLoader, Split, text_names
 
 #: best and worst examples of each training whose waveforms are kept for the report
 SHOWN = 3
+#: whose option each is
+_OPTIONS_OF = {
+    "neighbours": ("knn_shapley",),
+    "permutations": ("data_shapley",),
+    "values": ("knn_shapley", "data_shapley", "tracin"),
+}
 _SIGNED = ("knn_shapley", "data_shapley", "tracin")
 
 
@@ -54,6 +61,19 @@ def check_selection(config: Config) -> None:
             f"selection.method {section.method} is for images, series and features; set it to "
             f"none for task {config.task.name}"
         )
+    for option, methods in _OPTIONS_OF.items():
+        value, default = getattr(section, option), SelectionSection.model_fields[option].default
+        if section.method not in methods and value != default:
+            raise ValueError(
+                f"selection.{option}: {value} has no effect with method {section.method}; it goes "
+                f"with {', '.join(methods)}; leave it out"
+            )
+    for training in planned_trainings(config):
+        if training.kind == "robust" and training.epochs <= section.start:
+            raise ValueError(
+                f"selection.start: {section.start} leaves the {training.epochs} epochs of "
+                f"{training.name} without a selection; set it below them"
+            )
     signed = section.method in _SIGNED
     if section.keep == "positive" and not signed:
         raise ValueError(

@@ -1,13 +1,20 @@
 """Outer objectives, against the formulas of their papers written out."""
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks import PGD, ThreatModel
+from attacks import APGD, FGSM, PGD, ThreatModel
 from robustprune.minmax import (
+    Adversarial,
+    Certified,
     Free,
+    FreeLB,
     Gaussian,
     Mart,
     OptimizerSpec,
@@ -196,3 +203,65 @@ def test_repeated_keeps_the_place_of_its_loader() -> None:
     assert len(list(Repeated((batch() for _ in range(3)), 2))) == 6  # has no length
     with pytest.raises(ValueError, match="times=0 must be at least 1"):
         Repeated(inner, 0)
+
+
+PLAIN = PGD(THREAT, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Trades(PLAIN, beta=-6.0), "beta=-6.0 must be at least 0 and finite"),
+        (lambda: Trades(PLAIN, beta=math.nan), "beta=nan must be"),
+        (lambda: Trades(PLAIN, warmup=-1.0), "warmup=-1.0 must be"),
+        (lambda: Trades(replace(PLAIN, restarts=2)), "TRADES makes one whole run .* restarts=2"),
+        (lambda: Trades(replace(PLAIN, early_stop=True)), "TRADES .* early_stop=True; set"),
+        (lambda: Trades(replace(PLAIN, loss="dlr")), "TRADES replaces the attack's loss='dlr'"),
+        (lambda: Trades(APGD(THREAT)), "TRADES climbs .* not APGD"),  # type: ignore[arg-type]
+        (lambda: Mart(PLAIN, weight=-1.0), "weight=-1.0 must be"),
+        (lambda: Mart(PLAIN, weight=math.inf), "weight=inf must be"),
+        (lambda: Mart(PLAIN, warmup=math.nan), "warmup=nan must be"),
+        (lambda: Adversarial(PLAIN, warmup=-0.5), "warmup=-0.5 must be"),
+        (lambda: Gaussian(math.inf), "sigma=inf must be positive and finite"),
+        (lambda: Gaussian(math.nan), "sigma=nan must be positive and finite"),
+        (lambda: FreeLB(PLAIN, warmup=-1.0), "warmup=-1.0 must be"),
+        (lambda: FreeLB(replace(PLAIN, restarts=2)), "FreeLB makes one whole run"),
+        (lambda: FreeLB(replace(PLAIN, momentum=0.5)), "FreeLB climbs .* not momentum=0.5"),
+        (lambda: FreeLB(replace(PLAIN, loss="margin")), "FreeLB climbs .* loss='margin'"),
+        (lambda: FreeLB(FGSM(THREAT)), "FreeLB needs PGD"),  # type: ignore[arg-type]
+        (lambda: Free(THREAT, step_size=0.0), "step_size=0.0 must be positive"),
+        (lambda: Free(THREAT, step_size=-0.1), "step_size=-0.1 must be positive"),
+        (lambda: Certified(THREAT, warmup=-1.0), "warmup=-1.0 must be"),
+        (lambda: Certified(THREAT, warmup=1.0, kappa=math.nan), "kappa=nan must lie"),
+    ],
+)
+def test_options_of_objectives_out_of_range_are_refused(
+    make: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_seeded_freelb_starts_where_its_seed_says() -> None:
+    """One step: the gradient is that at the seed's random start, whatever else was drawn."""
+    model, (x, y) = nn.Linear(4, 3), (torch.rand(6, 4), torch.arange(6) % 3)
+    objective = FreeLB(PGD(THREAT, steps=1, seed=5))
+    start = THREAT.random_start(x, torch.Generator().manual_seed(5))
+    for _ in range(2):
+        torch.rand(3)
+        loss = objective(model, x, y, 1.0).loss
+        expected = nn.functional.cross_entropy(model(start), y)
+        assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+
+
+def test_free_begins_anew_with_each_training_of_one_step() -> None:
+    """The rounds of a lottery use one objective; an epoch of one batch is numbered alike in all."""
+    x, y = torch.rand(6, 4), torch.arange(6) % 3
+    objective, losses = Free(THREAT), []
+    for _ in range(2):
+        torch.manual_seed(0)
+        history = train(
+            nn.Linear(4, 3), [(x, y)], objective, optimizer=OptimizerSpec(), epochs=1, quiet=True
+        )
+        losses.append(history[0].loss)
+    assert losses[0] == losses[1]

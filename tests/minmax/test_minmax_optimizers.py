@@ -1,10 +1,14 @@
-"""Optimizers as `OptimizerSpec` builds them."""
+"""Optimizers as `OptimizerSpec` builds them, and what the loop refuses of its options."""
+
+import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from robustprune.minmax import OptimizerSpec
+from robustprune.minmax import Natural, OptimizerSpec, Validation, train
+from robustprune.search import find_scratch_ticket
 
 PLAIN = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -32,3 +36,108 @@ def test_steps_are_those_of_the_plain_optimizer_in_every_layout(
         ends.append(weight.detach())
     assert not torch.allclose(ends[0], start, atol=0.01)
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "rmsprop"}, r"name='rmsprop' is not known.*; choose one of sgd, adam, adamw$"),
+        ({"name": "adamW"}, r"name='adamW' is not known \(did you mean 'adamw'\?\)"),
+        ({"schedule": "cos"}, r"schedule='cos' is not known \(did you mean 'cosine'\?\); choose"),
+        ({"schedule": None}, "schedule=None is not known"),
+        ({"lr": -0.1}, "lr=-0.1 must be a number, at least 0 and finite"),
+        ({"lr": math.nan}, "lr=nan must be"),
+        ({"lr": "0.1"}, "lr='0.1' must be a number"),
+        ({"weight_decay": -1e-4}, "weight_decay=-0.0001 must be"),
+        ({"warmup": math.inf}, "warmup=inf must be"),
+        ({"momentum": 1.0}, r"momentum=1.0 must lie in \[0, 1\)"),
+        ({"momentum": math.nan}, "momentum=nan must lie"),
+        ({"name": "adam", "momentum": 0.5}, "momentum=0.5 has no effect with 'adam'"),
+        ({"milestones": (3,)}, r"milestones=\(3,\) and schedule='cosine' do not go together"),
+        ({"schedule": "step"}, r"milestones=\(\) and schedule='step' do not go together"),
+        ({"schedule": "step", "milestones": (-1,)}, "milestones=-1 must be"),
+    ],
+)
+def test_what_would_be_another_optimizer_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OptimizerSpec(**options)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (torch.optim.SGD, r"torch.optim.sgd.SGD; give .* OptimizerSpec\(name='sgd', lr=0.1\)"),
+        (
+            torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.05, momentum=0.8),
+            r"OptimizerSpec\(name='sgd', lr=0.05, momentum=0.8\)",
+        ),
+        (
+            torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1e-3, weight_decay=0.01),
+            r"AdamW; .* OptimizerSpec\(name='adamw', lr=0.001, weight_decay=0.01\)",
+        ),
+        (torch.optim.RMSprop([nn.Parameter(torch.zeros(1))]), r"RMSprop; .*OptimizerSpec\(lr=0.01"),
+        ("sgd", r"builtins.str; give its settings as OptimizerSpec\(lr=0.1\)"),
+        (None, "NoneType"),
+    ],
+)
+def test_a_torch_optimizer_is_told_how_it_is_given(optimizer: Any, message: str) -> None:
+    x, y = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
+    for call in (
+        lambda: train(nn.Linear(2, 2), [(x, y)], Natural(), optimizer=optimizer, epochs=1),
+        lambda: find_scratch_ticket(
+            nn.Linear(2, 2), [(x, y)], density=0.5, objective=Natural(), optimizer=optimizer
+        ),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parameters": []}, "nothing to train: `parameters` is empty"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"epochs": -3}, "epochs must be at least 1, got -3"),
+        ({"epochs": 1.5}, "epochs must be at least 1, got 1.5"),
+        ({"average": 0.0}, "average=0.0 must lie strictly between 0 and 1"),
+        ({"average": 1.5}, "average=1.5 must lie strictly between 0 and 1"),
+        ({"average": math.nan}, "average=nan must lie strictly between 0 and 1"),
+    ],
+)
+def test_options_of_the_loop_out_of_range_are_refused(
+    options: dict[str, Any], message: str
+) -> None:
+    model = nn.Linear(2, 2)
+    before = model.weight.detach().clone()
+    settings = {"optimizer": OptimizerSpec(), "epochs": 1, "quiet": True, **options}
+    with pytest.raises(ValueError, match=message):
+        train(model, [(torch.ones(4, 2), torch.tensor([0, 1, 0, 1]))], Natural(), **settings)
+    assert torch.equal(model.weight, before)
+
+
+def test_a_frozen_parameter_to_train_is_refused() -> None:
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    with pytest.raises(ValueError, match="1 of the 2 parameters to train require no gradient"):
+        train(
+            model, [(torch.ones(2, 2), torch.tensor([0, 1]))], Natural(),
+            optimizer=OptimizerSpec(), epochs=1, parameters=list(model.parameters()),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": 0}, "every=0 of a Validation must be at least 1"),
+        ({"every": -1}, "every=-1 of"),
+        ({"patience": 0}, "patience=0 of a Validation must be at least 1"),
+        ({"loader": []}, "the validation loader has no batches; hold some"),
+    ],
+)
+def test_a_validation_that_could_not_choose_is_refused(
+    options: dict[str, Any], message: str
+) -> None:
+    loader = [(torch.ones(2, 2), torch.tensor([0, 1]))]
+    with pytest.raises(ValueError, match=message):
+        Validation(**{"loader": loader, **options})

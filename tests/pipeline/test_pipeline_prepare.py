@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from torch import Tensor
 
+from attacks import PGD
 from robustprune.models import build_model
-from robustprune.pipeline.prepare import planned_run
-from robustprune.run.config import parse_config
+from robustprune.pipeline.combinations import check_training
+from robustprune.pipeline.fit import Fitted, fit_finetuned
+from robustprune.pipeline.prepare import planned_run, prepare
+from robustprune.pipeline.searches import Sources, search
+from robustprune.run.config import load_config, parse_config
+from robustprune.run.packaged import config_names, config_path
+from robustprune.search import prune_one_shot
+from robustprune.sparsity import full_masks
+
+#: a run of a few seconds
+SMALL: dict[str, Any] = {
+    "task": {"name": "ecg200", "batch_size": 50},
+    "model": {"options": {"widths": [4, 6], "kernels": [5, 3]}},
+    "inner": {"steps": 2},
+}
 
 
 def test_building_a_network_leaves_the_callers_random_numbers_alone(tmp_path: Path) -> None:
@@ -27,3 +44,148 @@ def test_building_a_network_leaves_the_callers_random_numbers_alone(tmp_path: Pa
     after = torch.get_rng_state()
     run.fresh_model(seeded=True)
     assert torch.equal(torch.get_rng_state(), after)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"objective": {"beta": 2.0}}, "objective.beta: 2.0 has no effect with objective adv"),
+        ({"objective": {"name": "trades", "sigma": 1.0}}, "objective.sigma: 1.0 .* with gaussian"),
+        ({"objective": {"name": "gaussian", "replays": 2}}, "objective.replays: 2 .* with free"),
+        ({"objective": {"name": "mart", "kappa": 0.1}}, "objective.kappa: 0.1 .* ibp, crown-ibp"),
+        (
+            {"objective": {"name": "free"}, "inner": {"warmup": 3}},
+            "inner.warmup: 3.0 has no effect with objective free",
+        ),
+        ({"inner": {"synonyms_by": "chance"}}, "inner.synonyms_by: chance has no effect with"),
+        (
+            {"search": {"weights": "adversarial", "init": "kaiming_normal"}},
+            "search.init: kaiming_normal has no effect with search.weights adversarial",
+        ),
+        (
+            {"search": {"methods": ["magnitude"]}, "one_shot": {"batches": 9}},
+            "one_shot.batches: 9 has no effect with magnitude; it goes with snip, grasp",
+        ),
+        (
+            {"finetune": {"modes": ["inherit"], "init": "kaiming_uniform"}},
+            "finetune.init: kaiming_uniform has no effect with finetune.modes .'inherit'.",
+        ),
+        (
+            {"adversarial": {"optimizer": {"milestones": [3]}}},
+            r"adversarial.optimizer: optimizer milestones=\(3,\) and schedule='cosine' do not go",
+        ),
+        (
+            {"finetune": {"optimizer": {"schedule": "step"}}},
+            "finetune.optimizer: .* milestones are the epochs of schedule 'step', which needs some",
+        ),
+        (
+            {"natural": {"optimizer": {"name": "adam", "momentum": 0.5}}},
+            "natural.optimizer: optimizer momentum=0.5 has no effect with 'adam'",
+        ),
+        (
+            {"selection": {"method": "tracin", "neighbours": 3}},
+            "selection.neighbours: 3 has no effect with method tracin; it goes with knn_shapley",
+        ),
+        (
+            {"selection": {"method": "loss", "values": "clean"}},
+            "selection.values: clean has no effect with method loss",
+        ),
+        (
+            {"selection": {"method": "loss", "start": 5}, "scores": {"epochs": 5},
+             "search": {"methods": ["hydra"]}},
+            "selection.start: 5 leaves the 5 epochs of hydra without a selection",
+        ),
+    ],
+)  # fmt: skip
+def test_an_option_without_effect_is_refused(
+    tree: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        planned_run(parse_config(tree), out=tmp_path, quiet=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_packaged_config_asks_for_what_it_gets(name: str) -> None:
+    """And with each of its methods alone, as --method would."""
+    config = load_config(config_path(name))
+    for method in (*config.search.methods, "rst", "magnitude"):
+        alone = config.search.model_copy(update={"methods": (method,)})
+        check_training(config.model_copy(update={"search": alone}))
+
+
+AVERAGED = {
+    **SMALL,
+    "loop": {"average": 0.5},
+    "search": {"density": [0.5], "epochs": 1},
+    "scores": {"epochs": 1},
+    "admm": {"epochs": 1, "every": 1},
+    "lottery": {"epochs": 1, "rounds": 1},
+}
+
+
+@pytest.mark.parametrize(
+    "method", ["rst", "admm", "admm_l1", "hydra", "harp", "lottery", "language", "snip"]
+)
+def test_every_training_of_a_run_is_averaged(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the search: the loop is told of loop.average each time it is called."""
+    seen: list[float | None] = []
+
+    class Enough(Exception):
+        pass
+
+    def spy(*args: Any, average: float | None = None, **options: Any) -> None:
+        seen.append(average)
+        raise Enough
+
+    for module in ("ticket", "admm", "lottery", "finetune", "controls"):
+        monkeypatch.setattr(f"robustprune.search.{module}.train", spy)
+    tree = {**AVERAGED, "admm": {**AVERAGED["admm"], "l1": 1e-4}}
+    run = prepare(parse_config(tree), out=tmp_path, quiet=True)
+    dense = Fitted("d", "d", run.fresh_model(), full_masks(run.fresh_model()))
+    sources = Sources(dense, dense)
+    if method == "language":
+        monkeypatch.setattr("robustprune.search.language_ticket.gate_groups", lambda *_, **__: {})
+        monkeypatch.setattr("robustprune.search.language_ticket.first_scores", lambda *_, **__: {})
+    if method == "snip":  # nothing is trained by it, but then
+        found = search(run, method, 0.5, "snip", sources)
+        with pytest.raises(Enough):
+            fit_finetuned(run, found.ticket, "inherit")
+    else:
+        with pytest.raises(Enough):
+            search(run, method, 0.5, method, sources)
+    assert seen == [0.5]
+
+
+@pytest.mark.parametrize(("objective", "attacked"), [("natural", False), ("trades", True)])
+def test_nothing_is_attacked_under_the_natural_objective(
+    objective: str, attacked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SNIP's scores and the choice of epochs: those of the plain loss, to the last bit."""
+    tree = {
+        **SMALL,
+        "objective": {"name": objective},
+        "task": {**SMALL["task"], "validation": 0.3},  # type: ignore[dict-item]
+        "one_shot": {"weights": "random"},
+    }
+    run = prepare(parse_config(tree), out=tmp_path, quiet=True)
+    calls: list[int] = []
+    whole = PGD.__call__
+
+    def counted(self: PGD, *args: Any) -> Tensor:
+        calls.append(1)
+        return whole(self, *args)
+
+    monkeypatch.setattr(PGD, "__call__", counted)
+    sources = Sources(None, None)  # type: ignore[arg-type]
+    found = search(run, "snip", 0.5, "snip", sources)
+    check = run.validation(attacked=True)
+    assert check is not None
+    _, robust = check(run.fresh_model(), run.device)
+    assert bool(calls) == attacked == (robust is not None)
+    plain = prune_one_shot(
+        run.fresh_model(), run.loader(), density=0.5, criterion="snip", seed=run.config.seed
+    )
+    assert (found.ticket.masks == plain.masks) == (not attacked)

@@ -21,7 +21,8 @@ LOTTERY = {"lottery": {"rounds": 1, "epochs": 3, "controls": ["random"]}}
 
 def chosen(config: Config, method: str, **others: object) -> Config:
     tree = config.model_dump()
-    tree["selection"] = {"method": method, "start": 1, "every": 1, "permutations": 2}
+    few = {"permutations": 2} if method == "data_shapley" else {}
+    tree["selection"] = {"method": method, "start": 1, "every": 1, **few}
     tree["search"] |= {"methods": ["hydra"]}
     tree["scores"] |= {"epochs": 2}
     tree["finetune"] |= {"epochs": 2}

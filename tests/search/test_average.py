@@ -1,0 +1,88 @@
+"""A weight average in every search: of what moves in it, scores or weights."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustprune.minmax import Natural, OptimizerSpec
+from robustprune.search import Ticket, find_scratch_ticket, prune_admm, prune_scores
+from robustprune.search.admm import Admm
+from robustprune.search.popup import ScoreTopK
+from robustprune.sparsity import count_kept
+
+DECAY = 0.6
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    return list(zip(x.split(4), y.split(4), strict=True))
+
+
+def averaged(values: list[Tensor]) -> Tensor:
+    """θ̄ ← d θ̄ + (1 − d) θ with d = min(decay, (1 + t)/(10 + t)), written out."""
+    mean = values[0]
+    for t, value in enumerate(values[1:], start=1):
+        decay = min(DECAY, (1 + t) / (10 + t))
+        mean = decay * mean + (1 - decay) * value
+    return mean
+
+
+@pytest.mark.parametrize("search", [find_scratch_ticket, prune_scores])
+def test_the_mask_is_that_of_the_averaged_scores(
+    search: Callable[..., Ticket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[str, list[Tensor]] = {}
+
+    def keep(constraint: ScoreTopK) -> None:
+        for name, popup in constraint.popups.items():
+            kept.setdefault(name, []).append(popup.score.detach().clone())
+
+    before = ScoreTopK.after_step
+    monkeypatch.setattr(
+        ScoreTopK, "after_step", lambda self, *args: (before(self, *args), keep(self))[0]
+    )
+    start = ScoreTopK.parameters
+    monkeypatch.setattr(ScoreTopK, "parameters", lambda self: (keep(self), start(self))[1])
+    found = search(
+        network(), batches(), density=0.5, objective=Natural(), epochs=3, quiet=True,
+        optimizer=OptimizerSpec(lr=10.0, schedule="constant"), average=DECAY,
+    )  # fmt: skip
+    last_alone = []
+    for name, mask in found.masks.items():
+        assert len(kept[name]) == 1 + 3 * 8
+        count = count_kept(0.5, mask.numel())
+        expected = averaged(kept[name]).abs().flatten().topk(count).indices
+        assert set(mask.flatten().nonzero().flatten().tolist()) == set(expected.tolist())
+        last = kept[name][-1].abs().flatten().topk(count).indices
+        last_alone.append(set(last.tolist()) == set(expected.tolist()))
+    assert not all(last_alone)
+
+
+@pytest.mark.parametrize("how", [{"density": 0.5}, {"l1": 1e-3}])
+def test_admm_returns_the_averaged_weights(
+    how: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {name: [value.clone()] for name, value in network().state_dict().items()}
+
+    def keep(constraint: Admm, model: nn.Module, step: int) -> None:
+        for name, value in model.state_dict().items():
+            kept[name].append(value.clone())
+
+    monkeypatch.setattr(Admm, "after_step", keep)
+    found = prune_admm(
+        network(), batches(), objective=Natural(), epochs=2, every=1, quiet=True, average=DECAY,
+        optimizer=OptimizerSpec(lr=0.5, schedule="constant"), **how,
+    )  # fmt: skip
+    for name, value in found.model.state_dict().items():
+        assert len(kept[name]) == 1 + 2 * 8
+        mask = found.masks[name] if name in found.masks else torch.ones_like(value).bool()
+        torch.testing.assert_close(value, averaged(kept[name]) * mask, rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(value, kept[name][-1] * mask, atol=1e-4)
