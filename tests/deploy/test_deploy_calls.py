@@ -141,7 +141,7 @@ def test_a_call_is_kept_in_every_bit_or_refused(
 
 
 @pytest.mark.slow
-@settings(max_examples=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(calls().filter(runs))
 def test_many_calls_are_kept_in_every_bit_or_refused(
     tmp_path: Path, call: Callable[[Tensor, Tensor], Any]

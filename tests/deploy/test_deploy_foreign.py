@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils import spectral_norm as hooked_spectral_norm
 from torch.nn.utils import weight_norm as hooked_weight_norm
 
-from attacks import logits_of
+from attacks import logits_of, unwrapped
 from attacks.modes import evaluating
 from robustprune.deploy import load_slim, record, save_slim, silence, slim, sparsify
 from robustprune.measure.cost import used_weights
@@ -183,7 +183,7 @@ def answers_or_refuses(drawn: Drawn, folder: Path) -> bool | None:
         model, x = drawn.build()
         example = x.clone()
         with evaluating(model), torch.no_grad():
-            expected = logits_of(model, x)
+            expected = logits_of(unwrapped(model), x)
     except (RuntimeError, ValueError, NotImplementedError):  # no network, or none with logits
         return None
     if not bool(expected.isfinite().all()):
@@ -216,8 +216,10 @@ def answers_or_refuses(drawn: Drawn, folder: Path) -> bool | None:
     assert [module.training for module in model.modules()] == modes
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, state[name])
-    with evaluating(model), torch.no_grad():
-        torch.testing.assert_close(logits_of(model, x), expected, rtol=0, atol=0)
+    if "rounded" not in drawn.blocks:  # what torch.compile made may round otherwise
+        rounding = 64 * torch.finfo(drawn.dtype).eps
+        with evaluating(model), torch.no_grad():
+            torch.testing.assert_close(logits_of(model, x), expected, rtol=rounding, atol=rounding)
     return taken
 
 
