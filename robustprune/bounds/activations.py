@@ -64,7 +64,7 @@ class Elementwise(ABC):
 
     @abstractmethod
     def deviation(
-        self, precision: Precision, reach: Sequence[Tensor], out: Interval, size: Tensor | None
+        self, precision: Precision, inputs: Sequence[Interval], out: Interval, size: Tensor | None
     ) -> Tensor | None:
         """How far the network's own f(z) may be off, (N, …); None where it is exact."""
 
@@ -101,7 +101,7 @@ class Rectifier(Elementwise):
         return torch.where(z > 0, z, self.slope * z) if self.slope else z.clamp(min=0)
 
     def deviation(
-        self, precision: Precision, reach: Sequence[Tensor], out: Interval, size: Tensor | None
+        self, precision: Precision, inputs: Sequence[Interval], out: Interval, size: Tensor | None
     ) -> Tensor | None:
         return precision.of_result((-out.lo).clamp(min=0), 2) if self.slope else None
 
@@ -143,7 +143,7 @@ class Sigmoidal(Elementwise):
         return z.sigmoid() if self.sigmoid else z.tanh()
 
     def deviation(
-        self, precision: Precision, reach: Sequence[Tensor], out: Interval, size: Tensor | None
+        self, precision: Precision, inputs: Sequence[Interval], out: Interval, size: Tensor | None
     ) -> Tensor | None:
         # a unit in the last place is up to 2u of the value
         return precision.of_result(out.size, 2 * ULPS)

@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustprune.bounds.algebra import Interval, dot
-from robustprune.bounds.precision import Arithmetic, Precision
+from robustprune.bounds.precision import LONG, Arithmetic, Precision
 from robustprune.bounds.rounding import TINY
 
 Shape = tuple[int, ...]
+#: relative error of a float64 sum of fewer than VERY_LONG products
+ROUNDED, VERY_LONG = 2.0**-30, 2**22
 Map = Callable[[Tensor], Tensor]
 #: first and last place, the last not included, along each dimension after the channels
 Region = tuple[tuple[int, int], ...]
@@ -69,15 +71,26 @@ class Affine:
         return size if self.bias_size is None else size + self.bias_size
 
     def deviation(
-        self, precision: Precision, reach: Sequence[Tensor], out: Interval, size: Tensor | None
+        self, precision: Precision, inputs: Sequence[Interval], out: Interval, size: Tensor | None
     ) -> Tensor | None:
         """How far the network's own evaluation may be off, (N, *out); None where it is exact."""
         if self.exact:
             return None
         assert self.arithmetic is not None, "an operation must say how it is evaluated"
         assert size is not None
-        flat = reach[0].flatten(1)
-        return precision.of_sums(self.arithmetic, size, flat.sum(1), flat.amax(1))
+        flat = inputs[0].size.flatten(1)
+        long = self.mixing and LONG <= self.arithmetic.terms < VERY_LONG
+        partial = self._partial_sums(inputs[0], size) if long else None
+        return precision.of_sums(self.arithmetic, size, partial, flat.sum(1), flat.amax(1))
+
+    def _partial_sums(self, box: Interval, both: Tensor) -> Tensor:
+        """max(Σ p⁺, Σ p⁻) over the terms p of W z + b, for all z in the box.
+
+        Args:
+            both: Σ p⁺ + Σ p⁻, which is the ``size`` of ``box.parts``.
+        """
+        up, down = box.parts()
+        return (both + self.clean(up - down).abs()) / 2 + ROUNDED * both
 
     def backward(self, A: Tensor) -> tuple[list[Tensor], Tensor | None]:
         moved = self.adjoint(A.flatten(0, 1))
@@ -107,7 +120,7 @@ class Sum:
         return None  # copies of A are exact
 
     def deviation(
-        self, precision: Precision, reach: Sequence[Tensor], out: Interval, size: Tensor | None
+        self, precision: Precision, inputs: Sequence[Interval], out: Interval, size: Tensor | None
     ) -> Tensor:
         return precision.of_result(out.size, len(self.signs) - 1)
 
@@ -131,7 +144,7 @@ class Concat:
         return None
 
     def deviation(
-        self, precision: Precision, reach: Sequence[Tensor], out: Interval, size: Tensor | None
+        self, precision: Precision, inputs: Sequence[Interval], out: Interval, size: Tensor | None
     ) -> None:
         return None
 

@@ -25,6 +25,10 @@ class Interval(NamedTuple):
         """m ≥ |z|."""
         return torch.maximum(self.lo.abs(), self.hi.abs())
 
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """max z⁺ and max z⁻, whose sum is at least ``size``, and that where z keeps its sign."""
+        return self.hi.clamp(min=0), (-self.lo).clamp(min=0)
+
     def middle_and_radius(self) -> tuple[Tensor, Tensor]:
         """c and r with [lo, hi] inside c ± r, up to the rounding of one operation each."""
         middle = (self.lo + self.hi) / 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -68,14 +70,9 @@ def margin_bounds(
         ValueError: an operation without bounds; x, y as in ``attacks.inputs``; unknown method.
     """
     y = check_call(x, y, threat, method, steps, batch_size)
-
-    def bound(program: Program, part: Tensor, progress: Progress) -> Tensor:
-        A = margins_over_others(y[part], program)
-        inputs = input_set(x[part], threat.select(part), program.dtype, program.precision)
-        lower = _lower_bounds(program, inputs, A, method, steps, progress)
-        return by_class(lower, y[part], own=torch.inf)
-
-    return _in_batches(bound, model, x, batch_size, Progress(on_progress))
+    how = Settings(method, steps, batch_size)
+    with ready(model, x) as program:
+        return _margins(program, x, y, threat, how, Progress(on_progress))
 
 
 def output_bounds(
@@ -97,14 +94,17 @@ def output_bounds(
     """
     check_call(x, x.new_zeros(len(x)).long(), threat, method, steps, batch_size)
 
-    def bound(program: Program, part: Tensor, progress: Progress) -> Tensor:
+    how = Settings(method, steps, batch_size)
+    with ready(model, x) as program:
         classes = program.nodes[program.output].shape[0]
         one = torch.eye(classes, dtype=program.dtype, device=x.device)
-        inputs = input_set(x[part], threat.select(part), program.dtype, program.precision)
         A = torch.cat((one, -one)).unsqueeze(0)
-        return _lower_bounds(program, inputs, A, method, steps, progress)
 
-    both = _in_batches(bound, model, x, batch_size, Progress(on_progress))
+        def bound(part: Tensor, progress: Progress) -> Tensor:
+            inputs = input_set(x[part], threat.select(part), program.dtype, program.precision)
+            return _lower_bounds(program, inputs, A, how, progress)
+
+        both = _in_batches(bound, program, x, batch_size, Progress(on_progress))
     lower, upper = both.chunk(2, dim=1)
     return lower, -upper
 
@@ -129,11 +129,32 @@ def certified(
         (N,), bool; False where x itself is misclassified.
     """
     y = check_call(x, y, threat, method, steps, batch_size)
-    graph = trace(model)
+    with ready(model, x) as program:
+        how = Settings(method, steps, batch_size)
+        return proven(program, x, y, threat, how, Progress(on_progress))
+
+
+class Settings(NamedTuple):
+    """How to bound: see ``margin_bounds``."""
+
+    method: BoundMethod
+    steps: int
+    batch_size: int | None
+
+
+def proven(
+    program: Program,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    how: Settings,
+    progress: Progress,
+) -> Tensor:
+    """``certified`` for a program that is ``ready``."""
     done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    cheap = how.method in ("ibp", "crown-ibp")
     attempts: tuple[BoundMethod, ...]
-    attempts = (method,) if method in ("ibp", "crown-ibp") else ("crown-ibp", method)
-    progress = Progress(on_progress)
+    attempts = (how.method,) if cheap else ("crown-ibp", how.method)
     for number, attempt in enumerate(attempts):
         left = (~done).nonzero().squeeze(1)
         if len(left) == 0:
@@ -141,30 +162,34 @@ def certified(
         # the first takes next to nothing
         begin = FIRST * number
         stretch = progress.part(begin, 1 if number == len(attempts) - 1 else FIRST)
-        bounds = margin_bounds(
-            graph,
-            x[left],
-            y[left],
-            threat.select(left),
-            method=attempt,
-            steps=steps,
-            batch_size=batch_size,
-            on_progress=stretch.told_within(),
-        )
+        again = how._replace(method=attempt)
+        bounds = _margins(program, x[left], y[left], threat.select(left), again, stretch)
         done[left] = bounds.amin(1) > 0
     progress.done()
     return done
 
 
-def _lower_bounds(
+def _margins(
     program: Program,
-    inputs: InputSet,
-    A: Tensor,
-    method: BoundMethod,
-    steps: int,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    how: Settings,
     progress: Progress,
 ) -> Tensor:
+    def bound(part: Tensor, progress: Progress) -> Tensor:
+        A = margins_over_others(y[part], program)
+        inputs = input_set(x[part], threat.select(part), program.dtype, program.precision)
+        return by_class(_lower_bounds(program, inputs, A, how, progress), y[part], own=torch.inf)
+
+    return _in_batches(bound, program, x, how.batch_size, progress)
+
+
+def _lower_bounds(
+    program: Program, inputs: InputSet, A: Tensor, how: Settings, progress: Progress
+) -> Tensor:
     """Lower bounds of ⟨A_ns, logits⟩, (N, S): the best of ``method`` and all before it."""
+    method, steps = how.method, how.steps
     known = sweep(program, inputs, exact=tightened_all)
     best = least_by_intervals(known, A)
     if method == "ibp":
@@ -187,14 +212,13 @@ def _lower_bounds(
     return optimised(known, A, best, steps=steps, progress=progress.part(1 - ascent, 1))
 
 
-def _in_batches(
-    bound: Callable[[Program, Tensor, Progress], Tensor],
-    model: nn.Module | BoundGraph,
-    x: Tensor,
-    batch_size: int | None,
-    progress: Progress,
-) -> Tensor:
-    """``bound(program, rows, …)`` for all rows of x, as many at a time as memory allows."""
+@contextmanager
+def ready(model: nn.Module | BoundGraph, x: Tensor) -> Iterator[Program]:
+    """The operations of a model, compared with it; inside, in eval mode and without gradients.
+
+    Raises:
+        ValueError: as ``margin_bounds``, of the model.
+    """
     graph = trace(model)
     with plain_arithmetic(), evaluating(graph.model):
         sample = torch.cat((x[:2], x.new_zeros(2, *x.shape[1:])))[:2]
@@ -202,14 +226,25 @@ def _in_batches(
         precision = precision_of(graph.model, x.dtype)
         program = graph.program(sample.double(), precision=precision)
         check_trace(graph, program, sample)
-        most = _examples_at_once(program)
-        parts = rows_of(x, most if batch_size is None else min(most, batch_size))
-        found = []
-        for number, part in enumerate(parts):
-            stretch = progress.step(number, len(parts))
-            found.append(bound(program, part, stretch))
-            stretch.done()
-        return torch.cat(found)
+        yield program
+
+
+def _in_batches(
+    bound: Callable[[Tensor, Progress], Tensor],
+    program: Program,
+    x: Tensor,
+    batch_size: int | None,
+    progress: Progress,
+) -> Tensor:
+    """``bound(rows, …)`` for all rows of x, as many at a time as memory allows."""
+    most = _examples_at_once(program)
+    parts = rows_of(x, most if batch_size is None else min(most, batch_size))
+    found = []
+    for number, part in enumerate(parts):
+        stretch = progress.step(number, len(parts))
+        found.append(bound(part, stretch))
+        stretch.done()
+    return torch.cat(found)
 
 
 def _examples_at_once(program: Program) -> int:

@@ -126,9 +126,10 @@ def _pay(known: Sweep, position: int) -> None:
     assert node.op is not None
     assert precision is not None
     assert lost is not None
-    reach = [known.intervals[i].size + precision.reach for i in node.inputs]
+    boxes = [known.intervals[i] for i in node.inputs]
+    reach = [up + down + precision.reach for up, down in (b.parts() for b in boxes)]
     size = node.op.size(*reach)
-    error = node.op.deviation(precision, reach, box, size)
+    error = node.op.deviation(precision, boxes, box, size)
     floor = _floor(known, position, *reach, box.size)
     slack = None if size is None else known.gamma(position) * size
     if error is not None:

@@ -79,7 +79,7 @@ class MaxPool:
         return 3 * self.clean(inputs[0])  # |slope z| + |shift| ≤ m + 2 m
 
     def deviation(
-        self, precision: Precision, reach: Sequence[Tensor], out: Interval, size: Tensor | None
+        self, precision: Precision, inputs: Sequence[Interval], out: Interval, size: Tensor | None
     ) -> None:
         return None
 

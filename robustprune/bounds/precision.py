@@ -6,10 +6,13 @@ operations, obeys (Higham 2002, *Accuracy and Stability of Numerical Algorithms*
 
     |fl(Σ aᵢbᵢ) − Σ aᵢbᵢ| ≤ γₙ Σ |aᵢ||bᵢ|,   γₙ = n u / (1 − n u),
 
-where products by weights of 0 are exact and don't count.  Where numbers are so small that u is no
-bound of their relative error, every operation may lose an absolute amount too, its ``floor``: the
-smallest normal number, so that hardware which flushes smaller ones to zero is covered.  A value
-that may exceed the ``largest`` number counts as unbounded.
+where products by weights of 0 are exact and don't count.  A long sum is bounded more tightly: each
+of its at most n additions is wrong by u times a partial sum, and no partial sum of terms p is
+beyond M = max(Σ p⁺, Σ p⁻), about half of Σ |p| where signs are mixed; so the additions cost γₙ M,
+and the products u Σ |p|.  Where numbers are so small that u is no bound of their relative error,
+every operation may lose an absolute amount too, its ``floor``: the smallest normal number, so that
+hardware which flushes smaller ones to zero is covered.  A value that may exceed the ``largest``
+number counts as unbounded.
 
 All these errors are added to the box of the node where they arise, and are paid for in every linear
 bound that passes it, like the errors of the bounds themselves (see ``rounding``).  A node's box
@@ -34,6 +37,8 @@ from torch import Tensor, nn
 ULPS = 4
 #: pays for the float64 rounding of the error bounds themselves
 MARGIN = 1 + 2.0**-20
+#: number of terms from which the tighter bound of a sum is worth its two products
+LONG = 16
 
 
 class Arithmetic(NamedTuple):
@@ -88,18 +93,28 @@ class Precision:
         return MARGIN * error / (1 - error) if error < 0.5 else math.inf
 
     def of_sums(
-        self, arithmetic: Arithmetic, size: Tensor, total: Tensor, greatest: Tensor
+        self,
+        arithmetic: Arithmetic,
+        size: Tensor,
+        partial: Tensor | None,
+        total: Tensor,
+        greatest: Tensor,
     ) -> Tensor:
         """Errors of an affine operation, (N, *out); ∞ where a value on the way may overflow.
 
         Args:
             size: |W| |z| + |b| of each output, with ``reach`` added to |z|.
+            partial: a bound of all partial sums, where it is known to be better than that.
             total, greatest: Σ |z| and max |z| of each example, (N,).
         """
         gamma = self.gamma(arithmetic.terms)
         flushed = self.floor * (arithmetic.lost + (2 + arithmetic.peak) * total)
         flushed = flushed.where(arithmetic.peak * (1 + greatest) < self.largest, torch.inf)
-        error = gamma * size + flushed.reshape(-1, *(1,) * (size.dim() - 1))
+        if partial is None:
+            error = gamma * size
+        else:
+            error = gamma * (partial + MARGIN * self.unit * size) + self.gamma(1) * size
+        error = error + flushed.reshape(-1, *(1,) * (size.dim() - 1))
         return error.where((1 + gamma) * size < self.largest / MARGIN, torch.inf)
 
     def of_result(self, value: Tensor, terms: float) -> Tensor:

@@ -30,11 +30,6 @@ class Progress(NamedTuple):
         """One of so many stretches of equal length."""
         return self.part(number / count, (number + 1) / count)
 
-    def told_within(self) -> OnProgress | None:
-        """What to hand to somebody whose own work is this stretch."""
-        tell = self.tell
-        return None if tell is None else lambda share: tell(self.part(0, share).end)
-
     def done(self) -> None:
         """Tell that the stretch is behind."""
         if self.tell is not None:

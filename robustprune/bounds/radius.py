@@ -13,7 +13,7 @@ from attacks.inputs import loss_and_gradient
 from attacks.losses import margin
 from attacks.nearest import farthest, first_order_distance
 from attacks.threat import Bounds, check_bounds
-from robustprune.bounds.certify import certified
+from robustprune.bounds.certify import Settings, proven, ready
 from robustprune.bounds.checks import BoundMethod, check_call, dtype_of, rows_of
 from robustprune.bounds.graph import BoundGraph, trace
 from robustprune.bounds.progress import OnProgress, Progress
@@ -64,24 +64,19 @@ def certified_radius(
     radius = torch.zeros_like(first)
     failed = torch.where(first > 0, torch.inf, 0.0).to(first)
     progress = Progress(on_progress)
-    for number in range(rounds):
-        doubled = torch.minimum(torch.where(radius > 0, 2 * radius, first), limit)
-        trial = torch.where(failed.isinf(), doubled, (radius + failed) / 2)
-        open_ = ((trial > radius) & (trial < failed)).nonzero().squeeze(1)
-        if len(open_) == 0:
-            break
-        sure = certified(
-            graph,
-            x[open_],
-            y[open_],
-            replace(threat, eps=trial[open_]),
-            method=method,
-            steps=steps,
-            batch_size=batch_size,
-            on_progress=progress.step(number, rounds).told_within(),
-        )
-        radius[open_[sure]] = trial[open_[sure]]
-        failed[open_[~sure]] = trial[open_[~sure]]
+    how = Settings(method, steps, batch_size)
+    with ready(graph, x) as program:
+        for number in range(rounds):
+            doubled = torch.minimum(torch.where(radius > 0, 2 * radius, first), limit)
+            trial = torch.where(failed.isinf(), doubled, (radius + failed) / 2)
+            open_ = ((trial > radius) & (trial < failed)).nonzero().squeeze(1)
+            if len(open_) == 0:
+                break
+            ball = replace(threat, eps=trial[open_])
+            stretch = progress.step(number, rounds)
+            sure = proven(program, x[open_], y[open_], ball, how, stretch)
+            radius[open_[sure]] = trial[open_[sure]]
+            failed[open_[~sure]] = trial[open_[~sure]]
     progress.done()
     return radius
 
