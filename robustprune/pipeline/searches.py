@@ -27,7 +27,7 @@ from robustprune.search import (
     train_control,
 )
 from robustprune.search.controls import shuffled_control
-from robustprune.sparsity.criteria import CriterionName
+from robustprune.sparsity.criteria import CRITERIA
 
 #: criteria by the names they go by in the literature
 _CRITERIA = {"snip": "SNIP", "grasp": "GraSP", "obd": "OBD", "obd_ggn": "OBD, Gauss-Newton"}
@@ -76,7 +76,7 @@ def search(run: Run, method: str, density: float, name: str, sources: Sources) -
         return _lottery(run, density, name)
     if method == "language":
         return _language(run, density, name, sources)
-    return Found(_one_shot(run, cast(CriterionName, method), density, name, sources))
+    return Found(_one_shot(run, method, density, name, sources))
 
 
 def _space(run: Run) -> dict[str, Any]:
@@ -272,14 +272,12 @@ def _language(run: Run, density: float, name: str, sources: Sources) -> Found:
     return Found(trained(None), tuple(trained(kind) for kind in section.controls), trained=True)
 
 
-def _one_shot(
-    run: Run, criterion: CriterionName, density: float, name: str, sources: Sources
-) -> Fitted:
+def _one_shot(run: Run, criterion: str, density: float, name: str, sources: Sources) -> Fitted:
     section = run.config.one_shot
 
     def make(checkpoint: Checkpoint) -> Ticket:
         objective = None  # magnitude and random look at no loss
-        if criterion not in ("magnitude", "random"):
+        if CRITERIA[criterion].needs_data:
             plain = run.config.objective.name == "natural"
             objective = run.with_synonyms(Natural() if plain else Adversarial(run.inner_attack()))
         return prune_one_shot(

@@ -42,7 +42,7 @@ from robustprune.sparsity import (
     keep_best,
     maskable_layers,
 )
-from robustprune.sparsity.criteria import magnitude
+from robustprune.sparsity.criteria import Scene, magnitude
 
 LOTTERY_OPTIMIZER = OptimizerSpec(lr=0.1, momentum=0.9, weight_decay=1e-4)
 
@@ -210,7 +210,7 @@ def _survivors(
             kept = sum(count_kept(allocate[name], number) for name, number in numbers.items())
             density = kept / sum(numbers.values())
     return keep_best(
-        magnitude(layers), layers,
+        magnitude(Scene(network, layers)), layers,
         density=density, pattern=pattern, allocate=allocate, within=masks,
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,10 @@ from robustprune.sparsity import (
     check_allocation,
     check_density,
     check_pattern,
-    criteria,
     group_weight,
     keep_best,
 )
-from robustprune.sparsity.criteria import CRITERIA, CriterionName
+from robustprune.sparsity.criteria import CRITERIA, Scene
 
 
 def prune_one_shot(
@@ -37,7 +37,7 @@ def prune_one_shot(
     loader: Batches | None = None,
     *,
     density: float,
-    criterion: CriterionName = "magnitude",
+    criterion: str = "magnitude",
     attack: Attack | None = None,
     objective: Objective | None = None,
     batches: int = 4,
@@ -49,17 +49,9 @@ def prune_one_shot(
 ) -> Ticket:
     """Keep the weights that a criterion rates highest; nothing is trained.
 
-    | criterion | score                               | needs data |
-    | --------- | ----------------------------------- | ---------- |
-    | magnitude | |w|                                 | no         |
-    | random    | noise, the control                  | no         |
-    | snip      | |w ∂L/∂w|                           | yes        |
-    | grasp     | w (H ∂L/∂w)                         | yes        |
-    | obd       | ½ h w², h the Hessian's diagonal    | yes        |
-    | obd_ggn   | ½ h w², h Gauss-Newton's diagonal   | yes        |
-
-    See `robustprune.sparsity.criteria` for the papers. Fine-tune the result with
-    `finetune_ticket(..., mode="inherit")`.
+    Criteria are the names in `robustprune.sparsity.criteria.CRITERIA`, whose rows say what each
+    scores: magnitude and random need no data; snip, grasp, obd and obd_ggn do. Fine-tune the
+    result with `finetune_ticket(..., mode="inherit")`.
 
     Args:
         model: copied, never changed: trained for magnitude and OBD; SNIP and GraSP were made for
@@ -81,13 +73,14 @@ def prune_one_shot(
         raise ValueError(f"unknown criterion {criterion!r}; choose one of {', '.join(CRITERIA)}")
     if batches < 1:
         raise ValueError(f"batches={batches} must be at least 1")
-    needs_data = criterion not in ("magnitude", "random")
+    needs_data = CRITERIA[criterion].needs_data
     if needs_data and loader is None:
         raise ValueError(f"criterion {criterion!r} needs data; give a loader")
     if not needs_data and not (attack is None and objective is None):
+        looking = ", ".join(name for name, row in CRITERIA.items() if row.needs_data)
         raise ValueError(
             f"criterion {criterion!r} looks at no loss, so that `attack` and `objective` have no "
-            "effect; leave them out or take snip, grasp, obd or obd_ggn"
+            f"effect; leave them out or take one of {looking}"
         )
     plain = attack is None and objective is None
     chosen = Natural() if plain else chosen_objective(attack, objective)
@@ -95,16 +88,17 @@ def prune_one_shot(
     layers = layers_to_mask(network, dense)
     groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
     check_allocation(allocate, groups, density)
-    generator = torch.Generator().manual_seed(seed)
-    if criterion == "magnitude":
-        scores = criteria.magnitude(layers)
-    elif criterion == "random":
-        scores = criteria.random(layers, generator=generator)
-    else:
+    scene = Scene(network, layers, torch.Generator().manual_seed(seed))
+    if needs_data:
         assert loader is not None
-        seen = list(_batches(network, loader, batches))
-        with evaluating(network):  # statistics of batch norm stay as they are
-            scores = _from_data(criterion, network, layers, seen, chosen, generator)
+        scene = replace(
+            scene,
+            batches=list(_batches(network, loader, batches)),
+            loss=lambda x, y: chosen(network, x, y, torch.inf).loss,
+            logits=lambda x, y: chosen(network, x, y, torch.inf).logits,
+        )
+    with evaluating(network):  # statistics of batch norm stay as they are
+        scores = CRITERIA[criterion].score(scene)
     masks = keep_best(scores, layers, density=density, pattern=pattern, allocate=allocate)
     apply_masks(network, masks)
     return Ticket(masks, bake(network), [])
@@ -119,26 +113,3 @@ def _batches(network: nn.Module, loader: Batches, number: int) -> Iterator[tuple
         yield x, y
     if batch is None:
         raise nothing_left(0)
-
-
-def _from_data(
-    criterion: CriterionName,
-    network: nn.Module,
-    layers: dict[str, nn.Module],
-    seen: list[tuple[Tensor, Tensor]],
-    objective: Objective,
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return objective(model, x, y, torch.inf).loss
-
-    def logits(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return objective(model, x, y, torch.inf).logits
-
-    if criterion == "snip":
-        return criteria.snip(network, layers, seen, loss)
-    if criterion == "grasp":
-        return criteria.grasp(network, layers, seen, loss)
-    if criterion == "obd":
-        return criteria.obd(network, layers, seen, loss, generator=generator)
-    return criteria.obd_ggn(network, layers, seen, logits, generator=generator)

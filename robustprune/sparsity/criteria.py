@@ -1,26 +1,48 @@
 """Criteria: what a weight is worth, one score for each, the larger the better.
 
-The data-driven ones take a `Loss`, a function of the model and a batch, so that a weight's worth
-can be judged under attack as well as on clean examples.
+A criterion is a function of a `Scene` and a row of `CRITERIA`; nothing else knows its name. The
+scene's loss may attack, so that a weight's worth can be judged under attack as well as on clean
+examples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CriterionName = Literal["magnitude", "random", "snip", "grasp", "obd", "obd_ggn"]
-CRITERIA: tuple[CriterionName, ...] = get_args(CriterionName)
-
-#: (model, x, y) -> scalar loss, differentiable in the weights
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-#: (model, x) -> logits of the points at which curvature is measured
-Logits = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Batches = Iterable[Sequence[Tensor]]
+#: (x, y) -> what the scene's network gives for them
+OfBatch = Callable[[Tensor, Tensor], Tensor]
+
+
+def _none(x: Tensor, y: Tensor) -> Tensor:
+    raise ValueError("the criterion needs a loss and logits, and its scene has none")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a criterion may look at; it changes none of it.
+
+    Attributes:
+        model: the network, in eval mode.
+        layers: the layers to score, as `maskable_layers` gives them.
+        generator: where random numbers come from.
+        batches: (x, y) pairs, for criteria that need data.
+        loss: (x, y) -> the scalar loss of the model, differentiable in its weights.
+        logits: (x, y) -> the model's logits at the points that the loss looks at.
+    """
+
+    model: nn.Module
+    layers: Mapping[str, nn.Module]
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    batches: Batches = ()
+    loss: OfBatch = _none
+    logits: OfBatch = _none
 
 
 def weights_of(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -37,60 +59,42 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def magnitude(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def magnitude(scene: Scene) -> dict[str, Tensor]:
     """|w| (Han et al. 2015, arXiv 1506.02626)."""
-    return {name: weight.detach().abs() for name, weight in weights_of(layers).items()}
+    return {name: weight.detach().abs() for name, weight in weights_of(scene.layers).items()}
 
 
-def random(layers: Mapping[str, nn.Module], *, generator: torch.Generator) -> dict[str, Tensor]:
+def random(scene: Scene) -> dict[str, Tensor]:
     """Uniform noise: the control that every criterion has to beat."""
     return {
-        name: torch.rand(weight.shape, generator=generator).to(weight.device)
-        for name, weight in weights_of(layers).items()
+        name: torch.rand(weight.shape, generator=scene.generator).to(weight.device)
+        for name, weight in weights_of(scene.layers).items()
     }
 
 
-def snip(
-    model: nn.Module, layers: Mapping[str, nn.Module], batches: Batches, loss: Loss
-) -> dict[str, Tensor]:
+def snip(scene: Scene) -> dict[str, Tensor]:
     """|w ⊙ ∂L/∂w|, the connection sensitivity (Lee et al. 2019, arXiv 1810.02340, Eq. 4)."""
-    weights = weights_of(layers)
-    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for x, y, part in _shares(batches):
-        value = part * loss(model, x, y)
-        for name, grad in zip(weights, _gradients(value, weights), strict=True):
-            total[name] += grad
-    return {name: (weights[name].detach() * grad).abs() for name, grad in total.items()}
+    weights = weights_of(scene.layers)
+    return {
+        name: (weights[name].detach() * grad).abs()
+        for name, grad in _mean_gradient(scene, weights).items()
+    }
 
 
-def grasp(
-    model: nn.Module, layers: Mapping[str, nn.Module], batches: Batches, loss: Loss
-) -> dict[str, Tensor]:
+def grasp(scene: Scene) -> dict[str, Tensor]:
     """w ⊙ (H g): what removing a weight takes from the gradient's length, with g = ∂L/∂w and
     H = ∂²L/∂w² (Wang et al. 2020, arXiv 2002.07376, Eq. 8, which removes the largest −w ⊙ H g)."""
-    weights, batches = weights_of(layers), list(batches)
-    mean = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for x, y, part in _shares(batches):
-        value = part * loss(model, x, y)
-        for name, grad in zip(weights, _gradients(value, weights), strict=True):
-            mean[name] += grad
+    weights = weights_of(scene.layers)
+    mean = _mean_gradient(scene, weights)
     product = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for x, y, part in _shares(batches):
-        value = part * loss(model, x, y)
+    for x, y, part in _shares(scene.batches):
+        value = part * scene.loss(x, y)
         for name, hg in zip(weights, _hessian_times(value, weights, mean), strict=True):
             product[name] += hg
     return {name: weights[name].detach() * hg for name, hg in product.items()}
 
 
-def obd(
-    model: nn.Module,
-    layers: Mapping[str, nn.Module],
-    batches: Batches,
-    loss: Loss,
-    *,
-    generator: torch.Generator,
-    draws: int = 8,
-) -> dict[str, Tensor]:
+def obd(scene: Scene, *, draws: int = 8) -> dict[str, Tensor]:
     """½ h w², the rise of the loss when a weight is removed from a minimum (LeCun et al. 1990,
     Optimal Brain Damage, Eq. 5), with the Hessian's diagonal h = E[v ⊙ H v] over random signs v
     (Hutchinson; Bekas et al. 2007). h may be negative away from a minimum: ReLU networks are
@@ -99,46 +103,81 @@ def obd(
     Args:
         draws: sign vectors per batch.
     """
-    weights = weights_of(layers)
+    weights = weights_of(scene.layers)
     diagonal = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for x, y, part in _shares(batches):
+    for x, y, part in _shares(scene.batches):
         for _ in range(draws):
-            signs = {name: _signs(weight, generator) for name, weight in weights.items()}
-            value = part / draws * loss(model, x, y)
+            signs = {name: _signs(weight, scene.generator) for name, weight in weights.items()}
+            value = part / draws * scene.loss(x, y)
             products = _hessian_times(value, weights, signs)
             for name, hv in zip(weights, products, strict=True):
                 diagonal[name] += signs[name] * hv
     return {name: 0.5 * h * weights[name].detach() ** 2 for name, h in diagonal.items()}
 
 
-def obd_ggn(
-    model: nn.Module,
-    layers: Mapping[str, nn.Module],
-    batches: Batches,
-    logits: Logits,
-    *,
-    generator: torch.Generator,
-    draws: int = 8,
-) -> dict[str, Tensor]:
+def obd_ggn(scene: Scene, *, draws: int = 8) -> dict[str, Tensor]:
     """½ h w² with the diagonal of the generalised Gauss-Newton matrix of the cross-entropy,
     h = E Σ_i (∂ log p(ŷ_i | x_i) / ∂w)² / N over labels ŷ ~ p, which is never negative.
 
     One backward pass a draw gives Σ_i s_i ∂ log p(ŷ_i)/∂w with random signs s; its square has
     the sum of the single squares as its mean (Schraudolph 2002, Neural Computation 14).
     """
-    weights = weights_of(layers)
+    weights = weights_of(scene.layers)
     diagonal = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for x, y, part in _shares(batches):
-        output = logits(model, x, y)
+    for x, y, part in _shares(scene.batches):
+        output = scene.logits(x, y)
         for draw in range(draws):
             probabilities = output.detach().softmax(1).cpu()
-            labels = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+            labels = torch.multinomial(probabilities, 1, generator=scene.generator).squeeze(1)
             surprise = F.cross_entropy(output, labels.to(output.device), reduction="none")
-            value = (_signs(surprise, generator) * surprise).sum()
+            value = (_signs(surprise, scene.generator) * surprise).sum()
             grads = _gradients(value, weights, retain=draw + 1 < draws)
             for name, grad in zip(weights, grads, strict=True):
                 diagonal[name] += part / (draws * len(y)) * grad**2
     return {name: 0.5 * h * weights[name].detach() ** 2 for name, h in diagonal.items()}
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A row of `CRITERIA`.
+
+    Attributes:
+        score: gives each of the scene's layers scores of the shape of its weight.
+        needs: "nothing" but the weights; "gradients" of the loss, or "activations" of the layers,
+            both on batches.
+        summary: the score as a formula, and where it is from.
+    """
+
+    score: Callable[[Scene], dict[str, Tensor]]
+    needs: Literal["nothing", "gradients", "activations"]
+    summary: str
+
+    @property
+    def needs_data(self) -> bool:
+        return self.needs != "nothing"
+
+
+#: every criterion by its name
+CRITERIA: Mapping[str, Criterion] = {
+    "magnitude": Criterion(magnitude, "nothing", "|w| (Han et al. 2015)"),
+    "random": Criterion(random, "nothing", "noise, the control"),
+    "snip": Criterion(snip, "gradients", "|w ∂L/∂w| (Lee et al. 2019)"),
+    "grasp": Criterion(grasp, "gradients", "w (H ∂L/∂w) (Wang et al. 2020)"),
+    "obd": Criterion(obd, "gradients", "½ h w², h the Hessian's diagonal (LeCun et al. 1990)"),
+    "obd_ggn": Criterion(
+        obd_ggn, "gradients", "½ h w², h Gauss-Newton's diagonal (Schraudolph 2002)"
+    ),
+}
+
+
+def _mean_gradient(scene: Scene, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """∂L/∂w over all batches."""
+    mean = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for x, y, part in _shares(scene.batches):
+        value = part * scene.loss(x, y)
+        for name, grad in zip(weights, _gradients(value, weights), strict=True):
+            mean[name] += grad
+    return mean
 
 
 def _shares(batches: Batches) -> list[tuple[Tensor, Tensor, float]]:

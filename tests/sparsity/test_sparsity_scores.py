@@ -48,7 +48,7 @@ def test_a_network_of_nan_weights_is_not_pruned(criterion: str) -> None:
         network.weight[0, 0] = NAN
     data = [(torch.randn(6, 4), torch.arange(6) % 2)]
     with pytest.raises(ValueError, match="NaN"):
-        prune_one_shot(network, data, density=0.5, criterion=criterion)  # type: ignore[arg-type]
+        prune_one_shot(network, data, density=0.5, criterion=criterion)
 
 
 NUMBERS = st.sampled_from([NAN, -2.0, -1.0, 0.0, 0.5, 0.5, 1.0, INF])
