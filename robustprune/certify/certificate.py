@@ -107,6 +107,8 @@ class Manifest:
         precision: floating-point numbers in which the certified network runs, such as "float32":
             proofs hold for every evaluation in it. None in files of schema 1, whose proofs are
             about real numbers.
+        language: `attacks.text.description_digest` of the pre-trained language model whose config
+            and tokenizer the certified network uses; None for other networks.
     """
 
     task: str
@@ -124,6 +126,7 @@ class Manifest:
     versions: Mapping[str, str]
     limits: tuple[str, ...]
     precision: str | None = None
+    language: str | None = None
 
 
 def total_failure(certificates: Sequence[Certificate]) -> float:
@@ -218,7 +221,7 @@ def _is_old(first: str) -> bool:
 
 #: what lines of schema 1 lack
 _NEW: dict[str, dict[str, Any]] = {
-    "manifest": {"schema": SCHEMA, "precision": None},
+    "manifest": {"schema": SCHEMA, "precision": None, "language": None},
     "certificate": {"replaceable": None, "outcome": "unproven"},
 }
 

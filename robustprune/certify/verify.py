@@ -21,7 +21,7 @@ from robustprune.certify.sentences import Sentences
 from robustprune.sparsity import MaskSet
 
 #: fields of a manifest that have a check of their own
-_APART = ("versions", "limits", "total_failure", "precision")
+_APART = ("versions", "limits", "total_failure", "precision", "language")
 
 
 def verify_certificates(
@@ -90,6 +90,12 @@ def manifest_findings(stated: Manifest, expected: Manifest) -> list[Finding]:
         detail = f"the network runs in {expected.precision}"
         detail += "" if right else f", the file says {stated.precision}"
         findings.append(Finding("manifest, precision", right, detail))
+    if stated.precision is not None:  # files of schema 1 name no language model
+        right = stated.language == expected.language
+        detail = "config and tokenizer of the language model" if expected.language else "none"
+        if not right:
+            detail = f"the file says {stated.language}, found {expected.language}"
+        findings.append(Finding("manifest, language", right, detail))
     if not _of_another_version(stated, expected):
         right = stated.limits == expected.limits
         detail = "the sentences of this version" if right else "the file has other sentences"
@@ -147,6 +153,8 @@ def _unchecked(
                 f"the file names none; radii were proven again for {expected.precision}",
             )
         )
+        if expected.language is not None:
+            left.append(unchecked("language", "the file names no config and tokenizer"))
     found = sum(c.attack_radius is not None for c in certificates)
     if found:
         detail = (

@@ -32,7 +32,7 @@ from robustprune.certify.certificate import FILE, Norm
 from robustprune.measure import nearest_adversarial
 from robustprune.pipeline.fit import Fitted
 from robustprune.pipeline.prepare import Run
-from robustprune.pipeline.text import sentences_of
+from robustprune.pipeline.text import language_digest, sentences_of
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir
 from robustprune.run.runtime import seed_stage
@@ -177,6 +177,7 @@ def manifest_of(
         masks=masks if masks.exists() else None,
         config=folder.path / "config.yaml",
         seed=config.seed,
+        language=language_digest(config),
     )
 
 
@@ -204,12 +205,14 @@ def describe(
     masks: Path | None,
     config: Path,
     seed: int,
+    language: str | None = None,
 ) -> Manifest:
     """What the certificates of the examples (x, y) are about.
 
     Args:
         task, model: as the manifest names them.
         weights, masks, config: files whose digests it holds.
+        language: digest of the pre-trained language model's description, where there is one.
     """
     return Manifest(
         task=task,
@@ -230,6 +233,7 @@ def describe(
             sentences=threat.support is not None,
         ),
         precision=precision_of(weights),
+        language=language,
     )
 
 

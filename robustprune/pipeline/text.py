@@ -21,6 +21,7 @@ from attacks.text import (
     bert_attack,
     content_synonyms,
     deep_word_bug,
+    description_digest,
     masked_language_model,
     minilm,
     pwws,
@@ -39,6 +40,7 @@ from robustprune.models import (
     sentence_classifier,
     token_synonyms,
 )
+from robustprune.models.language import weights_source
 from robustprune.report.records import WORST
 from robustprune.report.text_attacks import result_file
 from robustprune.run.config import Config
@@ -63,6 +65,15 @@ def encoder_of(config: Config) -> SentenceTokenizer:
     """The tokenizer of the network that the config names."""
     weights = str(config.model.options.get("weights", "minilm"))
     return SentenceTokenizer(weights, max_length=config.task.max_length)
+
+
+def language_digest(config: Config) -> str | None:
+    """Digest of the config and tokenizer of the pre-trained network that the config names; None
+    for a network of another kind."""
+    if config.model.name != "language":
+        return None
+    weights = str(config.model.options.get("weights", "minilm"))
+    return description_digest(weights_source(weights))
 
 
 def check_text(config: Config) -> None:

