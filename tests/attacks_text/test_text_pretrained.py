@@ -96,6 +96,12 @@ def test_a_slim_file_names_no_kernel_either(folder: Path, tmp_path: Path) -> Non
         load_slim_language(file, EmbeddingClassifier)
 
 
+def test_a_config_that_asks_for_more_than_the_files_hold_takes_no_memory(folder: Path) -> None:
+    change(folder / "config.json", vocab_size=10**9)
+    with pytest.raises(FileNotFoundError, match="more than the limit"):
+        language_model((7, 3), 2, weights=str(folder))
+
+
 def test_links_are_followed_within_a_cache_alone(folder: Path, tmp_path: Path) -> None:
     blobs, snapshot = tmp_path / "hub" / "blobs", tmp_path / "hub" / "snapshots" / "abc"
     blobs.mkdir(parents=True)
