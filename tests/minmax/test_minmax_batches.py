@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -451,3 +452,37 @@ def test_what_an_attack_finds_is_a_divergence_with_its_culprit() -> None:
     named = "the gradient with respect to the input in validation became non-finite in epoch 2"
     with pytest.raises(TrainingDiverged, match=named):
         go([(x, y)], network(), validation=check, epochs=3)
+
+
+class LogOfSoftmax(nn.Module):
+    """Finite for all we see; its gradient is 0/0 where a probability underflows to 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.body(x) * 1000).softmax(1).log()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"natural", "gaussian"}))
+def test_a_gradient_that_is_nan_never_trains_on_in_silence(name: str, norm: Any) -> None:
+    x, y = examples()
+    model = LogOfSoftmax()
+    y = model(x).argmax(1)  # so that the plain loss is 0
+    made: Any = OBJECTIVES[name]("eval")
+    threat = ThreatModel(norm, 0.05)
+    if name in ("free", "freelb"):
+        made = Free(threat) if name == "free" else FreeLB(PGD(threat, steps=2, seed=0))
+    else:
+        made = replace(made, attack=replace(made.attack, threat=threat))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(TrainingDiverged, match="became non-finite in epoch 1; the last good state"):
+        go([(x, y)], model, objective=made)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    check = Validation(loader=[(x, y)], attack=PGD(threat, steps=1, seed=0))
+    if name == "adversarial":
+        with pytest.raises(NotFinite):
+            check(model, torch.device("cpu"))
