@@ -68,12 +68,6 @@ def check_selection(config: Config) -> None:
                 f"selection.{option}: {value} has no effect with method {section.method}; it goes "
                 f"with {', '.join(methods)}; leave it out"
             )
-    for training in planned_trainings(config):
-        if training.kind == "robust" and training.epochs <= section.start:
-            raise ValueError(
-                f"selection.start: {section.start} leaves the {training.epochs} epochs of "
-                f"{training.name} without a selection; set it below them"
-            )
     signed = section.method in _SIGNED
     if section.keep == "positive" and not signed:
         raise ValueError(
@@ -85,6 +79,13 @@ def check_selection(config: Config) -> None:
             f"selection.weighted needs scores of at least zero, which {section.method} gives with "
             "selection.keep positive only"
         )
+    for training in planned_trainings(config):
+        chosen = training.kind == "robust" and training.name != "adversarial_all"
+        if chosen and training.epochs <= section.start:
+            raise ValueError(
+                f"selection.start: {section.start} leaves the {training.epochs} epochs of "
+                f"{training.name} without a selection; set it below them"
+            )
 
 
 def selective(
