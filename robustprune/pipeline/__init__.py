@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from robustprune.pipeline.attack_text import attack_text
 from robustprune.pipeline.certify import certify_headline
 from robustprune.pipeline.cost import measure_cost
 from robustprune.pipeline.fit import Fitted, fit_dense, fit_finetuned
 from robustprune.pipeline.measure import findings, measure_model, measure_switch, write_per_example
 from robustprune.pipeline.naming import headline_names, model_name
-from robustprune.pipeline.prepare import Run, prepare
+from robustprune.pipeline.prepare import prepare
 from robustprune.pipeline.searches import Sources, search
-from robustprune.pipeline.text import attack_text
+from robustprune.pipeline.shared import Run
 from robustprune.report import write_report
 from robustprune.run.runtime import is_first
 from robustprune.run.sections import SelectionSection

@@ -31,7 +31,7 @@ from robustprune.certify import (
 from robustprune.certify.certificate import FILE, Norm
 from robustprune.measure import nearest_adversarial
 from robustprune.pipeline.fit import Fitted
-from robustprune.pipeline.prepare import Run
+from robustprune.pipeline.shared import Run
 from robustprune.pipeline.text import language_digest, sentences_of
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir

@@ -14,7 +14,7 @@ from robustprune.deploy.language import language_sizes, save_slim_language, slim
 from robustprune.measure import Cost, compare_cost
 from robustprune.pipeline.fit import Fitted
 from robustprune.pipeline.measure import test_examples
-from robustprune.pipeline.prepare import Run
+from robustprune.pipeline.shared import Run
 from robustprune.report.wording import file_size, percent
 from robustprune.sparsity import apply_masks
 from robustprune.sparsity.plain import copy_of

@@ -22,7 +22,7 @@ from robustprune.pipeline.certify import certified_examples
 from robustprune.pipeline.fit import optimizer_of
 from robustprune.pipeline.measure import test_examples
 from robustprune.pipeline.plan import measuring_passes, planned_trainings, text_queries
-from robustprune.pipeline.prepare import Run
+from robustprune.pipeline.shared import Run
 
 #: seconds after which a measurement is not repeated
 PATIENCE = 2.0

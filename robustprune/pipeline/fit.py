@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from robustprune.minmax import Checkpoint, LoopOptions, Natural, OptimizerSpec, train
-from robustprune.pipeline.prepare import Run
+from robustprune.pipeline.shared import Run
 from robustprune.run.checkpoint import load_state
 from robustprune.run.config import TrainingSection
 from robustprune.run.runtime import seed_stage

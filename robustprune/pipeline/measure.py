@@ -22,7 +22,7 @@ from robustprune.measure import (
     proportion,
 )
 from robustprune.pipeline.fit import Fitted
-from robustprune.pipeline.prepare import Run
+from robustprune.pipeline.shared import Run
 from robustprune.run.checkpoint import write_atomically
 from robustprune.run.constant import CHECK
 from robustprune.run.runtime import seed_stage

@@ -9,7 +9,7 @@ from torch import nn
 
 from robustprune.minmax import Adversarial, Checkpoint, Natural
 from robustprune.pipeline.fit import Fitted, fit, loop_options, optimizer_of
-from robustprune.pipeline.prepare import Run
+from robustprune.pipeline.shared import Run
 from robustprune.run.checkpoint import load_state
 from robustprune.run.config import TrainingSection
 from robustprune.search import (

@@ -1,13 +1,10 @@
-"""What only runs on text have: their encoder, and the stage that attacks the text itself."""
+"""What only runs on text have: their encoder, their attacks, and what a config may ask of them."""
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +14,6 @@ from attacks.text import (
     Classify,
     Embed,
     TextAttack,
-    TextResult,
     bert_attack,
     content_synonyms,
     deep_word_bug,
@@ -25,15 +21,11 @@ from attacks.text import (
     masked_language_model,
     minilm,
     pwws,
-    recheck,
-    summarise,
     text_bugger,
     text_fooler,
     wordnet,
-    worst_case,
 )
 from robustprune.certify import Sentences
-from robustprune.measure import proportion
 from robustprune.models import (
     SentenceTokenizer,
     TokenSynonyms,
@@ -41,16 +33,10 @@ from robustprune.models import (
     token_synonyms,
 )
 from robustprune.models.language import weights_source
-from robustprune.report.records import WORST
-from robustprune.report.text_attacks import result_file
 from robustprune.run.config import Config
 from robustprune.tasks import Task, text_names
 
-if TYPE_CHECKING:
-    from robustprune.pipeline.fit import Fitted
-    from robustprune.pipeline.prepare import Run
-
-_MAKE: dict[str, Callable[..., TextAttack]] = {
+TEXT_ATTACKS: dict[str, Callable[..., TextAttack]] = {
     "text_fooler": text_fooler,
     "text_bugger": text_bugger,
     "deep_word_bug": deep_word_bug,
@@ -143,7 +129,7 @@ def text_attacks(config: Config, device: torch.device | str = "cpu") -> dict[str
         if name == "bert_attack":
             assert section.masked_lm is not None, "`check_text` refuses it without"
             options["proposals"] = _proposals(section.masked_lm, str(device))
-        found[name] = _MAKE[name](queries=section.queries, **options)
+        found[name] = TEXT_ATTACKS[name](queries=section.queries, **options)
     return found
 
 
@@ -163,7 +149,7 @@ def sentences_of(config: Config, task: Task, model: nn.Module) -> Sentences | No
     synonyms, as in the attacks on the text."""
     if task.texts is None:
         return None
-    return Sentences(task.texts, _asked(config, task.texts, model), content_synonyms)
+    return Sentences(task.texts, classifier_of(config, task.texts, model), content_synonyms)
 
 
 def synonyms_of(config: Config) -> TokenSynonyms:
@@ -171,67 +157,7 @@ def synonyms_of(config: Config) -> TokenSynonyms:
     return token_synonyms(encoder_of(config), content_synonyms)
 
 
-def _asked(config: Config, texts: Sequence[str], model: nn.Module) -> Classify:
+def classifier_of(config: Config, texts: Sequence[str], model: nn.Module) -> Classify:
     """The network's answers to texts; with a tab in them they are pairs."""
     pairs = any("\t" in text for text in texts)
     return sentence_classifier(model, encoder_of(config), pairs=pairs)
-
-
-def attack_text(run: Run, fitted: Fitted) -> list[dict[str, Any]]:
-    """A model's rows of "text" in metrics.json, one an attack, and the worst case over them.
-
-    The texts that an attack wrote are kept beside its row, in text/<model>.<attack>.json.
-    """
-    rows: list[dict[str, Any]] = []
-    found: list[list[TextResult]] = []
-    for name, attack in text_attacks(run.config, run.device).items():
-        file = result_file(fitted.name, name)
-        if run.folder.has(file):
-            content = run.folder.read_json(file)
-        else:
-            content = _attacked(run, fitted, name, attack)
-            run.folder.write_json(file, content)
-            run.folder.log("attacked text", model=fitted.name, attack=name)
-        rows.append(content["row"])
-        found.append([TextResult(**result) for result in content["results"]])
-    if len(found) > 1:
-        description = "per sentence, over all attacks on the text; queries are those of all"
-        rows.append(_row(fitted.name, WORST, description, worst_case(found)))
-    return rows
-
-
-def _attacked(run: Run, fitted: Fitted, name: str, attack: TextAttack) -> dict[str, Any]:
-    """Attack the first test sentences, and ask again about every success."""
-    texts, section = run.task.texts, run.config.evaluation
-    assert texts is not None, "`check_text` refuses tasks without text"
-    count = min(section.sentences, len(texts))
-    classify = _asked(run.config, texts, fitted.model)
-    labels = run.task.test.y[:count].tolist()
-    results = recheck(classify, attack(classify, texts[:count], labels))
-    summary = (inspect.getdoc(_MAKE[name]) or "").partition("\n")[0].removesuffix(".")
-    description = f"{summary}; at most {section.queries} queries a sentence"
-    return {
-        "row": _row(fitted.name, name, description, results),
-        "results": [asdict(result) for result in results],
-    }
-
-
-def _row(
-    model: str, attack: str, description: str, results: Sequence[TextResult]
-) -> dict[str, Any]:
-    summary = summarise(results)
-    attacked = [result for result in results if result.status != "skipped"]
-    kept = sum(result.status == "failed" for result in attacked)
-    means = {
-        name: None if math.isnan(value) else value
-        for name in ("success_rate", "mean_queries", "mean_changed")
-        for value in (getattr(summary, name),)
-    }
-    return {
-        "model": model,
-        "attack": attack,
-        "description": description,
-        "clean": proportion(len(attacked), len(results)).to_json(),
-        "attacked": proportion(kept, len(results)).to_json(),
-        **means,
-    }
