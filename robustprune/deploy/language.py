@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from attacks.network import check_no_hooks
 from attacks.text import refuse_kernels
 from robustprune.run.checkpoint import load_state, load_tensors, save_tensors
-from robustprune.sparsity import transformer_blocks
-from robustprune.sparsity.gates import Block
+from robustprune.sparsity import Block, transformer_blocks
 from robustprune.sparsity.plain import computed_weights, copy_of
 
 _FORMAT = 1
@@ -41,7 +40,7 @@ def slim_language(model: nn.Module) -> nn.Module:
         )
     check_no_hooks(model)
     small = copy_of(model)
-    for block in transformer_blocks(small):
+    for block in _layers(small):
         heads = _alive(small.get_parameter(f"{block.output}.weight"), block.heads)
         neurons = _alive(small.get_parameter(f"{block.down}.weight"))
         _shrink(small, block, heads, neurons)
@@ -51,8 +50,8 @@ def slim_language(model: nn.Module) -> nn.Module:
 def language_sizes(model: nn.Module) -> list[tuple[int, int]]:
     """Heads and feed-forward neurons of each layer."""
     return [
-        (block.heads, len(model.get_parameter(f"{block.up}.weight")))
-        for block in transformer_blocks(model)
+        (block.heads, len(model.get_parameter(f"{block.inner[0]}.weight")))
+        for block in _layers(model)
     ]
 
 
@@ -95,13 +94,23 @@ def load_slim_language(path: Path | str, wrap: type[nn.Module]) -> nn.Module:
             auto.AutoConfig.for_model(config.pop("model_type"), **config), trust_remote_code=False
         )
         model = wrap(network)
-        blocks = transformer_blocks(model)
+        blocks = _layers(model)
         for block, (heads, neurons) in zip(blocks, meta["sizes"], strict=True):
             _shrink(model, block, range(heads), range(neurons))
         load_state(model, tensors, Path(path))
     except (KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"{path} is no slim language model ({error})") from error
     return model.eval()
+
+
+def _layers(model: nn.Module) -> list[Block]:
+    blocks = transformer_blocks(model)
+    if other := [block.family for block in blocks if block.family not in ("BERT", "DistilBERT")]:
+        raise ValueError(
+            f"{type(model).__name__} has layers like {other[0]}'s, and heads and neurons can be "
+            "taken out of those of BERT and DistilBERT alone; keep its masks as zeros"
+        )
+    return blocks
 
 
 def _alive(weight: Tensor, groups: int | None = None) -> list[int]:
@@ -129,7 +138,7 @@ def _shrink(model: nn.Module, block: Block, heads: Sequence[int], neurons: Seque
         if hasattr(attention, attribute):
             setattr(attention, attribute, value)
     index = torch.tensor(list(neurons))
-    _keep(model, block.up, 0, index)
+    _keep(model, block.inner[0], 0, index)
     _keep(model, block.down, 1, index)
 
 

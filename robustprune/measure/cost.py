@@ -23,7 +23,7 @@ from attacks.network import unwrapped
 from robustprune.deploy.copies import check_module
 from robustprune.deploy.csr import CSRLinear
 from robustprune.deploy.timing import time_in_turns
-from robustprune.sparsity import MASKABLE, plain
+from robustprune.sparsity import is_maskable, plain
 from robustprune.sparsity.plain import computed_weights
 
 #: torch's operations that multiply matrices, and words in the names of those that do so inside
@@ -160,7 +160,7 @@ def count_work(model: nn.Module, example: Tensor) -> Work:
             stored, nonzeros = layer.nonzeros, int(torch.count_nonzero(layer.values))
         else:
             weight = cast(Tensor, layer.weight)
-            if isinstance(layer, nn.Linear):
+            if weight.ndim == 2:  # a linear layer
                 positions = math.prod(output.shape[:-1])
             else:
                 source = args[0] if args else kwargs["input"]
@@ -176,7 +176,7 @@ def count_work(model: nn.Module, example: Tensor) -> Work:
     handles: list[Any] = []
     try:
         for module in model.modules():
-            if isinstance(module, (*MASKABLE, CSRLinear)):
+            if is_maskable(module) or isinstance(module, CSRLinear):
                 handles.append(module.register_forward_pre_hook(enter))
                 handles.append(module.register_forward_hook(note, with_kwargs=True))
             else:

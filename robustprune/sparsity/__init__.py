@@ -10,13 +10,14 @@ from robustprune.sparsity.allocation import (
     keep_best,
 )
 from robustprune.sparsity.apply import (
-    MASKABLE,
     Masked,
     apply_masks,
     computed_once,
     full_masks,
+    is_maskable,
     maskable_layers,
 )
+from robustprune.sparsity.blocks import Block, Head, output_head, transformer_blocks
 from robustprune.sparsity.coverage import Coverage, Folded, LeftOut, coverage
 from robustprune.sparsity.gates import (
     GRANULARITIES,
@@ -25,7 +26,6 @@ from robustprune.sparsity.gates import (
     draw_masks,
     gate_groups,
     magnitudes,
-    transformer_blocks,
 )
 from robustprune.sparsity.mask import LayerDensity, MaskSet
 from robustprune.sparsity.patterns import (
@@ -42,15 +42,16 @@ from robustprune.sparsity.plain import bake, plain
 __all__ = [
     "ALLOCATIONS",
     "GRANULARITIES",
-    "MASKABLE",
     "PATTERNS",
     "Allocation",
     "AllocationName",
+    "Block",
     "Coverage",
     "Folded",
     "GateGroup",
     "Granularity",
     "Groups",
+    "Head",
     "LayerDensity",
     "LeftOut",
     "MaskSet",
@@ -69,9 +70,11 @@ __all__ = [
     "full_masks",
     "gate_groups",
     "group_weight",
+    "is_maskable",
     "keep_best",
     "magnitudes",
     "maskable_layers",
+    "output_head",
     "plain",
     "top_k",
     "transformer_blocks",

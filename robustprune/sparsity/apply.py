@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from robustprune.sparsity.blocks import output_head
 from robustprune.sparsity.mask import MaskSet
+from robustprune.sparsity.patterns import hf_conv1d
 from robustprune.sparsity.plain import computed_weights
 
 MASKABLE = (
@@ -24,7 +26,6 @@ MASKABLE = (
     nn.ConvTranspose3d,
 )
 
-
 #: layers whose weights no mask covers, but which count when "first" and "last" are looked for
 _WHOLE = (nn.RNNBase, nn.MultiheadAttention, nn.Bilinear)
 
@@ -32,21 +33,21 @@ _WHOLE = (nn.RNNBase, nn.MultiheadAttention, nn.Bilinear)
 def maskable_layers(model: nn.Module, *, dense: Iterable[str] = ()) -> dict[str, nn.Module]:
     """The layers whose weights a search may mask, by parameter name, in registration order.
 
-    Linear, Conv1d-3d and transposed convolutions count. Weights that two modules share (tied
-    embeddings) are left out: a mask on one would silently change the other. So are those that
-    something computes (weight_norm, torch.nn.utils.prune), until `plain` makes Parameters of them.
-    `coverage` names what is left out.
+    Linear, Conv1d-3d, transposed convolutions and the Conv1D of transformers count. Weights that
+    two modules share (tied embeddings) are left out: a mask on one would silently change the other.
+    So are those that something computes (weight_norm, torch.nn.utils.prune), until `plain` makes
+    Parameters of them. `coverage` names what is left out.
 
     Args:
         dense: layers to leave whole: "first", "last", the name of a module or of its weight, or a
-            pattern of such names ("stages.0.*"). First and last go by the order in which the
-            network registers its layers, whatever the order in which it calls them, and over all
-            layers, maskable or not: the last one of a language model is its head even where that
-            is tied to the embedding, and so whole as it is.
+            pattern of such names ("stages.0.*"). The last one of a transformer is its output head
+            (see `output_head`), even where that is tied to the embedding, and so whole as it is.
+            Otherwise first and last go by the order in which the network registers its layers,
+            whatever the order in which it calls them, and over all layers, maskable or not.
 
     Raises:
-        ValueError: a network that is masked already, an unknown name in `dense`, or nothing left
-            to mask.
+        ValueError: a network that is masked already, an unknown name in `dense`, "last" of a
+            transformer without a head, or nothing left to mask.
     """
     refuse_masked(model)
     owners: dict[int, int] = {}
@@ -56,17 +57,17 @@ def maskable_layers(model: nn.Module, *, dense: Iterable[str] = ()) -> dict[str,
     every: dict[str, nn.Module] = {}
     layers: dict[str, nn.Module] = {}
     for path, module in model.named_modules():
-        if isinstance(module, (*MASKABLE, *_WHOLE)):
+        if is_maskable(module) or isinstance(module, _WHOLE):
             name = f"{path}.weight" if path else "weight"
-            every[name if isinstance(module, MASKABLE) else path] = module
+            every[name if is_maskable(module) else path] = module
             weight = module._parameters.get("weight")
-            if isinstance(module, MASKABLE) and owners.get(id(weight)) == 1:
+            if is_maskable(module) and owners.get(id(weight)) == 1:
                 layers[name] = module
     left_out = set()
     for wanted in (dense,) if isinstance(dense, str) else dense:
         names = list(every)
         if wanted in ("first", "last") and names:
-            left_out.add(names[0 if wanted == "first" else -1])
+            left_out.add(names[0] if wanted == "first" else _last(model, names))
         elif found := fnmatch.filter(names, wanted) + fnmatch.filter(names, f"{wanted}.weight"):
             left_out.update(found)
         else:
@@ -88,6 +89,24 @@ def maskable_layers(model: nn.Module, *, dense: Iterable[str] = ()) -> dict[str,
             )
         )
     return layers
+
+
+def is_maskable(module: nn.Module) -> bool:
+    """Whether a layer is of a kind that masks cover, by its `weight`."""
+    return isinstance(module, (*MASKABLE, *hf_conv1d()))
+
+
+def _last(model: nn.Module, names: Sequence[str]) -> str:
+    try:
+        head = output_head(model)
+    except ValueError:  # no transformer that is known
+        return names[-1]
+    if head is None:
+        raise ValueError(
+            f"cannot keep 'last' dense: {type(model).__name__} is a transformer without an output "
+            "head; leave 'last' out, or name the layers"
+        )
+    return f"{head.name}.weight"
 
 
 def full_masks(model: nn.Module) -> MaskSet:

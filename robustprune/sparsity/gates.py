@@ -1,22 +1,25 @@
 """What lives or dies together in a transformer: weights, heads, neurons, layers.
 
 A head of self-attention is its rows of Q, K and V and its columns of the output projection; a
-neuron of the feed-forward part its row of the first and its column of the second matrix; a layer
-all of these. Biases, norms and embeddings are never masked: without its columns of the output
-projection a head, whatever its biases, adds nothing.
+neuron of the feed-forward part its row of the first matrix (and of the gate, where there is one)
+and its column of the last; a layer all of these. Where query heads share a key and a value head
+(grouped-query attention), those and the query heads that share them are one group: what a group
+takes from the cache of keys and values goes with it. Biases, norms and embeddings are never masked:
+without its columns of the output projection a head, whatever its biases, adds nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from robustprune.sparsity.apply import maskable_layers
+from robustprune.sparsity.blocks import Block, out_dim, transformer_blocks
 from robustprune.sparsity.mask import MaskSet
 from robustprune.sparsity.patterns import check_density, check_scores, count_kept, top_k
 
@@ -32,18 +35,22 @@ class Span:
         shape: of the weight.
         dim: the dimension that counts groups, 0 or 1; None where each weight is a group of its
             own, or one group is the whole matrix.
-        repeat: rows or columns of a group.
+        repeat: rows or columns of a group, one after the other.
+        parts: how many times the groups occur, one time after the other: 3 where one matrix holds
+            query, key and value.
     """
 
     shape: tuple[int, ...]
     dim: int | None = None
     repeat: int = 1
+    parts: int = 1
 
     def expand(self, value: Tensor) -> Tensor:
         """Values of the groups, laid out so that they broadcast against the weight."""
         if self.dim is None:
             return value
         line = value.repeat_interleave(self.repeat) if self.repeat > 1 else value
+        line = line.repeat(self.parts) if self.parts > 1 else line
         return line.unsqueeze(1) if self.dim == 0 else line.unsqueeze(0)
 
     def total(self, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -51,7 +58,7 @@ class Span:
         spreads, gathered."""
         if self.dim is None:
             return weight if shape == self.shape else weight.sum().view(shape)
-        return weight.sum(1 - self.dim).view(*shape, self.repeat).sum(-1)
+        return weight.sum(1 - self.dim).view(self.parts, *shape, self.repeat).sum(-1).sum(0)
 
 
 @dataclass(frozen=True)
@@ -74,80 +81,6 @@ class GateGroup:
     def weights(self) -> int:
         """How many weights all of its groups cover together."""
         return sum(math.prod(span.shape) for span in self.spans.values())
-
-
-@dataclass(frozen=True)
-class Block:
-    """One layer of a transformer, by the names of its modules.
-
-    Attributes:
-        attention: the module that splits into `heads` heads.
-        query, key, value, output: its four projections.
-        up, down: the feed-forward part.
-    """
-
-    attention: str
-    query: str
-    key: str
-    value: str
-    output: str
-    up: str
-    down: str
-    heads: int = field(kw_only=True)
-
-    @property
-    def projections(self) -> tuple[str, str, str]:
-        return self.query, self.key, self.value
-
-
-#: attention, query, key, value, output, up, down, below a layer of each family
-_FAMILIES = (
-    (  # BERT, RoBERTa, ELECTRA and their kin
-        "attention.self",
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-        "intermediate.dense",
-        "output.dense",
-    ),
-    (  # DistilBERT
-        "attention",
-        "attention.q_lin",
-        "attention.k_lin",
-        "attention.v_lin",
-        "attention.out_lin",
-        "ffn.lin1",
-        "ffn.lin2",
-    ),
-)
-
-
-def transformer_blocks(model: nn.Module) -> list[Block]:
-    """The layers of a BERT-like or DistilBERT-like model, in order.
-
-    Raises:
-        ValueError: there are none.
-    """
-    modules = dict(model.named_modules())
-    blocks = []
-    for name in modules:
-        prefix = f"{name}." if name else ""
-        for family in _FAMILIES:
-            attention, query, key, value, output, up, down = (prefix + path for path in family)
-            if {attention, query, key, value, output, up, down} <= modules.keys():
-                split = modules[attention]
-                heads = getattr(split, "num_attention_heads", None) or getattr(
-                    split, "n_heads", None
-                )
-                assert isinstance(heads, int)
-                blocks.append(Block(attention, query, key, value, output, up, down, heads=heads))
-    if not blocks:
-        raise ValueError(
-            f"{type(model).__name__} has no layers like BERT's or DistilBERT's, so its heads and "
-            "neurons are not known; use granularity 'weight', which fits every model"
-        )
-    return blocks
 
 
 def gate_groups(
@@ -179,19 +112,27 @@ def gate_groups(
 
 
 def _of_block(model: nn.Module, block: Block, granularity: Granularity) -> GateGroup:
-    def span(name: str, dim: int | None, repeat: int = 1) -> tuple[str, Span]:
-        weight = model.get_parameter(f"{name}.weight")
-        return f"{name}.weight", Span(tuple(weight.shape), dim, repeat)
+    def span(name: str, *, side: int | None, repeat: int = 1, parts: int = 1) -> tuple[str, Span]:
+        """Groups of outputs (side 0) or of inputs (1), whichever way the weight lies."""
+        weight, out = model.get_parameter(f"{name}.weight"), out_dim(model.get_submodule(name))
+        dim = None if side is None else side ^ out
+        return f"{name}.weight", Span(tuple(weight.shape), dim, repeat, parts)
 
     if granularity == "head":
-        size = model.get_parameter(f"{block.query}.weight").shape[0] // block.heads
-        rows = [span(name, 0, size) for name in block.projections]
-        return GateGroup((block.heads,), dict([*rows, span(block.output, 1, size)]))
+        wide = block.size * block.shared
+        if block.query == block.key:
+            into = [span(block.query, side=0, repeat=block.size, parts=3)]
+        else:
+            into = [span(block.query, side=0, repeat=wide)]
+            into += [span(name, side=0, repeat=block.size) for name in (block.key, block.value)]
+        spans = dict([*into, span(block.output, side=1, repeat=wide)])
+        return GateGroup((block.heads // block.shared,), spans)
     if granularity == "neuron":
-        up, down = span(block.up, 0), span(block.down, 1)
-        return GateGroup((up[1].shape[0],), dict([up, down]))
-    names = (*block.projections, block.output, block.up, block.down)
-    return GateGroup((1,), dict(span(name, None) for name in names))
+        inner, (name, down) = [span(n, side=0) for n in block.inner], span(block.down, side=1)
+        assert down.dim is not None
+        return GateGroup((down.shape[down.dim],), {**dict(inner), name: down})
+    names = (*block.projections, block.output, *block.inner, block.down)
+    return GateGroup((1,), dict(span(name, side=None) for name in names))
 
 
 def magnitudes(model: nn.Module, group: GateGroup) -> Tensor:

@@ -1,8 +1,8 @@
 """Patterns: which weights live or die together, and the exact top-k over such groups.
 
 A weight is first laid out as (G, out/G, in/G, *kernel) for a convolution in G groups (G = 1 for
-most, and for a linear layer), transposed convolutions included. A pattern says which of these
-dimensions index a group of weights; the group runs over the others:
+most, and for a linear layer), transposed convolutions and the Conv1D of transformers included. A
+pattern says which of these dimensions index a group of weights; the group runs over the others:
 
 | pattern | group of a convolution                     | group of a linear layer | kept     |
 | ------- | ------------------------------------------ | ----------------------- | -------- |
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -98,7 +99,8 @@ class Groups:
     """How one layer's weight of `shape` falls into groups under a pattern.
 
     `conv_groups` is the `groups` argument of a convolution; the weight of a transposed one is
-    (in, out/groups, *kernel), with its output channels in the second dimension.
+    (in, out/groups, *kernel), with its output channels in the second dimension, and so is that of
+    transformers' Conv1D, (in, out).
     """
 
     shape: tuple[int, ...]
@@ -236,7 +238,15 @@ def group_weight(module: nn.Module, pattern: str = "element") -> Groups:
     weight = module.weight
     assert isinstance(weight, Tensor)
     conv_groups = module.groups if isinstance(module, (*_CONV, *_TRANSPOSED)) else 1
-    return Groups(tuple(weight.shape), pattern, conv_groups, isinstance(module, _TRANSPOSED))
+    transposed = isinstance(module, (*_TRANSPOSED, *hf_conv1d()))
+    return Groups(tuple(weight.shape), pattern, conv_groups, transposed)
+
+
+def hf_conv1d() -> tuple[type[nn.Module], ...]:
+    """The class Conv1D of the library transformers, a linear layer whose weight is (in, out), if
+    that library is in use: whoever has such a layer has loaded it."""
+    module = sys.modules.get("transformers.pytorch_utils")
+    return () if module is None else (module.Conv1D,)
 
 
 def check_scores(scores: Mapping[str, Tensor]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from robustprune.sparsity import GateGroup, count_kept, draw_masks, gate_groups, transformer_blocks
+from robustprune.sparsity import GateGroup, count_kept, draw_masks, gate_groups
 from robustprune.sparsity.gates import Span
 from robustprune.sparsity.hard_concrete import (
     Gated,
@@ -121,8 +121,6 @@ def test_refusals() -> None:
     model = nn.Sequential(nn.Linear(3, 2))
     with pytest.raises(ValueError, match="unknown granularity 'heads'; choose one of weight, head"):
         gate_groups(model, "heads")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no layers like BERT's"):
-        transformer_blocks(model)
     with pytest.raises(ValueError, match="strictly between 0 and 1"):
         score_of(1.0)
     with pytest.raises(ValueError, match="density must be in"):
