@@ -11,13 +11,12 @@ from robustprune.minmax.objectives import (
     Gaussian,
     Mart,
     Natural,
-    Objective,
     OnAttacked,
-    StepResult,
     Trades,
 )
 from robustprune.minmax.optimizers import OptimizerSpec
 from robustprune.minmax.options import LoopOptions, Validation
+from robustprune.minmax.result import Objective, StepResult, tally
 from robustprune.minmax.resume import Checkpoint, EpochRecord
 from robustprune.minmax.train import TrainingDiverged, train
 
@@ -45,5 +44,6 @@ __all__ = [
     "Validation",
     "known_by_its_call",
     "pair_of",
+    "tally",
     "train",
 ]

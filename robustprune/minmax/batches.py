@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attacks.modes import evaluating
 from attacks.network import logits_of
+from robustprune.minmax.result import IGNORED
 from robustprune.run.runtime import generator_states, restore_generators
 
 #: a loader: anything that yields (x, y) batches anew at each iteration; see `pair_of`
@@ -59,7 +60,8 @@ def _of_mapping(batch: Mapping[str, Any]) -> tuple[object, object]:
     if "input_ids" in batch:
         raise ValueError(
             f"the loader yields token ids (keys {keys}), which an attack cannot move; pack the "
-            "sentences as float tensors with robustprune.view.pack_tokens (docs/language.md)"
+            "sentences as float tensors with robustprune.view.pack_tokens (docs/language.md), or, "
+            "to predict tokens without an attack, yield (ids, labels)"
         )
     inputs = [key for key in _INPUTS if key in batch]
     labels = [key for key in _LABELS if key in batch]
@@ -125,9 +127,13 @@ def _lonely(what: str) -> str:
 
 
 @torch.no_grad()
-def first_check(model: nn.Module, x: Tensor, y: Tensor, loader: Batches | None = None) -> int:
+def first_check(
+    model: nn.Module, x: Tensor, y: Tensor, objective: object, loader: Batches | None = None
+) -> Tensor | None:
     """Look at the first batch once, where a mistake would otherwise surface deep in torch, and
-    return the number of classes. Random numbers that the network draws are put back.
+    return its logits. Random numbers that the network draws are put back.
+
+    What fits depends on the objective: see `minmax.objectives.Objective`.
 
     Args:
         loader: whose batches the network will see in train mode; None for eval mode.
@@ -135,9 +141,13 @@ def first_check(model: nn.Module, x: Tensor, y: Tensor, loader: Batches | None =
     Raises:
         ValueError: what does not fit, and what to do.
     """
-    _check_inputs(x)
+    moves = getattr(objective, "moves_inputs", False)
+    if moves or x.dtype not in (torch.int32, torch.int64):
+        _check_inputs(x)
     if not bool(torch.isfinite(x).all()):
         raise ValueError("the first batch has non-finite inputs (NaN or infinity)")
+    if not getattr(objective, "class_labels", True):
+        return None
     states = generator_states()
     try:
         with evaluating(model):
@@ -146,13 +156,20 @@ def first_check(model: nn.Module, x: Tensor, y: Tensor, loader: Batches | None =
             _try_alone(model, x)
     finally:
         restore_generators(states)
-    if logits.ndim != 2 or len(logits) != len(y):
+    tokens = logits.ndim == 3 and y.ndim == 2
+    if tokens and moves:
         raise ValueError(
-            f"the model must map a batch to logits of shape (N, classes), got "
-            f"{tuple(logits.shape)} for {len(y)} examples"
+            f"labels of shape {tuple(y.shape)} are one a token, and {type(objective).__name__} "
+            "moves its inputs, which knows one label an example; take Natural()"
         )
-    check_labels(y, logits.shape[1], wait=True)
-    return logits.shape[1]
+    if logits.ndim not in (2, 3) or logits.shape[:-1] != y.shape[: logits.ndim - 1]:
+        raise ValueError(
+            f"the model must map a batch to logits of shape (N, classes), or (N, T, classes) with "
+            f"a label for each of T tokens; got {tuple(logits.shape)} for labels of shape "
+            f"{tuple(y.shape)}"
+        )
+    check_labels(y, logits, wait=True)
+    return logits
 
 
 def _check_inputs(x: Tensor) -> None:
@@ -173,8 +190,12 @@ def _explained(model: nn.Module, x: Tensor) -> Tensor:
         return logits_of(model, x)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, IndexError, TypeError) as error:
-        if isinstance(error, TypeError) and "forward()" not in str(error):
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        if not any(isinstance(module, nn.Embedding) for module in model.modules()):
+            _check_inputs(x)  # whole numbers mean nothing to it
+        if isinstance(error, ValueError) or (
+            isinstance(error, TypeError) and "forward()" not in str(error)
+        ):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
@@ -205,20 +226,27 @@ def _try_alone(model: nn.Module, x: Tensor) -> None:
         raise ValueError(_lonely("the loader's last batch has")) from error
 
 
-def check_labels(y: Tensor, classes: int, *, wait: bool = False) -> None:
-    """Raise ValueError unless labels are class indices; of values on an accelerator, only where it
-    may wait."""
-    if y.dtype != torch.int64 or y.ndim != 1:
-        raise ValueError(f"labels must be int64 of shape (N,), got {y.dtype} {tuple(y.shape)}")
-    if (wait or y.device.type == "cpu") and len(y):
-        low, high = (int(value) for value in torch.aminmax(y))
-        if low < 0 or high >= classes:
-            raise ValueError(_outside(classes, low, high))
+def check_labels(y: Tensor, logits: Tensor, *, wait: bool = False) -> None:
+    """Raise ValueError unless labels are indices of the logits' classes, one an example or one a
+    token; of values on an accelerator, only where it may wait."""
+    shape = "(N,)" if logits.ndim == 2 else "(N, T)"
+    if y.dtype != torch.int64 or y.ndim != logits.ndim - 1:
+        raise ValueError(f"labels must be int64 of shape {shape}, got {y.dtype} {tuple(y.shape)}")
+    if (wait or y.device.type == "cpu") and bool((_inside(y, logits.shape[-1]) != y).any()):
+        raise _outside(y, logits.shape[-1])
 
 
-def _outside(classes: int, low: int, high: int) -> str:
-    ignored = " (-100 marks labels to ignore: leave such examples out)" if low == -100 else ""
-    return (
+def _inside(y: Tensor, classes: int) -> Tensor:
+    """Labels that are outside 0..C − 1 brought inside; one a token may also be −100."""
+    inside = y.clamp(0, classes - 1)
+    return inside if y.ndim == 1 else torch.where(y == IGNORED, y, inside)
+
+
+def _outside(y: Tensor, classes: int) -> ValueError:
+    counted = y if y.ndim == 1 else y[y != IGNORED]
+    low, high = (int(value) for value in torch.aminmax(counted))
+    ignored = " (-100 marks labels to ignore: leave such examples out)" if low == IGNORED else ""
+    return ValueError(
         f"labels must lie in 0..{classes - 1} for a model with {classes} outputs, got "
         f"{low}..{high}{ignored}"
     )
@@ -226,25 +254,30 @@ def _outside(classes: int, low: int, high: int) -> str:
 
 class LabelCheck:
     """Checks the labels of each batch without making an accelerator wait: what lies outside is
-    clamped, so that no kernel fails on it, and remembered until the step looks at its loss."""
+    brought inside, so that no kernel fails on it, and remembered until the step looks at its loss.
+
+    What an objective that knows no class labels is given passes unseen.
+    """
 
     def __init__(self) -> None:
-        self.classes: int | None = None
+        self.looked = False
+        self.like: Tensor | None = None  # the first logits, for their shape alone
         self._last: Tensor | None = None  # labels of the last batch, on an accelerator
         self._bad: Tensor | None = None
 
-    def __call__(self, y: Tensor, look: Callable[[], int]) -> Tensor:
-        """The labels, inside 0..C − 1; `look` gives C at the first batch."""
-        if self.classes is None:
-            self.classes = look()
-        check_labels(y, self.classes)
-        if y.device.type == "cpu":
+    def __call__(self, y: Tensor, look: Callable[[], Tensor | None]) -> Tensor:
+        """The labels, inside 0..C − 1; `look` gives the first batch's logits."""
+        if not self.looked:
+            logits, self.looked = look(), True
+            self.like = None if logits is None else logits.detach().to("meta")
+        if self.like is None:
             return y
-        return self.clamped(y, self.classes)
+        check_labels(y, self.like)
+        return y if y.device.type == "cpu" else self.brought_inside(y, self.like.shape[-1])
 
-    def clamped(self, y: Tensor, classes: int) -> Tensor:
+    def brought_inside(self, y: Tensor, classes: int) -> Tensor:
         """What happens on an accelerator."""
-        self._last, inside = y, y.clamp(0, classes - 1)
+        self._last, inside = y, _inside(y, classes)
         self._bad = (inside != y).any()
         return inside
 
@@ -257,6 +290,5 @@ class LabelCheck:
         if self._bad is None or not bool(self._bad):
             return
         assert self._last is not None
-        assert self.classes is not None
-        low, high = (int(value) for value in torch.aminmax(self._last))
-        raise ValueError(_outside(self.classes, low, high))
+        assert self.like is not None
+        raise _outside(self._last, self.like.shape[-1])

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from attacks import ThreatModel
 from attacks.network import logits_of
 from robustprune.bounds import BoundGraph, crown_ibp_margins, interval_margins, trace
-from robustprune.minmax.objectives import StepResult, check_not_negative, ramp
+from robustprune.minmax.objectives import check_not_negative, ramp
+from robustprune.minmax.result import StepResult, tally
 
 CertifiedMethod = Literal["ibp", "crown-ibp"]
 
@@ -36,6 +37,8 @@ class Certified:
         ValueError: unknown method, kappa outside [0, 1], a negative warmup, or a model with an
             operation that has no bounds.
     """
+
+    moves_inputs = True
 
     def __init__(
         self,
@@ -65,4 +68,4 @@ class Certified:
             margins = (1 - t) * tighter + t * margins
         kappa = 1 - t * (1 - self.kappa)
         loss = kappa * F.cross_entropy(clean, y) + (1 - kappa) * F.cross_entropy(-margins, y)
-        return StepResult(loss, -margins, adversarial=True)
+        return StepResult(loss, *tally(-margins, y), adversarial=True)

@@ -13,9 +13,9 @@ from torch import nn
 
 from robustprune.minmax.batches import Batches
 from robustprune.minmax.constraint import Constraint
-from robustprune.minmax.objectives import Objective
 from robustprune.minmax.optimizers import OptimizerSpec
 from robustprune.minmax.options import Validation
+from robustprune.minmax.result import Objective
 from robustprune.minmax.resume import Checkpoint
 from robustprune.run.fingerprint import described
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.network import NotFinite
-from robustprune.minmax.objectives import Objective
+from robustprune.minmax.result import Objective
 
 
 def finite(loss: Tensor, moving: Sequence[nn.Parameter], flag: Tensor | None = None) -> bool:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from attacks import ThreatModel
 from attacks.network import logits_of
-from robustprune.minmax.objectives import StepResult
+from robustprune.minmax.result import StepResult, tally
 
 
 class Free:
@@ -31,6 +31,8 @@ class Free:
     Raises:
         ValueError: a step size that is not positive and finite.
     """
+
+    moves_inputs = True
 
     def __init__(self, threat: ThreatModel, *, step_size: float | None = None) -> None:
         if step_size is not None and not 0 < step_size < math.inf:
@@ -51,7 +53,7 @@ class Free:
         x_adv = self.threat.project(x, x + delta).requires_grad_()
         self._last, self._resumed = (x, x_adv), None
         logits = logits_of(model, x_adv)
-        return StepResult(F.cross_entropy(logits, y), logits, adversarial=True)
+        return StepResult(F.cross_entropy(logits, y), *tally(logits, y), adversarial=True)
 
     def _carried(self, epoch: float, x: Tensor) -> Tensor:
         before_that, self._epoch = self._epoch, epoch

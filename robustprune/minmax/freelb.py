@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from attacks import PGD
 from attacks.inputs import generator_for
 from attacks.network import logits_of
 from attacks.scale import scaled
-from robustprune.minmax.objectives import StepResult, check_not_negative, check_one_run, ramp
+from robustprune.minmax.objectives import check_not_negative, check_one_run, ramp
+from robustprune.minmax.result import StepResult, tally
 
 
 class _Carried(torch.autograd.Function):
@@ -51,6 +52,7 @@ class FreeLB:
 
     attack: PGD
     warmup: float = 0.0
+    moves_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_not_negative(warmup=self.warmup)
@@ -86,4 +88,4 @@ class FreeLB:
             x_adv = project(x_adv + threat.step(threat.uphill(x, x_adv, grad), alpha))
         carried = _Carried.apply(total, grads, *parameters)
         assert isinstance(carried, Tensor)
-        return StepResult(carried, logits.detach(), adversarial=True)
+        return StepResult(carried, *tally(logits, y), adversarial=True)

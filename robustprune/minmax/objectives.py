@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,25 +14,7 @@ from torch.nn import functional as F
 from attacks import FGSM, PGD, Attack, attacking
 from attacks.network import logits_of
 from attacks.scale import scaled
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one evaluation of an objective yields.
-
-    Attributes:
-        loss: scalar, differentiable in whatever is trained.
-        logits: (N, C), outputs on the examples that were trained on.
-        adversarial: whether those examples were attacked.
-    """
-
-    loss: Tensor
-    logits: Tensor
-    adversarial: bool
-
-
-#: (model, x, y, epoch) -> StepResult; epoch counts fractions, for what changes as training goes on
-Objective = Callable[[nn.Module, Tensor, Tensor, float], StepResult]
+from robustprune.minmax.result import Objective, StepResult, cross_entropy, points_of, tally
 
 
 def ramp(epoch: float, warmup: float) -> float:
@@ -46,17 +29,37 @@ def check_not_negative(**options: float) -> None:
             raise ValueError(f"{name}={value} must be at least 0 and finite")
 
 
-@dataclass(frozen=True)
-class Natural:
-    """Plain cross-entropy, E ℓ(f(x), y)."""
+class _CrossEntropy:
+    """An objective that is the cross-entropy at its `points`."""
+
+    moves_inputs: ClassVar[bool] = True
+    adversarial: ClassVar[bool] = True
+
+    def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
+        raise NotImplementedError
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
-        logits = logits_of(model, x)
-        return StepResult(F.cross_entropy(logits, y), logits, adversarial=False)
+        logits = logits_of(model, self.points(model, x, y, epoch))
+        return StepResult(cross_entropy(logits, y), *tally(logits, y), self.adversarial)
 
 
 @dataclass(frozen=True)
-class Adversarial:
+class Natural(_CrossEntropy):
+    """Plain cross-entropy, E ℓ(f(x), y).
+
+    x may be token ids, and y may have one label a token, (N, T) for logits (N, T, C): the token
+    that comes next, and −100 where none is to be predicted.
+    """
+
+    moves_inputs: ClassVar[bool] = False
+    adversarial: ClassVar[bool] = False
+
+    def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
+        return x
+
+
+@dataclass(frozen=True)
+class Adversarial(_CrossEntropy):
     """Adversarial training, E max_{‖δ‖≤ε} ℓ(f(x+δ), y), Madry et al. 2018 (arXiv 1706.06083,
     Eq. 2.1). The inner maximum is approximated by `attack`, which also decides in which mode
     (train or eval) the model runs meanwhile.
@@ -74,9 +77,8 @@ class Adversarial:
     def __post_init__(self) -> None:
         check_not_negative(warmup=self.warmup)
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
-        logits = logits_of(model, scaled(self.attack, ramp(epoch, self.warmup))(model, x, y))
-        return StepResult(F.cross_entropy(logits, y), logits, adversarial=True)
+    def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
+        return scaled(self.attack, ramp(epoch, self.warmup))(model, x, y)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class OnAttacked:
 
     attack: Attack
     objective: Objective
+    moves_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if hasattr(self.objective, "state_dict"):
@@ -104,6 +107,9 @@ class OnAttacked:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         result = self.objective(model, self.attack(model, x, y), y, epoch)
         return replace(result, adversarial=True)
+
+    def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
+        return points_of(self.objective, model, self.attack(model, x, y), y, epoch)
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,7 @@ class Trades:
     beta: float = 6.0
     warmup: float = 0.0
     symmetric: bool = False
+    moves_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_not_negative(beta=self.beta, warmup=self.warmup)
@@ -143,14 +150,18 @@ class Trades:
                 "the loss out"
             )
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+    def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
         with attacking(model, self.attack.mode), torch.no_grad():  # batch norm as in the attack
             fixed = logits_of(model, x)
         attack = replace(self.attack, loss=lambda logits, _: self._divergence(fixed, logits))
-        x_adv = scaled(attack, ramp(epoch, self.warmup))(model, x, y)
+        return scaled(attack, ramp(epoch, self.warmup))(model, x, y)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+        x_adv = self.points(model, x, y, epoch)
         clean, attacked = logits_of(model, x), logits_of(model, x_adv)
         robustness = self._divergence(clean, attacked).mean()
-        return StepResult(F.cross_entropy(clean, y) + self.beta * robustness, attacked, True)
+        loss = cross_entropy(clean, y) + self.beta * robustness
+        return StepResult(loss, *tally(attacked, y), adversarial=True)
 
     def _divergence(self, clean: Tensor, attacked: Tensor) -> Tensor:
         one_way = divergence(clean, attacked)
@@ -170,23 +181,27 @@ class Mart:
     attack: Attack
     weight: float = 5.0
     warmup: float = 0.0
+    moves_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_not_negative(weight=self.weight, warmup=self.warmup)
 
+    def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
+        return scaled(self.attack, ramp(epoch, self.warmup))(model, x, y)
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
-        x_adv = scaled(self.attack, ramp(epoch, self.warmup))(model, x, y)
+        x_adv = self.points(model, x, y, epoch)
         clean, attacked = logits_of(model, x), logits_of(model, x_adv)
         wrong = attacked.softmax(1).scatter(1, y.unsqueeze(1), 0.0).amax(1)
         tiny = torch.finfo(wrong.dtype).eps
         boosted = F.cross_entropy(attacked, y, reduction="none") - (1 - wrong + tiny).log()
         doubt = 1 - clean.softmax(1).gather(1, y.unsqueeze(1)).squeeze(1)
         loss = boosted + self.weight * doubt * divergence(clean, attacked)
-        return StepResult(loss.mean(), attacked, adversarial=True)
+        return StepResult(loss.mean(), *tally(attacked, y), adversarial=True)
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(_CrossEntropy):
     """Cross-entropy under noise, E ℓ(f(x + σ n), y), n ~ N(0, I): what a classifier that will be
     smoothed has to see (Cohen et al. 2019, arXiv 1902.02918, Sec. 3.3).
 
@@ -197,16 +212,15 @@ class Gaussian:
 
     sigma: float
     support: Callable[[Tensor], Tensor] | None = None
+    adversarial: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma < math.inf:
             raise ValueError(f"sigma={self.sigma} must be positive and finite, in input units")
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+    def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
         noise = self.sigma * torch.randn_like(x)
-        noisy = x + (noise if self.support is None else noise * self.support(x))
-        logits = logits_of(model, noisy)
-        return StepResult(F.cross_entropy(logits, y), logits, adversarial=False)
+        return x + (noise if self.support is None else noise * self.support(x))
 
 
 def check_one_run(name: str, attack: FGSM | PGD) -> None:

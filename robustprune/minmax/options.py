@@ -13,6 +13,7 @@ from attacks import Attack
 from attacks.modes import evaluating
 from attacks.network import logits_of
 from robustprune.minmax.batches import Batches, check_labels, length_of, pair_of
+from robustprune.minmax.result import tally
 from robustprune.minmax.resume import Checkpoint, EpochRecord
 from robustprune.run.runtime import own_part, own_random_numbers, summed
 from robustprune.sparsity import computed_once
@@ -53,18 +54,18 @@ class Validation:
                     continue
                 with torch.no_grad():
                     logits = logits_of(model, x)
-                    check_labels(y, logits.shape[1], wait=True)
-                    clean += int((logits.argmax(1) == y).sum())
+                    check_labels(y, logits, wait=True)
+                    right, counted = tally(logits, y)
+                    clean, n = clean + int(right), n + int(counted)
                 if self.attack is not None:
                     x_adv = self.attack(model, x, y)
                     with torch.no_grad():
-                        robust += int((logits_of(model, x_adv).argmax(1) == y).sum())
-                n += len(y)
+                        robust += int(tally(logits_of(model, x_adv), y)[0])
         clean, robust, n = summed(torch.tensor([clean, robust, n])).tolist()
         if n == 0:
             raise ValueError(
-                "the validation loader has no batches: is it an iterator that is used up? Give a "
-                "DataLoader or a list"
+                "the validation loader has no batches, or no label that counts: is it an iterator "
+                "that is used up? Give a DataLoader or a list"
             )
         return clean / n, None if self.attack is None else robust / n
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attacks.modes import evaluating
 from attacks.network import logits_of
-from robustprune.minmax.objectives import StepResult
+from robustprune.minmax.result import StepResult, tally
 from robustprune.run.progress import Progress
 from robustprune.run.runtime import summed
 
@@ -30,7 +30,9 @@ class Meter:
         self._reset()
 
     def _reset(self) -> None:
-        self.steps = self.seen = self.looked_at = 0
+        self.steps = 0
+        self.seen: Tensor | int = 0
+        self.looked_at: Tensor | int = 0
         self.loss: Tensor | float = 0.0
         self.correct: Tensor | int = 0
         self.clean_correct: Tensor | int = 0
@@ -58,16 +60,16 @@ class Meter:
     @torch.no_grad()
     def update(self, result: StepResult, model: nn.Module, x: Tensor, y: Tensor) -> None:
         """Count one step; call it before the weights move."""
-        self.loss = self.loss + result.loss.detach() * len(y)
-        self.correct = self.correct + (result.logits.argmax(1) == y).sum()
-        self.seen += len(y)
+        self.loss = self.loss + result.loss.detach() * result.counted
+        self.correct = self.correct + result.right
+        self.seen = self.seen + result.counted
         self.adversarial = result.adversarial
         if self.steps % LOOK_EVERY == 0:
             if self.adversarial:
                 with evaluating(model):
-                    right = (logits_of(model, x).argmax(1) == y).sum()
+                    right, counted = tally(logits_of(model, x), y)
                 self.clean_correct = self.clean_correct + right
-                self.looked_at += len(y)
+                self.looked_at = self.looked_at + counted
             if not self.quiet:
                 self._show()
         self.steps += 1
@@ -87,10 +89,11 @@ class Meter:
 
     def averages(self) -> tuple[float, float | None, float | None]:
         """(loss, clean accuracy, robust accuracy); None is what was not measured."""
-        loss, accuracy = float(self.loss) / self.seen, float(self.correct) / self.seen
+        seen = max(float(self.seen), 1.0)  # a batch may hold no token that counts
+        loss, accuracy = float(self.loss) / seen, float(self.correct) / seen
         if not self.adversarial:
             return loss, accuracy, None
-        return loss, float(self.clean_correct) / self.looked_at, accuracy
+        return loss, float(self.clean_correct) / max(float(self.looked_at), 1.0), accuracy
 
     def end_of_epoch(self) -> tuple[float, float | None, float | None]:
         """The epoch's averages; starts the next one."""

@@ -27,10 +27,10 @@ from robustprune.minmax.compiled import compiled
 from robustprune.minmax.constraint import Constraint
 from robustprune.minmax.fingerprint import training_call
 from robustprune.minmax.finite import culprit, culprit_of_attack, finite, first_weight
-from robustprune.minmax.objectives import Objective
 from robustprune.minmax.optimizers import OptimizerSpec, check_optimizer
 from robustprune.minmax.options import Validation
 from robustprune.minmax.progress import Meter
+from robustprune.minmax.result import Objective
 from robustprune.minmax.resume import Checkpoint, EpochRecord, Keeper, Progress
 from robustprune.run.runtime import (
     first_before_others,
@@ -199,7 +199,7 @@ def train(
             x, y = (part.to(device, non_blocking=True) for part in pair_of(batch))
             if channels_last and x.ndim == 4:
                 x = x.to(memory_format=torch.channels_last)
-            y = labels(y, lambda x=x, y=y: first_check(model, x, y, loader))  # type: ignore[misc]
+            y = labels(y, lambda x=x, y=y: first_check(model, x, y, objective, loader))  # type: ignore[misc]
             x, y, share = own_part(x, y)
             fraction = (progress.batch + 0.5) / (length or progress.batch + 1)
             epoch = progress.epoch + fraction

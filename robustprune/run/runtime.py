@@ -152,13 +152,17 @@ def own_batches(n: int, batch_size: int) -> list[slice]:
 
 
 def own_part(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
-    """This rank's examples of a batch and their share of it. Where there are more ranks than
-    examples, some get the first example with a share of 0: they have to go through the step."""
+    """This rank's examples of a batch and their share of it: of its examples, or where they have
+    several labels each, of the labels other than −100. Where there are more ranks than examples,
+    some get the first example with a share of 0: they have to go through the step."""
     n, here, number = len(y), rank(), ranks()
     first, last = (-(-n * k // number) for k in (here, here + 1))
     if first == last:
         return x[:1], y[:1], 0.0
-    return x[first:last], y[first:last], (last - first) / n
+    share = (last - first) / n
+    if y.ndim > 1 and number > 1 and (whole := int((y != -100).sum())):
+        share = int((y[first:last] != -100).sum()) / whole
+    return x[first:last], y[first:last], share
 
 
 def step_together(

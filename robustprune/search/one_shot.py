@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from attacks import Attack, evaluating
+from attacks.network import logits_of
 from robustprune.minmax import Batches, Natural, Objective, pair_of
 from robustprune.minmax.batches import first_check, nothing_left
+from robustprune.minmax.result import points_of
 from robustprune.search.ticket import (
     Ticket,
     chosen_objective,
@@ -93,9 +95,9 @@ def prune_one_shot(
         assert loader is not None
         scene = replace(
             scene,
-            batches=list(_batches(network, loader, batches)),
+            batches=list(_batches(network, loader, chosen, batches)),
             loss=lambda x, y: chosen(network, x, y, torch.inf).loss,
-            logits=lambda x, y: chosen(network, x, y, torch.inf).logits,
+            logits=lambda x, y: logits_of(network, points_of(chosen, network, x, y, torch.inf)),
         )
     with evaluating(network):  # statistics of batch norm stay as they are
         scores = CRITERIA[criterion].score(scene)
@@ -104,12 +106,14 @@ def prune_one_shot(
     return Ticket(masks, bake(network), [])
 
 
-def _batches(network: nn.Module, loader: Batches, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(
+    network: nn.Module, loader: Batches, objective: Objective, number: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The first batches on the network's device, each looked at."""
     where, batch = device_of(network), None
     for batch in itertools.islice(iter(loader), number):
         x, y = (part.to(where) for part in pair_of(batch))
-        first_check(network, x, y)
+        first_check(network, x, y, objective)
         yield x, y
     if batch is None:
         raise nothing_left(0)

@@ -14,6 +14,7 @@ from attacks.network import logits_of
 from attacks.scale import scaled
 from robustprune.minmax import StepResult
 from robustprune.minmax.objectives import ramp
+from robustprune.minmax.result import tally
 from robustprune.selection.pool import Pool, batches
 from robustprune.selection.select import Selection
 from robustprune.sparsity import computed_once
@@ -58,6 +59,8 @@ class Selective:
         selections: what was selected then.
         pool: the candidates of the last selection; None before the first.
     """
+
+    moves_inputs = True
 
     def __init__(
         self,
@@ -122,7 +125,7 @@ class Selective:
         logits = logits_of(model, inputs)
         losses = F.cross_entropy(logits, y, reduction="none")
         share = torch.where(chosen, weights, float(self.clean_rest))
-        return StepResult((share * losses).mean(), logits, adversarial=True)
+        return StepResult((share * losses).mean(), *tally(logits, y), adversarial=True)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Every selection of this training (R of them), and the last pool's candidates."""

@@ -142,11 +142,11 @@ def test_a_wrong_label_in_a_later_batch_is_found(label: int) -> None:
 def test_labels_on_an_accelerator_are_looked_at_with_the_loss() -> None:
     """Without one here, its way by hand: clamped for the kernels, NaN in the one number read."""
     check, parameter = LabelCheck(), nn.Parameter(torch.zeros(2))
-    check.classes, parameter.grad = 3, torch.ones(2)
-    assert check.clamped(torch.tensor([0, 2]), 3).tolist() == [0, 2]
+    check.like, parameter.grad = torch.zeros(1, 3, device="meta"), torch.ones(2)
+    assert check.brought_inside(torch.tensor([0, 2]), 3).tolist() == [0, 2]
     assert finite(torch.tensor(1.0), [parameter], check.flag())
     check.complain()
-    assert check.clamped(torch.tensor([-100, 7]), 3).tolist() == [0, 2]
+    assert check.brought_inside(torch.tensor([-100, 7]), 3).tolist() == [0, 2]
     assert not finite(torch.tensor(1.0), [parameter], check.flag())
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2 .*, got -100\.\.7"):
         check.complain()

@@ -48,9 +48,11 @@ def test_trades_is_clean_loss_plus_weighted_divergence() -> None:
     attack = PGD(THREAT, steps=5, seed=0)
     result = Trades(attack, beta=2.0)(model, x, y, 1.0)
     clean = model(x)
-    p, q = clean.softmax(1), result.logits.softmax(1)
+    attacked = model(Trades(attack, beta=2.0).points(model, x, y, 1.0))
+    p, q = clean.softmax(1), attacked.softmax(1)
     expected = F.cross_entropy(clean, y) + 2.0 * (p * (p / q).log()).sum(1).mean()
     assert float(result.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert int(result.right) == int((attacked.argmax(1) == y).sum())
     assert result.adversarial
 
 

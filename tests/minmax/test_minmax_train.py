@@ -213,7 +213,7 @@ def test_a_non_finite_loss_brings_the_last_good_epoch_back() -> None:
         calls.append(1)
         result = Natural()(model, x, y, epoch)
         scale = float("nan") if len(calls) > 6 else 1.0
-        return StepResult(result.loss * scale, result.logits, adversarial=False)
+        return StepResult(result.loss * scale, result.right, result.counted)
 
     with pytest.raises(TrainingDiverged, match="non-finite in epoch 2"):
         train(model, data(), explode, optimizer=OptimizerSpec(lr=0.1), epochs=3)

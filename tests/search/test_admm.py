@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import PGD, ThreatModel
-from robustprune.minmax import Adversarial, Checkpoint, Natural, OptimizerSpec, StepResult
+from robustprune.minmax import Adversarial, Checkpoint, Natural, OptimizerSpec, StepResult, tally
 from robustprune.search import finetune_ticket, prune_admm
 from robustprune.search.admm import Admm, soft_threshold
 from robustprune.sparsity import count_kept, group_weight, keep_best, maskable_layers
@@ -74,7 +74,7 @@ def test_the_l1_form_solves_the_lasso() -> None:
     def quadratic(model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         loss = 0.5 * ((model[0].weight[:1] - target) ** 2).sum()  # type: ignore[index]
         loss = loss + 0.5 * (model[0].weight[1:] ** 2).sum()  # type: ignore[index]
-        return StepResult(loss, model(x), adversarial=False)
+        return StepResult(loss, *tally(model(x), y))
 
     network = nn.Sequential(nn.Linear(4, 2, bias=False))
     ticket = prune_admm(
