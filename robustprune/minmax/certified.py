@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import ThreatModel
-from attacks.network import logits_of
+from attacks.network import logits_of, unwrapped
 from robustprune.bounds import BoundGraph, crown_ibp_margins, interval_margins, trace
 from robustprune.minmax.objectives import check_not_negative, ramp
 from robustprune.minmax.result import StepResult, tally
@@ -59,7 +59,7 @@ class Certified:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         t = ramp(epoch, self.warmup)
         threat = replace(self.threat, eps=t * self.threat.eps)
-        if self._graph is None or self._graph.model is not model:
+        if self._graph is None or self._graph.model is not unwrapped(model):
             self._graph = trace(model)
         clean = logits_of(model, x)
         margins = interval_margins(self._graph, x, y, threat)

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import ThreatModel
-from robustprune.bounds import certified, crown_ibp_margins, interval_margins
+from robustprune.bounds import (
+    BoundGraph,
+    certified,
+    crown_ibp_margins,
+    interval_margins,
+    trace,
+)
 from robustprune.minmax import Certified, Natural, OptimizerSpec, train
 from robustprune.search import find_scratch_ticket
 
@@ -83,6 +89,22 @@ def test_a_certified_scratch_ticket() -> None:
     share = float(certified(ticket.model, x, y, THREAT, method="crown").float().mean())
     assert share > 0.8
     assert (ticket.history[-1].robust or 0.0) <= 1.0
+
+
+def test_a_wrapped_model_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = []
+
+    def counted(model: nn.Module) -> BoundGraph:
+        traced.append(model)
+        return trace(model)
+
+    monkeypatch.setattr("robustprune.minmax.certified.trace", counted)
+    plain, (x, y) = network(), batch()
+    expected = Certified(THREAT, warmup=0.0)(plain, x, y, 1.0).loss
+    wrapped, objective = nn.DataParallel(network()), Certified(THREAT, warmup=0.0)
+    for _ in range(3):
+        assert torch.equal(objective(wrapped, x, y, 1.0).loss, expected)
+    assert len(traced) == 2
 
 
 def test_bad_arguments_are_refused() -> None:
