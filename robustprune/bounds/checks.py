@@ -62,7 +62,8 @@ def check_trace(graph: BoundGraph, program: Program, sample: Tensor) -> None:
         if not bool((inside.all(1) | lost).all()):
             raise ValueError(
                 "the trace of the model's operations computes other logits than the model: "
-                "randomness, or something that changes from call to call; remove it"
+                "randomness, something that changes from call to call, or arithmetic coarser than "
+                "its weights (TF32); remove it"
             )
 
 
