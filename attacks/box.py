@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -71,9 +73,12 @@ def bounds_like(bounds: Bounds, x: Tensor) -> tuple[Bound, Bound] | None:
         bounds = as_bounds(bounds)
         assert bounds is not None
 
+    largest = torch.finfo(x.dtype).max
+
     def fit(bound: Bound) -> Bound:
         if not isinstance(bound, Tensor) or bound.dim() == 0:
-            return float(bound)
+            value = float(bound)  # float16 ends at 65504
+            return math.copysign(math.inf, value) if abs(value) > largest else value
         fitted = bound.to(x)
         if fitted.dim() == 1:
             fitted = fitted.reshape(-1, *(1,) * (x.dim() - 2))

@@ -13,7 +13,7 @@ from attacks.gradient import Attack
 from attacks.inputs import batch_of, misclassified, predict
 from attacks.modes import attacking, check_mode
 from attacks.network import Model
-from attacks.returned import attacked, threat_of
+from attacks.returned import attacked, for_examples, threat_of
 from attacks.threat import ThreatModel
 
 
@@ -56,7 +56,8 @@ class WorstOf:
             for attack in self.attacks:
                 if len(active) == 0:
                     break
-                x_adv = attacked(attack, model, worst[active], y[active])
+                narrow = for_examples(attack, x, active)
+                x_adv = attacked(narrow, model, worst[active], y[active])
                 broken = misclassified(predict(model, x_adv, y[active]), y[active])
                 worst[active[broken]] = x_adv[broken]
                 active = active[~broken]

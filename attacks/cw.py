@@ -16,6 +16,7 @@ from attacks.inputs import (
     check_at_least,
     check_finite,
     check_gradient,
+    check_graph,
     check_logits,
     check_number,
 )
@@ -87,6 +88,7 @@ class CW(Configured):
                 logits = logits_of(model, x_adv)
                 check_logits(logits, y)
                 check_finite(logits)
+                check_graph(logits)
                 lead = margin(logits, y)
                 squared = (x_adv - x).flatten(1).square().sum(1)
                 loss = squared + c * (self.confidence - lead).clamp_min(0)

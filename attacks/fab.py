@@ -18,6 +18,7 @@ from attacks.inputs import (
     check_at_least,
     check_finite,
     check_gradient,
+    check_graph,
     check_logits,
     check_number,
     check_seed,
@@ -44,9 +45,16 @@ def logit_gradients(
     logits = logits_of(model, x_adv)
     check_logits(logits, y)
     gaps = logits.gather(1, classes) - logits.gather(1, y.unsqueeze(1))
+    check_graph(gaps)
     count = classes.shape[1]
     grads = [
-        torch.autograd.grad(gaps[:, k].sum(), x_adv, retain_graph=k + 1 < count)[0]
+        torch.autograd.grad(
+            gaps[:, k].sum(),
+            x_adv,
+            retain_graph=k + 1 < count,
+            allow_unused=True,
+            materialize_grads=True,
+        )[0]
         for k in range(count)
     ]
     check_finite(logits)

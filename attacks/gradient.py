@@ -198,8 +198,9 @@ class PGD(Configured):
         x_adv = self._start(x, threat, project, generator)
         ascend = self._ascent(threat, x, project)
         velocity, highest = None, x.new_full((len(x),), -torch.inf)
-        for _ in range(self.steps):
-            _, _, grad = loss_and_gradient(model, x_adv, y, loss, look=False)
+        for k in range(self.steps):
+            look = k == 0 and x.device.type == "cpu"
+            _, _, grad = loss_and_gradient(model, x_adv, y, loss, look=look)
             if grad.numel():  # the sign of NaN is 0, but no maximum forgets it
                 highest = torch.maximum(highest, grad.flatten(1).amax(1))
             velocity = self._direction(grad, velocity)

@@ -26,6 +26,7 @@ _RANGES: dict[str, Callable[[float], bool]] = {
     "strictly between 0 and 1": lambda value: 0 < value < 1,
     "in (0, 1]": lambda value: 0 < value <= 1,
     "in [0, 1]": lambda value: 0 <= value <= 1,
+    "in [-1, 1], a cosine": lambda value: -1 <= value <= 1,
 }
 
 
@@ -173,22 +174,18 @@ def check_values(x: Tensor, bounds: Bounds) -> None:
         )
 
 
-def check_logits(logits: Tensor, y: Tensor) -> None:
-    """Check the shape of the logits, and the labels where that costs no synchronisation.
+def check_logits(logits: Tensor, y: Tensor, *, look: bool = True) -> None:
+    """Check the shape of the logits, and, to ``look``, the labels where no GPU has to wait for it.
 
     Raises:
         ValueError: logits are not (N, C) with C ≥ 2, or a label lies outside [0, C) (on CPU).
     """
-    if not isinstance(logits, Tensor):
-        raise ValueError(
-            f"the model returned {type(logits).__name__}; wrap it to return a tensor of logits"
-        )
     if logits.dim() != 2 or len(logits) != len(y) or logits.shape[1] < 2:
         raise ValueError(
             f"the model returned shape {tuple(logits.shape)} for {len(y)} examples; attacks need "
             "logits of shape (N, C) with C ≥ 2, for one logit z pass stack((-z/2, z/2), dim=1)"
         )
-    if y.device.type == "cpu":
+    if look and y.device.type == "cpu":
         check_labels(logits, y)
 
 
@@ -213,6 +210,15 @@ def check_finite(logits: Tensor) -> None:
         raise NotFinite(
             f"the model returned {what} logits for {int(bad.sum())} of {len(logits)} examples; an "
             "attack would count them as broken or as robust, so mend the model first"
+        )
+
+
+def check_graph(values: Tensor) -> None:
+    """Raise ValueError where values computed from the logits have no graph to differentiate."""
+    if not values.requires_grad:
+        raise ValueError(
+            "the model's logits carry no gradient (it detaches, or runs under no_grad); "
+            "use a gradient-free attack such as Square"
         )
 
 
@@ -264,13 +270,9 @@ def loss_and_gradient(
     """
     x_adv = x_adv.detach().requires_grad_()
     logits = logits_of(model, x_adv)
-    check_logits(logits, y)
+    check_logits(logits, y, look=look)
     values = loss(logits, y)
-    if not values.requires_grad:
-        raise ValueError(
-            "the model's logits carry no gradient (it detaches, or runs under no_grad); "
-            "use a gradient-free attack such as Square"
-        )
+    check_graph(values)
     (grad,) = torch.autograd.grad(values.sum(), x_adv, allow_unused=True, materialize_grads=True)
     if look:
         check_finite(logits)

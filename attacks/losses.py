@@ -22,9 +22,8 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     point the same way, but that of the cross-entropy is σ(L) times as long, which float32 rounds
     to 0 on a confident network, and an attack then stands still.
     """
-    others = logits.scatter(1, y.unsqueeze(1), -torch.inf)
-    # where all others are ruled out the sum would be log 0, whose gradient is NaN
-    others = others.clamp_min(torch.finfo(logits.dtype).min)
+    # not −∞: where all others are ruled out the sum would be log 0, whose gradient is NaN
+    others = logits.scatter(1, y.unsqueeze(1), torch.finfo(logits.dtype).min)
     return others.logsumexp(1) - logits.gather(1, y.unsqueeze(1)).squeeze(1)
 
 

@@ -19,7 +19,7 @@ from attacks.inputs import batch_of, check_at_least, check_number, misclassified
 from attacks.modes import attacking, check_mode
 from attacks.nearest import Nearest, clears, nothing_found
 from attacks.network import Model
-from attacks.returned import attacked
+from attacks.returned import attacked, for_examples
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def minimal_perturbation(
             if len(active) == 0:
                 break
             start = x[active]
-            candidate = attacked(attack, model, start, y[active])
+            candidate = attacked(for_examples(attack, x, active), model, start, y[active])
             candidate = clip(candidate, bounds_around(bounds, start))
             if support is not None:
                 candidate = torch.where(support(start), candidate, start)

@@ -6,6 +6,9 @@ point outside the ball would count as a success, and one that holds NaN as what 
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
 from torch import Tensor
 
 from attacks.geometry import brief
@@ -19,6 +22,25 @@ def threat_of(attack: Attack) -> ThreatModel | None:
     """The threat model that an attack keeps to, or None where it names none in ``threat``."""
     threat = getattr(attack, "threat", None)
     return threat if isinstance(threat, ThreatModel) else None
+
+
+def for_examples(attack: Attack, x: Tensor, rows: Tensor) -> Attack:
+    """The attack as it is for the examples x[rows] alone: of one radius an example, theirs.
+
+    Raises:
+        ValueError: there are not as many radii as examples in x.
+    """
+    config: Any = attack
+    changes: dict[str, Any] = {}
+    for field in fields(config) if is_dataclass(config) else ():
+        value = getattr(config, field.name)
+        if isinstance(value, ThreatModel) and isinstance(value.fitting(x), Tensor):
+            changes[field.name] = value.select(rows)
+        elif field.name == "attack":
+            changes[field.name] = for_examples(value, x, rows)
+        elif field.name == "attacks":
+            changes[field.name] = tuple(for_examples(one, x, rows) for one in value)
+    return replace(config, **changes) if changes else attack
 
 
 def attacked(

@@ -33,11 +33,22 @@ def add_toward(x: Tensor, delta: Tensor) -> Tensor:
     return torch.where((out - centre).abs() > delta.abs(), torch.nextafter(out, x), out)
 
 
+def beyond(x: Tensor, x_adv: Tensor, norm: str, radius: Tensor) -> Tensor:
+    """Where x_adv lies outside the ball, in truth or in its dtype, (N, 1, …, 1) bool."""
+    far = per_example(lengths(x_adv - x.to(precise(x)), norm), x.to(precise(x))) > radius
+    if x.element_size() > 2:  # a norm in float16 says nothing
+        far |= per_example(lengths(x_adv - x, norm), x) > radius
+    return far
+
+
 def into_ball(x: Tensor, x_adv: Tensor, norm: str, radius: Tensor, *, exact: bool) -> Tensor:
     """Project on an L2 or L1 ball around x; points already inside come back bit for bit."""
     working = torch.promote_types(x.dtype, torch.float32)  # a sum in float16 is no sum
     delta, bound = x_adv.to(working) - x.to(working), radius.to(working)
-    outside = per_example(lengths(delta, norm), delta) > bound
+    if exact:
+        outside = beyond(x, x_adv, norm, radius)
+    else:
+        outside = per_example(lengths(delta, norm), delta) > bound
     out = torch.where(outside, (x.to(working) + project_ball(delta, norm, bound)).to(x), x_adv)
     return _not_beyond(x, out, norm, radius) if exact else out
 
@@ -52,18 +63,16 @@ def _not_beyond(x: Tensor, x_adv: Tensor, norm: str, radius: Tensor) -> Tensor:
     ulp = min(torch.finfo(x.dtype).eps, torch.finfo(torch.float32).eps)
     out = x_adv
     for slack in (4, 4, 4, 32, 32, 256):
+        outside = beyond(x, out, norm, radius)
+        if not bool(outside.any()):
+            return out
         delta = out - centre
         length = per_example(lengths(delta, norm), centre)
-        beyond = length > limit
-        if x.element_size() > 2:  # nor as the caller may compute it
-            beyond |= per_example(lengths(out - x, norm), x) > radius
-        if not bool(beyond.any()):
-            return out
         back = torch.nextafter(out, x)
         excess = length**power - (limit * (1 - slack * ulp)) ** power
         gain = (delta.abs() ** power - (back - centre).abs() ** power).flatten(1)
         enough = (gain.cumsum(1) - gain).reshape(x.shape) >= excess
-        out = torch.where(beyond & ~enough, back, out)
+        out = torch.where(outside & ~enough, back, out)
     delta = out - centre
     length = per_example(lengths(delta, norm), centre)
     shrunk = delta * (limit / length.clamp_min(torch.finfo(x.dtype).tiny) * (1 - 4096 * ulp))

@@ -23,7 +23,7 @@ from attacks.box import (
     within,
 )
 from attacks.geometry import brief, lengths, per_example
-from attacks.rounding import add_toward, into_ball, precise, rounded_down
+from attacks.rounding import add_toward, beyond, into_ball, precise, rounded_down
 
 __all__ = [
     "Bound",
@@ -110,7 +110,9 @@ class ThreatModel:
                 lo, hi = tensors_of(bounds, x)
                 delta = x_adv - x
                 near = geometry.project_l1_box(delta, radius, lo - x, hi - x)
-                x_adv = torch.where(near == delta, x_adv, x + near)
+                outside = beyond(x, x_adv, "l1", radius) | (clip(x_adv, bounds) != x_adv)
+                rows = per_example(outside.flatten(1).any(1), x).bool()
+                x_adv = torch.where(rows & (near != delta), x + near, x_adv)
             x_adv = into_ball(x, x_adv, self.norm, radius, exact=exact)
             if bounds is None:
                 return x_adv

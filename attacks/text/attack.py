@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
@@ -9,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from attacks.geometry import brief
+from attacks.inputs import check_at_least, check_number, given
 from attacks.text.constraints import Constraint
 from attacks.text.engine import Embed, drive
 from attacks.text.ranking import Problem, Ranking
@@ -32,7 +35,10 @@ def check_texts(texts: Sequence[str], labels: Sequence[int] | Tensor) -> list[in
     Raises:
         ValueError: not one label a text, or a single string.
     """
-    y = [int(label) for label in labels]
+    try:
+        y = [operator.index(label) for label in labels]
+    except TypeError as error:
+        raise ValueError(f"labels={brief(labels)} must be whole numbers, one a text") from error
     if isinstance(texts, str) or len(texts) != len(y):
         raise ValueError(
             f"{len(y)} labels do not fit {len(texts)} texts; pass a list of texts and one label "
@@ -80,12 +86,8 @@ class TextAttack:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        if self.queries is not None and self.queries < 1:
-            raise ValueError(f"queries={self.queries} must be at least 1, or None for no limit")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} must be at least 1")
-        if not -1 <= self.min_similarity <= 1:
-            raise ValueError(f"min_similarity={self.min_similarity} is a cosine, in [-1, 1]")
+        check_at_least(1, batch_size=self.batch_size, **given(queries=self.queries))
+        check_number("in [-1, 1], a cosine", min_similarity=self.min_similarity)
         if self.embed is None and self.min_similarity > -1:
             raise ValueError(
                 f"min_similarity={self.min_similarity} needs embed, a function of texts; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from attacks.inputs import check_number
 from attacks.text.stop_words import is_stop_word
 from attacks.text.words import Words
 
@@ -37,8 +38,7 @@ def share_changed(most: float) -> Constraint:
     Raises:
         ValueError: `most` does not lie in (0, 1].
     """
-    if not 0 < most <= 1:
-        raise ValueError(f"most={most} must lie in (0, 1], as a share of the words")
+    check_number("in (0, 1]", most=most)
 
     def check(original: Words, changed: Words) -> bool:
         # 1e-9: 0.3 · 10 is 2.9999999999999996 in floating point

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attacks.text.request import Array, Request, Search, T
-from attacks.text.result import Classify
+from attacks.text.result import Classify, logits_for
 
 #: texts -> sentence embeddings (n, D)
 Embed = Callable[[list[str]], Tensor]
@@ -112,18 +112,7 @@ def _in_batches(
 
 @torch.no_grad()
 def _probabilities(classify: Classify, texts: list[str]) -> Array:
-    logits = classify(texts)
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(texts):
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(
-            f"classify answered {shape} for {len(texts)} texts; it must return a tensor of logits "
-            f"of shape ({len(texts)}, C)"
-        )
-    if logits.shape[1] < 2:
-        raise ValueError(f"classify returned {logits.shape[1]} class; there must be at least 2")
-    if bool(logits.isnan().any()):
-        raise ValueError("classify returned NaN logits; an attack can't tell success from them")
-    p: Array = logits.detach().double().softmax(1).cpu().numpy()
+    p: Array = logits_for(classify, texts).double().softmax(1).cpu().numpy()
     return p
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attacks.inputs import check_at_least, given
 from attacks.text.pretrained import load_pretrained
 from attacks.text.words import Words, like
 
@@ -30,6 +31,9 @@ class SentenceEncoder:
     tokenizer: Any = field(repr=False)
     max_length: int = 256
     batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_at_least(1, max_length=self.max_length, **given(batch_size=self.batch_size))
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -85,6 +89,9 @@ class MaskedLanguageModel:
     count: int = 48
     batch_size: int = 32
     max_length: int = 512
+
+    def __post_init__(self) -> None:
+        check_at_least(1, count=self.count, batch_size=self.batch_size, max_length=self.max_length)
 
     @torch.no_grad()
     def __call__(self, sentences: Sequence[Words]) -> list[list[tuple[str, ...]]]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attacks.inputs import check_at_least, check_number
 from attacks.text.lexicon import Lexicon
 
 
@@ -42,10 +43,8 @@ class Neighbours:
                 f"{len(words)} words need vectors of shape ({len(words)}, D), got "
                 f"{tuple(vectors.shape)}"
             )
-        if count < 1 or not -1 <= min_cosine <= 1:
-            raise ValueError(
-                f"count={count} must be at least 1, and min_cosine={min_cosine} lie in [-1, 1]"
-            )
+        check_at_least(1, count=count)
+        check_number("in [-1, 1], a cosine", min_cosine=min_cosine)
         self.words = tuple(words)
         self.unit = torch.nn.functional.normalize(vectors.detach().float(), dim=1)
         self.count, self.min_cosine, self.lexicon = count, min_cosine, lexicon

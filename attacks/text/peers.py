@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attacks.text.attack import check_texts
 from attacks.text.diff import word_diff
-from attacks.text.result import Classify, Status, TextResult
+from attacks.text.result import Classify, Status, TextResult, logits_for
 from attacks.text.words import split
 
 
@@ -25,7 +25,7 @@ class _Counting:
     def __call__(self, texts: Sequence[str], **_: Any) -> Tensor:
         self.asked += len(texts)
         with torch.no_grad():
-            return self.model(list(texts)).detach().double().softmax(1).cpu()
+            return logits_for(self.model, list(texts)).double().softmax(1).cpu()
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,33 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from attacks.inputs import check_finite
+from attacks.network import pick_logits
 from attacks.text.diff import Diff, word_diff
 
 #: texts -> logits (n, C), finite
 Classify = Callable[[list[str]], Tensor]
 
 Status = Literal["success", "failed", "skipped"]
+
+
+@torch.no_grad()
+def logits_for(classify: Classify, texts: list[str]) -> Tensor:
+    """The classifier's logits (n, C), checked: found in what it returned, finite but for classes
+    that it rules out by −∞.
+
+    Raises:
+        ValueError: another shape or no logits at all.
+        NotFinite: NaN, of which an attack can't tell success.
+    """
+    logits = pick_logits(classify(texts)).detach()
+    if logits.dim() != 2 or len(logits) != len(texts) or logits.shape[1] < 2:
+        raise ValueError(
+            f"classify answered {tuple(logits.shape)} for {len(texts)} texts; it must return "
+            f"logits of shape ({len(texts)}, C) with C ≥ 2"
+        )
+    check_finite(logits)
+    return logits
 
 
 @dataclass(frozen=True)
@@ -123,8 +144,7 @@ def recheck(
     checked = list(results)
     for start in range(0, len(claimed), batch_size):
         part = claimed[start : start + batch_size]
-        with torch.no_grad():
-            answer = classify([results[k].adversarial for k in part]).argmax(1).tolist()
+        answer = logits_for(classify, [results[k].adversarial for k in part]).argmax(1).tolist()
         for k, prediction in zip(part, answer, strict=True):
             if prediction == results[k].label:
                 kept = results[k].text

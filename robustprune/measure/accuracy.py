@@ -12,7 +12,7 @@ from attacks import PGD, Attack, Finding, Model, Square, ThreatModel
 from attacks.inputs import batch_of, check_finite, check_threat
 from attacks.modes import evaluating
 from attacks.network import logits_of
-from attacks.returned import attacked, threat_of
+from attacks.returned import attacked, for_examples, threat_of
 from attacks.sanity import flat as zero_rows
 from attacks.sanity import input_gradients, warn_of
 from attacks.scale import scaled
@@ -97,6 +97,7 @@ def correct(model: Model, x: Tensor, y: Tensor) -> Tensor:
     return answers_of(model, x) == y.cpu()
 
 
+@torch.inference_mode(False)  # masks computed once under it have no gradient
 def evaluate(
     model: nn.Module,
     x: Tensor,
@@ -127,6 +128,7 @@ def evaluate(
     x, y = batch_of(x, y)
     if threat is not None:
         check_threat(threat)
+        threat.fitting(x)
     clean = torch.zeros(len(y), dtype=torch.bool)
     answers = torch.zeros(len(y), dtype=torch.int64)
     flat = torch.zeros_like(clean)
@@ -142,7 +144,10 @@ def evaluate(
             for name, attack in attacks.items():
                 survived = torch.zeros(len(ys), dtype=torch.bool)
                 if len(alive):
-                    found = attacked(attack, model, xs[alive], ys[alive], threat=threat)
+                    index = alive + rows.start
+                    narrow = for_examples(attack, x, index)
+                    allowed = None if threat is None else threat.select(index)
+                    found = attacked(narrow, model, xs[alive], ys[alive], threat=allowed)
                     survived[alive.cpu()] = correct(model, found, ys[alive])
                 robust[name][rows] = survived
             if followed:

@@ -360,3 +360,25 @@ def test_a_given_attack_cannot_leave_bounds_or_support():
     assert found.x_adv.min().item() >= 0
     assert found.x_adv.max().item() <= 1
     assert torch.equal(found.x_adv[:, 2], x[:, 2])
+
+
+def test_one_radius_an_example_belongs_to_its_example_everywhere():
+    """Half of the examples are wrong at first and drop out: the others keep their own radii."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(3, 2), torch.rand(8, 3)
+    y = model(x).argmax(1)
+    y[::2] = 1 - y[::2]
+    eps = torch.tensor([5.0, 0.0] * 4)  # those that are right may not move at all
+    threat = ThreatModel("linf", eps)
+    attack = PGD(threat, steps=2)
+    for one in (
+        worst_of([attack]),
+        worst_of([Transfer(attack, model)]),
+        Bisection(attack, rounds=1),
+    ):
+        assert torch.equal(one(model, x, y), x), one
+    assert not bool(minimal_perturbation(model, x, y, attacks=[attack]).r[1::2].isfinite().any())
+    short = PGD(ThreatModel("linf", eps[:4]), steps=2)
+    for one in (worst_of([short]), lambda *b: minimal_perturbation(*b, attacks=[short])):
+        with pytest.raises(ValueError, match="eps holds 4 values for 8 examples"):
+            one(model, x, y)

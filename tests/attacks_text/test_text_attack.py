@@ -349,7 +349,7 @@ def test_recheck_turns_what_does_not_hold_into_failures() -> None:
     [
         ({"queries": 0}, "queries=0 must be at least 1"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"min_similarity": 2.0}, "is a cosine"),
+        ({"min_similarity": 2.0}, "a cosine"),
         ({"min_similarity": 0.5}, "needs embed"),
     ],
 )
@@ -368,10 +368,13 @@ def test_what_does_not_fit_is_refused() -> None:
         attack()(classify, ["a"], [2])
     with pytest.raises(ValueError, match=r"shape \(1, C\)"):
         attack()(lambda texts: torch.zeros(2, 2), ["a"], [0])
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(ValueError, match="C ≥ 2"):
         attack()(lambda texts: torch.zeros(1, 1), ["a"], [0])
-    with pytest.raises(ValueError, match="NaN"):
-        attack()(lambda texts: torch.full((1, 2), float("nan")), ["a"], [0])
+    for wrong in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(ValueError, match="logits for 1 of 1"):
+            attack()(lambda texts, wrong=wrong: torch.full((1, 2), wrong), ["a"], [0])  # type: ignore[misc]
+    with pytest.raises(ValueError, match=r"labels=\[0\.7\] must be whole numbers"):
+        attack()(classify, ["a"], [0.7])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"it must return \(2, D\)"):
         attack(embed=lambda texts: torch.ones(len(texts) % 2, 3))(
             BagOfWords({"good": 1.0}), ["good"], [1]
@@ -380,3 +383,23 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_no_text_no_query() -> None:
     assert attack()(BagOfWords({}), [], []) == []
+
+
+def test_outputs_with_logits_inside_and_ruled_out_classes_are_taken() -> None:
+    """As of transformers, and with a class at −∞ that changes nothing."""
+    plain = BagOfWords({"good": 1.0})
+
+    def boxed(texts: list[str]) -> object:
+        z = plain(texts)
+        return {"logits": torch.cat((z, torch.full((len(z), 1), -torch.inf)), 1)}
+
+    texts, labels = ["a good film", "good"], [1, 1]
+    assert attack()(boxed, texts, labels) == attack()(plain, texts, labels)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="in which there are no logits"):
+        attack()(lambda texts: None, texts, labels)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("option", [{"queries": 1.5}, {"queries": 0}, {"batch_size": "8"}])
+def test_options_of_another_type_are_refused(option: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(option))):
+        attack(**option)

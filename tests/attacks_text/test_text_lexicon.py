@@ -151,7 +151,7 @@ def test_constraints_on_two_words() -> None:
     ten = split("a b c d e f g h i j")
     three = ten.replaced(0, "x").replaced(1, "x").replaced(2, "x")
     assert share_changed(0.3)(ten, three)
-    with pytest.raises(ValueError, match=r"most=0 must lie in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"most=0 must be a number in \(0, 1\]"):
         share_changed(0)
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from attacks import FAB, FGSM, PGD, EvaluationWarning, Square, ThreatModel
-from robustprune.measure import accuracy_curve, constant_answer, evaluate
+from robustprune.measure import accuracy_curve, constant_answer, evaluate, nearest_adversarial
 from robustprune.measure.statistics import expected_proportion, proportion
+from robustprune.sparsity import MaskSet, apply_masks
 
 EPS = 0.3
 PGD3 = PGD(ThreatModel("linf", EPS), steps=3, seed=0)
@@ -207,3 +208,30 @@ def test_classes_that_are_ruled_out_are_answers_like_any_other() -> None:
 
     outcome = evaluate(Padded(), x, y, {"pgd": PGD3}, batch_size=60)
     assert torch.equal(outcome.worst, r > EPS)
+
+
+@pytest.mark.parametrize("batch_size", [7, 60])
+def test_one_radius_an_example_is_kept_through_batches(batch_size: int) -> None:
+    model, x, y, r = linear()
+    eps = torch.linspace(0, 1, 60)
+    threat = ThreatModel("linf", eps)
+    outcome = evaluate(model, x, y, {"fgsm": FGSM(threat)}, batch_size=batch_size)
+    assert torch.equal(outcome.robust["fgsm"], (r > 0) & (r > eps))
+    told = evaluate(model, x, y, {"fab": FAB()}, batch_size=batch_size, threat=threat)
+    assert torch.equal(told.robust["fab"], outcome.robust["fgsm"])
+
+
+def test_tensors_and_calls_of_inference_mode_are_measured() -> None:
+    """With masks, which are computed once for the whole evaluation."""
+    model, x, y, _ = linear()
+    masked = nn.Sequential(model)
+    apply_masks(masked, MaskSet({"0.weight": torch.ones(2, 5, dtype=torch.bool)}))
+    right = evaluate(model, x, y, {"pgd": PGD3}, batch_size=25)
+    with torch.inference_mode():
+        inside_x, inside_y = x.clone(), y.clone()
+        inside = evaluate(masked, inside_x, inside_y, {"pgd": PGD3}, batch_size=25)
+        near = nearest_adversarial(masked, inside_x, inside_y, PGD3.threat, batch_size=25)
+    outside = evaluate(masked, inside_x, inside_y, {"pgd": PGD3}, batch_size=25)
+    for outcome in (inside, outside):
+        assert torch.equal(outcome.worst, right.worst)
+    assert torch.equal(near.r, nearest_adversarial(model, x, y, PGD3.threat, batch_size=25).r)
