@@ -21,8 +21,8 @@ import yaml
 from robustprune.measure import mean_sd
 from robustprune.pipeline.fit import fit_dense
 from robustprune.pipeline.measure import measure_model
+from robustprune.pipeline.methods import ROWS
 from robustprune.pipeline.prepare import prepare
-from robustprune.pipeline.searches import scratch_ticket
 from robustprune.run.allocator import keep_freed_memory
 from robustprune.run.config import Config, load_config
 from robustprune.run.packaged import config_path
@@ -53,8 +53,8 @@ def one_seed(config: Config, options: argparse.Namespace) -> list[dict]:
         entries.append(measure_model(dense, fitted))
     if "rst" in options.models:
         for density in config.search.density:
-            ticket = scratch_ticket(run, density, f"rst-{density:g}", sources=None)
-            entries.append(measure_model(run, ticket))
+            found = ROWS["rst"].search(run, density, f"rst-{density:g}", None)
+            entries.append(measure_model(run, found.ticket))
     return entries
 
 

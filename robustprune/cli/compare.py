@@ -84,7 +84,9 @@ def _compare(options: argparse.Namespace) -> int:
     files = write_comparison(boards, options.out, runs) if options.out else []
     entry = None
     if options.entry:
-        entry = benchmark_entry(results, key=options.key, paper=options.paper)
+        from robustprune.pipeline.methods import ROWS
+
+        entry = benchmark_entry(results, key=options.key, paper=options.paper, methods=ROWS)
         files += write_entry(entry, options.entry)
 
     def show() -> None:

@@ -9,21 +9,6 @@ from robustprune.cli.shared import Parser, add_command, answer
 from robustprune.run.packaged import config_names, config_path
 from robustprune.run.suggest import did_you_mean
 
-METHODS = {
-    "rst": "robust scratch ticket: a mask learned over random weights (Fu et al. 2021)",
-    "admm": "pruning by ADMM during adversarial training (Ye et al. 2019)",
-    "admm_l1": "its l1 form: a weight λ instead of a density",
-    "hydra": "scores learned under the robust loss (Sehwag et al. 2020)",
-    "harp": "scores and each layer's share learned under the robust loss (Zhao et al. 2023)",
-    "lottery": "train, prune, rewind, in rounds, with controls (Frankle & Carbin 2019)",
-    "language": "masks learned under attack over a pre-trained model's weights (Zheng et al. 2022)",
-    "magnitude": "one shot: the largest weights",
-    "random": "one shot: weights drawn at random, the control",
-    "snip": "one shot: |weight × gradient| (Lee et al. 2019)",
-    "grasp": "one shot: what keeps the gradient's norm (Wang et al. 2020)",
-    "obd": "one shot: the diagonal of the Hessian (LeCun et al. 1990)",
-    "obd_ggn": "one shot: the diagonal of the generalised Gauss-Newton matrix",
-}
 TASKS = {
     "ag_news": "news in four classes, AGNews/{train,test}.csv in --data-dir",
     "cifar10": "images (3, 32, 32), by torchvision or from --data-dir",
@@ -75,6 +60,12 @@ def _section(kind: str, entries: Mapping[str, str]) -> str:
     return "\n".join([f"{kind}:", *(f"  {name:<{wide}}  {what}" for name, what in entries.items())])
 
 
+def _methods() -> dict[str, str]:
+    from robustprune.pipeline.methods import ROWS
+
+    return {name: method.summary for name, method in ROWS.items()}
+
+
 def _models() -> dict[str, str]:
     from robustprune.models.build import model_summaries
 
@@ -105,7 +96,7 @@ def _first_line(value: type) -> str:
 
 
 _LISTED: dict[str, Callable[[], Mapping[str, str]]] = {
-    "methods": lambda: METHODS,
+    "methods": _methods,
     "tasks": lambda: TASKS,
     "models": _models,
     "attacks": _attacks,

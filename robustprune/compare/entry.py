@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from robustprune.compare.gather import Result
 from robustprune.run.checkpoint import write_atomically
@@ -19,34 +19,37 @@ from robustprune.run.files import not_special
 
 _AFTER = "A-Methods Pruning After Training"
 _BEFORE = "B-Methods Pruning Before Training"
-_LEAST_SCORE = "Least Importance Score (LIS)"
-_CRITERIA = {
-    "rst": _LEAST_SCORE,
-    "admm": "Solver Based LWM (SOLWM)",
-    "admm_l1": "Solver Based LWM (SOLWM)",
-    "hydra": _LEAST_SCORE,
-    "harp": _LEAST_SCORE,
-    "language": _LEAST_SCORE,
-    "lottery": "Lowest Weight Magnitude LWM",
-    "magnitude": "Lowest Weight Magnitude LWM",
-    "snip": _LEAST_SCORE,
-    "grasp": _LEAST_SCORE,
-    "obd": _LEAST_SCORE,
-    "obd_ggn": _LEAST_SCORE,
-}
 _ARCHITECTURES = {"preact_resnet18": "R18", "resnet18": "R18", "vgg16": "V16"}
 _DATASETS = {"cifar10": "CIFAR10", "svhn": "SVHN"}
 _EPS_AA, _EPS_FMN = 0.031, 8 / 255
 _KEY = re.compile(r"^[A-Za-z0-9]+_[A-Za-z]+\d{4}[A-Za-z0-9]+$")
 
 
-def benchmark_entry(results: Sequence[Result], *, key: str, paper: str) -> dict[str, Any]:
+class Method(Protocol):
+    """What an entry says of a method: the fields of its row in `pipeline.methods`."""
+
+    @property
+    def section(self) -> str: ...
+    @property
+    def benchmark(self) -> str: ...
+    @property
+    def trained(self) -> bool: ...
+    @property
+    def scratch(self) -> bool: ...
+    @property
+    def everywhere(self) -> bool: ...
+
+
+def benchmark_entry(
+    results: Sequence[Result], *, key: str, paper: str, methods: Mapping[str, Method]
+) -> dict[str, Any]:
     """The entry of one method's headline networks.
 
     Args:
         results: of runs of one method and structure; networks that are no headline are left out.
         key: the benchmark's name of the method, such as HYDRA_Sehwag2020Hydra.
         paper: link to it.
+        methods: by their names in configs: `robustprune.pipeline.methods.ROWS`.
 
     Returns:
         "entry": the taxonomy object, field by field as the benchmark writes it; "models": for each
@@ -61,7 +64,7 @@ def benchmark_entry(results: Sequence[Result], *, key: str, paper: str) -> dict[
     headlines = [result for result in results if result.headline]
     if not headlines:
         raise ValueError("an entry needs at least one headline network")
-    entries = [_taxonomy(result, key, paper) for result in headlines]
+    entries = [_taxonomy(result, methods, key, paper) for result in headlines]
     if any(entry != entries[0] for entry in entries):
         raise ValueError("the runs are of different methods or settings; give one entry's runs")
     models = [_model(result, key) for result in headlines]
@@ -97,30 +100,35 @@ def write_entry(content: Mapping[str, Any], folder: Path) -> list[Path]:
     return [*written, write_atomically(folder / "results.md", "\n\n".join(parts) + "\n")]
 
 
-def _taxonomy(result: Result, key: str, paper: str) -> dict[str, str]:
+def _taxonomy(
+    result: Result, methods: Mapping[str, Method], key: str, paper: str
+) -> dict[str, str]:
     """The object that the benchmark keeps of a method; its keys are the benchmark's, to the
     letter."""
     config = result.config
-    method = config["search"]["methods"][0]
+    name = config["search"]["methods"][0]
+    if name not in methods:
+        raise ValueError(f"{result.run}: method {name!r} is unknown to this version; update it")
+    method = methods[name]
+    section = config[method.section]
     trained = _training(config)
+    everywhere = method.everywhere or config["search"]["allocate"] == "global"
     start = {"link_to_paper": paper, "ap_key": key}
     end = {
         "Pruning structure": _structure(config["search"]["pattern"]),
-        "Pruning locality": _locality(method, config["search"]["allocate"]),
-        "Pruning criterion": _CRITERIA.get(method, "Not Specified"),
+        "Pruning locality": "Global Pruning (G)" if everywhere else "Local Pruning (L)",
+        "Pruning criterion": method.benchmark,
     }
     fine = trained if config["finetune"]["modes"] else "None"
-    weights = _start(method, config)
-    if method == "lottery" or weights == "random":
-        rounds = config["lottery"]["rounds"]
-        iterative = method == "lottery" and rounds != 1
-        training = {"rst": "None", "lottery": trained}.get(method, fine)
+    weights = section.get("weights", "random")
+    if weights == "random":
+        tuned = trained if method.trained else fine
         return {
             **start,
             "Type of Pipeline:": _BEFORE,
             "B: Pruning step ": trained,
-            "B: Training step ": training,
-            "B: OneShot (1S) vs Iterative (IT)": "IT" if iterative else "1S",
+            "B: Training step ": "None" if method.scratch else tuned,
+            "B: OneShot (1S) vs Iterative (IT)": "1S" if section.get("rounds", 1) == 1 else "IT",
             **end,
         }
     return {
@@ -131,13 +139,6 @@ def _taxonomy(result: Result, key: str, paper: str) -> dict[str, str]:
         "A: OneShot (1S) vs Iterative (IT)": "1S",
         **end,
     }
-
-
-def _start(method: str, config: Mapping[str, Any]) -> str:
-    """Which weights the search starts from: random, natural or adversarial."""
-    section = {"rst": "search", "admm": "admm", "admm_l1": "admm", "hydra": "scores"}
-    section |= {"harp": "scores", "language": "language"}
-    return str(config[section.get(method, "one_shot")]["weights"])
 
 
 def _training(config: Mapping[str, Any]) -> str:
@@ -153,11 +154,6 @@ def _structure(pattern: str) -> str:
     if pattern == "element":
         return "Unstructured (US)"
     return f"Structured (S) {pattern}{'s' if pattern.isalpha() else ''}"
-
-
-def _locality(method: str, allocate: Any) -> str:
-    everywhere = method == "harp" or allocate == "global"
-    return "Global Pruning (G)" if everywhere else "Local Pruning (L)"
 
 
 def _model(result: Result, key: str) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from robustprune.pipeline.certify import certify_headline
 from robustprune.pipeline.cost import measure_cost
 from robustprune.pipeline.fit import Fitted, fit_dense, fit_finetuned
 from robustprune.pipeline.measure import findings, measure_model, measure_switch, write_per_example
-from robustprune.pipeline.naming import headline_names, model_name
+from robustprune.pipeline.methods import methods_of
+from robustprune.pipeline.plan import headline_names
 from robustprune.pipeline.prepare import prepare
-from robustprune.pipeline.searches import Sources, search
+from robustprune.pipeline.searches import Sources
 from robustprune.pipeline.shared import Run
 from robustprune.report import write_report
 from robustprune.run.runtime import is_first
@@ -49,13 +50,12 @@ def _stages(run: Run) -> dict[str, Any]:
     if config.selection.method != "none":
         models.insert(1, _adversarial_on_all(run))
     scratch: list[Fitted] = []  # what a random ticket switch draws from
-    for method in config.search.methods:
-        densities = config.search.density[:1] if method == "admm_l1" else config.search.density
-        for density in densities:
-            found = search(run, method, density, model_name(config, method, density), sources)
-            scratch += [found.ticket] if method == "rst" else []
+    for method in methods_of(config):
+        for density in method.densities(config):
+            found = method.search(run, density, method.model_name(config, density), sources)
+            scratch += [found.ticket] if method.scratch else []
             models += [found.ticket, *found.controls]
-            if not found.trained:
+            if not method.trained:
                 models += [fit_finetuned(run, found.ticket, m) for m in config.finetune.modes]
 
     headline = _headline(run, models)

@@ -2,67 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import nn
-
 from robustprune.minmax import OptimizerSpec
 from robustprune.run.config import OBJECTIVES, Config, TrainingSection
-from robustprune.sparsity import check_allocation, group_weight
+from robustprune.sparsity.criteria import CRITERIA
 
 
-def check_combinations(config: Config, layers: Mapping[str, nn.Module]) -> None:
-    """Refuse what a search would refuse, or could only ignore, hours later.
+def each_density(config: Config) -> tuple[float | None, ...]:
+    """All densities that are asked for."""
+    return config.search.density
 
-    Raises:
-        ValueError: two options of which one has no effect, or as `check_training`.
-    """
-    check_training(config)
-    search, methods = config.search, set(config.search.methods)
-    if "rst" in methods and search.weights != "random":
-        drawn = {
-            "fan_scaling": search.fan_scaling,
-            "bias_scale": search.bias_scale,
-            "thresholds": search.thresholds,
-        }
-        for name, value in drawn.items():
-            if value:
-                raise ValueError(
-                    f"search.{name}: {value} says how weights are drawn, and search.weights: "
-                    f"{search.weights} draws none; leave search.{name} out"
-                )
-    if "admm_l1" in methods and (search.pattern != "element" or search.allocate != "layer"):
+
+def allots_of_lottery(config: Config) -> tuple[float | None, ...]:
+    """N of every M is the same of every layer, also where all layers are compared."""
+    search = config.search
+    return () if search.allocate == "global" and ":" in search.pattern else search.density
+
+
+def check_scratch(config: Config) -> None:
+    """Of method rst. Raises ValueError: how weights are drawn, where none are."""
+    search = config.search
+    if search.weights == "random":
+        return
+    drawn = {
+        "fan_scaling": search.fan_scaling,
+        "bias_scale": search.bias_scale,
+        "thresholds": search.thresholds,
+    }
+    for name, value in drawn.items():
+        if value:
+            raise ValueError(
+                f"search.{name}: {value} says how weights are drawn, and search.weights: "
+                f"{search.weights} draws none; leave search.{name} out"
+            )
+    _at_default(config, "search", "init", f"search.weights {search.weights}", ("random",))
+
+
+def check_admm(config: Config) -> None:
+    """Of methods admm and admm_l1. Raises ValueError: Z and U would never be updated, or ρ is
+    above its end."""
+    admm = config.admm
+    if admm.every > admm.epochs:
+        raise ValueError(
+            f"admm.every: {admm.every} exceeds admm.epochs: {admm.epochs}, so that Z and U "
+            "would never be updated; set it to at most the epochs"
+        )
+    if admm.rho > admm.rho_max:
+        raise ValueError(f"admm.rho: {admm.rho} exceeds admm.rho_max: {admm.rho_max}")
+
+
+def check_admm_l1(config: Config) -> None:
+    """Of method admm_l1. Raises ValueError: groups, or no λ, or as `check_admm`."""
+    search = config.search
+    if search.pattern != "element" or search.allocate != "layer":
         raise ValueError(
             "method admm_l1 decides weight by weight with one threshold for all layers; set "
             "search.pattern to element and search.allocate to layer"
         )
-    if methods & {"admm", "admm_l1"}:
-        admm = config.admm
-        if admm.every > admm.epochs:
-            raise ValueError(
-                f"admm.every: {admm.every} exceeds admm.epochs: {admm.epochs}, so that Z and U "
-                "would never be updated; set it to at most the epochs"
-            )
-        if admm.rho > admm.rho_max:
-            raise ValueError(f"admm.rho: {admm.rho} exceeds admm.rho_max: {admm.rho_max}")
-    if "lottery" in methods and ":" in search.pattern and config.lottery.rounds not in (None, 1):
+    check_admm(config)
+    if config.admm.l1 is None:
+        raise ValueError("method admm_l1 needs admm.l1, the weight λ of the l1 norm; try 1e-4")
+
+
+def check_harp(config: Config) -> None:
+    """Of method harp. Raises ValueError: a pattern that fixes the rate."""
+    pattern = config.search.pattern
+    if ":" in pattern:
+        raise ValueError(f"harp learns each layer's rate, and pattern {pattern} fixes it")
+
+
+def check_lottery(config: Config) -> None:
+    """Of method lottery. Raises ValueError: rounds that have no effect."""
+    pattern, rounds = config.search.pattern, config.lottery.rounds
+    if ":" in pattern and rounds not in (None, 1):
         raise ValueError(
-            f"lottery.rounds: {config.lottery.rounds} has no effect with pattern {search.pattern}, "
+            f"lottery.rounds: {rounds} has no effect with pattern {pattern}, "
             "which keeps N of every M in the first round; set it to 1"
         )
-    if methods == {"language"}:
-        _check_language(config)
-    if methods - {"language", "admm_l1"}:
-        groups = {name: group_weight(layer, search.pattern) for name, layer in layers.items()}
-        only_lottery = methods == {"lottery"} and search.allocate == "global"
-        for density in search.density:
-            if not (only_lottery and ":" in search.pattern):
-                check_allocation(search.allocate, groups, None if methods == {"harp"} else density)
 
 
-#: methods that score once, without data and with
-ONE_SHOT = ("magnitude", "random", "snip", "grasp", "obd", "obd_ggn")
-NEEDS_DATA = ("snip", "grasp", "obd", "obd_ggn")
+def check_language(config: Config) -> None:
+    """Of method language. Raises ValueError: an option that has no effect, or a ticket that would
+    know nothing."""
+    search, section = config.search, config.language
+    if set(search.methods) == {"language"}:
+        if search.allocate != "layer":
+            raise ValueError(
+                "method language compares all layers, and search.allocate has no effect; leave it "
+                "out"
+            )
+        if section.granularity != "weight" and search.dense:
+            raise ValueError(
+                f"language.granularity: {section.granularity} masks {section.granularity}s in "
+                "every layer, and search.dense has no effect; leave it out"
+            )
+    if search.pattern != "element":
+        raise ValueError(
+            f"method language groups weights by language.granularity, not by pattern "
+            f"{search.pattern}; set search.pattern to element"
+        )
+    if section.finetune == "none" and section.reset:
+        raise ValueError(
+            "language.finetune: none leaves the ticket as it is drawn, which needs "
+            "language.reset: false; on the pre-trained weights the classifier knows nothing"
+        )
+    if section.finetune == "none" and "reinit" in section.controls:
+        raise ValueError(
+            "language.controls: weights drawn anew know nothing untrained; with "
+            "language.finetune: none set it to [random] or []"
+        )
+
+
+def check_one_shot(config: Config) -> None:
+    """Of the criteria. Raises ValueError: batches that none of them looks at."""
+    needy = tuple(name for name, criterion in CRITERIA.items() if criterion.needs_data)
+    methods = set(config.search.methods)
+    if not methods & set(needy):
+        _at_default(config, "one_shot", "batches", ", ".join(sorted(methods)), needy)
+
+
+def check_finetune(config: Config) -> None:
+    """Where tickets are fine-tuned. Raises ValueError: how weights are drawn, where none are."""
+    if "reinit" not in config.finetune.modes:
+        modes = f"finetune.modes {list(config.finetune.modes)}"
+        _at_default(config, "finetune", "init", modes, ("reinit",))
+
+
 #: whose option each is
 _OF_OBJECTIVES = {
     "beta": ("trades", "smart", "mart"),
@@ -76,8 +140,8 @@ def check_training(config: Config) -> None:
     """Refuse what a training would refuse hours later, or could only ignore.
 
     Raises:
-        ValueError: an optimizer that can't be built, or an option of an objective, an attack or
-            fine-tuning that is not there.
+        ValueError: an optimizer that can't be built, or an option of an objective or an attack
+            that is not there.
     """
     for name in type(config).model_fields:
         section = getattr(config, name)
@@ -95,16 +159,6 @@ def check_training(config: Config) -> None:
         _at_default(config, "inner", "warmup", f"objective {objective.name}", own)
     if inner.synonyms is None:
         _at_default(config, "inner", "synonyms_by", "inner.synonyms left out", ("inner.synonyms",))
-    methods = set(config.search.methods)
-    if "rst" in methods and config.search.weights != "random":
-        _at_default(
-            config, "search", "init", f"search.weights {config.search.weights}", ("random",)
-        )
-    if methods & set(ONE_SHOT) and not methods & set(NEEDS_DATA):
-        _at_default(config, "one_shot", "batches", f"{', '.join(sorted(methods))}", NEEDS_DATA)
-    if methods - {"lottery", "language"} and "reinit" not in config.finetune.modes:
-        modes = f"finetune.modes {list(config.finetune.modes)}"
-        _at_default(config, "finetune", "init", modes, ("reinit",))
 
 
 def _at_default(
@@ -117,17 +171,4 @@ def _at_default(
         raise ValueError(
             f"{section}.{option}: {value} has no effect with {given}; it goes with "
             f"{', '.join(owners)}; leave it out, or at {default}"
-        )
-
-
-def _check_language(config: Config) -> None:
-    search, granularity = config.search, config.language.granularity
-    if search.allocate != "layer":
-        raise ValueError(
-            "method language compares all layers, and search.allocate has no effect; leave it out"
-        )
-    if granularity != "weight" and search.dense:
-        raise ValueError(
-            f"language.granularity: {granularity} masks {granularity}s in every layer, and "
-            "search.dense has no effect; leave it out"
         )

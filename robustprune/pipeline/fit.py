@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
@@ -14,6 +15,27 @@ from robustprune.run.config import TrainingSection
 from robustprune.run.runtime import seed_stage
 from robustprune.search import FinetuneMode, Ticket, finetune_ticket
 from robustprune.sparsity import MaskSet, full_masks
+
+Kind = Literal["natural", "robust", "one-shot"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of the run, as it is planned.
+
+    Attributes:
+        name: the model's, as in the run directory.
+        kind: the objective that is descended; "one-shot" only looks at `batches` batches.
+        epochs: at most: patience may end it sooner. 0 for one-shot.
+        batches: of one-shot.
+        measured: whether its model stands in the run's table.
+    """
+
+    name: str
+    kind: Kind
+    epochs: int
+    batches: int = 0
+    measured: bool = True
 
 
 @dataclass(frozen=True)

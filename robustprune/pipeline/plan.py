@@ -2,33 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal
 
+from robustprune.pipeline.fit import Training
+from robustprune.pipeline.methods import ROWS, methods_of
 from robustprune.run.config import Config
-
-Kind = Literal["natural", "robust", "one-shot"]
-_ONE_SHOT = ("magnitude", "random")  # criteria that look at no data
-
-
-@dataclass(frozen=True)
-class Training:
-    """One training of the run.
-
-    Attributes:
-        name: the model's, as in the run directory.
-        kind: the objective that is descended; "one-shot" only looks at `batches` batches.
-        epochs: at most: patience may end it sooner. 0 for one-shot.
-        batches: of one-shot.
-        measured: whether its model stands in the run's table.
-    """
-
-    name: str
-    kind: Kind
-    epochs: int
-    batches: int = 0
-    measured: bool = True
 
 
 def planned_trainings(config: Config) -> list[Training]:
@@ -39,59 +17,20 @@ def planned_trainings(config: Config) -> list[Training]:
     ]
     if config.selection.method != "none":  # the same on all examples, to compare with
         found.insert(1, Training("adversarial_all", "robust", config.adversarial.epochs))
-    for method in config.search.methods:
-        densities = config.search.density[:1] if method == "admm_l1" else config.search.density
-        for density in densities:
-            kind = "rtt" if method == "rst" and config.search.weights != "random" else method
-            name = kind if len(config.search.density) == 1 else f"{kind}-{density:g}"
-            if method == "lottery":
-                found += _lottery(config, name, density)
-                continue
-            if method == "language":
-                found += _language(config, name)
-                continue
-            found.append(_search(config, method, name))
-            found += [
-                Training(f"{name}-{mode}", "robust", config.finetune.epochs)
-                for mode in config.finetune.modes
-            ]
+    for method in methods_of(config):
+        for density in method.densities(config):
+            found += method.trainings(config, density)
     return found
 
 
-def _search(config: Config, method: str, name: str) -> Training:
-    if method == "rst":
-        return Training(name, "robust", config.search.epochs)
-    if method in ("admm", "admm_l1"):
-        return Training(name, "robust", config.admm.epochs)
-    if method in ("hydra", "harp"):
-        return Training(name, "robust", config.scores.epochs)
-    seen = 0 if method in _ONE_SHOT else config.one_shot.batches
-    return Training(name, "one-shot", 0, batches=seen)
-
-
-def _lottery(config: Config, name: str, density: float) -> list[Training]:
-    """Rounds and a last training in one model's name, and each control's own training."""
-    section = config.lottery
-    fixed = ":" in config.search.pattern  # N of every M: there is nothing in between
-    rounds = 1 if fixed else section.rounds or max(1, round(math.log(density) / math.log(0.8)))
-    return [
-        Training(name, "robust", (rounds + 1) * section.epochs),
-        *(Training(f"{name}-{control}", "robust", section.epochs) for control in section.controls),
-    ]
-
-
-def _language(config: Config, name: str) -> list[Training]:
-    """The search, then the training of what it drew and of the controls."""
-    section, epochs = config.language, config.finetune.epochs
-    controls = [f"{name}-{control}" for control in section.controls]
-    if section.finetune == "none":
-        shuffled = [Training(control, "one-shot", 0) for control in controls]
-        return [Training(name, "robust", section.epochs), *shuffled]
-    kind: Kind = "robust" if section.finetune == "robust" else "natural"
-    return [
-        Training(f"{name}-drawn", "robust", section.epochs, measured=False),
-        *(Training(each, kind, epochs) for each in (name, *controls)),
-    ]
+def headline_names(config: Config) -> tuple[str, ...]:
+    """What the headline may be called, the first that there is: what the first method found at the
+    first density, fine-tuned by the first mode where its search leaves that to do."""
+    method, modes = ROWS[config.search.methods[0]], config.finetune.modes
+    name = method.model_name(config, config.search.density[0])
+    if method.scratch or not modes:
+        return (name,)
+    return f"{name}-{modes[0]}", name
 
 
 @dataclass(frozen=True)

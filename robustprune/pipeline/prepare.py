@@ -11,14 +11,16 @@ from torch import nn
 
 from attacks import ThreatModel
 from robustprune.models import build_model
-from robustprune.pipeline.combinations import check_combinations
-from robustprune.pipeline.selection import check_selection
+from robustprune.pipeline.combinations import check_training
+from robustprune.pipeline.methods import check_methods, methods_of
+from robustprune.pipeline.plan import planned_trainings
+from robustprune.pipeline.selection import check_length, check_selection
 from robustprune.pipeline.shared import Run
 from robustprune.pipeline.text import check_text, encoder_of
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir, open_run
 from robustprune.run.runtime import environment, ranks
-from robustprune.sparsity import check_pattern, maskable_layers
+from robustprune.sparsity import check_allocation, check_pattern, group_weight, maskable_layers
 from robustprune.tasks import Task, holdout, load_task, text_names
 
 
@@ -107,27 +109,15 @@ def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
             "search.allocate must give a density for every masked layer and no other: "
             f"{', '.join(layers)}"
         )
-    check_combinations(config, layers)
-    if "admm_l1" in search.methods and config.admm.l1 is None:
-        raise ValueError("method admm_l1 needs admm.l1, the weight λ of the l1 norm; try 1e-4")
-    if "harp" in search.methods and ":" in search.pattern:
-        raise ValueError(f"harp learns each layer's rate, and pattern {search.pattern} fixes it")
-    if "language" in search.methods and search.pattern != "element":
-        raise ValueError(
-            f"method language groups weights by language.granularity, not by pattern "
-            f"{search.pattern}; set search.pattern to element"
-        )
-    if "language" in search.methods and config.language.finetune == "none":
-        if config.language.reset:
-            raise ValueError(
-                "language.finetune: none leaves the ticket as it is drawn, which needs "
-                "language.reset: false; on the pre-trained weights the classifier knows nothing"
-            )
-        if "reinit" in config.language.controls:
-            raise ValueError(
-                "language.controls: weights drawn anew know nothing untrained; with "
-                "language.finetune: none set it to [random] or []"
-            )
+    check_training(config)
+    check_methods(config)
+    groups = {name: group_weight(layer, search.pattern) for name, layer in layers.items()}
+    asked = [share for method in methods_of(config) for share in method.allots(config)]
+    for share in dict.fromkeys(asked):
+        check_allocation(search.allocate, groups, share)
+    for training in planned_trainings(config):
+        if training.kind == "robust" and training.name != "adversarial_all":
+            check_length(config.selection, training.name, training.epochs)
     if config.objective.name in ("trades", "smart", "freelb") and config.inner.attack != "pgd":
         raise ValueError(
             f"objective {config.objective.name} needs inner.attack pgd, got {config.inner.attack}"

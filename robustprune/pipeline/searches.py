@@ -1,7 +1,11 @@
-"""The search stages: each method by its name, from a config to finished models of the run."""
+"""How searches are run: from what the config asks for to finished models of the run.
+
+The rows of `methods.py` say which function runs which method.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,29 +14,13 @@ from torch import nn
 from robustprune.minmax import Adversarial, Checkpoint, Natural
 from robustprune.pipeline.fit import Fitted, fit, loop_options, optimizer_of
 from robustprune.pipeline.shared import Run
-from robustprune.run.checkpoint import load_state
 from robustprune.run.config import TrainingSection
-from robustprune.search import (
-    ControlName,
-    LotteryTicket,
-    ScoreMethod,
-    Ticket,
-    find_language_ticket,
-    find_lottery_ticket,
-    find_scratch_ticket,
-    finetune_ticket,
-    prune_admm,
-    prune_one_shot,
-    prune_scores,
-    train_control,
-)
-from robustprune.search.controls import shuffled_control
+from robustprune.run.sections import Section
+from robustprune.search import Ticket, find_scratch_ticket, prune_one_shot
 from robustprune.sparsity.criteria import CRITERIA
 
-#: criteria by the names they go by in the literature
-_CRITERIA = {"snip": "SNIP", "grasp": "GraSP", "obd": "OBD", "obd_ggn": "OBD, Gauss-Newton"}
-#: what changes in a control, for readers
-CONTROL_TITLES = {"random": "random mask", "reinit": "mask kept, weights drawn anew"}
+#: fields of a section that are no options of the search alone
+_SHARED = ("epochs", "optimizer", "weights")
 
 
 @dataclass(frozen=True)
@@ -56,36 +44,59 @@ class Found:
     Attributes:
         ticket: the sub-network.
         controls: networks that show what the search itself was worth.
-        trained: whether the ticket's weights are trained already, so that nothing is fine-tuned.
     """
 
     ticket: Fitted
     controls: tuple[Fitted, ...] = ()
-    trained: bool = False
 
 
-def search(run: Run, method: str, density: float, name: str, sources: Sources) -> Found:
-    """Run one method at one density."""
-    if method == "rst":
-        return Found(scratch_ticket(run, density, name, sources))
-    if method in ("admm", "admm_l1"):
-        return Found(_admm(run, method, density, name, sources))
-    if method in ("hydra", "harp"):
-        return Found(_scores(run, cast(ScoreMethod, method), density, name, sources))
-    if method == "lottery":
-        return _lottery(run, density, name)
-    if method == "language":
-        return _language(run, density, name, sources)
-    return Found(_one_shot(run, method, density, name, sources))
+@dataclass(frozen=True)
+class Search:
+    """One search that the config asks for.
+
+    Attributes:
+        run: the run that it belongs to.
+        method: its name in the config.
+        section: the section of the config with its options.
+        density: the share to keep.
+        name: of the model that it finds.
+        title: the same for readers.
+        sources: the dense baselines; None where it starts from random weights.
+    """
+
+    run: Run
+    method: str
+    section: Section
+    density: float
+    name: str
+    title: str
+    sources: Sources | None
+
+    def model(self) -> nn.Module:
+        """The network that the search starts from."""
+        weights = getattr(self.section, "weights", "random")
+        if self.sources is None:
+            return self.run.fresh_model(seeded=True)
+        return self.sources.model(self.run, weights)
+
+    def space(self) -> dict[str, Any]:
+        """Which networks are allowed: the same for every method."""
+        section = self.run.config.search
+        return {"pattern": section.pattern, "allocate": section.allocate, "dense": section.dense}
+
+    def options(self) -> dict[str, Any]:
+        """What the section says of this search alone."""
+        own = (name for name in type(self.section).model_fields if name not in _SHARED)
+        return {name: getattr(self.section, name) for name in own}
+
+    def fit(self, make: Callable[[Checkpoint], Ticket], kind: str = "", what: str = "") -> Fitted:
+        """`fit.fit` by the name and title of the search, with `-kind` and `, what` behind them."""
+        name = f"{self.name}-{kind}" if kind else self.name
+        return fit(self.run, name, f"{self.title}, {what}" if what else self.title, make)
 
 
-def _space(run: Run) -> dict[str, Any]:
-    """Which networks are allowed: the same for every method."""
-    section = run.config.search
-    return {"pattern": section.pattern, "allocate": section.allocate, "dense": section.dense}
-
-
-def _training(run: Run, section: TrainingSection, checkpoint: Checkpoint, name: str) -> Any:
+def training(run: Run, section: TrainingSection, checkpoint: Checkpoint, name: str) -> Any:
+    """Options of a training by that section."""
     return {
         "epochs": section.epochs,
         "optimizer": optimizer_of(section),
@@ -93,202 +104,75 @@ def _training(run: Run, section: TrainingSection, checkpoint: Checkpoint, name: 
     }
 
 
-def _title(run: Run, method: str, density: float) -> str:
-    pattern = run.config.search.pattern
-    what = "" if pattern == "element" else f" ({pattern})"
-    return f"{method}{what}, {density:.3g} kept"
+def searched(
+    call: Callable[..., Ticket], *, validated: bool = False, **fixed: Any
+) -> Callable[[Search], Found]:
+    """Run `call`, a search that trains once and whose options are named as in its section.
+
+    Args:
+        validated: whether it chooses an epoch on held-out examples.
+        fixed: arguments in place of what the config says.
+    """
+
+    def find(search: Search) -> Found:
+        run, section = search.run, cast(TrainingSection, search.section)
+
+        def make(checkpoint: Checkpoint) -> Ticket:
+            objective, loader = run.robust(section.epochs, search.name)
+            options = {"density": search.density, **search.options(), **fixed, **search.space()}
+            if validated:
+                options["validation"] = run.validation(attacked=True)
+            loop = training(run, section, checkpoint, search.name)
+            return call(search.model(), loader, objective=objective, **options, **loop)
+
+        return Found(search.fit(make))
+
+    return find
 
 
-def scratch_ticket(run: Run, density: float, name: str, sources: Sources | None) -> Fitted:
+def find_scratch(search: Search) -> Found:
     """A scratch ticket; from the trained weights of a source, if the config says so, a trained
     one."""
-    section, trained = run.config.search, run.config.search.weights != "random"
+    run, section = search.run, search.run.config.search
 
     def make(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs, name)
+        objective, loader = run.robust(section.epochs, search.name)
         return find_scratch_ticket(
-            sources.model(run, section.weights) if sources else run.fresh_model(seeded=True),
+            search.model(),
             loader,
-            density=density,
+            density=search.density,
             objective=objective,
-            init=None if trained else section.init,
+            init=section.init if section.weights == "random" else None,
             fan_scaling=section.fan_scaling,
             bias_scale=section.bias_scale,
             thresholds=section.thresholds,
             seed=run.config.seed,
             validation=run.validation(attacked=True),
-            **_space(run),
-            **_training(run, section, checkpoint, name),
+            **search.space(),
+            **training(run, section, checkpoint, search.name),
         )
 
-    kind = f"RTT from {section.weights}" if trained else "RST"
-    return fit(run, name, _title(run, kind, density), make)
+    return Found(search.fit(make))
 
 
-def _admm(run: Run, method: str, density: float, name: str, sources: Sources) -> Fitted:
-    section, l1 = run.config.admm, run.config.admm.l1 if method == "admm_l1" else None
+def score_once(search: Search) -> Found:
+    """One shot, by the criterion with the method's name."""
+    run, section = search.run, search.run.config.one_shot
 
     def make(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs, name)
-        return prune_admm(
-            sources.model(run, section.weights),
-            loader,
-            density=density if l1 is None else None,
-            l1=l1,
-            objective=objective,
-            rho=section.rho,
-            rho_growth=section.rho_growth,
-            rho_max=section.rho_max,
-            every=section.every,
-            **_space(run),
-            **_training(run, section, checkpoint, name),
-        )
-
-    title = _title(run, "ADMM", density) if l1 is None else f"ADMM, l1 weight {l1:g}"
-    return fit(run, name, title, make)
-
-
-def _scores(run: Run, method: ScoreMethod, density: float, name: str, sources: Sources) -> Fitted:
-    section = run.config.scores
-
-    def make(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs, name)
-        return prune_scores(
-            sources.model(run, section.weights),
-            loader,
-            density=density,
-            method=method,
-            objective=objective,
-            validation=run.validation(attacked=True) if method == "hydra" else None,
-            **_space(run),
-            **_training(run, section, checkpoint, name),
-        )
-
-    return fit(run, name, _title(run, method.upper(), density), make)
-
-
-def _lottery(run: Run, density: float, name: str) -> Found:
-    section = run.config.lottery
-    title = _title(run, "lottery ticket", density)
-
-    def make(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs, name)
-        ticket = find_lottery_ticket(
-            run.fresh_model(seeded=True),
-            loader,
-            density=density,
-            objective=objective,
-            rounds=section.rounds,
-            rewind=section.rewind,
-            validation=run.validation(attacked=True),
-            **_space(run),
-            **_training(run, section, checkpoint, name),
-        )
-        # the controls start where the ticket started; its folder must be there before the ticket's
-        if not run.folder.has_model(f"{name}-start"):
-            run.folder.save_model(f"{name}-start", ticket.start.state_dict(), ticket.masks, [])
-        return ticket
-
-    ticket = fit(run, name, title, make)
-    state, _ = run.folder.load_model(f"{name}-start")
-    start = run.fresh_model()
-    load_state(start, state, run.folder.path / "models" / f"{name}-start")
-
-    def control(kind: ControlName) -> Fitted:
-        def make(checkpoint: Checkpoint) -> Ticket:
-            objective, loader = run.robust(section.epochs, f"{name}-{kind}")
-            return train_control(
-                LotteryTicket(ticket.masks, ticket.model, [], start),
-                loader,
-                kind,
-                objective=objective,
-                seed=run.config.seed + 1,
-                validation=run.validation(attacked=True),
-                **_training(run, section, checkpoint, f"{name}-{kind}"),
-            )
-
-        return fit(run, f"{name}-{kind}", f"{title}, control ({CONTROL_TITLES[kind]})", make)
-
-    return Found(ticket, tuple(control(kind) for kind in section.controls), trained=True)
-
-
-def _language(run: Run, density: float, name: str, sources: Sources) -> Found:
-    section, tuning, space = run.config.language, run.config.finetune, _space(run)
-    tuned = sources.model(run, section.weights)
-    # the pre-trained weights come with the classifier of every stage
-    start = run.fresh_model() if section.reset else tuned
-    robust = section.finetune == "robust"
-
-    def search(checkpoint: Checkpoint) -> Ticket:
-        objective, loader = run.robust(section.epochs, name)
-        return find_language_ticket(
-            tuned,
-            loader,
-            density=density,
-            objective=objective,
-            pretrained=start,
-            granularity=section.granularity,
-            penalty=section.penalty,
-            kept=section.kept,
-            spread=section.spread,
-            dense=space["dense"] or ("last",) if section.granularity == "weight" else (),
-            seed=run.config.seed,
-            validation=run.validation(attacked=True),
-            **_training(run, section, checkpoint, name),
-        )
-
-    title = _title(run, "robust ticket", density)
-    if section.finetune == "none":
-        alone = fit(run, name, title, search)
-        whole = LotteryTicket(alone.masks, alone.model, [], start)
-        controls = tuple(
-            fit(
-                run, f"{name}-{kind}", f"{title}, control ({CONTROL_TITLES[kind]})",
-                lambda _: shuffled_control(whole, seed=run.config.seed + 1),
-            )
-            for kind in section.controls
-        )  # fmt: skip
-        return Found(alone, controls, trained=True)
-    drawn = fit(run, f"{name}-drawn", f"{title}, not yet trained", search)
-    ticket = LotteryTicket(drawn.masks, drawn.model, [], start)
-
-    def trained(kind: ControlName | None) -> Fitted:
-        def make(checkpoint: Checkpoint) -> Ticket:
-            objective, loader = (
-                run.robust(tuning.epochs, name) if robust else (Natural(), run.loader())
-            )
-            options = {
-                "objective": objective,
-                "validation": run.validation(attacked=robust),
-                **_training(run, tuning, checkpoint, name),
-            }
-            if kind is None:
-                return finetune_ticket(ticket, loader, **options)
-            return train_control(ticket, loader, kind, seed=run.config.seed + 1, **options)
-
-        what = "" if kind is None else f", control ({CONTROL_TITLES[kind]})"
-        return fit(run, name if kind is None else f"{name}-{kind}", f"{title}{what}", make)
-
-    return Found(trained(None), tuple(trained(kind) for kind in section.controls), trained=True)
-
-
-def _one_shot(run: Run, criterion: str, density: float, name: str, sources: Sources) -> Fitted:
-    section = run.config.one_shot
-
-    def make(checkpoint: Checkpoint) -> Ticket:
-        objective = None  # magnitude and random look at no loss
-        if CRITERIA[criterion].needs_data:
+        objective = None  # without data a criterion looks at no loss
+        if CRITERIA[search.method].needs_data:
             plain = run.config.objective.name == "natural"
             objective = run.with_synonyms(Natural() if plain else Adversarial(run.inner_attack()))
         return prune_one_shot(
-            sources.model(run, section.weights),
+            search.model(),
             run.loader(),
-            density=density,
-            criterion=criterion,
+            density=search.density,
+            criterion=search.method,
             objective=objective,
             batches=section.batches,
             seed=run.config.seed,
-            **_space(run),
+            **search.space(),
         )
 
-    return fit(run, name, _title(run, _CRITERIA.get(criterion, criterion), density), make)
+    return Found(search.fit(make))

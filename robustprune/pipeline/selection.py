@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from attacks import FGSM, PGD, ThreatModel
-from robustprune.pipeline.plan import planned_trainings
 from robustprune.run.checkpoint import save_tensors
 from robustprune.run.config import Config
 from robustprune.run.rundir import SELECTION, RunDir
@@ -79,13 +78,19 @@ def check_selection(config: Config) -> None:
             f"selection.weighted needs scores of at least zero, which {section.method} gives with "
             "selection.keep positive only"
         )
-    for training in planned_trainings(config):
-        chosen = training.kind == "robust" and training.name != "adversarial_all"
-        if chosen and training.epochs <= section.start:
-            raise ValueError(
-                f"selection.start: {section.start} leaves the {training.epochs} epochs of "
-                f"{training.name} without a selection; set it below them"
-            )
+
+
+def check_length(section: SelectionSection, name: str, epochs: int) -> None:
+    """Refuse a selection that the training of that name would end before.
+
+    Raises:
+        ValueError: it has no more epochs than come before the first selection.
+    """
+    if section.method != "none" and epochs <= section.start:
+        raise ValueError(
+            f"selection.start: {section.start} leaves the {epochs} epochs of {name} without a "
+            "selection; set it below them"
+        )
 
 
 def selective(

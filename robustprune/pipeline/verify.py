@@ -21,8 +21,8 @@ from robustprune.certify.certificate import FILE
 from robustprune.certify.claims import LIMIT
 from robustprune.models import build_model
 from robustprune.pipeline.certify import certified_examples, manifest_of
-from robustprune.pipeline.naming import headline_names
 from robustprune.pipeline.own import SETTINGS
+from robustprune.pipeline.plan import headline_names
 from robustprune.pipeline.prepare import task_of
 from robustprune.pipeline.text import sentences_of
 from robustprune.run.checkpoint import load_state, load_tensors

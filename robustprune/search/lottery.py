@@ -78,6 +78,14 @@ class _AtStep(Constraint):
         self.state = dict(state)
 
 
+def rounds_to(density: float, pattern: str = "element", rounds: int | None = None) -> int:
+    """How many rounds of pruning lead to the density: `rounds` if it is given, else as many as
+    remove 20% of the survivors each. N of every M has nothing in between and takes one."""
+    if ":" in pattern:
+        return 1
+    return rounds or max(1, round(math.log(density) / math.log(0.8)))
+
+
 @known_by_its_call
 def find_lottery_ticket(
     model: nn.Module,
@@ -133,8 +141,7 @@ def find_lottery_ticket(
             f"rounds={rounds} has no effect with pattern {pattern!r}, which keeps N of every M in "
             "the first round; set rounds to 1"
         )
-    if rounds is None:
-        rounds = 1 if fixed else max(1, round(math.log(density) / math.log(0.8)))
+    rounds = rounds_to(density, pattern, rounds)
     if fixed and allocate == "global":
         allocate = "layer"  # N of every M is the same of every layer
     _check_rewind(rewind, epochs, loader)

@@ -8,11 +8,12 @@ import sys
 
 import pytest
 
-from robustprune.cli import FIND_RST, listing, main, run_script
+from robustprune.cli import FIND_RST, main, run_script
 from robustprune.cli.evaluate import MORE
 from robustprune.cli.main import parser
 from robustprune.measure import MORE as MEASURED
 from robustprune.models import model_names
+from robustprune.pipeline.methods import ROWS
 from robustprune.run.config import METHODS
 from robustprune.run.packaged import config_names
 from robustprune.tasks import task_names
@@ -49,7 +50,7 @@ def test_the_examples_can_be_parsed(name: str) -> None:
 def test_list_knows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert list(found["methods"]) == list(METHODS)
+    assert list(found["methods"]) == list(METHODS) == list(ROWS)
     assert list(found["tasks"]) == task_names()
     assert list(found["models"]) == model_names()
     assert list(found["configs"]) == config_names()
@@ -62,7 +63,7 @@ def test_list_knows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
 def test_list_prints_the_kinds_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "methods", "tasks"]) == 0
     shown = capsys.readouterr().out
-    assert listing.METHODS["harp"] in shown
+    assert ROWS["harp"].summary in shown
     assert "models:" not in shown
     assert main(["list", "method"]) == 2
     error = capsys.readouterr().err

@@ -1,12 +1,17 @@
 """Entries of the adversarial pruning benchmark, beside those that it published."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from robustprune.compare import benchmark_entry, gather, write_entry
+from robustprune.compare import benchmark_entry as entry_of
+from robustprune.compare import gather, write_entry
+from robustprune.pipeline.methods import ROWS
+
+benchmark_entry = partial(entry_of, methods=ROWS)
 
 TRADES = "Adversarial Training (AT) TRADES"
 PGD = "Adversarial Training (AT) PGD"
@@ -133,3 +138,5 @@ def test_refusals(make_run: Any) -> None:
         benchmark_entry(gather([hydra, harp]), key="A_B2026C", paper="")
     with pytest.raises(ValueError, match="at least one headline"):
         benchmark_entry([], key="A_B2026C", paper="")
+    with pytest.raises(ValueError, match="method 'hydra' is unknown to this version"):
+        entry_of(gather([hydra]), key="A_B2026C", paper="", methods={})

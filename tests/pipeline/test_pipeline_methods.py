@@ -7,9 +7,13 @@ import pytest
 import torch
 
 from robustprune.pipeline import find_sparse_networks, prepare
+from robustprune.pipeline.methods import ROWS
+from robustprune.pipeline.plan import planned_trainings
 from robustprune.run.config import METHODS, Config, parse_config
 from robustprune.run.rundir import RunDir
+from robustprune.run.sections import Section
 from robustprune.sparsity import count_kept
+from robustprune.sparsity.criteria import CRITERIA
 
 TRAINED = {"lottery", "language"}
 
@@ -26,6 +30,17 @@ def run(config: Config, out: Path) -> tuple[dict, Path]:
     return find_sparse_networks(prepared), prepared.folder.path
 
 
+def test_every_name_has_a_row_and_every_row_a_section() -> None:
+    assert tuple(ROWS) == METHODS
+    for name, row in ROWS.items():
+        assert row.name == name
+        assert isinstance(getattr(Config(), row.section), Section)
+        assert row.title
+        assert row.summary
+    assert {name for name, row in ROWS.items() if row.trained} == TRAINED
+    assert [name for name, row in ROWS.items() if row.section == "one_shot"] == list(CRITERIA)
+
+
 ONE_EPOCH = {
     "admm": {"epochs": 2, "every": 1, "l1": 1e-3},
     "scores": {"epochs": 1},
@@ -40,6 +55,7 @@ def test_all_methods_stand_in_one_table(small: Config, tmp_path: Path) -> None:
     config = small_with(small, search=search, **ONE_EPOCH)
     metrics, folder = run(config, tmp_path)
     names = [model["name"] for model in metrics["models"]]
+    assert names == [t.name for t in planned_trainings(config) if t.measured]
     for method in METHODS:
         assert method in names
         assert (f"{method}-inherit" in names) == (method not in TRAINED)

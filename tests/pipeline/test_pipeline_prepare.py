@@ -13,8 +13,9 @@ from attacks import PGD
 from robustprune.models import build_model
 from robustprune.pipeline.combinations import check_training
 from robustprune.pipeline.fit import Fitted, fit_finetuned
+from robustprune.pipeline.methods import ROWS, check_methods
 from robustprune.pipeline.prepare import planned_run, prepare
-from robustprune.pipeline.searches import Sources, search
+from robustprune.pipeline.searches import Sources
 from robustprune.run.config import load_config, parse_config
 from robustprune.run.packaged import config_names, config_path
 from robustprune.search import prune_one_shot
@@ -111,7 +112,9 @@ def test_every_packaged_config_asks_for_what_it_gets(name: str) -> None:
     config = load_config(config_path(name))
     for method in (*config.search.methods, "rst", "magnitude"):
         alone = config.search.model_copy(update={"methods": (method,)})
-        check_training(config.model_copy(update={"search": alone}))
+        config_of_one = config.model_copy(update={"search": alone})
+        check_training(config_of_one)
+        check_methods(config_of_one)
 
 
 AVERAGED = {
@@ -150,12 +153,12 @@ def test_every_training_of_a_run_is_averaged(
         monkeypatch.setattr("robustprune.search.language_ticket.gate_groups", lambda *_, **__: {})
         monkeypatch.setattr("robustprune.search.language_ticket.first_scores", lambda *_, **__: {})
     if method == "snip":  # nothing is trained by it, but then
-        found = search(run, method, 0.5, "snip", sources)
+        found = ROWS[method].search(run, 0.5, "snip", sources)
         with pytest.raises(Enough):
             fit_finetuned(run, found.ticket, "inherit")
     else:
         with pytest.raises(Enough):
-            search(run, method, 0.5, method, sources)
+            ROWS[method].search(run, 0.5, method, sources)
     assert seen == [0.5]
 
 
@@ -180,7 +183,7 @@ def test_nothing_is_attacked_under_the_natural_objective(
 
     monkeypatch.setattr(PGD, "__call__", counted)
     sources = Sources(None, None)  # type: ignore[arg-type]
-    found = search(run, "snip", 0.5, "snip", sources)
+    found = ROWS["snip"].search(run, 0.5, "snip", sources)
     check = run.validation(attacked=True)
     assert check is not None
     _, robust = check(run.fresh_model(), run.device)

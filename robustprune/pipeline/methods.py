@@ -1,0 +1,205 @@
+"""The methods: one row each, which is all that the pipeline, the plan, `robustprune list` and the
+comparison of runs know of them.
+
+A new method takes its search in `search/`, a section and its name in `run/sections.py`, a row here
+and a page in `docs/methods/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from robustprune.pipeline import combinations
+from robustprune.pipeline.fit import Training
+from robustprune.pipeline.searches import (
+    Found,
+    Search,
+    Sources,
+    find_scratch,
+    score_once,
+    searched,
+)
+from robustprune.pipeline.shared import Run
+from robustprune.pipeline.tickets import (
+    find_language,
+    find_lottery,
+    language_trainings,
+    lottery_trainings,
+)
+from robustprune.run.config import Config
+from robustprune.search import prune_admm, prune_scores
+from robustprune.sparsity.criteria import CRITERIA
+
+#: names of criteria in the benchmark's taxonomy (Piras et al. 2024, arXiv 2409.01249)
+_LEAST_SCORE = "Least Importance Score (LIS)"
+_SOLVER = "Solver Based LWM (SOLWM)"
+_MAGNITUDE = "Lowest Weight Magnitude LWM"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row.
+
+    Attributes:
+        name: in `search.methods` of a config.
+        section: of the config, with its options.
+        title: for readers of tables.
+        summary: a line for `robustprune list`.
+        run: carries out one search.
+        benchmark: its criterion in the taxonomy of the adversarial pruning benchmark.
+        plan: (config, name, density) -> the trainings of one search; default one, by its section.
+        check: refuses options that go ill together, or have no effect, with this method.
+        allots: densities at which `search.allocate` must be possible; None for any density.
+        variant: (name, title) of what the config makes of it, where that is something else.
+        trained: whether the search trains its tickets itself, so that nothing is fine-tuned.
+        scratch: whether tickets are used as found; from such ones a ticket switch (R2S) draws.
+        takes_density: whether it is run at each density, or once.
+        everywhere: whether it weighs all layers against one another whatever `search.allocate` is.
+    """
+
+    name: str
+    section: str
+    title: str
+    summary: str
+    run: Callable[[Search], Found]
+    benchmark: str = "Not Specified"
+    plan: Callable[[Config, str, float], list[Training]] | None = None
+    check: Callable[[Config], None] | None = None
+    allots: Callable[[Config], tuple[float | None, ...]] = combinations.each_density
+    variant: Callable[[Config], tuple[str, str] | None] = lambda config: None
+    trained: bool = False
+    scratch: bool = False
+    takes_density: bool = True
+    everywhere: bool = False
+
+    def densities(self, config: Config) -> tuple[float, ...]:
+        """At which the config asks for it."""
+        return config.search.density if self.takes_density else config.search.density[:1]
+
+    def model_name(self, config: Config, density: float) -> str:
+        """The name of what it finds at a density."""
+        name, _ = self.variant(config) or (self.name, "")
+        return name if len(config.search.density) == 1 else f"{name}-{density:g}"
+
+    def search(self, run: Run, density: float, name: str, sources: Sources | None) -> Found:
+        """Run the method at one density, for the model of that name."""
+        config, pattern = run.config, run.config.search.pattern
+        _, title = self.variant(config) or ("", self.title)
+        if self.takes_density:
+            what = "" if pattern == "element" else f" ({pattern})"
+            title = f"{title}{what}, {density:.3g} kept"
+        section = getattr(config, self.section)
+        return self.run(Search(run, self.name, section, density, name, title, sources))
+
+    def trainings(self, config: Config, density: float) -> list[Training]:
+        """Those of one density, with fine-tuning, in the order of the run's table."""
+        name, tuning = self.model_name(config, density), config.finetune
+        if self.plan is None:
+            own = [Training(name, "robust", getattr(config, self.section).epochs)]
+        else:
+            own = self.plan(config, name, density)
+        modes = () if self.trained else tuning.modes
+        return [*own, *(Training(f"{name}-{mode}", "robust", tuning.epochs) for mode in modes)]
+
+
+def _rtt(config: Config) -> tuple[str, str] | None:
+    """A scratch ticket over trained weights has its own name in the paper."""
+    weights = config.search.weights
+    return None if weights == "random" else ("rtt", f"RTT from {weights}")
+
+
+def _l1(config: Config) -> tuple[str, str]:
+    """Its density is a result: the weight λ stands in the title."""
+    return "admm_l1", f"ADMM, l1 weight {config.admm.l1 or 0:g}"
+
+
+def _one_shot(name: str, title: str, summary: str, benchmark: str = _LEAST_SCORE) -> Method:
+    """A criterion of `sparsity.criteria`."""
+
+    def plan(config: Config, model: str, density: float) -> list[Training]:
+        seen = config.one_shot.batches if CRITERIA[name].needs_data else 0
+        return [Training(model, "one-shot", 0, batches=seen)]
+
+    return Method(
+        name, "one_shot", title, f"one shot: {summary}", score_once, benchmark,
+        plan=plan, check=combinations.check_one_shot,
+    )  # fmt: skip
+
+
+_ALL = (
+    Method(
+        "rst", "search", "RST",
+        "robust scratch ticket: a mask learned over random weights (Fu et al. 2021)",
+        find_scratch, _LEAST_SCORE,
+        check=combinations.check_scratch, variant=_rtt, scratch=True,
+    ),
+    Method(
+        "admm", "admm", "ADMM",
+        "pruning by ADMM during adversarial training (Ye et al. 2019)",
+        searched(prune_admm, l1=None), _SOLVER,
+        check=combinations.check_admm,
+    ),
+    Method(
+        "admm_l1", "admm", "ADMM",
+        "its l1 form: a weight λ instead of a density",
+        searched(prune_admm, density=None), _SOLVER,
+        check=combinations.check_admm_l1, allots=lambda config: (), takes_density=False,
+        variant=_l1,
+    ),
+    Method(
+        "hydra", "scores", "HYDRA",
+        "scores learned under the robust loss (Sehwag et al. 2020)",
+        searched(prune_scores, validated=True, method="hydra"), _LEAST_SCORE,
+    ),
+    Method(
+        "harp", "scores", "HARP",
+        "scores and each layer's share learned under the robust loss (Zhao et al. 2023)",
+        searched(prune_scores, method="harp"), _LEAST_SCORE,
+        check=combinations.check_harp, allots=lambda config: (None,), everywhere=True,
+    ),
+    Method(
+        "lottery", "lottery", "lottery ticket",
+        "train, prune, rewind, in rounds, with controls (Frankle & Carbin 2019)",
+        find_lottery, _MAGNITUDE,
+        plan=lottery_trainings, check=combinations.check_lottery, trained=True,
+        allots=combinations.allots_of_lottery,
+    ),
+    Method(
+        "language", "language", "robust ticket",
+        "masks learned under attack over a pre-trained model's weights (Zheng et al. 2022)",
+        find_language, _LEAST_SCORE,
+        plan=language_trainings, check=combinations.check_language, trained=True,
+        allots=lambda config: (),
+    ),
+    _one_shot("magnitude", "magnitude", "the largest weights", _MAGNITUDE),
+    _one_shot("random", "random", "weights drawn at random, the control", "Not Specified"),
+    _one_shot("snip", "SNIP", "|weight × gradient| (Lee et al. 2019)"),
+    _one_shot("grasp", "GraSP", "what keeps the gradient's norm (Wang et al. 2020)"),
+    _one_shot("obd", "OBD", "the diagonal of the Hessian (LeCun et al. 1990)"),
+    _one_shot(
+        "obd_ggn", "OBD, Gauss-Newton", "the diagonal of the generalised Gauss-Newton matrix"
+    ),
+)  # fmt: skip
+
+#: every method by its name, in the order of `run.sections.METHODS`
+ROWS: Mapping[str, Method] = {row.name: row for row in _ALL}
+
+
+def methods_of(config: Config) -> list[Method]:
+    """The rows that the config names, in its order."""
+    return [ROWS[name] for name in config.search.methods]
+
+
+def check_methods(config: Config) -> None:
+    """Refuse what a search would refuse, or could only ignore, hours later.
+
+    Raises:
+        ValueError: two options of which one has no effect, or that contradict each other.
+    """
+    methods = methods_of(config)
+    for method in methods:
+        if method.check is not None:
+            method.check(config)
+    if any(not method.trained for method in methods):
+        combinations.check_finetune(config)
