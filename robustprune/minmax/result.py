@@ -57,9 +57,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return total / (y != IGNORED).sum().clamp_min(1)
 
 
-def points_of(
-    objective: Objective, model: nn.Module, x: Tensor, y: Tensor, epoch: float
-) -> Tensor:
+def points_of(objective: Objective, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
     """The inputs that an objective's loss looks at.
 
     Raises:

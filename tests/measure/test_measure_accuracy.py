@@ -235,3 +235,29 @@ def test_tensors_and_calls_of_inference_mode_are_measured() -> None:
     for outcome in (inside, outside):
         assert torch.equal(outcome.worst, right.worst)
     assert torch.equal(near.r, nearest_adversarial(model, x, y, PGD3.threat, batch_size=25).r)
+
+
+def test_a_forward_in_place_is_measured_as_its_twin() -> None:
+    """Bit for bit, with a module that writes on its input and returns more than its logits."""
+    model, x, y, _ = linear()
+
+    class Twin(nn.Module):
+        def forward(self, z: Tensor) -> object:
+            return model(z - 0.1)
+
+    class InPlace(nn.Module):
+        def forward(self, z: Tensor) -> object:
+            z -= 0.1
+            return {"logits": model(z), "hidden": z}
+
+    given, attacks = x.clone(), {"pgd": PGD3, "square": Square(PGD3.threat, queries=9, seed=0)}
+    found = evaluate(InPlace(), given, y, attacks, batch_size=25)
+    right = evaluate(Twin(), x, y, attacks, batch_size=25)
+    assert torch.equal(given, x)
+    assert torch.equal(found.clean, right.clean)
+    assert all(torch.equal(found.robust[name], right.robust[name]) for name in attacks)
+    near, true = (
+        nearest_adversarial(one, given, y, PGD3.threat, batch_size=30).r
+        for one in (InPlace(), Twin())
+    )
+    assert torch.equal(near, true)
