@@ -98,6 +98,7 @@ def test_certify_writes_true_bounds_that_bind_to_the_files(
     assert Path("proofs/certificates.jsonl").read_bytes() == before
 
 
+@pytest.mark.filterwarnings("always::attacks.sanity.EvaluationWarning")
 def test_a_config_gives_examples_and_threat(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("own_nets.py").write_text(
         "from torch import nn\ndef build(): return nn.Sequential(nn.Flatten(), nn.Linear(96, 2))\n"
@@ -106,9 +107,11 @@ def test_a_config_gives_examples_and_threat(own: Path, capsys: pytest.CaptureFix
     save_file({"1.weight": weight, "1.bias": torch.tensor([0.0, 1.0])}, "own.safetensors")
     command = ["evaluate", *NAMED[:3], "--config", "rst_ecg200", "--examples", "7", "--json"]
     assert main([*command, "--attacks", "--set", "threat.eps=0.2"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    found = json.loads(said.out)
     assert (found["source"], found["n"], found["threat"]["eps"]) == ("ecg200", 7, 0.2)
     # a constant answer cannot be attacked: that is what the sanity checks are for
+    assert "warning: zero-gradients: 6 of the 6 examples" in said.err
     assert found["clean"] == found["robust"]["worst"]
     assert not all(finding["ok"] for finding in found["findings"])
 
