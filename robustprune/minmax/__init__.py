@@ -2,7 +2,8 @@
 
 from robustprune.minmax.batches import Batches, pair_of
 from robustprune.minmax.certified import Certified, CertifiedMethod
-from robustprune.minmax.constraint import Constraint
+from robustprune.minmax.constraint import Callback, Constraint, Learned
+from robustprune.minmax.dense import forget, masks_of, set_masks
 from robustprune.minmax.fingerprint import known_by_its_call
 from robustprune.minmax.free import Free, Repeated
 from robustprune.minmax.freelb import FreeLB
@@ -18,11 +19,13 @@ from robustprune.minmax.optimizers import OptimizerSpec
 from robustprune.minmax.options import LoopOptions, Validation
 from robustprune.minmax.result import Objective, StepResult, tally
 from robustprune.minmax.resume import Checkpoint, EpochRecord
-from robustprune.minmax.train import TrainingDiverged, train
+from robustprune.minmax.steps import TrainingDiverged
+from robustprune.minmax.train import train
 
 __all__ = [
     "Adversarial",
     "Batches",
+    "Callback",
     "Certified",
     "CertifiedMethod",
     "Checkpoint",
@@ -31,6 +34,7 @@ __all__ = [
     "Free",
     "FreeLB",
     "Gaussian",
+    "Learned",
     "LoopOptions",
     "Mart",
     "Natural",
@@ -42,8 +46,11 @@ __all__ = [
     "Trades",
     "TrainingDiverged",
     "Validation",
+    "forget",
     "known_by_its_call",
+    "masks_of",
     "pair_of",
+    "set_masks",
     "tally",
     "train",
 ]

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 from torch import nn
 
 from robustprune.minmax.batches import Batches
-from robustprune.minmax.constraint import Constraint
+from robustprune.minmax.constraint import Callback
 from robustprune.minmax.optimizers import OptimizerSpec
 from robustprune.minmax.options import Validation
 from robustprune.minmax.result import Objective
@@ -78,7 +78,7 @@ def training_call(
     objective: Objective,
     optimizer: OptimizerSpec,
     epochs: int,
-    constraint: Constraint | None,
+    constraint: Callback | None,
     validation: Validation | None,
     average: float | None,
     amp: bool,

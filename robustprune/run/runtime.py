@@ -166,10 +166,18 @@ def own_part(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
 
 
 def step_together(
-    loss: Tensor, parameters: Sequence[nn.Parameter], model: nn.Module, share: float
+    loss: Tensor,
+    parameters: Sequence[nn.Parameter],
+    model: nn.Module,
+    share: float,
+    *,
+    others: Sequence[Tensor] = (),
 ) -> Tensor:
     """Make the gradients, and the running statistics of normalisation, the mean over the ranks,
     each weighted by its share of the batch: the gradient of the mean loss over the whole batch.
+
+    Args:
+        others: what else is made such a mean, in place.
 
     Returns:
         the loss over the whole batch.
@@ -184,7 +192,7 @@ def step_together(
         for buffer in module.buffers(recurse=False)
         if buffer.is_floating_point()
     ]
-    tensors = [loss.detach().clone(), *gradients, *statistics]
+    tensors = [loss.detach().clone(), *gradients, *statistics, *others]
     double = any(t.dtype == torch.float64 for t in tensors)
     kind = torch.float64 if double else torch.float32
     flat = summed(torch.cat([t.detach().reshape(-1).to(kind) for t in tensors]) * share)

@@ -17,7 +17,7 @@ from attacks import Attack
 from attacks.network import unwrapped
 from robustprune.minmax import (
     Batches,
-    Constraint,
+    Learned,
     LoopOptions,
     Objective,
     OptimizerSpec,
@@ -81,7 +81,7 @@ def expected_density(scores: Mapping[str, Tensor], groups: Mapping[str, GateGrou
     return torch.stack(parts).sum() / sum(group.weights for group in groups.values())
 
 
-class HardConcreteGates(Constraint):
+class HardConcreteGates(Learned):
     """λ times the `expected_density`, the share of weights kept; puts gates on a frozen network.
 
     One sample of the gates an optimizer step.

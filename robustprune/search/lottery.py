@@ -13,8 +13,8 @@ from typing_extensions import Unpack
 from attacks import Attack
 from robustprune.minmax import (
     Batches,
+    Callback,
     Checkpoint,
-    Constraint,
     EpochRecord,
     LoopOptions,
     Objective,
@@ -58,7 +58,7 @@ class LotteryTicket(Ticket):
     start: nn.Module
 
 
-class _AtStep(Constraint):
+class _AtStep(Callback):
     """Keeps a copy of the model's state after a number of steps (0: before the first)."""
 
     def __init__(self, model: nn.Module, step: int) -> None:
@@ -67,9 +67,6 @@ class _AtStep(Constraint):
     def after_step(self, model: nn.Module, step: int) -> None:
         if step == self.step:
             self.state = snapshot(model)
-
-    def masks(self, model: nn.Module) -> MaskSet:
-        raise AssertionError("a rewinding point has no masks")
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.state

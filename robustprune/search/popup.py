@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from robustprune.minmax import Constraint
+from robustprune.minmax import Learned
 from robustprune.sparsity import Allocation, Groups, MaskSet, allot, group_weight
 from robustprune.sparsity.apply import MaskParametrization
 from robustprune.sparsity.criteria import at_least_float32, weights_of
@@ -91,7 +91,7 @@ def scaled_scores(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     return scores
 
 
-class ScoreTopK(Constraint):
+class ScoreTopK(Learned):
     """Constraint m = top-k of |score|; puts a `Popup` on each of the layers of a frozen network.
 
     With allocation "global" the number that each layer keeps follows the scores, once per step.

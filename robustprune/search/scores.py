@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from attacks import Attack
 from robustprune.minmax import (
     Batches,
-    Constraint,
+    Learned,
     LoopOptions,
     Objective,
     OptimizerSpec,
@@ -88,7 +88,7 @@ class RatedPopup(Popup):
         return masked
 
 
-class LearnedRates(Constraint):
+class LearnedRates(Learned):
     """HARP: scores and rates move together; a penalty holds the kept total at the target.
 
         L + γ max(Σ_l r_l n_l / (density · Σ_l n_l) − 1, 0),   γ = 0.01 · epoch, from 1

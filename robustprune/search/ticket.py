@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -17,8 +16,8 @@ from attacks.network import unwrapped
 from robustprune.minmax import (
     Adversarial,
     Batches,
-    Constraint,
     EpochRecord,
+    Learned,
     LoopOptions,
     Objective,
     OptimizerSpec,
@@ -70,12 +69,6 @@ def chosen_objective(attack: Attack | None, objective: Objective | None) -> Obje
     if attack is not None and objective is None:
         return Adversarial(attack)
     raise ValueError("give either `attack` or `objective`, not both and not neither")
-
-
-class Learned(Constraint, Protocol):
-    """A constraint whose own parameters, scores or gates, move in place of the weights."""
-
-    def parameters(self) -> list[nn.Parameter]: ...
 
 
 def learn_masks(

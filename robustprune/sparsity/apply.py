@@ -149,7 +149,7 @@ class Masked(MaskParametrization):
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mask", mask)
+        self.register_buffer("mask", mask)  # boolean: an average of weights takes it as it is
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask
@@ -175,7 +175,7 @@ def apply_masks(model: nn.Module, masks: MaskSet) -> None:
             raise ValueError(
                 f"mask {name!r} has shape {tuple(mask.shape)}, the parameter {tuple(weight.shape)}"
             )
-        parametrization = Masked(mask.to(weight.device, weight.dtype))
+        parametrization = Masked(mask.to(weight.device))
         parametrize.register_parametrization(
             model.get_submodule(module_name), leaf, parametrization
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,21 @@ import pytest
 import torch
 import yaml
 from ranks import command, launch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from attacks import FGSM, PGD, ThreatModel
 from robustprune.certify import certify_synonyms
-from robustprune.minmax import Adversarial, Checkpoint, OptimizerSpec, Validation, train
+from robustprune.minmax import (
+    Adversarial,
+    Checkpoint,
+    Constraint,
+    Natural,
+    OptimizerSpec,
+    Validation,
+    set_masks,
+    train,
+)
 from robustprune.run.checkpoint import load_tensors
 from robustprune.run.runtime import (
     agreed,
@@ -30,6 +40,7 @@ from robustprune.run.runtime import (
     rank,
     ranks,
 )
+from robustprune.sparsity import MaskSet, apply_masks, full_masks
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs forks")
 THREAT = ThreatModel("linf", 0.1)
@@ -125,6 +136,52 @@ def test_a_training_on_ranks_goes_on_bit_for_bit(tmp_path: Path) -> None:
     launch(keep, (str(broken), True, True, 2, state), tmp_path / "log", 2)
     launch(keep, (str(broken), True, True, 4, state), tmp_path / "log", 2)
     assert kept(broken) == kept(straight)
+
+
+class Grows(Constraint):
+    """Each step moves every mask to the largest dense gradients."""
+
+    def bind(self, model: nn.Module, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self.optimizer = optimizer
+
+    def wants_dense_gradients(self, step: int) -> bool:
+        return True
+
+    def take_dense_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        self.largest = {name: g.abs() > g.abs().median() for name, g in gradients.items()}
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        set_masks(model, MaskSet(self.largest), self.optimizer)
+
+
+def trained_on_tokens() -> dict[str, Tensor]:
+    """Labels a token, of which each rank has another number; masks that follow the gradient."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 7))
+    apply_masks(model, full_masks(model))
+    ids = torch.randint(7, (24, 5))
+    following = ids.roll(-1, 1)
+    following[torch.rand(24, 5) < torch.linspace(0, 1, 24)[:, None]] = -100
+    following[8:12] = -100  # of one rank none counts
+    train(
+        model, list(zip(ids.split(8), following.split(8), strict=True)), Natural(),
+        optimizer=OptimizerSpec(lr=0.1), epochs=2, constraint=Grows(), quiet=True,
+    )  # fmt: skip
+    return model.state_dict()
+
+
+def keep_tokens(folder: str) -> None:
+    choose_device("cpu")
+    save_file(trained_on_tokens(), Path(folder) / f"{rank()}.safetensors")
+    leave()
+
+
+def test_two_ranks_train_on_tokens_and_move_masks_as_one_process_does(tmp_path: Path) -> None:
+    launch(keep_tokens, (str(tmp_path),), tmp_path / "log", 2)
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    for name, value in trained_on_tokens().items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6)
 
 
 def check_collectives(folder: str) -> None:

@@ -1,0 +1,234 @@
+"""A training under way: its steps and epochs, and where it stands."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from attacks.network import NotFinite
+from robustprune.minmax.average import WeightAverage, snapshot
+from robustprune.minmax.batches import (
+    Batches,
+    LabelCheck,
+    first_check,
+    lonely_batches_explained,
+    nothing_left,
+    pair_of,
+)
+from robustprune.minmax.constraint import Callback
+from robustprune.minmax.dense import DenseGradients
+from robustprune.minmax.finite import culprit, culprit_of_attack, finite, first_weight
+from robustprune.minmax.optimizers import OptimizerSpec
+from robustprune.minmax.options import Validation
+from robustprune.minmax.progress import Meter
+from robustprune.minmax.result import Objective, StepResult
+from robustprune.minmax.resume import EpochRecord, Keeper, Progress
+from robustprune.run.runtime import (
+    first_before_others,
+    own_part,
+    own_random_numbers,
+    step_together,
+)
+from robustprune.sparsity import computed_once
+
+#: what to do about a NaN gradient with respect to the input while all layers give finite outputs
+INPUT_GRADIENT = (
+    "an operation of the network has no finite derivative there, such as the log of a softmax that "
+    "is 0: let it return plain logits, or try a lower learning rate"
+)
+
+
+class TrainingDiverged(ValueError):
+    """Loss, gradients or weights became NaN or infinite."""
+
+
+@dataclass
+class Training:
+    """What `train` was asked to do, and where it stands."""
+
+    model: nn.Module
+    loader: Batches
+    objective: Objective
+    optimizer: OptimizerSpec
+    descent: torch.optim.Optimizer
+    moving: list[nn.Parameter]
+    epochs: int
+    meter: Meter
+    device: torch.device = field(kw_only=True)
+    constraint: Callback | None = field(kw_only=True)
+    validation: Validation | None = field(kw_only=True)
+    averaged: WeightAverage | None = field(kw_only=True)
+    amp: bool = field(kw_only=True)
+    channels_last: bool = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.progress, self.labels = Progress(), LabelCheck()
+        self.keeper: Keeper | None = None
+        self.good = snapshot(self.model)
+
+    def parts(self) -> dict[str, object]:
+        """What a checkpoint keeps besides the model and the optimizer."""
+        return {
+            "loader": self.loader,
+            "objective": self.objective,
+            "constraint": self.constraint,
+            "average": self.averaged,
+            "meter": self.meter,
+        }
+
+    def resume(self, keeper: Keeper) -> None:
+        """Go on from where the keeper's file stands, and keep the state there."""
+        self.keeper = keeper
+        with first_before_others():
+            self.progress = keeper.resume()
+        self.good = snapshot(self.model)
+
+    def over(self) -> bool:
+        """Whether all epochs are done, or validation has lost its patience."""
+        progress, check = self.progress, self.validation
+        if progress.epoch >= self.epochs:
+            return True
+        if check is None or check.patience is None or progress.best is None:
+            return False
+        return progress.epoch - progress.best_epoch >= check.patience
+
+    def settle(self) -> None:
+        """Leave the model with the weights that were chosen."""
+        if self.progress.best is not None:
+            self.model.load_state_dict(self.progress.best)
+        elif self.averaged is not None:
+            self.model.load_state_dict(self.averaged.state)
+
+    def run_epoch(self) -> EpochRecord:
+        """One epoch, or the rest of one, with all that comes after it."""
+        record = self._train_epoch()
+        progress = self.progress
+        progress.epoch, progress.batch, progress.seconds = progress.epoch + 1, 0, 0.0
+        if self.constraint is not None:
+            figures = self.constraint.after_epoch(self.model, progress.epoch)
+            record = replace(record, figures=figures)
+        check = self.validation
+        if check is not None and (
+            self.epochs == progress.epoch or not progress.epoch % check.every
+        ):
+            record = self._validate(check, record)
+        progress.history.append(record)
+        self.good = snapshot(self.model)
+        if self.keeper is not None:
+            self.keeper.after_epoch(progress)
+        return record
+
+    def _train_epoch(self) -> EpochRecord:
+        progress, model = self.progress, self.model
+        started = time.monotonic() - progress.seconds
+        model.train()
+        before_epoch = getattr(self.objective, "before_epoch", None)
+        if before_epoch is not None and progress.batch == 0:
+            try:
+                before_epoch(model, progress.epoch)
+            except NotFinite:
+                self._attack_failed(first_weight(model), progress.epoch, " in choosing examples")
+        with own_random_numbers():
+            for batch in self.loader:
+                self._step(*pair_of(batch))
+                progress.seconds = time.monotonic() - started
+                length = self.meter.length
+                if self.keeper is not None and length is not None and progress.batch < length:
+                    self.keeper.within_epoch(progress)
+        if progress.batch == 0:
+            raise nothing_left(progress.epoch)
+        loss, clean, robust = self.meter.end_of_epoch()
+        if (weight := first_weight(model)) is not None:
+            self._diverge(weight, epoch=progress.epoch)
+        return EpochRecord(
+            epoch=progress.epoch,
+            step=progress.step,
+            loss=loss,
+            clean=clean,
+            robust=robust,
+            lr=float(self.descent.param_groups[0]["lr"]),
+            seconds=time.monotonic() - started,
+        )
+
+    def _step(self, x: Tensor, y: Tensor) -> None:
+        model, progress, constraint = self.model, self.progress, self.constraint
+        x, y = (part.to(self.device, non_blocking=True) for part in (x, y))
+        if self.channels_last and x.ndim == 4:
+            x = x.to(memory_format=torch.channels_last)
+        y = self.labels(y, lambda: first_check(model, x, y, self.objective, self.loader))
+        x, y, share = own_part(x, y)
+        fraction = (progress.batch + 0.5) / (self.meter.length or progress.batch + 1)
+        epoch = progress.epoch + fraction
+        for group in self.descent.param_groups:
+            group["lr"] = self.optimizer.lr_at(epoch, self.epochs)
+        self.descent.zero_grad(set_to_none=True)
+        asked = constraint is not None and constraint.wants_dense_gradients(progress.step + 1)
+        with computed_once(model), DenseGradients(model, asked=asked) as dense:
+            result = self._evaluate(x, y, epoch)
+            penalty = None if constraint is None else constraint.penalty(model)
+            descended = result.loss if penalty is None else result.loss + penalty
+            descended.backward()  # type: ignore[no-untyped-call]
+            gradients = dense.gradients()
+            mean = step_together(
+                descended, self.moving, model, share, others=list(gradients.values())
+            )
+            if not finite(mean, self.moving, self.labels.flag()):
+                self.labels.complain()
+                summands = {"loss": result.loss, "penalty of the search": penalty}
+                what = culprit(model, self.objective, x, y, epoch, summands)
+                self._diverge(what, epoch=progress.epoch)
+            if share > 0:
+                self.meter.update(result, model, x, y)
+        self.descent.step()
+        progress.batch += 1
+        progress.step += 1
+        if constraint is not None:
+            if asked:
+                constraint.take_dense_gradients(gradients)
+            constraint.after_step(model, progress.step)
+        if self.averaged is not None:
+            self.averaged.update(model)
+
+    def _evaluate(self, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+        forwards = torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)
+        try:
+            with lonely_batches_explained(), forwards:
+                return self.objective(self.model, x, y, epoch)
+        except NotFinite:
+            self.labels.complain()
+            what = culprit_of_attack(self.model, self.objective, x, y, epoch)
+            self._attack_failed(what, self.progress.epoch)
+
+    def _validate(self, check: Validation, record: EpochRecord) -> EpochRecord:
+        """The record with what held-out examples say; keeps the best weights so far."""
+        model, progress = self.model, self.progress
+        with self.averaged.swapped_in(model) if self.averaged else nullcontext():
+            try:
+                clean, robust = check(model, self.device)
+            except NotFinite:
+                self._attack_failed(first_weight(model), progress.epoch - 1, " in validation")
+            score = clean if robust is None else robust
+            if score >= progress.best_score:
+                progress.best_score, progress.best = score, snapshot(model)
+                progress.best_epoch = progress.epoch
+        return replace(record, val_clean=clean, val_robust=robust)
+
+    def _attack_failed(self, what: str | None, epoch: int, where: str = "") -> NoReturn:
+        """The attack found NaN where the loss was not looked at yet."""
+        if what is None:
+            what, advice = f"the gradient with respect to the input{where}", INPUT_GRADIENT
+        else:
+            advice = ""
+        self._diverge(what, epoch=epoch, advice=advice)
+
+    def _diverge(self, what: str, *, epoch: int, advice: str = "") -> NoReturn:
+        self.model.load_state_dict(self.good)
+        raise TrainingDiverged(
+            f"{self.meter.title}: {what} became non-finite in epoch {epoch + 1}; the last good "
+            f"state is kept; {advice or f'try a learning rate below {self.optimizer.lr:g}'}"
+        )
