@@ -37,7 +37,7 @@ from robustprune.models import build_model
 from robustprune.pipeline.selection import chooser
 from robustprune.run.allocator import keep_freed_memory
 from robustprune.run.checkpoint import write_atomically
-from robustprune.run.sections import SelectionSection
+from robustprune.run.settings import SelectionSection
 from robustprune.search import (
     find_lottery_ticket,
     finetune_ticket,

@@ -18,7 +18,7 @@ from robustprune.certify.sandwich import check_sandwich
 from robustprune.certify.sentences import Sentences
 from robustprune.certify.smoothing import ABSTAIN, SmoothingResult, certify
 from robustprune.certify.synonyms import SynonymResult, certify_synonyms
-from robustprune.run.sections import CertifySection
+from robustprune.run.settings import CertifySection
 
 #: proofs are looked for up to this many times the threat model's eps
 REACH = 100.0

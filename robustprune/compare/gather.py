@@ -16,7 +16,7 @@ from robustprune.certify import Certificate, Manifest
 from robustprune.measure.statistics import Proportion, proportion
 from robustprune.report.collect import collect
 from robustprune.report.records import CostRecord, MetricsRecord, ModelRecord, RunRecord
-from robustprune.run.config import read_yaml
+from robustprune.run.config import parse_config, read_yaml
 
 #: the dense networks that stand beside every search
 BASELINES = ("natural", "adversarial")
@@ -155,5 +155,9 @@ def _tree(text: str, path: Path) -> dict[str, Any]:
 
 
 def _digest(config: Mapping[str, Any]) -> str:
-    described = {key: value for key, value in config.items() if key != "seed"}
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    """One for all seeds, whatever options there were when the run was made."""
+    try:
+        return parse_config(config).digest()
+    except ValueError:  # of a newer version
+        described = {key: value for key, value in config.items() if key != "seed"}
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

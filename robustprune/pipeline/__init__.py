@@ -21,7 +21,7 @@ from robustprune.pipeline.searches import Sources
 from robustprune.pipeline.shared import Run
 from robustprune.report import write_report
 from robustprune.run.runtime import is_first
-from robustprune.run.sections import SelectionSection
+from robustprune.run.settings import SelectionSection
 
 __all__ = ["Run", "find_sparse_networks", "prepare"]
 

@@ -36,7 +36,7 @@ from robustprune.pipeline.text import language_digest, sentences_of
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir
 from robustprune.run.runtime import seed_stage
-from robustprune.run.sections import CertifySection
+from robustprune.run.settings import CertifySection
 from robustprune.tasks import Task
 
 WEIGHTS = "model.safetensors"

@@ -58,7 +58,7 @@ def fit(run: Run, name: str, title: str, make: Callable[[Checkpoint], Ticket]) -
     if not run.folder.has_model(name):
         seed_stage(run.config.seed, name)
         run.folder.log("start", model=name)
-        origin = f"{name} of {run.config.name}-{run.config.digest()}, seed {run.config.seed}"
+        origin = f"{name} of {run.folder.path.parent.name}, seed {run.config.seed}"
         ticket = make(
             Checkpoint(run.folder.checkpoint(name), run.checkpoint_seconds, origin=origin)
         )

@@ -24,7 +24,7 @@ from robustprune.pipeline.certify import describe, issue
 from robustprune.pipeline.measure import sanity_checks
 from robustprune.run.checkpoint import write_atomically
 from robustprune.run.runtime import is_first, wait
-from robustprune.run.sections import CertifySection
+from robustprune.run.settings import CertifySection
 
 #: beside the certificates of a network that comes from no run: what they were asked for with
 SETTINGS = "certify.json"

@@ -15,7 +15,7 @@ from robustprune.minmax import Adversarial, Checkpoint, Natural
 from robustprune.pipeline.fit import Fitted, fit, loop_options, optimizer_of
 from robustprune.pipeline.shared import Run
 from robustprune.run.config import TrainingSection
-from robustprune.run.sections import Section
+from robustprune.run.settings import Section
 from robustprune.search import Ticket, find_scratch_ticket, prune_one_shot
 from robustprune.sparsity.criteria import CRITERIA
 

@@ -11,7 +11,7 @@ from attacks import FGSM, PGD, ThreatModel
 from robustprune.run.checkpoint import save_tensors
 from robustprune.run.config import Config
 from robustprune.run.rundir import SELECTION, RunDir
-from robustprune.run.sections import SelectionSection
+from robustprune.run.settings import SelectionSection
 from robustprune.selection import (
     BoundaryDistance,
     Choose,

@@ -5,92 +5,48 @@ The sections and their fields are in `sections.py`; `configs/*.yaml` are complet
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
+from robustprune.run.digest import digest, digest_v1
 from robustprune.run.files import read_bytes
 from robustprune.run.packaged import config_names
-from robustprune.run.sections import (
-    METHODS,
-    OBJECTIVES,
-    AdmmSection,
-    CertifySection,
-    DeploySection,
-    EvaluationSection,
-    FinetuneSection,
-    InnerSection,
-    LanguageSection,
-    LoopSection,
-    LotterySection,
-    ModelSection,
-    ObjectiveSection,
-    OneShotSection,
-    ScoresSection,
-    SearchSection,
-    Section,
-    SelectionSection,
-    TaskSection,
-    ThreatSection,
-    TrainingSection,
-)
+from robustprune.run.sections import METHODS, Sections
+from robustprune.run.settings import OBJECTIVES, TrainingSection
 from robustprune.run.suggest import did_you_mean
 from robustprune.run.terminal import shown
 
 __all__ = ["METHODS", "OBJECTIVES", "Config", "TrainingSection", "load_config", "parse_config"]
 
 
-#: options that were not in the first configs, with their defaults: what leaves things as they were
-_LATER = (("task", "header", None), ("task", "layout", None))
-
-
 #: bytes of a config, which is a page of text; YAML needs a hundred times as much
 _LARGEST = 2**20
 
 
-class Config(Section):
-    name: str = Field(default="rst_ecg200", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    task: TaskSection = TaskSection()
-    model: ModelSection = ModelSection()
-    threat: ThreatSection = ThreatSection()
-    inner: InnerSection = InnerSection()
-    natural: TrainingSection = TrainingSection()  # dense baseline on clean examples
-    adversarial: TrainingSection = TrainingSection()  # dense baseline under attack
-    objective: ObjectiveSection = ObjectiveSection()
-    selection: SelectionSection = SelectionSection()
-    loop: LoopSection = LoopSection()
-    search: SearchSection = SearchSection()
-    admm: AdmmSection = AdmmSection()
-    scores: ScoresSection = ScoresSection()
-    lottery: LotterySection = LotterySection()
-    language: LanguageSection = LanguageSection()
-    one_shot: OneShotSection = OneShotSection()
-    finetune: FinetuneSection = FinetuneSection()
-    evaluation: EvaluationSection = EvaluationSection()
-    certify: CertifySection = CertifySection()
-    deploy: DeploySection = DeploySection()
+class Config(Sections):
+    """The description of a run: the fields are those of `Sections`."""
 
     def digest(self) -> str:
-        """Eight hex digits of everything but the seed: runs that differ only in it lie together.
-        Options that came later count only where they are set, so that older runs keep their name.
-        """
-        tree = self.model_dump(mode="json", exclude={"seed"})
-        for section, option, default in _LATER:
-            if tree[section][option] == default:
-                del tree[section][option]
-        described = json.dumps(tree, sort_keys=True)
-        return hashlib.sha256(described.encode()).hexdigest()[:8]
+        """Eight hex digits of everything but the seed: runs that differ only in it lie together."""
+        return digest(self._tree(), Config()._tree())
 
     def folder(self, root: Path) -> Path:
-        """Where the run of this config and seed lies beneath `root`."""
-        return root / f"{self.name}-{self.digest()}" / f"seed{self.seed}"
+        """Where the run of this config and seed lies beneath `root`: the folder that is there, by
+        today's digest or by that of older runs, or else the one to make."""
+        names = (self.digest(), digest_v1(self._tree(), Config()._tree()))
+        homes = [root / f"{self.name}-{name}" for name in names]
+        seeds = [home / f"seed{self.seed}" for home in homes]
+        there = [seed for seed in seeds if seed.exists()]
+        there += [seed for home, seed in zip(homes, seeds, strict=True) if home.exists()]
+        return [*there, *seeds][0]
+
+    def _tree(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude={"seed"})
 
     def to_yaml(self) -> str:
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

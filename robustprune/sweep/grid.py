@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from robustprune.run.config import Config, parsed_overrides, read_tree, read_yaml, with_values
 from robustprune.run.packaged import config_names, config_path
-from robustprune.run.sections import Section
+from robustprune.run.settings import Section
 
 #: short names of the fields that sweeps are mostly over; the first two hold lists
 SHORT = {

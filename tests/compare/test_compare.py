@@ -344,3 +344,14 @@ def test_the_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFi
     assert content["boards"][0]["rows"][2]["worst"]["values"] == [0.7, 0.74]
     assert main(["compare", str(tmp_path / "runs"), "--entry", "x"]) == 2
     assert "--entry needs --key" in capsys.readouterr().err
+
+
+def test_runs_from_before_an_option_came_are_seeds_of_the_same_network(make_run: MakeRun) -> None:
+    runs = [make_run(seed=0), make_run(seed=1), make_run(seed=2, eps=0.2)]
+    older = runs[1] / "config.yaml"
+    text = older.read_text()
+    assert "  header: null\n" in text
+    assert "deploy:\n  int8: false\n" in text
+    older.write_text(text.replace("  header: null\n", "").replace("deploy:\n  int8: false\n", ""))
+    first, second, other = (gather([run])[0].group for run in runs)
+    assert first == second != other

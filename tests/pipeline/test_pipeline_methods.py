@@ -11,7 +11,7 @@ from robustprune.pipeline.methods import ROWS
 from robustprune.pipeline.plan import planned_trainings
 from robustprune.run.config import METHODS, Config, parse_config
 from robustprune.run.rundir import RunDir
-from robustprune.run.sections import Section
+from robustprune.run.settings import Section
 from robustprune.sparsity import count_kept
 from robustprune.sparsity.criteria import CRITERIA
 
