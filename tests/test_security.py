@@ -157,6 +157,12 @@ def test_yaml_that_unfolds_without_end_is_refused(tmp_path: Path) -> None:
         load_config(tmp_path / "c.yaml")
 
 
+def test_yaml_that_says_two_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("certify: {n: 500}\ncertify: {n: 10}\n")
+    with pytest.raises(ValueError, match="certify is given twice; keep one"):
+        load_config(tmp_path / "c.yaml")
+
+
 def test_a_pickled_checkpoint_is_refused_unread(tmp_path: Path) -> None:
     """A state file in torch's own format would be unpickled; here it is a damaged file."""
     from robustprune.run.checkpoint import load_tensors

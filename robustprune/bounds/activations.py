@@ -103,7 +103,11 @@ class Rectifier(Elementwise):
     def deviation(
         self, precision: Precision, inputs: Sequence[Interval], out: Interval, size: Tensor | None
     ) -> Tensor | None:
-        return precision.of_result((-out.lo).clamp(min=0), 2) if self.slope else None
+        if not self.slope:
+            return None
+        # a slope below the smallest number becomes another one, or 0, before it meets z
+        lost = precision.floor * (-inputs[0].lo).clamp(min=0)
+        return precision.of_result((-out.lo).clamp(min=0), 2) + lost
 
     def unsettled(self, box: Interval) -> Tensor:
         """Where tighter bounds would give tighter lines: l < 0 < u."""

@@ -151,6 +151,8 @@ def reshaped(name: str) -> Callable[..., Value]:
     """The tensor method of that name, which keeps entries in order and example i in row i."""
 
     def reshape(p: Program, input: Value, *args: Any, **kwargs: Any) -> Value:
+        if any(isinstance(arg, torch.dtype) for arg in (*args, *kwargs.values())):
+            raise Unsupported("the bits of a value read as another type")
         before = tuple(input.sample.shape[1:])
         out = getattr(input.sample, name)(*args, **kwargs)
         if out.dim() < 1 or len(out) != len(input.sample):

@@ -101,7 +101,16 @@ class Tracer(fx.Tracer):
     # computing with a buffer during the trace would freeze its value in
     proxy_buffer_attributes = True
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.casting = _casting()
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
+        if _casting() != self.casting:
+            raise ValueError(
+                "the forward turns autocast on or off, so that the network runs in another "
+                "precision than its weights have; take that out to bound it"
+            )
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -114,6 +123,11 @@ class Tracer(fx.Tracer):
                 "ones first (robustprune.sparsity.bake)"
             )
         return super().is_leaf_module(m, module_qualified_name)
+
+
+def _casting() -> list[bool]:
+    """On which devices autocast is on."""
+    return [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")]
 
 
 def shown(target: str) -> str:

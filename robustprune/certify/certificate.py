@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from robustprune.run.checkpoint import write_atomically
-from robustprune.run.files import not_special
+from robustprune.run.files import read_bytes
 
 FILE = "certificates.jsonl"
 SCHEMA = 2
@@ -154,9 +154,9 @@ def read_certificates(path: Path) -> tuple[Manifest, tuple[Certificate, ...]]:
         ValueError: the file is missing or not as described; file, line and field are named.
     """
     try:
-        text = not_special(path).read_text(encoding="utf-8")
+        text = read_bytes(path).decode("utf-8")
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+        raise ValueError(f"cannot read {path}: {error.strerror or 'No such file'}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error.reason}") from error
     return parse_certificates(text, source=str(path))
@@ -219,6 +219,8 @@ def _is_old(first: str) -> bool:
     return isinstance(value, dict) and type(value.get("schema")) is int and value["schema"] == 1
 
 
+#: fields that hold whole numbers, or null
+_WHOLE = ("index", "label", "prediction", "hits", "replaceable", "seed", "n")
 #: what lines of schema 1 lack
 _NEW: dict[str, dict[str, Any]] = {
     "manifest": {"schema": SCHEMA, "precision": None, "language": None},
@@ -255,5 +257,7 @@ def _line(text: str, kind: str, source: str, old: bool) -> dict[str, Any]:
         where = f"{source}, {fault.json_path[2:]}" if fault.absolute_path else source
         raise ValueError(f"{where}: {fault.message}")
     assert isinstance(value, dict), "the schema says so"
+    # JSON knows one kind of numbers, so that the schema takes 3.0 for a whole one
+    value |= {name: int(value[name]) for name in _WHOLE if isinstance(value.get(name), float)}
     del value["kind"]
     return value

@@ -7,10 +7,23 @@ from pathlib import Path
 
 from torch import Tensor
 
+from robustprune.run.files import plain_file
+
+#: bytes of a file that are read at a time
+_PART = 2**20
+
 
 def file_digest(path: Path) -> str:
-    """Of a file's bytes, 64 hex digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Of a file's bytes, 64 hex digits.
+
+    Raises:
+        FileNotFoundError, ValueError: as `plain_file`.
+    """
+    digest = hashlib.sha256()
+    with plain_file(path).open("rb") as file:
+        while part := file.read(_PART):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def tensor_digest(*tensors: Tensor) -> str:

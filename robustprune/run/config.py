@@ -110,12 +110,21 @@ class _Plain(yaml.SafeLoader):
             raise yaml.YAMLError("aliases (*name) are not taken; write the value out")
         return super().compose_node(parent, index)
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:  # the first would be passed over in silence
+                    raise yaml.YAMLError(f"{shown(key.value)} is given twice; keep one")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
 
 def read_yaml(text: str) -> Any:
     """The value of a text, made of mappings, lists and plain values, whatever it asks for.
 
     Raises:
-        ValueError: it is not YAML, or has an alias.
+        ValueError: it is not YAML, has an alias, or gives a key twice.
     """
     try:
         return yaml.load(text, Loader=_Plain)  # a SafeLoader

@@ -97,6 +97,58 @@ def test_a_network_that_changes_from_call_to_call_is_noticed():
         margin_bounds(Random(network()), *batch(), THREAT)
 
 
+class OfTheBatch(nn.Module):
+    """A network that answers otherwise where it is asked about more examples."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x) * (2.5 - x.shape[0])
+
+
+def test_a_network_that_counts_its_examples_is_noticed():
+    with pytest.raises(ValueError, match="or with the number of examples"):
+        margin_bounds(OfTheBatch(network()), *batch(), THREAT)
+
+
+class Casting(nn.Module):
+    """Its weights are float32, and it runs in bfloat16, in which 1.001 is 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2, bias=False)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.eye(2))
+
+    @torch.autocast("cpu", torch.bfloat16)
+    def forward(self, x):
+        return self.layer(x).float()
+
+
+def test_autocast_inside_the_forward_is_refused():
+    x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.001, 1.0]])  # exact in bfloat16, but for the last
+    assert Casting()(x)[2].tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match="the forward turns autocast on or off"):
+        margin_bounds(Casting(), x, torch.zeros(3).long(), ThreatModel("linf", 1e-5))
+
+
+class Bits(nn.Module):
+    """Reads the bits of its values as integers: 0 at 0, and huge next to it."""
+
+    def forward(self, x):
+        z = (x - 0.5).relu().double().view(torch.int64).float() * 1e-15
+        return torch.cat((-z, z), 1)
+
+
+def test_a_view_as_another_type_is_refused():
+    x, y = torch.full((2, 1), 0.4), torch.zeros(2).long()
+    assert Bits()(torch.tensor([[0.6]])).argmax() == 1
+    with pytest.raises(ValueError, match=r"no bounds for this use of 'view'.*another type"):
+        margin_bounds(Bits(), x, y, ThreatModel("linf", 0.2))
+
+
 @dataclass
 class Output:
     logits: torch.Tensor

@@ -83,6 +83,26 @@ def test_products_below_the_smallest_number_are_not_nothing(method, dtype):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_slope_below_the_smallest_number_is_not_what_it_says(method, dtype):
+    """The leaky ReLU's slope becomes 0, and later weights would make up for it."""
+    slope, big = 1e-46, 1e30
+    model = nn.Sequential(
+        linear([[big]], [-big], dtype),
+        nn.LeakyReLU(slope),
+        linear([[0.0], [1 / (slope * big)]], [0.0, 0.05], dtype),
+    )
+    x = torch.tensor([[1.0], [1.0], [0.5]], dtype=dtype)  # in real numbers the last is of class 0
+    assert model(x).argmax(1).tolist() == [1, 1, 1]
+    y = torch.tensor([1, 1, 0])
+    assert not certified(model, x, y, ThreatModel("linf", 0.01), method=method)[2]
+    usual = nn.Sequential(linear([[1.0]], [-1.0], dtype), nn.LeakyReLU(0.01), model[2])
+    with torch.no_grad():
+        usual[2].weight.copy_(torch.tensor([[0.0], [100.0]]))
+    assert certified(usual, x, y, ThreatModel("linf", 0.01), method=method)[2]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_values_that_may_overflow_prove_nothing(method):
     model = nn.Sequential(linear([[3e38], [0.0]]), nn.ReLU(), linear([[1.0, 0.0], [0.0, 1.0]]))
     x, y = torch.tensor([[1.0], [0.25]]), torch.tensor([0, 0])

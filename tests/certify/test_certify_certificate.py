@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import os
 import struct
 from importlib import resources
 
@@ -17,6 +18,7 @@ from robustprune.bounds import METHODS
 from robustprune.certify import (
     Certificate,
     Manifest,
+    file_digest,
     read_certificates,
     tensor_digest,
     total_failure,
@@ -108,6 +110,35 @@ def test_round_trip(tmp_path):
     write_certificates(path, MANIFEST, [PROOF, SMOOTHED, SYNONYMS])
     assert read_certificates(path) == (MANIFEST, (PROOF, SMOOTHED, SYNONYMS))
     assert [file.name for file in tmp_path.iterdir()] == ["certificates.jsonl"]
+
+
+def test_whole_numbers_may_have_a_point():
+    """JSON has one kind of numbers: other writers make 1.0 of 1."""
+    lines = {
+        name: {k: float(v) if type(v) is int and k != "schema" else v for k, v in line.items()}
+        for name, line in LINES.items()
+    }
+    manifest, certificates = parse(**lines)
+    assert (manifest, certificates) == (MANIFEST, (PROOF, SMOOTHED, SYNONYMS))
+    for c in certificates:
+        assert {type(c.index), type(c.label), type(c.prediction), type(c.hits)} <= {int, type(None)}
+    assert type(manifest.n) is type(manifest.seed) is int
+
+
+def test_what_is_no_plain_file_is_neither_read_nor_waited_for(tmp_path):
+    pipe, content = tmp_path / "pipe", tmp_path / "content"
+    os.mkfifo(pipe)
+    for read in (read_certificates, file_digest):
+        with pytest.raises(ValueError, match="is a named pipe, not a file"):
+            read(pipe)
+        with pytest.raises((ValueError, FileNotFoundError), match=r"No such file|no file"):
+            read(tmp_path / "nothing")
+    content.write_bytes(bytes(range(256)) * 5000)  # more than is read at a time
+    assert file_digest(content) == hashlib.sha256(content.read_bytes()).hexdigest()
+    with open(content, "wb") as file:
+        file.truncate(2**31)  # takes no room on a disk
+    with pytest.raises(ValueError, match="2 GiB, more than the limit of 1 GiB"):
+        read_certificates(content)
 
 
 distances = st.floats(0, 1e300)
