@@ -28,6 +28,7 @@ from attacks.inputs import (
 from attacks.losses import Loss, named_loss
 from attacks.modes import attacking, check_mode
 from attacks.network import Model
+from attacks.rounding import widened
 from attacks.threat import ThreatModel
 
 
@@ -193,18 +194,19 @@ class PGD(Configured):
         generator: torch.Generator | None,
     ) -> Tensor:
         """The bare loop: K forward and K backward passes, nothing else."""
-        loss = named_loss(self.loss)
-        project = threat.projector(x, exact=False)
-        x_adv = self._start(x, threat, project, generator)
-        ascend = self._ascent(threat, x, project)
+        loss, centre, narrowed = named_loss(self.loss), widened(x), _narrowing(threat, x)
+        project = threat.projector(centre, exact=False)
+        held = self._start(centre, threat, project, generator)
+        ascend = self._ascent(threat, centre, project)
         velocity, highest = None, x.new_full((len(x),), -torch.inf)
         for k in range(self.steps):
             look = k == 0 and x.device.type == "cpu"
-            _, _, grad = loss_and_gradient(model, x_adv, y, loss, look=look)
+            _, _, grad = loss_and_gradient(model, narrowed(held), y, loss, look=look)
             if grad.numel():  # the sign of NaN is 0, but no maximum forgets it
                 highest = torch.maximum(highest, grad.flatten(1).amax(1))
-            velocity = self._direction(grad, velocity)
-            x_adv = ascend(x_adv, velocity)
+            velocity = self._direction(grad.to(centre), velocity)
+            held = ascend(held, velocity)
+        x_adv = narrowed(held)
         bad = highest.isnan() | x_adv.flatten(1).isnan().any(1)
         if bool(bad.any()):
             predict(model, x, y)  # raises where it is the logits that are NaN
@@ -243,25 +245,35 @@ class PGD(Configured):
         generator: torch.Generator | None,
     ) -> Tensor:
         """The same loop; every example leaves it at the first point that is misclassified."""
-        loss = named_loss(self.loss)
-        project = threat.projector(x, exact=False)
-        x_adv = self._start(x, threat, project, generator)
-        result = x_adv.clone()
+        loss, centre, narrowed = named_loss(self.loss), widened(x), _narrowing(threat, x)
+        project = threat.projector(centre, exact=False)
+        held = self._start(centre, threat, project, generator)
+        result = x.clone()
         live = torch.arange(len(x), device=x.device)
         velocity = None
-        ascend = self._ascent(threat, x, project)
+        ascend = self._ascent(threat, centre, project)
         for _ in range(self.steps):
+            x_adv = narrowed(held)
             logits, _, grad = loss_and_gradient(model, x_adv, y[live], loss)
             going = ~misclassified(logits, y[live])
             if not bool(going.all()):
                 result[live] = x_adv
-                live, x_adv, grad = live[going], x_adv[going], grad[going]
+                live, held, grad = live[going], held[going], grad[going]
                 velocity = None if velocity is None else velocity[going]
                 if len(live) == 0:
                     break
-                still = threat.select(live)
-                ascend = self._ascent(still, x[live], still.projector(x[live], exact=False))
-            velocity = self._direction(grad, velocity)
-            x_adv = ascend(x_adv, velocity)
-        result[live] = x_adv
+                still, near = threat.select(live), centre[live]
+                ascend = self._ascent(still, near, still.projector(near, exact=False))
+                narrowed = _narrowing(still, x[live])
+            velocity = self._direction(grad.to(centre), velocity)
+            held = ascend(held, velocity)
+        result[live] = narrowed(held)
         return threat.project(x, result)
+
+
+def _narrowing(threat: ThreatModel, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """What the network is given of a point of the loop: like x, and in its ball."""
+    if widened(x) is x:
+        return lambda held: held
+    project = threat.projector(x, exact=False)
+    return lambda held: project(held.to(x.dtype))

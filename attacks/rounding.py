@@ -17,6 +17,12 @@ def precise(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
+def widened(x: Tensor) -> Tensor:
+    """x in float32 where it is narrower: between 0.5 and 1 the numbers of bfloat16 are 1/256 apart,
+    and an attack whose steps are shorter than half of that would stand still."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def rounded_down(eps: float | Tensor, x: Tensor) -> Tensor:
     """The largest number of x's dtype that is not above eps (float32 rounds 0.1 up)."""
     exact = torch.as_tensor(eps, dtype=None if isinstance(eps, Tensor) else torch.float64)

@@ -211,3 +211,29 @@ def test_bounds_in_double_are_not_rounded_to_single():
     for norm in NORMS:
         moved = ThreatModel(norm, 1.0, bounds).project(x, x + 1)
         assert torch.equal(moved, torch.full_like(x, bounds[1])), norm
+
+
+@pytest.mark.parametrize("early_stop", [False, True])
+@pytest.mark.parametrize("random_start", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_steps_shorter_than_the_numbers_are_apart_add_up(dtype, norm, random_start, early_stop):
+    """In [0.5, 1) the numbers of bfloat16 are 1/256 apart; many short steps reach what few do."""
+    generator = torch.Generator().manual_seed(0)
+    x = (0.6 + 0.3 * torch.rand(4, 16, generator=generator)).to(dtype)
+    network = nn.Linear(16, 2, bias=False, dtype=dtype)
+    with torch.no_grad():
+        network.weight.copy_(torch.ones(16) * torch.tensor([[1.0], [-1.0]]))
+    eps = {"linf": 8 / 255, "l2": 0.2, "l1": 0.7}[norm]
+    attack = PGD(
+        ThreatModel(norm, eps, (0.0, 1.0)),
+        steps=200,
+        random_start=random_start,
+        early_stop=early_stop,
+        seed=0,
+    )
+    x_adv = attack(network, x, torch.zeros(4).long())
+    moved = (x.double() - x_adv.double()).sum(1)  # the best point lowers the sum of all entries
+    best = {"linf": 16 * eps, "l2": 4 * eps, "l1": eps}[norm]
+    assert moved.min() > 0.8 * best
+    assert true_length(x, x_adv, norm).max() <= eps * (1 + 1e-14)
