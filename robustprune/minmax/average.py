@@ -30,6 +30,8 @@ class WeightAverage:
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         for name, value in model.state_dict().items():
             kept = self.state[name]
+            if kept.data_ptr() == value.data_ptr():  # shared, see `snapshot`
+                continue
             if kept.is_floating_point():
                 kept.lerp_(value, 1 - decay)
             else:
@@ -54,6 +56,17 @@ class WeightAverage:
             self.state[name].copy_(state[name])
 
 
-def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the model's state."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+@torch.no_grad()
+def snapshot(model: nn.Module, into: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """A copy of the model's state. Frozen weights behind masks and gates, which nothing can change,
+    are shared with the model.
+
+    Args:
+        into: an earlier copy that is of no use any more: the new one takes its memory.
+    """
+    state, old = {}, into or {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        state[name] = value.detach()
+        if value.requires_grad or not name.endswith(".original"):
+            state[name] = old[name].copy_(value) if name in old else value.detach().clone()
+    return state

@@ -86,7 +86,7 @@ class Training:
         self.keeper = keeper
         with first_before_others():
             self.progress = keeper.resume()
-        self.good = snapshot(self.model)
+        self.good = snapshot(self.model, self.good)
 
     def over(self) -> bool:
         """Whether all epochs are done, or validation has lost its patience."""
@@ -118,7 +118,7 @@ class Training:
         ):
             record = self._validate(check, record)
         progress.history.append(record)
-        self.good = snapshot(self.model)
+        self.good = snapshot(self.model, self.good)
         if self.keeper is not None:
             self.keeper.after_epoch(progress)
         return record
@@ -214,7 +214,7 @@ class Training:
                 self._attack_failed(first_weight(model), progress.epoch - 1, " in validation")
             score = clean if robust is None else robust
             if score >= progress.best_score:
-                progress.best_score, progress.best = score, snapshot(model)
+                progress.best_score, progress.best = score, snapshot(model, progress.best)
                 progress.best_epoch = progress.epoch
         return replace(record, val_clean=clean, val_robust=robust)
 

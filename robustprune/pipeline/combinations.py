@@ -64,10 +64,15 @@ def check_admm_l1(config: Config) -> None:
 
 
 def check_harp(config: Config) -> None:
-    """Of method harp. Raises ValueError: a pattern that fixes the rate."""
+    """Of method harp. Raises ValueError: a pattern that fixes the rate, or rows to compare."""
     pattern = config.search.pattern
     if ":" in pattern:
         raise ValueError(f"harp learns each layer's rate, and pattern {pattern} fixes it")
+    if config.search.allocate == "row":
+        raise ValueError(
+            "method harp compares all groups of a layer, and search.allocate: row has no effect on "
+            "it; set search.allocate to layer"
+        )
 
 
 def check_lottery(config: Config) -> None:

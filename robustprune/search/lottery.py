@@ -186,6 +186,7 @@ def find_lottery_ticket(
             network, masks, density, number / rounds,
             pattern=pattern, allocate=allocate, dense=dense,
         )  # fmt: skip
+        del network  # the next round makes its own
         if done is not None:
             _write_round(done, masks, start, loader)
     assert masks is not None

@@ -102,6 +102,7 @@ def prune_one_shot(
     with evaluating(network):  # statistics of batch norm stay as they are
         scores = CRITERIA[criterion].score(scene)
     masks = keep_best(scores, layers, density=density, pattern=pattern, allocate=allocate)
+    del scores  # as large as the network
     apply_masks(network, masks)
     return Ticket(masks, bake(network), [])
 

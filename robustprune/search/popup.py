@@ -110,7 +110,7 @@ class ScoreTopK(Learned):
         check_scores(scores)
         self.popups: dict[str, Popup] = {}
         for name, layer in layers.items():
-            groups = group_weight(layer, pattern)
+            groups = group_weight(layer, pattern, by_row=allocate == "row")
             self.popups[name] = Popup(scores[name].clone(), groups, groups.number)
             parametrize.register_parametrization(layer, "weight", self.popups[name], unsafe=True)
         self._allot()

@@ -210,6 +210,11 @@ def prune_scores(
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(SCORE_METHODS)}")
     if method == "harp" and ":" in pattern:
         raise ValueError(f"harp learns each layer's rate, and pattern {pattern!r} fixes it")
+    if method == "harp" and allocate == "row":
+        raise ValueError(
+            "harp learns what each layer keeps, and compares all groups of a layer, so that "
+            "allocate='row' has no effect; set allocate to 'layer'"
+        )
     if method == "harp" and validation is not None:
         raise ValueError("harp takes its last epoch; leave `validation` to the fine-tuning")
     objective = chosen_objective(attack, objective)

@@ -85,8 +85,9 @@ def find_scratch_ticket(
         bias_scale: of the random biases, see `initialise`.
         thresholds: make the first layer's units random thresholds, see `draw_thresholds`.
         pattern: what lives or dies together, see `robustprune.sparsity.patterns`.
-        allocate: top-k within each "layer", over all of them ("global"), "erk", or a density for
-            each layer by its parameter name, see `robustprune.sparsity.allot`.
+        allocate: top-k within each "layer", each "row" of a layer, over all layers ("global"),
+            "erk", or a density for each layer by its parameter name, see
+            `robustprune.sparsity.allot`.
         dense: layers to leave whole: "first", "last" or layer names. They keep their weights as
             drawn, unmasked and untrained.
         seed: of θ and of the first scores. Batch order and random starts of the attack come from

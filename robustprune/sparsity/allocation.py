@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -16,10 +17,9 @@ from robustprune.sparsity.patterns import (
     check_scores,
     count_kept,
     group_weight,
-    top_k,
 )
 
-AllocationName = Literal["layer", "global", "erk"]
+AllocationName = Literal["layer", "row", "global", "erk"]
 ALLOCATIONS: tuple[AllocationName, ...] = get_args(AllocationName)
 
 #: by name, or the density of each layer by its parameter name
@@ -49,9 +49,10 @@ def keep_best(
     """
     check_pattern(pattern, check_density(density))
     check_scores(scores)
-    groups = {name: group_weight(layers[name], pattern) for name in scores}
+    by_row = allocate == "row"
+    groups = {name: group_weight(layers[name], pattern, by_row=by_row) for name in scores}
     values = {name: groups[name].reduce(score.detach()) for name, score in scores.items()}
-    limits = None
+    limits, alive = None, {}
     if within is not None:
         alive = {name: g.reduce(within[name].float()) > 0 for name, g in groups.items()}
         limits = {name: int(left.sum()) for name, left in alive.items()}
@@ -60,9 +61,11 @@ def keep_best(
             for name, value in values.items()
         }
     counts = allot(values, groups, density, allocate, limits=limits)
-    return MaskSet(
-        {name: g.expand(g.choose(values[name], counts[name])) for name, g in groups.items()}
-    )
+    masks = {}
+    for name, g in groups.items():
+        chosen = g.choose(values[name], counts[name])
+        masks[name] = g.expand(chosen & alive[name].to(chosen.device) if alive else chosen)
+    return MaskSet(masks)
 
 
 def allot(
@@ -76,6 +79,8 @@ def allot(
     """Groups that each layer keeps.
 
     - "layer": ⌈density · groups⌉ of each (arXiv 2110.14068, Sec. 3.2);
+    - "row": ⌈density · n⌉ of the n groups of each output, as Wanda compares weights (Sun et al.
+      2023, arXiv 2306.11695, Sec. 3);
     - "global": the best of all layers together, at least one in each, since a layer without a
       single group left would cut the network in two;
     - "erk": ∝ (Σ of the weight's dimensions) / (their product), so that small layers stay denser
@@ -91,7 +96,8 @@ def allot(
 
     Raises:
         ValueError: an unknown allocation; a mapping that misses a layer, names another or keeps
-            another share than `density`; one that N:M, which fixes every layer's share, overrules.
+            another share than `density`; one that N:M, which fixes every layer's share, overrules;
+            "row" where an output has but one group, or groups span outputs.
     """
     check_allocation(allocate, groups, density)
     numbers = {name: g.number for name, g in groups.items()}
@@ -102,7 +108,10 @@ def allot(
         counts = {name: count_kept(density, number) for name, number in numbers.items()}
     elif allocate == "global":
         wanted = count_kept(density, sum(numbers.values()))
-        counts = _pooled(values, min(wanted, sum(limits.values())))
+        counts = count_best(values, min(wanted, sum(limits.values())), least=1)
+    elif allocate == "row":
+        rows = {name: g.out_first[0] for name, g in groups.items()}
+        counts = {n: rows[n] * count_kept(density, numbers[n] // rows[n]) for n in groups}
     else:
         shares = {name: sum(g.out_first) / _size(g) * g.number for name, g in groups.items()}
         counts = apportion(shares, limits, count_kept(density, sum(numbers.values())))
@@ -132,6 +141,14 @@ def check_allocation(
             f"pattern {fixed[0]!r} fixes what each layer keeps, so that allocate={said} has no "
             "effect; set allocate to 'layer'"
         )
+    for name, g in groups.items() if allocate == "row" else ():
+        if g.in_row is None or (g.in_row == 1 and g.fan_in > 1):
+            what = "spans outputs" if g.in_row is None else "is all that an output has"
+            raise ValueError(
+                f"allocate='row' compares the groups of each output, and a group of pattern "
+                f"{g.pattern!r} {what} in {name!r}; take pattern 'element', another allocation, or "
+                "name the layer in `dense`"
+            )
     if not isinstance(allocate, Mapping):
         return
     numbers = {name: g.number for name, g in groups.items()}
@@ -183,14 +200,68 @@ def apportion(shares: Mapping[str, float], limits: Mapping[str, int], total: int
     return counts
 
 
-def _pooled(values: Mapping[str, Tensor], total: int) -> dict[str, int]:
-    best = [torch.zeros_like(value, dtype=torch.bool) for value in values.values()]
-    for mark, value in zip(best, values.values(), strict=True):
-        mark[value.argmax()] = True
-    ranked = torch.cat(list(values.values())).masked_fill(torch.cat(best), torch.inf)
-    kept = top_k(ranked, max(total, len(values)))
-    counts = [int(part.sum()) for part in torch.split(kept, [v.numel() for v in values.values()])]
-    return dict(zip(values, counts, strict=True))
+def count_best(values: Mapping[str, Tensor], total: int, *, least: int = 0) -> dict[str, int]:
+    """How many of the `total` largest of all values each entry has; of equal ones the first, and
+    NaN counts as less than any number. Nothing as large as all values together is made.
+
+    Args:
+        least: 0, or 1 for at least one in each entry, its largest.
+    """
+    dtype = functools.reduce(torch.promote_types, (value.dtype for value in values.values()))
+    best = {n: max(int(k.max()) for k in _keys(v, dtype)) for n, v in values.items() if least}
+    wanted = min(max(total, len(best)), sum(v.numel() for v in values.values())) - len(best)
+    if wanted == 0:
+        return dict.fromkeys(values, least)
+    threshold = _key_of_rank(values, dtype, wanted, without=list(best.values()))
+    counts, equal = dict.fromkeys(values, least), dict.fromkeys(values, 0)
+    for name, value in values.items():
+        for keys in _keys(value, dtype):
+            counts[name] += int((keys > threshold).sum())
+            equal[name] += int((keys == threshold).sum())
+        if least:
+            counts[name] -= best[name] > threshold
+            equal[name] -= best[name] == threshold
+    left = wanted + len(best) - sum(counts.values())
+    for name in values:
+        counts[name] += min(equal[name], left)
+        left -= min(equal[name], left)
+    return counts
+
+
+def _keys(values: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Whole numbers that lie as the values do, a piece of the values at a time."""
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    for piece in torch.split(values.detach().flatten(), 1 << 18):
+        piece = piece.to(dtype)
+        piece = torch.where(piece.isnan(), -torch.inf, piece) + 0.0  # 0 for −0
+        bits = piece.view(whole)
+        # of two negative floats, the smaller one has the larger bits behind its sign
+        bits = torch.where(bits < 0, bits ^ torch.iinfo(whole).max, bits)
+        yield bits.int() if whole == torch.int16 else bits
+
+
+def _key_of_rank(
+    values: Mapping[str, Tensor], dtype: torch.dtype, rank: int, *, without: Sequence[int]
+) -> int:
+    """The rank-th largest key of the values, some keys left out: found from its leading 16 bits on,
+    by counting how many values have each of the 65,536 that are possible."""
+    start = -(1 << 15)
+    for shift in range(8 * dtype.itemsize - 16, -1, -16):
+        counts = torch.zeros(1 << 16, dtype=torch.int64)
+        for value in values.values():
+            for keys in _keys(value, dtype):
+                digits = (keys >> shift) - start
+                digits = digits[(digits >= 0) & (digits < 1 << 16)]
+                counts += torch.bincount(digits, minlength=1 << 16).cpu()
+        for key in without:
+            if 0 <= (digit := (key >> shift) - start) < 1 << 16:
+                counts[digit] -= 1
+        down = counts.flip(0).cumsum(0)
+        place = int((down < rank).sum())
+        rank -= int(down[place - 1]) if place else 0
+        found = start + (1 << 16) - 1 - place
+        start = found << 16
+    return found
 
 
 def _given(numbers: Mapping[str, int], densities: Mapping[str, float]) -> dict[str, int]:

@@ -18,6 +18,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from robustprune.sparsity.allocation import count_best
 from robustprune.sparsity.apply import maskable_layers
 from robustprune.sparsity.blocks import Block, out_dim, transformer_blocks
 from robustprune.sparsity.mask import MaskSet
@@ -157,12 +158,12 @@ def draw_masks(
     """
     check_density(density)
     check_scores({name: scores[name] for name in groups})
-    values = [scores[name].detach().flatten() for name in groups]
-    total = sum(value.numel() for value in values)
-    kept = top_k(torch.cat(values), count_kept(density, total))
+    values = {name: scores[name].detach().flatten() for name in groups}
+    total = sum(value.numel() for value in values.values())
+    counts = count_best(values, count_kept(density, total))
     masks = {}
-    parts = torch.split(kept, [value.numel() for value in values])
-    for group, part in zip(groups.values(), parts, strict=True):
+    for place, group in groups.items():
+        part = top_k(values[place], counts[place])
         for name, span in group.spans.items():
             mask = span.expand(part.view(group.shape))
             masks[name] = mask.expand(span.shape).contiguous()

@@ -98,6 +98,7 @@ def _numbers(pattern: str) -> tuple[int, int] | None:
 class Groups:
     """How one layer's weight of `shape` falls into groups under a pattern.
 
+    `by_row` compares the groups of each output with one another, and not all of the layer.
     `conv_groups` is the `groups` argument of a convolution; the weight of a transposed one is
     (in, out/groups, *kernel), with its output channels in the second dimension, and so is that of
     transformers' Conv1D, (in, out).
@@ -107,6 +108,7 @@ class Groups:
     pattern: str
     conv_groups: int = 1
     transposed: bool = False
+    by_row: bool = False
 
     @property
     def out_first(self) -> tuple[int, ...]:
@@ -161,6 +163,12 @@ class Groups:
         return math.prod(self.laid_out[d] for d in self._index)
 
     @property
+    def in_row(self) -> int | None:
+        """How many groups each output has; None if groups span outputs."""
+        spans = self.pattern in ("channel", "column") or (self._tiles or (1,))[0] > 1
+        return None if spans else self.number // self.out_first[0]
+
+    @property
     def fixed(self) -> int | None:
         """How many weights N:M keeps, whatever the density; None for the other patterns."""
         numbers = _numbers(self.pattern)
@@ -199,9 +207,12 @@ class Groups:
         return self._lay_back(matrix.reshape(self.laid_out)).contiguous()
 
     def choose(self, values: Tensor, kept: int) -> Tensor:
-        """Mark the groups to keep, given a value for each, both (number,): the `kept` largest,
-        or the N largest of every M; of equal ones the first by index."""
+        """Mark the groups to keep, given a value for each, both (number,): the `kept` largest, as
+        many of each output where they are compared by row, or the N largest of every M; of equal
+        ones the first by index."""
         numbers = _numbers(self.pattern)
+        if self.by_row:
+            return self._best_of_rows(values, kept // self.out_first[0])
         if self.fixed is None or numbers is None:
             return top_k(values, kept)
         n, m = numbers
@@ -216,6 +227,15 @@ class Groups:
         chosen = chosen.view(-1, len(most) * m)[:, :ins].reshape(laid.shape).movedim(-1, 2)
         return self._lay_back(chosen).flatten()
 
+    def _best_of_rows(self, values: Tensor, kept: int) -> Tensor:
+        laid = self._lay_out(values.view(self.shape)) if self._elementwise else values
+        rows = laid.reshape(self.out_first[0], -1)
+        rows = rows.masked_fill(rows.isnan(), -torch.inf)
+        order = rows.sort(dim=1, descending=True, stable=True).indices[:, :kept]
+        chosen = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, order, True)
+        chosen = chosen.view(laid.shape)
+        return self._lay_back(chosen).flatten() if self._elementwise else chosen
+
     def _lay_out(self, weight: Tensor) -> Tensor:
         if not self.transposed:
             return weight.reshape(self.laid_out)
@@ -228,8 +248,8 @@ class Groups:
         return laid.transpose(1, 2).reshape(self.shape)
 
 
-def group_weight(module: nn.Module, pattern: str = "element") -> Groups:
-    """The groups of `module.weight` under `pattern`.
+def group_weight(module: nn.Module, pattern: str = "element", *, by_row: bool = False) -> Groups:
+    """The groups of `module.weight` under `pattern`, compared over the layer or `by_row`.
 
     Raises:
         ValueError: unknown pattern.
@@ -239,7 +259,7 @@ def group_weight(module: nn.Module, pattern: str = "element") -> Groups:
     assert isinstance(weight, Tensor)
     conv_groups = module.groups if isinstance(module, (*_CONV, *_TRANSPOSED)) else 1
     transposed = isinstance(module, (*_TRANSPOSED, *hf_conv1d()))
-    return Groups(tuple(weight.shape), pattern, conv_groups, transposed)
+    return Groups(tuple(weight.shape), pattern, conv_groups, transposed, by_row)
 
 
 def hf_conv1d() -> tuple[type[nn.Module], ...]:

@@ -138,6 +138,11 @@ class Case:
         fine = ("layer", "global") if self.search == "lottery" else ("layer",)
         if ":" in self.pattern and self.allocate not in fine and self.search != "language":
             return "has no effect"
+        if self.allocate == "row" and self.search == "harp":
+            return "has no effect"
+        alone = self.pattern == "kernel" and self.body == "convolution"  # of one input
+        if self.allocate == "row" and (alone or self.pattern not in ("element", "kernel")):
+            return None if self.search == "language" else "allocate='row' compares"
         return None
 
 
@@ -153,7 +158,7 @@ def cases() -> st.SearchStrategy[Case]:
         used=st.booleans(),
         search=st.sampled_from(list(SEARCHES)),
         pattern=st.sampled_from(["element", "row", "kernel", "filter", "column", "2x2", "2:4"]),
-        allocate=st.sampled_from(["layer", "global", "erk", "given"]),
+        allocate=st.sampled_from(["layer", "row", "global", "erk", "given"]),
         density=st.sampled_from(DENSITIES),
     )
 
@@ -225,6 +230,10 @@ def right_counts(case: Case, layers: dict[str, nn.Module], ticket: Ticket) -> No
         if groups.fixed is not None:
             assert kept[name] == groups.fixed
     wanted = {name: count_kept(case.density, number) for name, number in numbers.items()}
+    if case.allocate == "row":
+        for name, layer in layers.items():
+            rows = group_weight(layer).out_first[0]
+            wanted[name] = rows * count_kept(case.density, numbers[name] // rows)
     if case.search == "admm, l1":
         assert min(kept.values()) >= 1
     elif case.search == "language":

@@ -1,5 +1,8 @@
 """Allocation and selection, against answers a reader can compute and exact counts."""
 
+import math
+from fractions import Fraction
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +11,7 @@ from torch import nn
 
 from robustprune.sparsity import (
     Groups,
+    MaskSet,
     allot,
     apportion,
     count_kept,
@@ -15,6 +19,7 @@ from robustprune.sparsity import (
     keep_best,
     maskable_layers,
 )
+from robustprune.sparsity.allocation import count_best
 
 
 def groups_of(values: dict[str, torch.Tensor]) -> dict[str, Groups]:
@@ -53,6 +58,102 @@ def test_erk_by_hand() -> None:
     # at a high density the small layer is full and the rest goes to the other
     masks = keep_best(scores, layers, density=0.9, allocate="erk")
     assert {m.name: m.kept for m in masks.layers()} == {"0.weight": 356, "1.weight": 40}
+
+
+ROWS = {
+    "linear": nn.Linear(7, 5),
+    "grouped": nn.Conv2d(4, 6, 3, groups=2),
+    "transposed": nn.ConvTranspose1d(4, 6, 3, groups=2),
+    "one input": nn.Linear(1, 5),
+}
+
+
+@pytest.mark.parametrize("layer", ROWS)
+@pytest.mark.parametrize("pattern", ["element", "kernel", "1x2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(st.integers(1, 100), st.booleans())
+def test_every_output_keeps_its_best(
+    layer: str, pattern: str, dtype: torch.dtype, percent: int, ties: bool
+) -> None:
+    """Against sorting the groups of one output at a time, in Python."""
+    module, density = ROWS[layer], percent / 100
+    if layer == "transposed" and pattern == "kernel":
+        pattern = "row"  # of a convolution in one dimension the same
+    torch.manual_seed(percent)
+    score = torch.rand(module.weight.shape)
+    score = ((4 * score).round() if ties else score).to(dtype)
+    masks = keep_best({"a": score}, {"a": module}, density=density, pattern=pattern, allocate="row")
+
+    def outputs(values: torch.Tensor) -> list[list[float]]:
+        """The weights of each output, however the layer has them."""
+        if layer == "transposed":
+            values = torch.cat([part.transpose(0, 1) for part in values.chunk(2)])
+        return values.flatten(1).tolist()  # type: ignore[no-any-return]
+
+    size = {"element": 1, "1x2": 2}.get(pattern, module.weight[0, 0].numel())
+    for scores, kept in zip(outputs(score.float()), outputs(masks["a"]), strict=True):
+        sums = [sum(scores[i : i + size]) for i in range(0, len(scores), size)]
+        wanted = math.ceil(Fraction(percent, 100) * len(sums))
+        best = sorted(range(len(sums)), key=lambda i: -sums[i])[:wanted]
+        assert kept == [i // size in best for i in range(len(scores))]
+
+
+def test_rows_within_earlier_masks_bring_nothing_back() -> None:
+    layer = {"a": nn.Linear(4, 2)}
+    scores = {"a": torch.tensor([[4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]])}
+    alive = torch.tensor([[False, True, False, True], [True, True, True, False]])
+    masks = keep_best(scores, layer, density=0.5, allocate="row", within=MaskSet({"a": alive}))
+    assert masks["a"].int().tolist() == [[0, 1, 0, 1], [0, 1, 1, 0]]
+    lone = torch.tensor([[True, False, False, False], [True, True, True, True]])
+    masks = keep_best(scores, layer, density=0.5, allocate="row", within=MaskSet({"a": lone}))
+    assert masks["a"].int().tolist() == [[1, 0, 0, 0], [0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("pattern", ["filter", "channel", "column", "2x2", "row"])
+def test_rows_are_refused_where_nothing_in_them_is_compared(pattern: str) -> None:
+    layer = {"a": nn.Linear(4, 2)}
+    why = "is all that an output has" if pattern in ("row", "filter") else "spans outputs"
+    with pytest.raises(ValueError, match=f"pattern '{pattern}' {why} in 'a'; take pattern 'elem"):
+        keep_best({"a": torch.rand(2, 4)}, layer, density=0.5, pattern=pattern, allocate="row")
+
+
+FLOATS = st.sampled_from([math.nan, -math.inf, math.inf, -2.0, -1e-30, -0.0, 0.0, 0.5, 0.5, 1.0])
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(FLOATS | st.floats(width=16), min_size=1), st.sampled_from(DTYPES)),
+        min_size=1,
+        max_size=4,
+    ),
+    st.data(),
+)
+def test_the_best_of_all_are_counted_exactly(
+    parts: list[tuple[list[float], torch.dtype]], data: st.DataObject
+) -> None:
+    """Against sorting all values together: NaN last, of equal ones the first."""
+    values = {str(i): torch.tensor(v, dtype=dtype) for i, (v, dtype) in enumerate(parts)}
+    flat = [
+        (name, -math.inf if math.isnan(one) else one)
+        for name, value in values.items()
+        for one in value.tolist()
+    ]
+    k = data.draw(st.integers(0, len(flat)))
+    first = [name for name, _ in sorted(flat, key=lambda pair: -pair[1])[:k]]
+    assert count_best(values, k) == {name: first.count(name) for name in values}
+    # at least one of each: its largest leads
+    left = list(flat)
+    for name in values:
+        left.remove(max((pair for pair in flat if pair[0] == name), key=lambda pair: pair[1]))
+    more = sorted(left, key=lambda pair: -pair[1])[: max(k - len(values), 0)]
+    names = [*values, *(name for name, _ in more)]
+    assert count_best(values, k, least=1) == {name: names.count(name) for name in values}
+
+
+def test_infinite_scores_leave_every_layer_one() -> None:
+    values = {"a": torch.full((3,), math.inf), "b": torch.tensor([1.0, 2.0])}
+    assert allot(values, groups_of(values), 0.4, "global") == {"a": 1, "b": 1}
 
 
 def test_unknown_allocation_is_refused() -> None:

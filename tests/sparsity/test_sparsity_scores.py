@@ -69,19 +69,29 @@ def test_top_k_is_exact_whatever_the_values(
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("pattern", ["element", "row", "filter", "4x4", "2:4"])
+@pytest.mark.parametrize(
+    "pattern", ["element", "row", "kernel", "filter", "channel", "column", "4x4", "2:4"]
+)
+@pytest.mark.parametrize("allocate", ["layer", "row", "global", "erk"])
 def test_half_precision_keeps_the_same_as_its_values_in_single(
-    dtype: torch.dtype, pattern: str
+    dtype: torch.dtype, pattern: str, allocate: str
 ) -> None:
     """A row of 300 weights around 1000 is beyond float16 when it is summed, and sums in bfloat16
     tie: the choice is that of the same numbers in float32."""
     torch.manual_seed(0)
-    half = nn.Linear(300, 8).to(dtype)
+    half = nn.Sequential(nn.Linear(300, 8), nn.Unflatten(1, (8, 1)), nn.Conv1d(8, 16, 1)).to(dtype)
     with torch.no_grad():
-        half.weight.copy_(1000 + 10 * torch.randn(8, 300))
-    masks = prune_one_shot(half, density=0.5, pattern=pattern).masks
-    assert masks == prune_one_shot(half.float(), density=0.5, pattern=pattern).masks
-    assert masks.density == pytest.approx(0.5)
+        half[0].weight.copy_(1000 + 10 * torch.randn(8, 300))
+        half[2].weight.copy_(1000 + 10 * torch.randn(16, 8, 1))
+    options: dict = {"density": 0.5, "pattern": pattern, "allocate": allocate}
+    if allocate != "layer" and ":" in pattern:
+        return
+    if allocate == "row" and pattern not in ("element", "kernel"):
+        return
+    masks = prune_one_shot(half, **options).masks
+    assert masks == prune_one_shot(half.float(), **options).masks
+    if allocate in ("layer", "row"):
+        assert masks.density == pytest.approx(0.5)
 
 
 def test_half_precision_weights_can_be_scored_by_data() -> None:
