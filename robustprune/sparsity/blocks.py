@@ -7,6 +7,7 @@ key and value heads may be fewer than query heads, the feed-forward part has a g
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -68,42 +69,22 @@ class Head:
 #: by family: attention, query, key, value, output, into the feed-forward part, out of it
 _FAMILIES: dict[str, tuple[str, str, str, str, str, tuple[str, ...], str]] = {
     "BERT": (
-        "attention.self",
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-        ("intermediate.dense",),
-        "output.dense",
+        "attention.self", "attention.self.query", "attention.self.key", "attention.self.value",
+        "attention.output.dense", ("intermediate.dense",), "output.dense",
     ),
     "DistilBERT": (
-        "attention",
-        "attention.q_lin",
-        "attention.k_lin",
-        "attention.v_lin",
-        "attention.out_lin",
-        ("ffn.lin1",),
-        "ffn.lin2",
+        "attention", "attention.q_lin", "attention.k_lin", "attention.v_lin",
+        "attention.out_lin", ("ffn.lin1",), "ffn.lin2",
     ),
     "Llama": (
-        "self_attn",
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-        ("mlp.gate_proj", "mlp.up_proj"),
-        "mlp.down_proj",
+        "self_attn", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+        "self_attn.o_proj", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj",
     ),
     "GPT-2": (
-        "attn",
-        "attn.c_attn",
-        "attn.c_attn",
-        "attn.c_attn",
-        "attn.c_proj",
-        ("mlp.c_fc",),
-        "mlp.c_proj",
+        "attn", "attn.c_attn", "attn.c_attn", "attn.c_attn",
+        "attn.c_proj", ("mlp.c_fc",), "mlp.c_proj",
     ),
-}
+}  # fmt: skip
 
 
 def transformer_blocks(model: nn.Module) -> list[Block]:
@@ -170,12 +151,9 @@ def out_dim(layer: nn.Module) -> int:
 
 def _base(blocks: Sequence[Block], embeddings: Iterable[str]) -> str:
     """How names begin in the smallest part that holds all layers and an embedding."""
-    parts = [block.name.split(".")[:-1] for block in blocks]
-    shared = parts[0]
-    while any(part[: len(shared)] != shared for part in parts):
-        shared = shared[:-1]
+    shared = list(os.path.commonprefix([block.name.split(".")[:-1] for block in blocks]))
     while shared and not any(name.startswith(".".join(shared) + ".") for name in embeddings):
-        shared = shared[:-1]
+        shared.pop()
     return "".join(f"{part}." for part in shared)
 
 
