@@ -13,7 +13,7 @@ from attacks.gradient import Attack
 from attacks.inputs import batch_of, misclassified, predict
 from attacks.modes import attacking, check_mode
 from attacks.network import Model
-from attacks.returned import attacked, for_examples, threat_of
+from attacks.returned import attacked, check_radii, for_examples, threat_of
 from attacks.threat import ThreatModel
 
 
@@ -47,6 +47,8 @@ class WorstOf:
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         x, y = batch_of(x, y)
+        for attack in self.attacks:
+            check_radii(attack, x)
         if len(x) == 0:
             return x.clone()
         with attacking(model, self.mode):

@@ -19,7 +19,7 @@ from attacks.inputs import batch_of, check_at_least, check_number, misclassified
 from attacks.modes import attacking, check_mode
 from attacks.nearest import Nearest, clears, nothing_found
 from attacks.network import Model
-from attacks.returned import attacked, for_examples
+from attacks.returned import attacked, check_radii, for_examples
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,8 @@ def minimal_perturbation(
     tried = default_attacks(norm, bounds, support, mode) if attacks is None else tuple(attacks)
     if len(tried) == 0:
         raise ValueError("attacks is empty; pass at least one, or None for the default")
+    for attack in tried:
+        check_radii(attack, x)
     if len(x) == 0:
         return MinimalPerturbation(x.new_zeros(0), x.clone(), norm)
     with attacking(model, mode):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attacks.geometry import brief
@@ -41,6 +42,11 @@ def for_examples(attack: Attack, x: Tensor, rows: Tensor) -> Attack:
         elif field.name == "attacks":
             changes[field.name] = tuple(for_examples(one, x, rows) for one in value)
     return replace(config, **changes) if changes else attack
+
+
+def check_radii(attack: Attack, x: Tensor) -> None:
+    """Raise ValueError where an attack has one radius an example, and not as many as x."""
+    for_examples(attack, x, torch.zeros(0, dtype=torch.int64, device=x.device))
 
 
 def attacked(

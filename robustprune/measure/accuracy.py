@@ -12,7 +12,7 @@ from attacks import PGD, Attack, Finding, Model, Square, ThreatModel
 from attacks.inputs import batch_of, check_finite, check_threat
 from attacks.modes import evaluating
 from attacks.network import logits_of
-from attacks.returned import attacked, for_examples, threat_of
+from attacks.returned import attacked, check_radii, for_examples, threat_of
 from attacks.sanity import flat as zero_rows
 from attacks.sanity import input_gradients, warn_of
 from attacks.scale import scaled
@@ -129,6 +129,8 @@ def evaluate(
     if threat is not None:
         check_threat(threat)
         threat.fitting(x)
+    for attack in attacks.values():
+        check_radii(attack, x)
     clean = torch.zeros(len(y), dtype=torch.bool)
     answers = torch.zeros(len(y), dtype=torch.int64)
     flat = torch.zeros_like(clean)

@@ -380,5 +380,6 @@ def test_one_radius_an_example_belongs_to_its_example_everywhere():
     assert not bool(minimal_perturbation(model, x, y, attacks=[attack]).r[1::2].isfinite().any())
     short = PGD(ThreatModel("linf", eps[:4]), steps=2)
     for one in (worst_of([short]), lambda *b: minimal_perturbation(*b, attacks=[short])):
-        with pytest.raises(ValueError, match="eps holds 4 values for 8 examples"):
-            one(model, x, y)
+        for labels in (y, 1 - model(x).argmax(1)):  # also where there is nothing to attack
+            with pytest.raises(ValueError, match="eps holds 4 values for 8 examples"):
+                one(model, x, labels)
