@@ -7,7 +7,6 @@ key and value heads may be fewer than query heads, the feed-forward part has a g
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -151,7 +150,9 @@ def out_dim(layer: nn.Module) -> int:
 
 def _base(blocks: Sequence[Block], embeddings: Iterable[str]) -> str:
     """How names begin in the smallest part that holds all layers and an embedding."""
-    shared = list(os.path.commonprefix([block.name.split(".")[:-1] for block in blocks]))
+    shared = blocks[0].name.split(".")[:-1]
+    while any(block.name.split(".")[: len(shared)] != shared for block in blocks):
+        shared.pop()
     while shared and not any(name.startswith(".".join(shared) + ".") for name in embeddings):
         shared.pop()
     return "".join(f"{part}." for part in shared)
