@@ -226,7 +226,7 @@ def gradient_is_not_finite(bad: Tensor, what: str = "NaN") -> NotFinite:
     """The error for examples, (N,) bool, whose gradient is NaN or infinite."""
     return NotFinite(
         f"the gradient of the loss with respect to the input is {what} for {int(bad.sum())} of "
-        f"{len(bad)} examples, though the logits are finite; return logits before the softmax (and "
+        f"{len(bad)} examples, though the logits are not; return logits before the softmax (and "
         "its logarithm), or use a gradient-free attack such as Square"
     )
 

@@ -27,6 +27,7 @@ from robustprune.pipeline.prepare import task_of
 from robustprune.pipeline.text import sentences_of
 from robustprune.run.checkpoint import load_state, load_tensors
 from robustprune.run.config import Config, load_config
+from robustprune.run.files import plain_file
 from robustprune.run.rundir import RunDir
 from robustprune.sparsity import MaskSet
 from robustprune.tasks import Task
@@ -169,7 +170,7 @@ def _about_the_headline(rebuilt: _Rebuilt) -> list[Finding]:
     other = [
         file
         for file in ("model.safetensors", "masks.safetensors")
-        if _digest(path / file) != _digest(stored / file)
+        if not _same(path / file, stored / file)
     ]
     detail = f"{name}, as the config says, and the same as models/{name}"
     if other:
@@ -177,8 +178,12 @@ def _about_the_headline(rebuilt: _Rebuilt) -> list[Finding]:
     return [Finding("headline", not other, detail)]
 
 
-def _digest(path: Path) -> str | None:
-    return file_digest(path) if path.exists() else None
+def _same(one: Path, other: Path) -> bool:
+    """Whether two files are byte for byte the same, or neither is there."""
+    if not (one.exists() and other.exists()):
+        return one.exists() == other.exists()
+    alike = plain_file(one).stat().st_size == plain_file(other).stat().st_size
+    return alike and file_digest(one) == file_digest(other)
 
 
 def _left_alone(rebuilt: _Rebuilt) -> list[Finding]:

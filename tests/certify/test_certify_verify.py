@@ -306,6 +306,14 @@ def test_nothing_in_a_file_makes_a_line_of_its_own() -> None:
     assert lines[-1].startswith("1 of 1 checks failed")
 
 
+def test_a_stored_network_of_another_size_is_not_read(folder: Path) -> None:
+    stored = folder / "models" / json.loads((folder / "metrics.json").read_text())["headline"]
+    stored.mkdir(parents=True, exist_ok=True)
+    with open(stored / "model.safetensors", "wb") as file:
+        file.truncate(2**33)  # takes no room on a disk, and a minute to read
+    assert "headline" in failed(folder)
+
+
 def test_headline_of_the_run_is_what_is_certified(folder: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["headline"] = "natural"
