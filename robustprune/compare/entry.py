@@ -37,6 +37,8 @@ class Method(Protocol):
     @property
     def scratch(self) -> bool: ...
     @property
+    def iterative(self) -> bool: ...
+    @property
     def everywhere(self) -> bool: ...
 
 
@@ -122,13 +124,14 @@ def _taxonomy(
     fine = trained if config["finetune"]["modes"] else "None"
     weights = section.get("weights", "random")
     if weights == "random":
+        iterative = method.iterative and section.get("rounds") != 1
         tuned = trained if method.trained else fine
         return {
             **start,
             "Type of Pipeline:": _BEFORE,
             "B: Pruning step ": trained,
             "B: Training step ": "None" if method.scratch else tuned,
-            "B: OneShot (1S) vs Iterative (IT)": "1S" if section.get("rounds", 1) == 1 else "IT",
+            "B: OneShot (1S) vs Iterative (IT)": "IT" if iterative else "1S",
             **end,
         }
     return {

@@ -55,6 +55,7 @@ class Method:
         trained: whether the search trains its tickets itself, so that nothing is fine-tuned.
         scratch: whether tickets are used as found; from such ones a ticket switch (R2S) draws.
         takes_density: whether it is run at each density, or once.
+        iterative: whether it prunes in several steps with training between; not in one of `rounds`.
         everywhere: whether it weighs all layers against one another whatever `search.allocate` is.
     """
 
@@ -71,6 +72,7 @@ class Method:
     trained: bool = False
     scratch: bool = False
     takes_density: bool = True
+    iterative: bool = False
     everywhere: bool = False
 
     def densities(self, config: Config) -> tuple[float, ...]:
@@ -162,7 +164,7 @@ _ALL = (
         "lottery", "lottery", "lottery ticket",
         "train, prune, rewind, in rounds, with controls (Frankle & Carbin 2019)",
         find_lottery, _MAGNITUDE,
-        plan=lottery_trainings, check=combinations.check_lottery, trained=True,
+        plan=lottery_trainings, check=combinations.check_lottery, trained=True, iterative=True,
         allots=combinations.allots_of_lottery,
     ),
     Method(

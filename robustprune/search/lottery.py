@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
@@ -182,9 +183,9 @@ def find_lottery_ticket(
             if history[-1].step < rewind:
                 raise ValueError(_BEYOND.format(rewind=rewind, steps=history[-1].step))
             start.load_state_dict(at.state)
-        masks = _survivors(
-            network, masks, density, number / rounds,
-            pattern=pattern, allocate=allocate, dense=dense,
+        masks = survivors(
+            network, maskable_layers(network, dense=dense), masks, density,
+            partial(pow, exp=number / rounds), pattern=pattern, allocate=allocate,
         )  # fmt: skip
         del network  # the next round makes its own
         if done is not None:
@@ -194,29 +195,33 @@ def find_lottery_ticket(
     return LotteryTicket(masks, network, history, start)
 
 
-def _survivors(
+def survivors(
     network: nn.Module,
+    layers: Mapping[str, nn.Module],
     masks: MaskSet | None,
     density: float,
-    progress: float,
+    path: Callable[[float], float],
     *,
     pattern: str,
     allocate: Allocation,
-    dense: Iterable[str],
 ) -> MaskSet:
-    """The largest |w| among what is left, density^progress of them (of each layer, where densities
-    are given for each); what went before never comes back."""
-    layers = maskable_layers(network, dense=dense)
-    if progress < 1:
-        density = density**progress
-        if isinstance(allocate, Mapping):
-            allocate = {name: share**progress for name, share in allocate.items()}
-            numbers = {name: group_weight(layers[name], pattern).number for name in layers}
-            kept = sum(count_kept(allocate[name], number) for name, number in numbers.items())
-            density = kept / sum(numbers.values())
+    """The largest |w| among what is left, path(density) of all (of each layer, where densities are
+    given for each); what went before never comes back.
+
+    Args:
+        layers: of the network, masked or not, as `maskable_layers` gave them.
+        masks: what is left; None for everything.
+        path: from the density at the end to that of now, in (0, 1].
+    """
+    now = path(density)
+    if now != density and isinstance(allocate, Mapping):
+        allocate = {name: path(share) for name, share in allocate.items()}
+        numbers = {name: group_weight(layers[name], pattern).number for name in layers}
+        kept = sum(count_kept(allocate[name], number) for name, number in numbers.items())
+        now = kept / sum(numbers.values())
     return keep_best(
         magnitude(Scene(network, layers)), layers,
-        density=density, pattern=pattern, allocate=allocate, within=masks,
+        density=now, pattern=pattern, allocate=allocate, within=masks,
     )  # fmt: skip
 
 
