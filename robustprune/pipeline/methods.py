@@ -29,6 +29,7 @@ from robustprune.pipeline.tickets import (
 )
 from robustprune.run.config import Config
 from robustprune.search import prune_admm, prune_scores
+from robustprune.search.gradual import check_way, prune_gradual
 from robustprune.sparsity.criteria import CRITERIA
 
 #: names of criteria in the benchmark's taxonomy (Piras et al. 2024, arXiv 2409.01249)
@@ -166,6 +167,13 @@ _ALL = (
         find_lottery, _MAGNITUDE,
         plan=lottery_trainings, check=combinations.check_lottery, trained=True, iterative=True,
         allots=combinations.allots_of_lottery,
+    ),
+    Method(
+        "gradual", "gradual", "gradual pruning",
+        "magnitude pruning while the network is trained (Zhu & Gupta 2017)",
+        searched(prune_gradual), _MAGNITUDE,
+        check=lambda config: check_way(config.gradual.start, config.gradual.stop),
+        trained=True, iterative=True,
     ),
     Method(
         "language", "language", "robust ticket",

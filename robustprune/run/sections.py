@@ -36,6 +36,7 @@ Method = Literal[
     "hydra",
     "harp",
     "lottery",
+    "gradual",
     "language",
     "magnitude",
     "random",
@@ -95,6 +96,16 @@ class LotterySection(TrainingSection):
     controls: tuple[Literal["random", "reinit"], ...] = ("random", "reinit")
 
 
+class GradualSection(TrainingSection):
+    """Method gradual: one training, in which the network becomes sparse."""
+
+    weights: Weights = "random"  # that the training starts from
+    # Updates of the masks lie between these fractions of the training, so many steps apart:
+    start: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    stop: Annotated[Number, Field(gt=0, le=1)] = 0.75
+    every: Count | None = None  # default 100 updates in all
+
+
 class LanguageSection(TrainingSection):
     """Method language: the search for masks; the ticket is trained as `finetune` says."""
 
@@ -145,6 +156,7 @@ class Sections(Section):
     admm: AdmmSection = AdmmSection()
     scores: ScoresSection = ScoresSection()
     lottery: LotterySection = LotterySection()
+    gradual: GradualSection = GradualSection()
     language: LanguageSection = LanguageSection()
     one_shot: OneShotSection = OneShotSection()
     finetune: FinetuneSection = FinetuneSection()

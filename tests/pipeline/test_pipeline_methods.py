@@ -15,7 +15,7 @@ from robustprune.run.settings import Section
 from robustprune.sparsity import count_kept
 from robustprune.sparsity.criteria import CRITERIA
 
-TRAINED = {"lottery", "language"}
+TRAINED = {"lottery", "gradual", "language"}
 
 
 def small_with(small: Config, **sections: dict) -> Config:

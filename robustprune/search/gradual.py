@@ -1,0 +1,224 @@
+"""Gradual magnitude pruning: a network becomes sparse while it is trained, by a cubic schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+from typing_extensions import Unpack
+
+from attacks import Attack
+from robustprune.minmax import (
+    Batches,
+    Constraint,
+    LoopOptions,
+    Objective,
+    OptimizerSpec,
+    known_by_its_call,
+    train,
+)
+from robustprune.search.lottery import survivors
+from robustprune.search.ticket import Ticket, chosen_objective, copy_on, layers_to_mask
+from robustprune.sparsity import (
+    Allocation,
+    MaskSet,
+    apply_masks,
+    bake,
+    check_allocation,
+    check_density,
+    check_pattern,
+    count_kept,
+    group_weight,
+)
+
+GRADUAL_OPTIMIZER = OptimizerSpec(lr=0.1, momentum=0.9, weight_decay=5e-4)
+
+
+class Gradual(Constraint):
+    """Masks on the layers' weights that keep ever fewer of them, by d_t of `prune_gradual`.
+
+    Each update keeps the largest |w| of what is left. The record of an epoch says which density
+    was reached ("density").
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: Mapping[str, nn.Module],
+        *,
+        density: float,
+        pattern: str,
+        allocate: Allocation,
+        start: float,
+        stop: float,
+        every: int | None,
+        epochs: int,
+    ) -> None:
+        # a checkpoint tells by the epochs, too, whose it is: the path depends on them
+        self.epochs = epochs
+        self.layers, self.density, self.pattern = layers, density, pattern
+        self.allocate, self.start, self.stop, self.every = allocate, start, stop, every
+        self.first, self.steps, self.updates, self.done = 0, 1, 1, 0
+        weights = {name: cast(Tensor, layer.weight) for name, layer in layers.items()}
+        full = {name: torch.ones(w.shape, dtype=torch.bool) for name, w in weights.items()}
+        apply_masks(network, MaskSet(full))
+
+    def bind(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        steps_per_epoch: int | None,
+        epochs: int,
+    ) -> None:
+        """Turn fractions of the training into steps.
+
+        Raises:
+            ValueError: a loader without a length, or no update between start and stop.
+        """
+        if steps_per_epoch is None:
+            raise ValueError(
+                "gradual pruning needs to know how many steps there are, and the loader has no "
+                "length; give one with __len__"
+            )
+        total = steps_per_epoch * epochs
+        self.first = int(self.start * total)
+        way = int(self.stop * total) - self.first
+        if way < (self.every or 1):
+            raise ValueError(
+                f"every={self.every or 1} leaves no update between start={self.start:g} and "
+                f"stop={self.stop:g} of {total} steps, which are {way}; lower it, or train longer"
+            )
+        self.steps = self.every or max(1, way // 100)
+        self.updates = way // self.steps
+
+    def share(self, density: float) -> float:
+        """d_t after the updates that are done, of a path down to `density`."""
+        left = 1 - self.done / self.updates
+        return density + (1 - density) * left**3
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, step: int) -> None:
+        done, rest = divmod(step - self.first, self.steps)
+        if rest == 0 and 0 < done <= self.updates:
+            self.prune(model, done)
+
+    def prune(self, model: nn.Module, done: int) -> None:
+        """Make an update, the last one of `done`."""
+        self.done = done
+        density, pattern = self.share(self.density), self.pattern
+        if ":" in pattern:  # of every M as many as d_t asks for, rounded up
+            most = int(pattern.partition(":")[2])
+            kept = count_kept(density, most)
+            if kept == most:
+                return
+            pattern, density = f"{kept}:{most}", kept / most
+        masks = survivors(
+            model, self.layers, self.masks(model), self.density,
+            (lambda _: density) if ":" in pattern else self.share,
+            pattern=pattern, allocate=self.allocate,
+        )  # fmt: skip
+        for name, mask in masks.items():
+            self._mask(name).copy_(mask)
+
+    def _mask(self, name: str) -> Tensor:
+        listed = cast(Mapping[str, ParametrizationList], self.layers[name].parametrizations)
+        return cast(Tensor, listed["weight"][0].mask)
+
+    def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, float]:
+        return {"density": self.masks(model).density}
+
+    def masks(self, model: nn.Module) -> MaskSet:
+        return MaskSet({name: self._mask(name) for name in self.layers})
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The updates that are done; the masks are among the model's buffers."""
+        return {"done": torch.tensor(self.done)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.done = int(state["done"])
+
+
+def check_way(start: float, stop: float) -> None:
+    """Raises ValueError unless 0 ≤ start < stop ≤ 1."""
+    if not 0 <= start < stop <= 1:
+        raise ValueError(
+            f"start={start:g} and stop={stop:g} must be fractions of the training with "
+            "0 <= start < stop <= 1"
+        )
+
+
+@known_by_its_call
+def prune_gradual(
+    model: nn.Module,
+    loader: Batches,
+    *,
+    density: float,
+    attack: Attack | None = None,
+    objective: Objective | None = None,
+    pattern: str = "element",
+    allocate: Allocation = "layer",
+    dense: Iterable[str] = (),
+    epochs: int = 100,
+    optimizer: OptimizerSpec = GRADUAL_OPTIMIZER,
+    start: float = 0.0,
+    stop: float = 0.75,
+    every: int | None = None,
+    **loop: Unpack[LoopOptions],
+) -> Ticket:
+    """Train a network and prune it on the way, in n updates that are Δ steps apart. After update i
+    the largest |w| of those left are kept, as many as the density
+
+        d_i = d + (1 − d) (1 − i/n)³,   i = 1 … n
+
+    asks for (Zhu & Gupta 2017, arXiv 1710.01878, Eq. 1, written for d = 1 − sparsity, from a dense
+    network on). What is pruned never comes back. The weights that are left go on training.
+
+    Args:
+        model: a fresh or a trained network. Copied, never changed.
+        loader: yields (x, y) batches, and has a length.
+        density: d, kept fraction of the groups at the end, in (0, 1].
+        attack: the inner maximisation; exactly one of `attack` and `objective` is needed.
+        pattern: see `robustprune.sparsity.patterns`. Of "N:M", ⌈d_i · M⌉ of every M stay.
+        allocate: see `robustprune.sparsity.allot`; densities for each layer have a path each.
+        dense: layers to leave whole: "first", "last" or layer names.
+        start, stop: fractions of the training between which the updates are.
+        every: Δ, steps between two updates; None makes 100 updates, or one a step.
+        loop: how the training runs: the options of `LoopOptions`, which `train` explains.
+
+    Returns:
+        Ticket(masks, model, history); the records carry the density that was reached.
+
+    Raises:
+        ValueError: an option out of range, a loader without a length, no step for an update, or
+            nothing to mask.
+        TrainingDiverged: the loss became non-finite.
+    """
+    check_pattern(pattern, check_density(density))
+    check_way(start, stop)
+    if every is not None and every < 1:
+        raise ValueError(f"every={every} must be at least 1, in steps")
+    objective = chosen_objective(attack, objective)
+    network = copy_on(model, loop.get("device")).requires_grad_(True)
+    layers = layers_to_mask(network, dense)
+    groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
+    check_allocation(allocate, groups, density)
+    constraint = Gradual(
+        network, layers, density=density, pattern=pattern, allocate=allocate,
+        start=start, stop=stop, every=every, epochs=epochs,
+    )  # fmt: skip
+    loop.setdefault("title", f"gradual {density:.0%}")
+    history = train(
+        network,
+        loader,
+        objective,
+        optimizer=optimizer,
+        epochs=epochs,
+        constraint=constraint,
+        **loop,
+    )
+    if constraint.done < constraint.updates:  # the loader gave fewer batches than its length says
+        constraint.prune(network, constraint.updates)
+    return Ticket(constraint.masks(network), bake(network), history)
