@@ -192,14 +192,19 @@ def prune_gradual(
         Ticket(masks, model, history); the records carry the density that was reached.
 
     Raises:
-        ValueError: an option out of range, a loader without a length, no step for an update, or
-            nothing to mask.
+        ValueError: an option out of range, a loader without a length, no step for an update, a
+            validation, which could choose an epoch that is not sparse yet, or nothing to mask.
         TrainingDiverged: the loss became non-finite.
     """
     check_pattern(pattern, check_density(density))
     check_way(start, stop)
     if every is not None and every < 1:
         raise ValueError(f"every={every} must be at least 1, in steps")
+    if loop.get("validation") is not None:
+        raise ValueError(
+            "validation could choose an epoch before the network is sparse; leave it out, and the "
+            "last epoch is the result"
+        )
     objective = chosen_objective(attack, objective)
     network = copy_on(model, loop.get("device")).requires_grad_(True)
     layers = layers_to_mask(network, dense)

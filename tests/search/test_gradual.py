@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from attacks import PGD, ThreatModel
-from robustprune.minmax import Adversarial, Checkpoint, Natural, OptimizerSpec, train
+from robustprune.minmax import Adversarial, Checkpoint, Natural, OptimizerSpec, Validation, train
 from robustprune.run.sections import GradualSection
 from robustprune.search import Ticket, finetune_ticket
 from robustprune.search.gradual import Gradual, prune_gradual
@@ -247,6 +247,7 @@ def test_a_loader_that_gives_less_than_it_says_still_leads_to_the_density() -> N
         ({"every": 0}, "every=0 must be at least 1"),
         ({"every": 10}, "every=10 leaves no update between start=0 and stop=0.75 of 12 steps"),
         ({"loader": NoLength()}, "the loader has no length"),
+        ({"validation": Validation(loader=examples())}, "before the network is sparse"),
         ({"pattern": "2:4"}, "keeps exactly 0.5"),
         ({"objective": Natural(), "attack": ATTACK}, "either `attack` or `objective`"),
     ],
