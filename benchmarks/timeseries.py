@@ -161,8 +161,9 @@ def pruned(setting: Setting, method: str, search: str, dense: Callable[[], nn.Mo
     if search == "lottery":
         start = setting.network("pruning")
         return find_lottery_ticket(
-            start, loader, rounds=2, epochs=case.epochs, optimizer=case.optimizer(), **common
-        ).model
+            start, loader, rounds=2, epochs=case.epochs, optimizer=case.optimizer(),
+            allocate="global", **common,
+        ).model  # fmt: skip
     if search == "admm":
         ticket = prune_admm(
             dense(), loader, epochs=case.epochs, every=5, rho=1e-2, optimizer=gentle, **common

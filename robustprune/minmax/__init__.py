@@ -15,7 +15,7 @@ from robustprune.minmax.objectives import (
     OnAttacked,
     Trades,
 )
-from robustprune.minmax.optimizers import OptimizerSpec
+from robustprune.minmax.optimizers import OptimizerLike, OptimizerSpec, TorchOptimizer
 from robustprune.minmax.options import LoopOptions, Validation
 from robustprune.minmax.result import Objective, StepResult, tally
 from robustprune.minmax.resume import Checkpoint, EpochRecord
@@ -40,9 +40,11 @@ __all__ = [
     "Natural",
     "Objective",
     "OnAttacked",
+    "OptimizerLike",
     "OptimizerSpec",
     "Repeated",
     "StepResult",
+    "TorchOptimizer",
     "Trades",
     "TrainingDiverged",
     "Validation",

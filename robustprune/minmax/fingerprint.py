@@ -13,7 +13,7 @@ from torch import nn
 
 from robustprune.minmax.batches import Batches
 from robustprune.minmax.constraint import Callback
-from robustprune.minmax.optimizers import OptimizerSpec
+from robustprune.minmax.optimizers import OptimizerLike
 from robustprune.minmax.options import Validation
 from robustprune.minmax.result import Objective
 from robustprune.minmax.resume import Checkpoint
@@ -25,7 +25,16 @@ T = TypeVar("T")
 #: where, how fast and how loudly a call runs
 _ASIDE = ("checkpoint", "device", "title", "quiet", "on_epoch", "compile", "channels_last")
 #: what changes the result of the options that searches hand on to the loop, and their defaults
-_LOOP: Mapping[str, object] = {"average": None, "amp": False}
+_LOOP: Mapping[str, object] = {"validation": None, "average": None, "amp": False}
+#: options that searches took later, by the value at which a checkpoint of before is taken up
+_LATER: Mapping[str, Mapping[str, object]] = {
+    "prune_admm": {"seed": 0},
+    "prune_scores": {"seed": 0},
+    "prune_gradual": {"seed": 0},
+    "find_lottery_ticket": {"seed": 0},
+    "find_language_ticket": {"pattern": "element", "allocate": "global"},
+    "finetune_ticket": {"attack": None},
+}
 
 
 def known_by_its_call(search: Callable[P, T]) -> Callable[P, T]:
@@ -43,6 +52,9 @@ def known_by_its_call(search: Callable[P, T]) -> Callable[P, T]:
             loop = [n for n, p in signature.parameters.items() if p.kind is p.VAR_KEYWORD]
             for name in loop:
                 options |= options.pop(name)
+            for name, before in _LATER.get(search.__name__, {}).items():
+                if options[name] == before:
+                    del options[name]
             call = {"search": search.__name__, **told(options, checkpoint)}
             kwargs["checkpoint"] = replace(checkpoint, call=call)
         return search(*args, **kwargs)
@@ -76,7 +88,7 @@ def training_call(
     *,
     loader: Batches,
     objective: Objective,
-    optimizer: OptimizerSpec,
+    optimizer: OptimizerLike,
     epochs: int,
     constraint: Callback | None,
     validation: Validation | None,

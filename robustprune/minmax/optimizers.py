@@ -1,14 +1,16 @@
-"""Optimizer and learning-rate schedule as one value."""
+"""Optimizer and learning-rate schedule as one value: settings, or torch's own classes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from robustprune.run.suggest import did_you_mean
 
@@ -103,22 +105,121 @@ class OptimizerSpec:
         return self.lr * factor
 
 
-def check_optimizer(optimizer: object) -> None:
-    """Raise ValueError unless it is an `OptimizerSpec`, with the one to give in its place."""
-    if isinstance(optimizer, OptimizerSpec):
-        return
-    kind = optimizer if isinstance(optimizer, type) else type(optimizer)
-    options = ["lr=0.1"]
+@dataclass(frozen=True)
+class TorchOptimizer:
+    """An optimizer of torch's kind, with a scheduler of torch's kind.
+
+    Attributes:
+        make: parameters -> optimizer, such as `functools.partial(torch.optim.AdamW, lr=1e-3)`.
+        scheduler: optimizer -> scheduler; None for a rate that stays as it is.
+        each: what the scheduler counts.
+
+    Raises:
+        ValueError: `each` is neither "epoch" nor "step", or has no effect.
+    """
+
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+    scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None
+    each: Literal["epoch", "step"] = "epoch"
+
+    def __post_init__(self) -> None:
+        if self.each not in ("epoch", "step"):
+            raise ValueError(f"each={self.each!r} of a TorchOptimizer must be 'epoch' or 'step'")
+        if self.scheduler is None and self.each != "epoch":
+            raise ValueError(f"each={self.each!r} has no effect without a scheduler; leave it out")
+
+    def depends_on_the_end(self) -> bool:
+        """A scheduler knows its end from its own options, which stay what they are."""
+        return False
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        moving = list(parameters)
+        made = self.make(moving)
+        if not isinstance(made, torch.optim.Optimizer):
+            raise ValueError(
+                f"the optimizer's factory returned a {type(made).__name__}; let it return a "
+                "torch.optim.Optimizer of the parameters that it is called with"
+            )
+        if isinstance(made, torch.optim.LBFGS):
+            raise ValueError("LBFGS evaluates the loss several times a step; take SGD or Adam")
+        held = [id(parameter) for group in made.param_groups for parameter in group["params"]]
+        if set(held) != {id(parameter) for parameter in moving}:
+            raise ValueError(
+                "the optimizer's factory returned one of other parameters than it was called with; "
+                "a search trains a copy of the network: take the factory's argument"
+            )
+        return made
+
+
+#: what the loop takes as its optimizer; see `understood`
+OptimizerLike = OptimizerSpec | TorchOptimizer | Callable[..., torch.optim.Optimizer]
+
+
+def understood(optimizer: object) -> OptimizerSpec | TorchOptimizer:
+    """Settings as they are; a class of torch.optim, a `functools.partial` of one, or any other
+    function of the parameters as a `TorchOptimizer`.
+
+    Raises:
+        ValueError: something else, such as an optimizer that is built already.
+    """
+    if isinstance(optimizer, OptimizerSpec | TorchOptimizer):
+        return optimizer
+    if callable(optimizer):
+        return TorchOptimizer(optimizer)
+    kind, options = type(optimizer), ["lr=0.1"]
     if isinstance(optimizer, torch.optim.Optimizer):
         group = optimizer.param_groups[0]
         given = [k for k in ("lr", "momentum", "weight_decay") if isinstance(group.get(k), float)]
         options = [f"{key}={group[key]:g}" for key in given] or options
-    if kind.__name__.lower() in get_args(OptimizerName):
-        options = [f"name={kind.__name__.lower()!r}", *options]
+        made = f"functools.partial(torch.optim.{kind.__name__}, {', '.join(options)})"
+        raise ValueError(
+            f"optimizer is a {kind.__name__} that holds parameters already, and a search trains a "
+            f"copy of the network; give {made}, or OptimizerSpec"
+        )
     raise ValueError(
         f"optimizer is of type {kind.__module__}.{kind.__name__}; give its settings as "
-        f"OptimizerSpec({', '.join(options)}): the loop builds it for what a search moves"
+        f"OptimizerSpec({', '.join(options)}), or a function of the parameters, such as a class of "
+        "torch.optim"
     )
+
+
+class Rates:
+    """Sets the learning rate of an optimizer while a training of `epochs` goes on."""
+
+    def __init__(
+        self, like: OptimizerSpec | TorchOptimizer, optimizer: torch.optim.Optimizer, epochs: int
+    ) -> None:
+        self.like, self.optimizer, self.epochs = like, optimizer, epochs
+        self.scheduler: LRScheduler | None = None
+        if isinstance(like, TorchOptimizer) and like.scheduler is not None:
+            self.scheduler = like.scheduler(optimizer)
+            if isinstance(self.scheduler, ReduceLROnPlateau):
+                raise ValueError(
+                    "ReduceLROnPlateau looks at a measure, which the loop does not hand on; take a "
+                    "scheduler that counts, such as MultiStepLR or CosineAnnealingLR"
+                )
+
+    @property
+    def lr(self) -> float:
+        """The rate to name where a training fails."""
+        if isinstance(self.like, OptimizerSpec):
+            return self.like.lr
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def before_step(self, epoch: float) -> None:
+        """Called with the fractional epoch."""
+        if isinstance(self.like, OptimizerSpec):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.like.lr_at(epoch, self.epochs)
+
+    def after(self, what: Literal["epoch", "step"], times: int = 1) -> None:
+        """Called after each step and each epoch; after a resume for all before it."""
+        if self.scheduler is not None and getattr(self.like, "each", None) == what:
+            with warnings.catch_warnings():
+                if times != 1:  # the optimizer's steps were another process's
+                    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler")
+                for _ in range(times):
+                    self.scheduler.step()
 
 
 def _fused(moving: list[nn.Parameter]) -> bool | None:

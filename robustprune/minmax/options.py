@@ -74,6 +74,7 @@ class LoopOptions(TypedDict, total=False):
     """How a training runs, not what it learns: every search hands these on to `train`, whose
     docstring explains them."""
 
+    validation: Validation | None
     average: float | None
     amp: bool
     channels_last: bool

@@ -23,7 +23,7 @@ from robustprune.minmax.batches import (
 from robustprune.minmax.constraint import Callback
 from robustprune.minmax.dense import DenseGradients
 from robustprune.minmax.finite import culprit, culprit_of_attack, finite, first_weight
-from robustprune.minmax.optimizers import OptimizerSpec
+from robustprune.minmax.optimizers import Rates
 from robustprune.minmax.options import Validation
 from robustprune.minmax.progress import Meter
 from robustprune.minmax.result import Objective, StepResult
@@ -54,8 +54,8 @@ class Training:
     model: nn.Module
     loader: Batches
     objective: Objective
-    optimizer: OptimizerSpec
     descent: torch.optim.Optimizer
+    rates: Rates
     moving: list[nn.Parameter]
     epochs: int
     meter: Meter
@@ -86,6 +86,8 @@ class Training:
         self.keeper = keeper
         with first_before_others():
             self.progress = keeper.resume()
+        self.rates.after("step", times=self.progress.step)
+        self.rates.after("epoch", times=self.progress.epoch)
         self.good = snapshot(self.model, self.good)
 
     def over(self) -> bool:
@@ -109,6 +111,7 @@ class Training:
         record = self._train_epoch()
         progress = self.progress
         progress.epoch, progress.batch, progress.seconds = progress.epoch + 1, 0, 0.0
+        self.rates.after("epoch")
         if self.constraint is not None:
             figures = self.constraint.after_epoch(self.model, progress.epoch)
             record = replace(record, figures=figures)
@@ -164,8 +167,7 @@ class Training:
         x, y, share = own_part(x, y)
         fraction = (progress.batch + 0.5) / (self.meter.length or progress.batch + 1)
         epoch = progress.epoch + fraction
-        for group in self.descent.param_groups:
-            group["lr"] = self.optimizer.lr_at(epoch, self.epochs)
+        self.rates.before_step(epoch)
         self.descent.zero_grad(set_to_none=True)
         asked = constraint is not None and constraint.wants_dense_gradients(progress.step + 1)
         with computed_once(model), DenseGradients(model, asked=asked) as dense:
@@ -185,6 +187,7 @@ class Training:
             if share > 0:
                 self.meter.update(result, model, x, y)
         self.descent.step()
+        self.rates.after("step")
         progress.batch += 1
         progress.step += 1
         if constraint is not None:
@@ -230,5 +233,5 @@ class Training:
         self.model.load_state_dict(self.good)
         raise TrainingDiverged(
             f"{self.meter.title}: {what} became non-finite in epoch {epoch + 1}; the last good "
-            f"state is kept; {advice or f'try a learning rate below {self.optimizer.lr:g}'}"
+            f"state is kept; {advice or f'try a learning rate below {self.rates.lr:g}'}"
         )

@@ -13,7 +13,7 @@ from robustprune.minmax.batches import Batches, check_loader, length_of
 from robustprune.minmax.compiled import compiled
 from robustprune.minmax.constraint import Callback
 from robustprune.minmax.fingerprint import training_call
-from robustprune.minmax.optimizers import OptimizerSpec, check_optimizer
+from robustprune.minmax.optimizers import OptimizerLike, Rates, understood
 from robustprune.minmax.options import Validation
 from robustprune.minmax.progress import Meter
 from robustprune.minmax.result import Objective
@@ -29,7 +29,7 @@ def train(
     loader: Batches,
     objective: Objective,
     *,
-    optimizer: OptimizerSpec,
+    optimizer: OptimizerLike,
     epochs: int,
     parameters: Sequence[nn.Parameter] | None = None,
     constraint: Callback | None = None,
@@ -57,6 +57,8 @@ def train(
             Any other draws from torch's global generator, which is kept after each epoch.
         objective: one with `before_epoch(model, epoch)` is told of each epoch (counted from 0)
             before its first batch; one with a state, as above, keeps it in a checkpoint.
+        optimizer: settings; or a class of torch.optim, a `functools.partial` of one or a function
+            of the parameters; a `TorchOptimizer` has a scheduler, too.
         parameters: what moves; default (None) all parameters that require a gradient.
         constraint: what the search adds to the loop.
         validation: choose the epoch on held-out training data; default the last.
@@ -84,7 +86,7 @@ def train(
         TrainingDiverged: loss, gradients or weights became non-finite: the message says where
             first. The model is then back where the epoch began, or where it was resumed.
     """
-    check_optimizer(optimizer)
+    optimizer = understood(optimizer)
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     moving = _moving(model, parameters)
@@ -98,14 +100,15 @@ def train(
     if amp:
         warn_of_emulated_bfloat16(device)
     meter = Meter(title, epochs=epochs, length=length_of(loader), quiet=quiet)
+    descent = optimizer.build(moving)
     training = Training(
-        model, loader, objective, optimizer, optimizer.build(moving), moving, epochs, meter,
+        model, loader, objective, descent, Rates(optimizer, descent, epochs), moving, epochs, meter,
         device=device, constraint=constraint, validation=validation,
         averaged=None if average is None else WeightAverage(model, average),
         amp=amp, channels_last=channels_last,
     )  # fmt: skip
     if constraint is not None:
-        constraint.bind(model, training.descent, meter.length, epochs)
+        constraint.bind(model, descent, meter.length, epochs)
     if checkpoint is not None:
         call = training_call(
             checkpoint, model, moving, loader=loader, objective=objective, optimizer=optimizer,
@@ -114,9 +117,7 @@ def train(
         # where no rate and no choice of an epoch looks at the end, fewer epochs are a beginning
         every_epoch = validation is None or validation.every == 1
         longer = every_epoch and not optimizer.depends_on_the_end()
-        training.resume(
-            Keeper(checkpoint, model, training.descent, training.parts(), call, longer=longer)
-        )
+        training.resume(Keeper(checkpoint, model, descent, training.parts(), call, longer=longer))
     with compiled(model) if compile else nullcontext(), meter:
         while not training.over():
             record = training.run_epoch()

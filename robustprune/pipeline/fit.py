@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-from robustprune.minmax import Checkpoint, LoopOptions, Natural, OptimizerSpec, train
+from robustprune.minmax import Checkpoint, LoopOptions, Natural, OptimizerSpec, Validation, train
 from robustprune.pipeline.shared import Run
 from robustprune.run.checkpoint import load_state
 from robustprune.run.config import TrainingSection
@@ -92,8 +92,7 @@ def fit_dense(
             objective,
             optimizer=optimizer_of(section),
             epochs=section.epochs,
-            validation=run.validation(attacked=robust),
-            **loop_options(run, checkpoint, name),
+            **loop_options(run, checkpoint, name, run.validation(attacked=robust)),
         )
         return Ticket(full_masks(model), model, history)
 
@@ -115,16 +114,17 @@ def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
             optimizer=optimizer_of(section),
             init=section.init if mode == "reinit" else None,
             seed=run.config.seed + 1,
-            validation=run.validation(attacked=True),
-            **loop_options(run, checkpoint, name),
+            **loop_options(run, checkpoint, name, run.validation(attacked=True)),
         )
 
     return fit(run, name, f"{ticket.title}, fine-tuned ({mode})", make)
 
 
-def loop_options(run: Run, checkpoint: Checkpoint, title: str) -> LoopOptions:
+def loop_options(
+    run: Run, checkpoint: Checkpoint, title: str, validation: Validation | None = None
+) -> LoopOptions:
     """How every training of a run goes, whatever it learns."""
-    return {
+    options: LoopOptions = {
         "average": run.config.loop.average,
         "amp": run.config.loop.amp,
         "channels_last": run.config.loop.channels_last,
@@ -134,6 +134,7 @@ def loop_options(run: Run, checkpoint: Checkpoint, title: str) -> LoopOptions:
         "title": title,
         "quiet": run.quiet,
     }
+    return options if validation is None else {**options, "validation": validation}
 
 
 def optimizer_of(section: TrainingSection) -> OptimizerSpec:

@@ -15,11 +15,20 @@ from robustprune.minmax import (
     Constraint,
     LoopOptions,
     Objective,
-    OptimizerSpec,
+    OptimizerLike,
     known_by_its_call,
     train,
 )
-from robustprune.search.ticket import Ticket, chosen_objective, copy_on, layers_to_mask
+from robustprune.search.ticket import (
+    DRAWS_NOTHING,
+    EPOCHS,
+    OPTIMIZER,
+    Ticket,
+    chosen_objective,
+    copy_on,
+    layers_to_mask,
+    refuse_others,
+)
 from robustprune.sparsity import (
     Allocation,
     MaskSet,
@@ -30,8 +39,6 @@ from robustprune.sparsity import (
     keep_best,
 )
 from robustprune.sparsity.criteria import at_least_float32, weights_of
-
-ADMM_OPTIMIZER = OptimizerSpec(lr=0.01, momentum=0.9, weight_decay=1e-4)
 
 #: W + U by parameter name, and ρ -> the masks of Z
 Support = Callable[[Mapping[str, Tensor], float], MaskSet]
@@ -123,18 +130,19 @@ def prune_admm(
     loader: Batches,
     *,
     density: float | None = None,
-    l1: float | None = None,
     attack: Attack | None = None,
     objective: Objective | None = None,
-    epochs: int = 200,
-    optimizer: OptimizerSpec = ADMM_OPTIMIZER,
+    pattern: str = "element",
+    allocate: Allocation = "layer",
+    dense: Iterable[str] = (),
+    seed: int = 0,
+    epochs: int = EPOCHS,
+    optimizer: OptimizerLike = OPTIMIZER,
+    l1: float | None = None,
     rho: float = 1e-3,
     rho_growth: float = 1.3,
     rho_max: float = 1.0,
     every: int = 20,
-    pattern: str = "element",
-    allocate: Allocation = "layer",
-    dense: Iterable[str] = (),
     **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """Drive a (pretrained) network's weights towards a sparsity set while it goes on training:
@@ -151,6 +159,8 @@ def prune_admm(
         density: kept fraction of the groups, in (0, 1]; exactly one of `density` and `l1`.
         l1: λ > 0; the support of the last Z, at least one weight a layer, is the mask.
         attack: the inner maximisation; exactly one of `attack` and `objective` is needed.
+        seed: draws nothing here, and is refused.
+        epochs, optimizer: the paper takes 200 epochs and OptimizerSpec(lr=0.01, weight_decay=1e-4).
         rho: ρ of the first epoch; multiplied by `rho_growth` at each update up to `rho_max`.
         every: epochs between two updates of Z and U, at most `epochs`.
         pattern: see `robustprune.sparsity.patterns`; with `l1` always element.
@@ -165,6 +175,7 @@ def prune_admm(
         ValueError: an option out of range, nothing to mask, a batch that does not fit the model.
         TrainingDiverged: the loss became non-finite.
     """
+    refuse_others(DRAWS_NOTHING, seed=(seed, 0))
     if (density is None) == (l1 is None):
         raise ValueError("give either `density` or `l1`, not both and not neither")
     if l1 is not None and not l1 > 0:
@@ -207,8 +218,8 @@ def prune_admm(
         network,
         loader,
         objective,
-        optimizer=optimizer,
         epochs=epochs,
+        optimizer=optimizer,
         constraint=constraint,
         **loop,
     )

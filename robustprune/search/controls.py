@@ -13,14 +13,13 @@ from robustprune.minmax import (
     Batches,
     LoopOptions,
     Objective,
-    OptimizerSpec,
-    Validation,
+    OptimizerLike,
     known_by_its_call,
     train,
 )
 from robustprune.search.initialise import InitName, initialise
-from robustprune.search.lottery import LOTTERY_OPTIMIZER, LotteryTicket
-from robustprune.search.ticket import Ticket, chosen_objective, copy_on
+from robustprune.search.lottery import LotteryTicket
+from robustprune.search.ticket import EPOCHS, OPTIMIZER, Ticket, chosen_objective, copy_on
 from robustprune.sparsity import MaskSet, apply_masks, bake, maskable_layers
 
 ControlName = Literal["random", "reinit"]
@@ -35,11 +34,10 @@ def train_control(
     *,
     attack: Attack | None = None,
     objective: Objective | None = None,
-    epochs: int,
-    optimizer: OptimizerSpec = LOTTERY_OPTIMIZER,
-    init: InitName | None = None,
     seed: int = 0,
-    validation: Validation | None = None,
+    epochs: int = EPOCHS,
+    optimizer: OptimizerLike = OPTIMIZER,
+    init: InitName | None = None,
     **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """What a ticket must beat: the same training with one thing changed.
@@ -66,9 +64,8 @@ def train_control(
         network,
         loader,
         objective,
-        optimizer=optimizer,
         epochs=epochs,
-        validation=validation,
+        optimizer=optimizer,
         **loop,
     )
     return Ticket(masks, bake(network), history)

@@ -8,17 +8,17 @@ import torch
 from torch import nn
 from typing_extensions import Unpack
 
+from attacks import Attack
 from robustprune.minmax import (
     Batches,
     LoopOptions,
     Objective,
-    OptimizerSpec,
-    Validation,
+    OptimizerLike,
     known_by_its_call,
     train,
 )
 from robustprune.search.initialise import InitName, initialise
-from robustprune.search.ticket import Ticket, copy_on
+from robustprune.search.ticket import EPOCHS, OPTIMIZER, Ticket, chosen_objective, copy_on
 from robustprune.sparsity import MaskSet, apply_masks, bake, maskable_layers
 
 FinetuneMode = Literal["inherit", "reinit", "full"]
@@ -29,20 +29,22 @@ FINETUNE_MODES: tuple[FinetuneMode, ...] = get_args(FinetuneMode)
 def finetune_ticket(
     ticket: Ticket,
     loader: Batches,
-    objective: Objective,
+    objective: Objective | None = None,
     *,
-    mode: FinetuneMode = "inherit",
-    epochs: int,
-    optimizer: OptimizerSpec,
-    init: InitName | None = None,
+    attack: Attack | None = None,
     seed: int = 0,
-    validation: Validation | None = None,
+    epochs: int = EPOCHS,
+    optimizer: OptimizerLike = OPTIMIZER,
+    mode: FinetuneMode = "inherit",
+    init: InitName | None = None,
     **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """Train the weights of a ticket that was found without training them
     (arXiv 2110.14068, Sec. 3.4).
 
     Args:
+        objective, attack: what is descended; exactly one is needed. With `attack` it is adversarial
+            training.
         mode: "inherit" starts at the ticket's own random weights, m ⊙ θ; "reinit" draws fresh
             ones (`init`, `seed`) under the same mask; "full" starts at m ⊙ θ and lets go of the
             mask, so that the result is dense.
@@ -60,6 +62,7 @@ def finetune_ticket(
         raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(FINETUNE_MODES)}")
     if init is not None and mode != "reinit":
         raise ValueError(f"init={init!r} is of mode 'reinit'; mode {mode!r} draws no weights")
+    objective = chosen_objective(attack, objective)
     network = copy_on(ticket.model, loop.get("device")).requires_grad_(True)
     masks = ticket.masks
     if mode == "reinit":
@@ -75,9 +78,8 @@ def finetune_ticket(
         network,
         loader,
         objective,
-        optimizer=optimizer,
         epochs=epochs,
-        validation=validation,
+        optimizer=optimizer,
         **loop,
     )
     return Ticket(masks, bake(network), history)

@@ -16,12 +16,21 @@ from robustprune.minmax import (
     Constraint,
     LoopOptions,
     Objective,
-    OptimizerSpec,
+    OptimizerLike,
     known_by_its_call,
     train,
 )
 from robustprune.search.lottery import survivors
-from robustprune.search.ticket import Ticket, chosen_objective, copy_on, layers_to_mask
+from robustprune.search.ticket import (
+    DRAWS_NOTHING,
+    EPOCHS,
+    OPTIMIZER,
+    Ticket,
+    chosen_objective,
+    copy_on,
+    layers_to_mask,
+    refuse_others,
+)
 from robustprune.sparsity import (
     Allocation,
     MaskSet,
@@ -33,8 +42,6 @@ from robustprune.sparsity import (
     count_kept,
     group_weight,
 )
-
-GRADUAL_OPTIMIZER = OptimizerSpec(lr=0.1, momentum=0.9, weight_decay=5e-4)
 
 
 class Gradual(Constraint):
@@ -161,8 +168,9 @@ def prune_gradual(
     pattern: str = "element",
     allocate: Allocation = "layer",
     dense: Iterable[str] = (),
-    epochs: int = 100,
-    optimizer: OptimizerSpec = GRADUAL_OPTIMIZER,
+    seed: int = 0,
+    epochs: int = EPOCHS,
+    optimizer: OptimizerLike = OPTIMIZER,
     start: float = 0.0,
     stop: float = 0.75,
     every: int | None = None,
@@ -184,6 +192,7 @@ def prune_gradual(
         pattern: see `robustprune.sparsity.patterns`. Of "N:M", ⌈d_i · M⌉ of every M stay.
         allocate: see `robustprune.sparsity.allot`; densities for each layer have a path each.
         dense: layers to leave whole: "first", "last" or layer names.
+        seed: draws nothing here, and is refused.
         start, stop: fractions of the training between which the updates are.
         every: Δ, steps between two updates; None makes 100 updates, or one a step.
         loop: how the training runs: the options of `LoopOptions`, which `train` explains.
@@ -197,6 +206,7 @@ def prune_gradual(
         TrainingDiverged: the loss became non-finite.
     """
     check_pattern(pattern, check_density(density))
+    refuse_others(DRAWS_NOTHING, seed=(seed, 0))
     check_way(start, stop)
     if every is not None and every < 1:
         raise ValueError(f"every={every} must be at least 1, in steps")

@@ -20,8 +20,8 @@ from robustprune.minmax import (
     Learned,
     LoopOptions,
     Objective,
+    OptimizerLike,
     OptimizerSpec,
-    Validation,
     known_by_its_call,
 )
 from robustprune.search.lottery import LotteryTicket
@@ -31,9 +31,11 @@ from robustprune.search.ticket import (
     copy_on,
     device_of,
     learn_masks,
+    refuse_others,
     warn_of_left_out,
 )
 from robustprune.sparsity import (
+    Allocation,
     GateGroup,
     Granularity,
     MaskSet,
@@ -82,10 +84,8 @@ def expected_density(scores: Mapping[str, Tensor], groups: Mapping[str, GateGrou
 
 
 class HardConcreteGates(Learned):
-    """λ times the `expected_density`, the share of weights kept; puts gates on a frozen network.
-
-    One sample of the gates an optimizer step.
-    """
+    """λ times the `expected_density`, the share of weights kept; puts gates on a frozen network,
+    of which each optimizer step sees one sample."""
 
     def __init__(
         self,
@@ -136,8 +136,7 @@ class HardConcreteGates(Learned):
         return draw_masks(self.scores(), self.groups, self.density)
 
     def state_dict(self) -> dict[str, Tensor]:
-        draws = [gates.draw for gates in self.gates.values()]
-        return {"draw": torch.tensor(max(draws, default=0))}
+        return {"draw": torch.tensor(max((g.draw for g in self.gates.values()), default=0))}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.after_step(nn.Identity(), int(state["draw"]))
@@ -151,16 +150,17 @@ def find_language_ticket(
     density: float,
     attack: Attack | None = None,
     objective: Objective | None = None,
+    pattern: str = "element",
+    allocate: Allocation = "global",
+    dense: Iterable[str] = ("last",),
+    seed: int = 0,
+    epochs: int = 20,
+    optimizer: OptimizerLike = LANGUAGE_OPTIMIZER,
     pretrained: nn.Module | None = None,
     granularity: Granularity = "weight",
     penalty: float = 0.5,
     kept: float | None = 0.9,
     spread: float = 0.0,
-    epochs: int = 20,
-    optimizer: OptimizerSpec = LANGUAGE_OPTIMIZER,
-    dense: Iterable[str] = ("last",),
-    seed: int = 0,
-    validation: Validation | None = None,
     **loop: Unpack[LoopOptions],
 ) -> LanguageTicket:
     """Learn which weights of a fine-tuned language model to keep, under attack:
@@ -181,6 +181,7 @@ def find_language_ticket(
         density: kept fraction of the groups, in (0, 1]: exactly ⌈density · n⌉ of them.
         attack: the inner maximisation, such as PGD(ThreatModel("l2", eps, support=words)); exactly
             one of `attack` and `objective` is needed.
+        pattern, allocate: always "element" and "global" here; see `granularity`.
         pretrained: what the ticket's weights are reset to; default the fine-tuned ones.
         granularity: what lives or dies together: "weight", "head", "neuron" or "layer" (see
             `sparsity.gates`).
@@ -194,8 +195,7 @@ def find_language_ticket(
         dense: of granularity "weight", the layers to leave whole; default the classifier on top.
             Embeddings (tied ones too), norms and biases are never masked.
         seed: of the gates' samples.
-        validation: choose the epoch on held-out training data, with gates as `expected`.
-        loop: how the training runs: the options of `LoopOptions`, which `train` explains.
+        loop: options of `LoopOptions`, which `train` explains; validation has gates as `expected`.
 
     Returns:
         LanguageTicket; the records carry the expected density. Beyond the model's copy the search
@@ -207,6 +207,8 @@ def find_language_ticket(
         TrainingDiverged: the loss became non-finite.
     """
     check_density(density)
+    whole = "granularity says what lives or dies together, and all layers are compared"
+    refuse_others(whole, pattern=(pattern, "element"), allocate=(allocate, "global"))
     if not penalty >= 0:
         raise ValueError(f"penalty={penalty} must be at least 0, the weight λ of the kept share")
     if not 0 <= spread < math.inf:
@@ -224,14 +226,12 @@ def find_language_ticket(
     if pretrained is not None:
         _check_fits(pretrained, groups)
     constraint = HardConcreteGates(
-        network, groups, density=density, penalty=penalty, kept=kept, spread=spread,
-        seed=seed,
-    )  # fmt: skip
+        network, groups, density=density, penalty=penalty, kept=kept, spread=spread, seed=seed
+    )
     loop.setdefault("title", f"robust ticket {density:.0%}")
     masks, history = learn_masks(
-        network, loader, objective, constraint,
-        optimizer=optimizer, epochs=epochs, validation=validation, **loop,
-    )  # fmt: skip
+        network, loader, objective, constraint, epochs=epochs, optimizer=optimizer, **loop
+    )
     start = plain(model if pretrained is None else pretrained).to(device_of(network))
     start.requires_grad_(True)
     return LanguageTicket(masks, _masked(start, masks), history, start, constraint.scores(), groups)
@@ -261,10 +261,10 @@ def first_scores(
     """One score a group to start from: log-odds of `kept` (None: those with which R(m) is
     `density`), moved by spread · ρ, where ρ from −1 to 1 is the rank of the group's root mean
     square weight among all groups of all places."""
-    if spread:
-        moved = {name: spread * rank for name, rank in _ranks(model, groups).items()}
-    else:
-        moved = {name: torch.zeros(group.shape) for name, group in groups.items()}
+    ranks = (
+        _ranks(model, groups) if spread else {n: torch.zeros(g.shape) for n, g in groups.items()}
+    )
+    moved = {name: spread * rank for name, rank in ranks.items()}
     middle = _middle(moved, groups, density) if kept is None else score_of(kept)
     return {name: middle + part for name, part in moved.items()}
 

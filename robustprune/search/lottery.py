@@ -19,8 +19,7 @@ from robustprune.minmax import (
     EpochRecord,
     LoopOptions,
     Objective,
-    OptimizerSpec,
-    Validation,
+    OptimizerLike,
     known_by_its_call,
     train,
 )
@@ -29,7 +28,16 @@ from robustprune.minmax.resume import flatten, state_of, unflatten
 from robustprune.run.checkpoint import load_tensors, save_tensors
 from robustprune.run.fingerprint import check_same_call
 from robustprune.run.runtime import agreed, generator_states, restore_generators
-from robustprune.search.ticket import Ticket, chosen_objective, copy_on, layers_to_mask
+from robustprune.search.ticket import (
+    DRAWS_NOTHING,
+    EPOCHS,
+    OPTIMIZER,
+    Ticket,
+    chosen_objective,
+    copy_on,
+    layers_to_mask,
+    refuse_others,
+)
 from robustprune.sparsity import (
     Allocation,
     MaskSet,
@@ -44,8 +52,6 @@ from robustprune.sparsity import (
     maskable_layers,
 )
 from robustprune.sparsity.criteria import Scene, magnitude
-
-LOTTERY_OPTIMIZER = OptimizerSpec(lr=0.1, momentum=0.9, weight_decay=1e-4)
 
 
 @dataclass(frozen=True)
@@ -92,14 +98,14 @@ def find_lottery_ticket(
     density: float,
     attack: Attack | None = None,
     objective: Objective | None = None,
-    epochs: int = 160,
-    optimizer: OptimizerSpec = LOTTERY_OPTIMIZER,
+    pattern: str = "element",
+    allocate: Allocation = "layer",
+    dense: Iterable[str] = (),
+    seed: int = 0,
+    epochs: int = EPOCHS,
+    optimizer: OptimizerLike = OPTIMIZER,
     rounds: int | None = None,
     rewind: int = 0,
-    pattern: str = "element",
-    allocate: Allocation = "global",
-    dense: Iterable[str] = (),
-    validation: Validation | None = None,
     **loop: Unpack[LoopOptions],
 ) -> LotteryTicket:
     """Iterative magnitude pruning with rewinding: in each of n rounds train, keep the p^(i/n)
@@ -117,9 +123,10 @@ def find_lottery_ticket(
         rounds: n; 1 is one-shot, None removes 20% of the survivors a round. With N:M always 1.
         rewind: k, in optimizer steps of the first training and not beyond its last; 0 for the
             initial weights.
-        pattern, allocate: see `robustprune.sparsity`; "global" compares |w| over all layers.
+        pattern, allocate: see `robustprune.sparsity`; "global" compares |w| over all layers, as
+            the papers do.
         dense: layers to leave whole: "first", "last" or layer names.
-        validation: choose the epoch of each training on held-out training data.
+        seed: draws nothing here, and is refused.
         loop: how the training runs: the options of `LoopOptions`, which `train` explains.
             Every round keeps its own file beside the checkpoint and is not repeated.
 
@@ -131,6 +138,7 @@ def find_lottery_ticket(
         TrainingDiverged: the loss became non-finite.
     """
     check_pattern(pattern, check_density(density))
+    refuse_others(DRAWS_NOTHING, seed=(seed, 0))
     fixed = ":" in pattern  # N of every M: there is nothing in between
     if rounds is not None and rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1")
@@ -164,10 +172,9 @@ def find_lottery_ticket(
             network,
             loader,
             objective,
-            optimizer=optimizer,
             epochs=epochs,
+            optimizer=optimizer,
             constraint=at,
-            validation=validation,
             **of_part,
         )
         return bake(network), history

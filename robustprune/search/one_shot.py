@@ -39,14 +39,14 @@ def prune_one_shot(
     loader: Batches | None = None,
     *,
     density: float,
-    criterion: str = "magnitude",
     attack: Attack | None = None,
     objective: Objective | None = None,
-    batches: int = 4,
     pattern: str = "element",
     allocate: Allocation = "layer",
     dense: Iterable[str] = (),
     seed: int = 0,
+    criterion: str = "magnitude",
+    batches: int = 4,
     device: torch.device | str | None = None,
 ) -> Ticket:
     """Keep the weights that a criterion rates highest; nothing is trained.

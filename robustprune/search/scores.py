@@ -17,17 +17,20 @@ from robustprune.minmax import (
     Learned,
     LoopOptions,
     Objective,
-    OptimizerSpec,
-    Validation,
+    OptimizerLike,
     known_by_its_call,
 )
 from robustprune.search.popup import Popup, ScoreTopK, scaled_scores
 from robustprune.search.ticket import (
+    DRAWS_NOTHING,
+    EPOCHS,
+    OPTIMIZER,
     Ticket,
     chosen_objective,
     copy_on,
     layers_to_mask,
     learn_masks,
+    refuse_others,
 )
 from robustprune.sparsity import (
     Allocation,
@@ -46,7 +49,6 @@ from robustprune.sparsity.patterns import check_scores
 
 ScoreMethod = Literal["hydra", "harp"]
 SCORE_METHODS: tuple[ScoreMethod, ...] = get_args(ScoreMethod)
-SCORE_OPTIMIZER = OptimizerSpec(lr=0.1, momentum=0.9, weight_decay=1e-4)
 
 
 class _StraightThroughRate(torch.autograd.Function):
@@ -170,15 +172,15 @@ def prune_scores(
     loader: Batches,
     *,
     density: float,
-    method: ScoreMethod = "hydra",
     attack: Attack | None = None,
     objective: Objective | None = None,
-    epochs: int = 20,
-    optimizer: OptimizerSpec = SCORE_OPTIMIZER,
     pattern: str = "element",
     allocate: Allocation = "layer",
     dense: Iterable[str] = (),
-    validation: Validation | None = None,
+    seed: int = 0,
+    epochs: int = EPOCHS,
+    optimizer: OptimizerLike = OPTIMIZER,
+    method: ScoreMethod = "hydra",
     **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """Learn which weights of a pretrained network to keep, under the robust loss itself:
@@ -197,15 +199,19 @@ def prune_scores(
         pattern: see `robustprune.sparsity.patterns`; "harp" takes no N:M, whose rate is fixed.
         allocate: what each layer keeps ("hydra") or starts with ("harp").
         dense: layers to leave whole: "first", "last" or layer names.
-        validation: choose the epoch on held-out training data ("hydra"); default the last. Before
-            its end "harp" keeps more than the target, so that there an early epoch would win.
-        loop: how the training runs: the options of `LoopOptions`, which `train` explains.
+        seed: draws nothing here, and is refused.
+        epochs, optimizer: of the scores; the papers take 20 epochs and
+            OptimizerSpec(lr=0.1, weight_decay=1e-4).
+        loop: how the training runs: the options of `LoopOptions`, which `train` explains. "harp"
+            takes no validation: before its end it keeps more than the target, so that an early
+            epoch would win.
 
     Raises:
         ValueError: an option out of range, nothing to mask, a batch that does not fit the model.
         TrainingDiverged: the loss became non-finite.
     """
     check_pattern(pattern, check_density(density))
+    refuse_others(DRAWS_NOTHING, seed=(seed, 0))
     if method not in SCORE_METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(SCORE_METHODS)}")
     if method == "harp" and ":" in pattern:
@@ -215,7 +221,7 @@ def prune_scores(
             "harp learns what each layer keeps, and compares all groups of a layer, so that "
             "allocate='row' has no effect; set allocate to 'layer'"
         )
-    if method == "harp" and validation is not None:
+    if method == "harp" and loop.get("validation") is not None:
         raise ValueError("harp takes its last epoch; leave `validation` to the fine-tuning")
     objective = chosen_objective(attack, objective)
     network = copy_on(model, loop.get("device")).requires_grad_(False)
@@ -226,9 +232,8 @@ def prune_scores(
     )
     loop.setdefault("title", f"{method} {density:.0%}")
     masks, history = learn_masks(
-        network, loader, objective, constraint,
-        optimizer=optimizer, epochs=epochs, validation=validation, **loop,
-    )  # fmt: skip
+        network, loader, objective, constraint, epochs=epochs, optimizer=optimizer, **loop
+    )
     if isinstance(constraint, LearnedRates):
         constraint.settle()
     return Ticket(masks, bake(network).requires_grad_(True), history)

@@ -13,13 +13,14 @@ from robustprune.minmax import (
     Batches,
     LoopOptions,
     Objective,
-    OptimizerSpec,
-    Validation,
+    OptimizerLike,
     known_by_its_call,
 )
 from robustprune.search.initialise import InitName, draw_thresholds, initialise
 from robustprune.search.popup import ScoreTopK, random_scores
 from robustprune.search.ticket import (
+    EPOCHS,
+    OPTIMIZER,
     Ticket,
     chosen_objective,
     copy_on,
@@ -38,8 +39,6 @@ from robustprune.sparsity import (
     maskable_layers,
 )
 
-SEARCH_OPTIMIZER = OptimizerSpec(lr=0.1, momentum=0.9, weight_decay=5e-4)
-
 
 @known_by_its_call
 def find_scratch_ticket(
@@ -49,17 +48,16 @@ def find_scratch_ticket(
     density: float,
     attack: Attack | None = None,
     objective: Objective | None = None,
-    epochs: int = 160,
-    optimizer: OptimizerSpec = SEARCH_OPTIMIZER,
-    init: InitName | None = "signed_kaiming_constant",
-    fan_scaling: bool = False,
-    bias_scale: float = 0.0,
-    thresholds: tuple[float, float] | None = None,
     pattern: str = "element",
     allocate: Allocation = "layer",
     dense: Iterable[str] = (),
     seed: int = 0,
-    validation: Validation | None = None,
+    epochs: int = EPOCHS,
+    optimizer: OptimizerLike = OPTIMIZER,
+    init: InitName | None = "signed_kaiming_constant",
+    fan_scaling: bool = False,
+    bias_scale: float = 0.0,
+    thresholds: tuple[float, float] | None = None,
     **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """Search the mask m̂ of a network whose weights θ are never trained:
@@ -92,7 +90,6 @@ def find_scratch_ticket(
             drawn, unmasked and untrained.
         seed: of θ and of the first scores. Batch order and random starts of the attack come from
             the loader and torch's global generator.
-        validation: choose the epoch on held-out training data; default the last.
         loop: how the training runs: the options of `LoopOptions`, which `train` explains.
 
     Returns:
@@ -142,9 +139,8 @@ def find_scratch_ticket(
     )
     loop.setdefault("title", f"ticket {density:.0%}")
     masks, history = learn_masks(
-        network, loader, objective, constraint,
-        optimizer=optimizer, epochs=epochs, validation=validation, **loop,
-    )  # fmt: skip
+        network, loader, objective, constraint, epochs=epochs, optimizer=optimizer, **loop
+    )
     return Ticket(masks, bake(network).requires_grad_(True), history)
 
 

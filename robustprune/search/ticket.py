@@ -20,8 +20,8 @@ from robustprune.minmax import (
     Learned,
     LoopOptions,
     Objective,
+    OptimizerLike,
     OptimizerSpec,
-    Validation,
     train,
 )
 from robustprune.sparsity import (
@@ -36,6 +36,10 @@ from robustprune.sparsity import (
 from robustprune.sparsity.apply import refuse_masked
 from robustprune.sparsity.coverage import left_out_of
 from robustprune.sparsity.plain import computed_weights, copy_of
+
+#: of every search that says nothing else, and of a config's section that says nothing else
+EPOCHS = 100
+OPTIMIZER = OptimizerSpec()
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,28 @@ def chosen_objective(attack: Attack | None, objective: Objective | None) -> Obje
     raise ValueError("give either `attack` or `objective`, not both and not neither")
 
 
+#: of a search that draws no random number by itself
+DRAWS_NOTHING = (
+    "it draws nothing by itself; the order of batches comes from the loader, and random starts of "
+    "an attack from torch.manual_seed"
+)
+
+
+def refuse_others(why: str, **options: tuple[object, object]) -> None:
+    """Raise ValueError where an option, (value, the only one it may have), has another value."""
+    for name, (value, only) in options.items():
+        if value != only:
+            raise ValueError(f"{name}={value!r} has no effect on this search: {why}")
+
+
 def learn_masks(
     network: nn.Module,
     loader: Batches,
     objective: Objective,
     constraint: Learned,
     *,
-    optimizer: OptimizerSpec,
     epochs: int,
-    validation: Validation | None,
+    optimizer: OptimizerLike,
     **loop: Unpack[LoopOptions],
 ) -> tuple[MaskSet, list[EpochRecord]]:
     """Train what the constraint put on a frozen network; its masks, and a record an epoch."""
@@ -87,11 +104,10 @@ def learn_masks(
         network,
         loader,
         objective,
-        optimizer=optimizer,
         epochs=epochs,
+        optimizer=optimizer,
         parameters=constraint.parameters(),
         constraint=constraint,
-        validation=validation,
         **loop,
     )
     return constraint.masks(network), history

@@ -1,13 +1,22 @@
 """Optimizers as `OptimizerSpec` builds them, and what the loop refuses of its options."""
 
 import math
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from robustprune.minmax import Natural, OptimizerSpec, Validation, train
+from robustprune.minmax import (
+    Checkpoint,
+    Natural,
+    OptimizerSpec,
+    TorchOptimizer,
+    Validation,
+    train,
+)
 from robustprune.search import find_scratch_ticket
 
 PLAIN = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -66,16 +75,18 @@ def test_what_would_be_another_optimizer_is_refused(options: dict[str, Any], mes
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        (torch.optim.SGD, r"torch.optim.sgd.SGD; give .* OptimizerSpec\(name='sgd', lr=0.1\)"),
         (
             torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.05, momentum=0.8),
-            r"OptimizerSpec\(name='sgd', lr=0.05, momentum=0.8\)",
+            r"holds parameters already.*partial\(torch.optim.SGD, lr=0.05, momentum=0.8\)",
         ),
         (
             torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1e-3, weight_decay=0.01),
-            r"AdamW; .* OptimizerSpec\(name='adamw', lr=0.001, weight_decay=0.01\)",
+            r"give functools.partial\(torch.optim.AdamW, lr=0.001, weight_decay=0.01\)",
         ),
-        (torch.optim.RMSprop([nn.Parameter(torch.zeros(1))]), r"RMSprop; .*OptimizerSpec\(lr=0.01"),
+        (
+            torch.optim.RMSprop([nn.Parameter(torch.zeros(1))]),
+            r"partial\(torch.optim.RMSprop, lr=0.01",
+        ),
         ("sgd", r"builtins.str; give its settings as OptimizerSpec\(lr=0.1\)"),
         (None, "NoneType"),
     ],
@@ -141,3 +152,101 @@ def test_a_validation_that_could_not_choose_is_refused(
     loader = [(torch.ones(2, 2), torch.tensor([0, 1]))]
     with pytest.raises(ValueError, match=message):
         Validation(**{"loader": loader, **options})
+
+
+def examples() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    x = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
+    return list(zip(x.split(6), (x[:, 0] > 0).long().split(6), strict=True))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+
+
+def by_hand(make: Any, scheduler: Any, each: str, epochs: int) -> tuple[list[float], nn.Module]:
+    """The training loop of torch's tutorials; its learning rates, and the network."""
+    model, rates = network(), []
+    optimizer = make(model.parameters())
+    schedule = None if scheduler is None else scheduler(optimizer)
+    for _ in range(epochs):
+        for x, y in examples():
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if schedule is not None and each == "step":
+                schedule.step()
+        if schedule is not None and each == "epoch":
+            schedule.step()
+    return rates, model
+
+
+MultiStep = partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[1, 2], gamma=0.5)
+OneCycle = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.2, total_steps=17)
+
+
+@pytest.mark.parametrize(
+    ("given", "make", "scheduler", "each"),
+    [
+        (torch.optim.Adam, torch.optim.Adam, None, "epoch"),
+        (SGD, SGD, None, "epoch"),
+        (
+            lambda p: torch.optim.RMSprop(p, lr=0.01),
+            partial(torch.optim.RMSprop, lr=0.01),
+            None,
+            "",
+        ),
+        (TorchOptimizer(SGD, MultiStep), SGD, MultiStep, "epoch"),
+        (TorchOptimizer(SGD, OneCycle, each="step"), SGD, OneCycle, "step"),
+    ],
+)
+def test_torchs_own_optimizers_and_schedulers_do_what_they_do_elsewhere(
+    given: Any, make: Any, scheduler: Any, each: str, tmp_path: Path
+) -> None:
+    """To the end, and where it is stopped in the middle and goes on."""
+    _, expected = by_hand(make, scheduler, each, 4)
+    model = network()
+    train(model, examples(), Natural(), optimizer=given, epochs=4, quiet=True)
+    place = Checkpoint(tmp_path / "kept", seconds=0.0)
+    train(network(), examples(), Natural(), optimizer=given, epochs=2, checkpoint=place, quiet=True)
+    resumed = network()
+    train(resumed, examples(), Natural(), optimizer=given, epochs=4, checkpoint=place, quiet=True)
+    for a, b, c in zip(
+        expected.parameters(), model.parameters(), resumed.parameters(), strict=True
+    ):
+        assert torch.equal(a, b)
+        assert torch.equal(b, c)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (lambda p: 3, "returned a int; let it return a torch.optim.Optimizer"),
+        (lambda p: torch.optim.SGD(network().parameters()), "of other parameters"),
+        (torch.optim.LBFGS, "LBFGS evaluates the loss several times a step"),
+        (TorchOptimizer(SGD, torch.optim.lr_scheduler.ReduceLROnPlateau), "looks at a measure"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_cannot_be_used_is_refused(optimizer: Any, message: str) -> None:
+    for call in (
+        lambda: train(network(), examples(), Natural(), optimizer=optimizer, epochs=1),
+        lambda: find_scratch_ticket(
+            network(), examples(), density=0.5, objective=Natural(), optimizer=optimizer
+        ),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"each": "batch"}, "each='batch'"), ({"each": "step"}, "no effect without a scheduler")],
+)
+def test_what_would_have_no_effect_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TorchOptimizer(SGD, **options)

@@ -24,6 +24,7 @@ Make = Callable[[], nn.Module]
 def find(model: nn.Module, batches: Batches, **options: object) -> LotteryTicket:
     settings: dict = {
         "density": 0.25,
+        "allocate": "global",
         "attack": ATTACK,
         "epochs": 3,
         "rounds": 2,

@@ -1,0 +1,159 @@
+"""Every search takes the same options in the same order with the same defaults, and so does a
+config's section."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks import FGSM, ThreatModel
+from robustprune.minmax import Adversarial, LoopOptions, Natural, Validation
+from robustprune.pipeline.fit import optimizer_of
+from robustprune.pipeline.methods import ROWS
+from robustprune.run.config import Config
+from robustprune.search import (
+    LotteryTicket,
+    Ticket,
+    find_language_ticket,
+    find_lottery_ticket,
+    find_scratch_ticket,
+    finetune_ticket,
+    prune_admm,
+    prune_one_shot,
+    prune_scores,
+    train_control,
+)
+from robustprune.search.gradual import prune_gradual
+
+ORDER = (
+    *("model", "loader", "density", "attack", "objective", "pattern", "allocate", "dense", "seed"),
+    *("epochs", "optimizer"),
+)
+#: by config section
+CALLS: dict[str, Callable[..., Ticket]] = {
+    "search": find_scratch_ticket,
+    "admm": prune_admm,
+    "scores": prune_scores,
+    "lottery": find_lottery_ticket,
+    "gradual": prune_gradual,
+    "language": find_language_ticket,
+    "one_shot": prune_one_shot,
+    "finetune": finetune_ticket,
+}
+#: all layers are compared, and what is on top of a language model is no part of it
+OTHERS = {("language", "allocate"): "global", ("language", "dense"): ("last",)}
+
+
+def defaults(call: Callable[..., Any]) -> dict[str, Any]:
+    return {name: p.default for name, p in inspect.signature(call).parameters.items()}
+
+
+@pytest.mark.parametrize("section", [name for name in CALLS if name != "finetune"])
+def test_the_same_names_in_the_same_order_with_the_same_defaults(section: str) -> None:
+    parameters = inspect.signature(CALLS[section]).parameters
+    once = section == "one_shot"  # nothing is trained
+    order = [name for name in ORDER if not (once and name in ("epochs", "optimizer"))]
+    assert list(parameters)[: len(order)] == order
+    keyword = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert keyword[: len(order) - 2] == order[2:]
+    assert ("loop" in parameters) == (not once)
+    space, found = Config().search, defaults(CALLS[section])
+    for name in ("pattern", "allocate", "dense"):
+        assert found[name] == OTHERS.get((section, name), getattr(space, name)), name
+    assert found["seed"] == Config().seed == 0
+
+
+@pytest.mark.parametrize("section", CALLS)
+def test_the_defaults_of_a_section_are_those_of_the_call(section: str) -> None:
+    found, config = defaults(CALLS[section]), getattr(Config(), section)
+    compared = set(found) & set(type(config).model_fields) - {"density", "dense", "allocate"}
+    for name in compared - {"optimizer"}:
+        if (section, name) == ("finetune", "init"):  # of mode reinit, where None stands for it
+            assert (found[name], config.init) == (None, "kaiming_normal")
+        else:
+            assert found[name] == getattr(config, name), name
+    if section != "one_shot":
+        assert {"epochs", "optimizer"} <= compared
+        assert found["optimizer"] == optimizer_of(config)
+    assert {row.section for row in ROWS.values()} | {"finetune"} == set(CALLS)
+
+
+def test_what_follows_a_search_takes_the_same() -> None:
+    for call in (finetune_ticket, train_control):
+        found = defaults(call)
+        assert found["attack"] is found["objective"] is None
+        assert (found["epochs"], found["optimizer"]) == (
+            defaults(find_scratch_ticket)["epochs"], defaults(find_scratch_ticket)["optimizer"]
+        )  # fmt: skip
+    assert {"validation", "average"} <= set(LoopOptions.__annotations__)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def examples() -> list[tuple[Tensor, Tensor]]:
+    x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    return list(zip(x.split(8), (x[:, 0] > 0).long().split(8), strict=True))
+
+
+TRAINED = [name for name in CALLS if name not in ("one_shot", "finetune")]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_search_validates_and_averages(name: str) -> None:
+    own = {"admm": {"every": 1}, "lottery": {"rounds": 1}}.get(name, {})
+    found = CALLS[name](
+        network(), examples(), density=0.5, objective=Natural(), epochs=2, quiet=True,
+        optimizer=torch.optim.Adam, average=0.9, validation=Validation(loader=examples()), **own,
+    )  # fmt: skip
+    assert all(record.val_clean is not None for record in found.history)
+
+
+def test_an_attack_in_place_of_an_objective() -> None:
+    attack = FGSM(ThreatModel("linf", 0.1))
+    found = prune_one_shot(network(), density=0.5)
+    ticket = LotteryTicket(found.masks, found.model, [], network())
+    for call in (
+        lambda **how: finetune_ticket(ticket, examples(), epochs=2, quiet=True, **how),
+        lambda **how: train_control(ticket, examples(), "random", epochs=2, quiet=True, **how),
+    ):
+        one, other = call(attack=attack), call(objective=Adversarial(attack))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True)
+        )
+        with pytest.raises(ValueError, match="give either `attack` or `objective`"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("admm", {"seed": 1}, "seed=1 has no effect on this search: it draws nothing"),
+        ("scores", {"seed": 1}, "seed=1 has no effect on this search: it draws nothing"),
+        ("lottery", {"seed": 1}, "seed=1 has no effect on this search: it draws nothing"),
+        ("language", {"pattern": "row"}, "pattern='row' has no effect on this search: granul"),
+        (
+            "language",
+            {"allocate": "layer"},
+            "allocate='layer' has no effect on this search: gr",
+        ),
+        (
+            "scores",
+            {"method": "harp", "validation": Validation(loader=examples())},
+            "harp takes its last epoch",
+        ),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    name: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        CALLS[name](network(), examples(), density=0.5, objective=Natural(), **options)
