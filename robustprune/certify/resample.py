@@ -23,8 +23,8 @@ from robustprune.certify.smoothing import clopper_pearson_lower
 FALSE_PASS = 1e-3
 #: probability, at most, that a check which draws noise refutes any true statement of a file
 FALSE_ALARM = 1e-3
-#: fresh samples of a statement are at most so many times those that it was made with
-OFTEN = 100
+#: fresh samples of a statement are at most so many times those that it was made with, or this many
+OFTEN, LEAST = 100, 100_000
 
 #: (positions among the claimed rows, samples) -> misses among so many new samples of each
 Misses = Callable[[Counts, int], Counts]
@@ -112,7 +112,7 @@ def supported(claims: Claims, needed: Numbers, misses_of: Misses, replay: Replay
 
 def limit_of(claims: Claims) -> int:
     """Most fresh samples of one statement."""
-    return min(claims.limit, OFTEN * int(claims.setting("n")))
+    return min(claims.limit, max(LEAST, OFTEN * int(claims.setting("n"))))
 
 
 def _given_by_the_seed(
