@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from robustprune.sparsity.blocks import output_head
+from robustprune.sparsity.blocks import hf_conv1d, output_head
 from robustprune.sparsity.mask import MaskSet
-from robustprune.sparsity.patterns import hf_conv1d
 from robustprune.sparsity.plain import computed_weights
 
 MASKABLE = (

@@ -7,12 +7,11 @@ key and value heads may be fewer than query heads, the feed-forward part has a g
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
-
-from robustprune.sparsity.patterns import hf_conv1d
 
 
 @dataclass(frozen=True)
@@ -141,6 +140,13 @@ def output_head(model: nn.Module) -> Head | None:
     weight = modules[candidates[-1]]._parameters.get("weight")
     tied = [name for name, embedding in embeddings.items() if embedding.weight is weight]
     return Head(candidates[-1], tied[0] if tied else None)
+
+
+def hf_conv1d() -> tuple[type[nn.Module], ...]:
+    """The class Conv1D of the library transformers, a linear layer whose weight is (in, out), if
+    that library is in use: whoever has such a layer has loaded it."""
+    module = sys.modules.get("transformers.pytorch_utils")
+    return () if module is None else (module.Conv1D,)
 
 
 def out_dim(layer: nn.Module) -> int:

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -34,6 +33,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from robustprune.sparsity.blocks import hf_conv1d
 
 PATTERNS = ("element", "row", "kernel", "filter", "channel", "column", "AxB", "N:M")
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -98,10 +99,9 @@ def _numbers(pattern: str) -> tuple[int, int] | None:
 class Groups:
     """How one layer's weight of `shape` falls into groups under a pattern.
 
-    `by_row` compares the groups of each output with one another, and not all of the layer.
-    `conv_groups` is the `groups` argument of a convolution; the weight of a transposed one is
-    (in, out/groups, *kernel), with its output channels in the second dimension, and so is that of
-    transformers' Conv1D, (in, out).
+    `by_row` compares the groups of each output, not all of the layer. `conv_groups` is the `groups`
+    argument of a convolution. The weight of a transposed one is (in, out/groups, *kernel), with its
+    outputs in the second dimension, and so is that of the Conv1D of transformers.
     """
 
     shape: tuple[int, ...]
@@ -215,14 +215,12 @@ class Groups:
             return self._best_of_rows(values, kept // self.out_first[0])
         if self.fixed is None or numbers is None:
             return top_k(values, kept)
-        n, m = numbers
         laid = self._lay_out(values.view(self.shape)).movedim(2, -1)
-        ins = laid.shape[-1]
+        (n, m), ins = numbers, laid.shape[-1]
         blocks = F.pad(laid.reshape(-1, ins), (0, -ins % m), value=-torch.inf).view(-1, m)
         rank = blocks.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         most = torch.full((-(-ins // m),), n, device=values.device)
-        if ins % m:
-            most[-1] = -(-n * (ins % m) // m)
+        most[-1] = -(-n * ((ins - 1) % m + 1) // m)
         chosen = rank < most.repeat(len(blocks) // len(most)).unsqueeze(1)
         chosen = chosen.view(-1, len(most) * m)[:, :ins].reshape(laid.shape).movedim(-1, 2)
         return self._lay_back(chosen).flatten()
@@ -230,9 +228,8 @@ class Groups:
     def _best_of_rows(self, values: Tensor, kept: int) -> Tensor:
         laid = self._lay_out(values.view(self.shape)) if self._elementwise else values
         rows = laid.reshape(self.out_first[0], -1)
-        rows = rows.masked_fill(rows.isnan(), -torch.inf)
-        order = rows.sort(dim=1, descending=True, stable=True).indices[:, :kept]
-        chosen = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, order, True)
+        order = rows.argsort(dim=1, descending=True, stable=True)
+        chosen = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, order[:, :kept], True)
         chosen = chosen.view(laid.shape)
         return self._lay_back(chosen).flatten() if self._elementwise else chosen
 
@@ -243,9 +240,7 @@ class Groups:
         return weight.reshape(g, ins // g, outs, *kernel).transpose(1, 2)
 
     def _lay_back(self, laid: Tensor) -> Tensor:
-        if not self.transposed:
-            return laid.reshape(self.shape)
-        return laid.transpose(1, 2).reshape(self.shape)
+        return (laid.transpose(1, 2) if self.transposed else laid).reshape(self.shape)
 
 
 def group_weight(module: nn.Module, pattern: str = "element", *, by_row: bool = False) -> Groups:
@@ -260,13 +255,6 @@ def group_weight(module: nn.Module, pattern: str = "element", *, by_row: bool = 
     conv_groups = module.groups if isinstance(module, (*_CONV, *_TRANSPOSED)) else 1
     transposed = isinstance(module, (*_TRANSPOSED, *hf_conv1d()))
     return Groups(tuple(weight.shape), pattern, conv_groups, transposed, by_row)
-
-
-def hf_conv1d() -> tuple[type[nn.Module], ...]:
-    """The class Conv1D of the library transformers, a linear layer whose weight is (in, out), if
-    that library is in use: whoever has such a layer has loaded it."""
-    module = sys.modules.get("transformers.pytorch_utils")
-    return () if module is None else (module.Conv1D,)
 
 
 def check_scores(scores: Mapping[str, Tensor]) -> None:
@@ -300,8 +288,7 @@ def top_k(values: Tensor, k: int) -> Tensor:
         values = values.masked_fill(values.isnan(), -torch.inf)
         chosen = torch.sort(values, descending=True, stable=True).indices[:k]
         return torch.zeros_like(values, dtype=torch.bool).index_fill_(0, chosen, True)
-    values = values.detach()
-    array = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    array = (values.float() if values.dtype == torch.bfloat16 else values).detach().numpy()
     threshold = np.partition(array, n - k)[n - k]
     kept = array >= threshold
     surplus = int(np.count_nonzero(kept)) - k
