@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -29,14 +30,15 @@ def check_not_negative(**options: float) -> None:
             raise ValueError(f"{name}={value} must be at least 0 and finite")
 
 
-class _CrossEntropy:
+class _CrossEntropy(ABC):
     """An objective that is the cross-entropy at its `points`."""
 
     moves_inputs: ClassVar[bool] = True
     adversarial: ClassVar[bool] = True
 
+    @abstractmethod
     def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
-        raise NotImplementedError
+        """Where the loss is taken: the inputs, or what an attack makes of them."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         logits = logits_of(model, self.points(model, x, y, epoch))

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from robustprune.run.config import Config, parsed_overrides, read_tree, read_yaml, with_values
+from robustprune.run.files import not_special
 from robustprune.run.packaged import config_names, config_path
 from robustprune.run.settings import Section
 
@@ -60,12 +61,13 @@ def load_sweep(path: Path) -> Sweep:
         ValueError: not a mapping, an unknown key, a field without values or a repeated value.
         FileNotFoundError: no such file.
     """
+    if path.is_dir():
+        raise ValueError(f"sweep {path} is a folder; give a YAML file in it")
+    not_special(path)
     try:
         tree = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"sweep file {path} does not exist") from None
-    except IsADirectoryError:
-        raise ValueError(f"sweep {path} is a folder; give a YAML file in it") from None
     except ValueError as error:  # UnicodeDecodeError is one
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is not valid YAML: {said}") from error

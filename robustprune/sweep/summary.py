@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from robustprune.run.atomic import write_atomically
 from robustprune.run.constant import constant_networks
+from robustprune.run.files import not_special
 from robustprune.sweep.jobs import Job
 
 Status = Literal["finished", "failed", "begun", "waiting"]
@@ -129,7 +130,7 @@ def _written(path: Path) -> int | None:
 def _known(summary: Path) -> dict[str, Mapping[str, Any]]:
     """The finished runs of an earlier summary, by directory; nothing where it is not as written."""
     try:
-        runs = json.loads(summary.read_text(encoding="utf-8"))["runs"]
+        runs = json.loads(not_special(summary).read_text(encoding="utf-8"))["runs"]
         return {run["run"]: run for run in runs if run["figures"] and "stamp" in run}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -142,7 +143,7 @@ def _figures(path: Path) -> dict[str, float | bool]:
         ValueError: the file is not as a run writes it.
     """
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = json.loads(not_special(path).read_text(encoding="utf-8"))
         checks = ((str(found["name"]), bool(found["ok"])) for found in metrics["findings"])
         (headline,) = (m for m in metrics["models"] if m["name"] == metrics["headline"])
         return {
@@ -162,7 +163,7 @@ def _last_error(log: Path) -> str | None:
     """The line with which a run said why it failed, or with which Python did."""
     if not log.exists():
         return None
-    with open(log, "rb") as file:
+    with open(not_special(log), "rb") as file:
         file.seek(max(0, log.stat().st_size - _TAIL))
         lines = file.read().decode("utf-8", errors="replace").replace("\r", "\n").splitlines()
     for line in reversed(lines):

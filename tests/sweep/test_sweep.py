@@ -319,3 +319,10 @@ def test_submitit_runs_the_same_commands(tmp_path: Path) -> None:
     while status_of(job).status != "failed" and time.monotonic() < deadline:
         time.sleep(0.2)
     assert status_of(job).reason.startswith("method admm_l1 needs admm.l1")
+
+
+def test_a_named_pipe_is_waited_for_nowhere(tmp_path: Path) -> None:
+    pipe = tmp_path / "sweep.yaml"
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match="is a named pipe, not a file"):
+        load_sweep(pipe)
