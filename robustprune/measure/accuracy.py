@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from attacks import PGD, Attack, Finding, Model, Square, ThreatModel
+from attacks import PGD, Attack, EvaluationWarning, Finding, Model, Square, ThreatModel
 from attacks.inputs import batch_of, check_finite, check_threat
 from attacks.modes import evaluating
 from attacks.network import logits_of
@@ -17,7 +18,7 @@ from attacks.sanity import flat as zero_rows
 from attacks.sanity import input_gradients, warn_of
 from attacks.scale import scaled
 from robustprune.run.progress import progress
-from robustprune.run.runtime import merged, own_batches
+from robustprune.run.runtime import is_first, merged, own_batches
 from robustprune.sparsity import computed_once
 
 
@@ -166,7 +167,8 @@ def evaluate(
         merged(flat),
         unchecked,
     )
-    warn_of(outcome.findings[:1])
+    if is_first():
+        warn_of(outcome.findings[:1])
     return outcome
 
 
@@ -226,15 +228,17 @@ def accuracy_curve(
             alive = alive & outcome.worst
         else:
             index = alive.nonzero().flatten().to(x.device)
-            found = evaluate(
-                model,
-                x[index],
-                y[index],
-                {"pgd": scaled(attack, factor)},
-                batch_size=batch_size,
-                title=title,
-                quiet=quiet,
-            )
+            with warnings.catch_warnings():  # `outcome` has told of gradients that are zero
+                warnings.simplefilter("ignore", EvaluationWarning)
+                found = evaluate(
+                    model,
+                    x[index],
+                    y[index],
+                    {"pgd": scaled(attack, factor)},
+                    batch_size=batch_size,
+                    title=title,
+                    quiet=quiet,
+                )
             alive = alive.clone()
             alive[index.cpu()] = found.robust["pgd"]
         points.append((float(attack.threat.eps) * factor, int(alive.sum()) / n))
