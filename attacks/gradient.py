@@ -172,8 +172,10 @@ class PGD(Configured):
         def ascend(x_adv: Tensor, grad: Tensor) -> Tensor:
             uphill = threat.uphill(x, x_adv, grad)
             if threat.norm == "linf" and not isinstance(alpha, Tensor):
-                # `threat.step` without its temporaries, which large images would feel
-                return project(torch.add(x_adv, uphill.sign(), alpha=alpha))
+                # `threat.step` without its temporaries, which large images would feel; the
+                # gradient itself may be a tensor of the network's, and is left alone
+                moved = uphill.sign()
+                return project(torch.add(x_adv, moved, alpha=alpha, out=moved))
             return project(x_adv + threat.step(uphill, alpha))
 
         return ascend
