@@ -184,7 +184,7 @@ class Groups:
             return score.flatten()
         if score.dtype in (torch.float16, torch.bfloat16):
             score = score.float()  # a sum in half precision overflows, or ties what differs
-        laid = self._lay_out(score)
+        laid = self.lay_out(score)
         if self._tiles is None:
             others = [d for d in range(laid.ndim) if d not in self._index]
             return laid.sum(others).flatten() if others else laid.flatten()
@@ -200,11 +200,11 @@ class Groups:
         if self._tiles is None:
             laid = self.laid_out
             narrow = [laid[d] if d in self._index else 1 for d in range(len(laid))]
-            return self._lay_back(kept.view(narrow).expand(laid)).contiguous()
+            return self.lay_back(kept.view(narrow).expand(laid)).contiguous()
         high, wide, down, across = self._tiles
         matrix = kept.view(down, across).repeat_interleave(high, 0).repeat_interleave(wide, 1)
         matrix = matrix[: self.out_first[0], : self.fan_in]
-        return self._lay_back(matrix.reshape(self.laid_out)).contiguous()
+        return self.lay_back(matrix.reshape(self.laid_out)).contiguous()
 
     def choose(self, values: Tensor, kept: int) -> Tensor:
         """Mark the groups to keep, given a value for each, both (number,): the `kept` largest, as
@@ -215,7 +215,7 @@ class Groups:
             return self._best_of_rows(values, kept // self.out_first[0])
         if self.fixed is None or numbers is None:
             return top_k(values, kept)
-        laid = self._lay_out(values.view(self.shape)).movedim(2, -1)
+        laid = self.lay_out(values.view(self.shape)).movedim(2, -1)
         (n, m), ins = numbers, laid.shape[-1]
         blocks = F.pad(laid.reshape(-1, ins), (0, -ins % m), value=-torch.inf).view(-1, m)
         rank = blocks.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
@@ -223,23 +223,24 @@ class Groups:
         most[-1] = -(-n * ((ins - 1) % m + 1) // m)
         chosen = rank < most.repeat(len(blocks) // len(most)).unsqueeze(1)
         chosen = chosen.view(-1, len(most) * m)[:, :ins].reshape(laid.shape).movedim(-1, 2)
-        return self._lay_back(chosen).flatten()
+        return self.lay_back(chosen).flatten()
 
     def _best_of_rows(self, values: Tensor, kept: int) -> Tensor:
-        laid = self._lay_out(values.view(self.shape)) if self._elementwise else values
+        laid = self.lay_out(values.view(self.shape)) if self._elementwise else values
         rows = laid.reshape(self.out_first[0], -1)
         order = rows.argsort(dim=1, descending=True, stable=True)
         chosen = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, order[:, :kept], True)
         chosen = chosen.view(laid.shape)
-        return self._lay_back(chosen).flatten() if self._elementwise else chosen
+        return self.lay_back(chosen).flatten() if self._elementwise else chosen
 
-    def _lay_out(self, weight: Tensor) -> Tensor:
+    def lay_out(self, weight: Tensor) -> Tensor:
+        """A weight of `shape` as `laid_out`."""
         if not self.transposed:
             return weight.reshape(self.laid_out)
         g, (ins, outs, *kernel) = self.conv_groups, self.shape
         return weight.reshape(g, ins // g, outs, *kernel).transpose(1, 2)
 
-    def _lay_back(self, laid: Tensor) -> Tensor:
+    def lay_back(self, laid: Tensor) -> Tensor:
         return (laid.transpose(1, 2) if self.transposed else laid).reshape(self.shape)
 
 
@@ -276,8 +277,7 @@ def top_k(values: Tensor, k: int) -> Tensor:
     """Mark the k largest of `values` (1-D): exactly k, and of equal ones the first by index. NaN
     counts as less than any number, so that a training that diverges gets as far as to say so.
 
-    Both ways below give the same mask: a partition is linear and quick on the CPU; on an
-    accelerator the stable sort is the deterministic one.
+    Both ways below give the same mask; only the sort is deterministic on an accelerator.
     """
     n = values.numel()
     if k <= 0:

@@ -159,7 +159,7 @@ def test_n_of_m_runs_along_the_inputs(layer: str) -> None:
     torch.manual_seed(0)
     values = torch.rand(module.weight.numel())
     chosen = groups.expand(groups.choose(values, 0))
-    laid = Groups(groups.shape, "element", groups.conv_groups, groups.transposed)._lay_out(chosen)
+    laid = Groups(groups.shape, "element", groups.conv_groups, groups.transposed).lay_out(chosen)
     ins = laid.shape[2]
     pairs = [laid.select(2, i).int() + laid.select(2, i + 1).int() for i in range(0, ins - 1, 2)]
     assert all(bool((pair == 1).all()) for pair in pairs)

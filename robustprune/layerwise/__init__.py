@@ -1,0 +1,1 @@
+"""Pruning without training: one least-squares problem a layer, many solvers."""
