@@ -1,4 +1,4 @@
-"""Networks whose layers can all be masked and bounded, built by name."""
+"""Build networks by name. Every layer of them can be masked and bounded."""
 
 from robustprune.models.blocks import GlobalAveragePool
 from robustprune.models.build import Inputs, ModelInputs, build_model, model_names

@@ -1,10 +1,10 @@
-"""Pieces that several networks share."""
+"""This module has the layers that several networks share."""
 
 from torch import Tensor, nn
 
 
 class GlobalAveragePool(nn.Module):
-    """Mean over every dimension after the channels: (N, C, ...) -> (N, C).
+    """Take the mean over every dimension after the channels: (N, C, ...) -> (N, C).
 
     Unlike adaptive pooling, its gradient is deterministic on CUDA.
     """

@@ -1,4 +1,4 @@
-"""A network by name, fitted to a task's shapes, with checked options."""
+"""Build a network by its name, for the shapes of a task and with checked options."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from robustprune.run.suggest import did_you_mean
 
 
 class Inputs(Protocol):
-    """What a network must know of its task; a `Task` is one."""
+    """This is what a network must know about its task. Every `Task` fits this protocol."""
 
     @property
     def input_shape(self) -> tuple[int, ...]: ...
@@ -34,12 +34,13 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """`Inputs` for a network without a task: `ModelInputs((1, 96), 2)`.
+    """These are the `Inputs` of a network that has no task, such as `ModelInputs((1, 96), 2)`.
 
     Attributes:
-        input_shape: one example, without the batch: (C, H, W), (C, L) or (F,).
-        num_classes: C.
-        mean, std: per-channel statistics for a `Normalize` layer, or None for no such layer.
+        input_shape: the shape of one example without the batch dimension: (C, H, W), (C, L) or
+            (F,).
+        num_classes: the number of classes, which is the number of logits.
+        mean, std: one number for each channel, for a `Normalize` layer, or None for no such layer.
     """
 
     input_shape: tuple[int, ...]
@@ -50,8 +51,9 @@ class ModelInputs:
 
 @dataclass(frozen=True)
 class _Entry:
-    """`build` takes the channels, or the whole shape where `whole_shape`; `dims` as Inputs';
-    `stored` where files decide how large the network is, not options."""
+    """`build` is called with the number of channels, or with the whole shape where `whole_shape`.
+    `shape` and `dims` describe one example. `stored` says that files and not options decide how
+    large the network is."""
 
     build: Callable[..., nn.Module]
     shape: str
@@ -74,12 +76,12 @@ _MODELS = {
 
 
 def model_names() -> list[str]:
-    """The names that `build_model` knows."""
+    """Return the names that `build_model` knows, sorted."""
     return sorted(_MODELS)
 
 
 def model_summaries() -> dict[str, str]:
-    """Name -> what the network is, in a line."""
+    """Return one line for each name that says what the network is."""
     return {name: _first_line(_MODELS[name].build) for name in model_names()}
 
 
@@ -90,21 +92,23 @@ def _first_line(build: Callable[..., nn.Module]) -> str:
 def build_model(
     name: str, inputs: Inputs, *, options: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """A freshly initialised network for `inputs`, which is a `Task` or a `ModelInputs`.
+    """Build a freshly initialised network for `inputs`, which is a `Task` or a `ModelInputs`.
 
-    With `inputs.mean` given it is a Sequential of `normalize` and `network`, else the network
-    alone; either way it takes x in input units and returns (N, num_classes) logits. Weights come
-    from torch's global generator: call `torch.manual_seed` first.
+    Where `inputs` has a mean and a standard deviation, the result is a Sequential of `normalize`
+    and `network`, otherwise it is the network alone. Either way it takes x in input units and
+    returns logits (N, num_classes). Weights are drawn from torch's global generator, so call
+    `torch.manual_seed` first.
 
     Args:
         name: one of `model_names()`.
-        inputs: shape of an example, classes, statistics.
-        options: keyword options of the network, such as {"width": 8}; lists stand for tuples.
+        inputs: an object with the shape of an example, the number of classes and the statistics.
+        options: keyword options of the network, such as {"width": 8}, with lists for tuples; None
+            for the defaults.
 
     Raises:
-        ValueError: an unknown name or option (with the nearest valid one), an option of a wrong
-            type or value, a shape that the network does not take, or weights that would take more
-            than `run.files.memory_limit`.
+        ValueError: the name or an option is unknown (the message names the nearest valid one), an
+            option has a wrong type or value, the network does not take examples of this shape, or
+            the weights would take more memory than `run.files.memory_limit`.
     """
     if name not in _MODELS:
         raise ValueError(
@@ -114,7 +118,7 @@ def build_model(
     entry, shape = _MODELS[name], tuple(inputs.input_shape)
     if entry.dims is not None and len(shape) != entry.dims:
         raise ValueError(
-            f"model '{name}' takes examples of shape {entry.shape}, the task's have shape {shape}; "
+            f"model '{name}' takes examples of shape {entry.shape}, but the task's have {shape}; "
             "choose another model or reshape the data"
         )
     checked = checked_options(entry.build, options or {}, model=name)

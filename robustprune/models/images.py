@@ -1,4 +1,4 @@
-"""Small networks for images (N, C, H, W) and for flat features."""
+"""Small networks for images (N, C, H, W) and for flat features (N, F)."""
 
 import math
 
@@ -8,24 +8,26 @@ from torch import Tensor, nn
 class LeNet(nn.Module):
     """The MNIST network of width w in Ye et al., ICCV 2019, arXiv 1903.12561, Table 1.
 
-    Convolution to 2w channels, 2x2 max pooling, convolution to 4w channels, 2x2 max pooling, a
-    hidden layer of 64w units and a linear layer; kernels 5x5 that keep height and width, ReLU.
-    w = 16 is the network of Madry et al. 2018 (32, 64, 1024).
+    The layers are a convolution to 2w channels, 2x2 max pooling, a convolution to 4w channels, 2x2
+    max pooling, a hidden layer of 64w units and a linear layer. The 5x5 kernels keep height and
+    width, and ReLU is the activation. w = 16 gives the network of Madry et al. 2018 (32, 64, 1024).
 
     Args:
-        input_shape: (C, H, W) of one image, H and W at least 4.
-        num_classes: logits per image.
-        width: w.
-        units: read the image by so many units of one pixel each, convolution 1x1, in place of the
-            first convolution of 5x5. Random weights can't give a 5x5 filter what a large ε needs,
-            a threshold on single pixels; such a unit is one.
-        batch_norm: batch norm before each ReLU; layers before it have no bias.
-        affine_norm: whether batch norm learns scale and shift; only with batch_norm.
+        input_shape: (C, H, W) of one image; H and W are at least 4.
+        num_classes: the number of logits per image.
+        width: w, at least 1.
+        units: where it is given, the first layer is a 1x1 convolution with this number of output
+            channels instead of the 5x5 convolution. Such a unit can apply a threshold to single
+            pixels, which a large ε needs and which a 5x5 filter with random weights can't do.
+        batch_norm: whether batch norm comes before each ReLU; then the layers before it have no
+            bias.
+        affine_norm: whether batch norm learns a scale and a shift; it has an effect only with
+            `batch_norm`.
 
     Shapes: (N, C, H, W) -> (N, num_classes).
 
     Raises:
-        ValueError: width or units below 1, or images smaller than 4 x 4.
+        ValueError: `width` or `units` is below 1, or the images are smaller than 4 x 4.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class LeNet(nn.Module):
         self.flatten = nn.Flatten()
 
     def forward(self, x: Tensor) -> Tensor:
-        # Pooling first: the same values, and the ReLU sees a quarter of them.
+        # Pooling before the ReLU gives the same values, and the ReLU has a quarter of the work.
         x = self.relu(self.pool(self.norm1(self.conv1(x))))
         x = self.relu(self.pool(self.norm2(self.conv2(x))))
         x = self.relu(self.norm3(self.hidden(self.flatten(x))))
@@ -71,19 +73,21 @@ class LeNet(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """Fully connected ReLU network on the flattened input.
+    """A fully connected ReLU network on the flattened input.
 
     Args:
-        input_shape: of one example, any number of dimensions.
-        num_classes: logits per example.
-        hidden: widths of the hidden layers; () is a linear classifier.
-        batch_norm: batch norm before each ReLU; layers before it have no bias.
-        affine_norm: whether batch norm learns scale and shift; only with batch_norm.
+        input_shape: the shape of one example, with any number of dimensions.
+        num_classes: the number of logits per example.
+        hidden: the widths of the hidden layers; () gives a linear classifier.
+        batch_norm: whether batch norm comes before each ReLU; then the layers before it have no
+            bias.
+        affine_norm: whether batch norm learns a scale and a shift; it has an effect only with
+            `batch_norm`.
 
     Shapes: (N, *input_shape) -> (N, num_classes).
 
     Raises:
-        ValueError: a hidden width below 1.
+        ValueError: a hidden width is below 1.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""The network of InceptionTime for series (N, C, L).
+"""The network of InceptionTime, for series (N, C, L).
 
 Fawaz et al., InceptionTime: Finding AlexNet for time series classification, Data Mining and
-Knowledge Discovery 2020, arXiv 1909.04939. The paper's classifier is the mean of five of them.
+Knowledge Discovery 2020, arXiv 1909.04939. The paper's classifier averages five of these networks.
 """
 
 from collections import OrderedDict
@@ -14,10 +14,12 @@ from robustprune.models.timeseries import same_conv
 
 
 class InceptionModule(nn.Module):
-    """Convolutions of three lengths side by side, a pooled branch, batch norm and ReLU (Fig. 2).
+    """Run convolutions of three lengths and a pooled branch side by side, as in Fig. 2 of the
+    paper.
 
-    A bottleneck of 1x1 convolutions comes before the three, unless there is one channel only; the
-    fourth branch is the maximum over three neighbours and a 1x1 convolution.
+    A bottleneck of 1x1 convolutions comes before the three, unless the input has only one channel.
+    The fourth branch takes the maximum over three neighbours and applies a 1x1 convolution. Batch
+    norm and ReLU follow the four branches.
 
     Shapes: (N, in_channels, L) -> (N, 4 width, L).
     """
@@ -56,24 +58,24 @@ class InceptionModule(nn.Module):
 
 
 class InceptionNet(nn.Module):
-    """One InceptionTime network: modules in a row, and a shortcut around every third (Fig. 1).
+    """One network of InceptionTime: modules in a row, with a shortcut around every three (Fig. 1).
 
-    The shortcut is a 1x1 convolution and batch norm of what came three modules before, added to
-    their output before a ReLU. At the end the mean over time, and a linear layer.
+    The shortcut applies a 1x1 convolution and batch norm to the input of the three modules. Its
+    result is added to their output before a ReLU. The mean over time and a linear layer come last.
 
     Args:
-        in_channels: C.
-        num_classes: logits per series.
-        depth: modules, a multiple of 3.
-        width: channels of each of a module's four branches.
-        bottleneck: channels after a module's bottleneck.
-        kernels: lengths of its convolutions.
-        affine_norm: whether batch norm learns scale and shift (False for scratch tickets).
+        in_channels: C, the number of channels of a series.
+        num_classes: the number of logits per series.
+        depth: the number of modules, a multiple of 3.
+        width: the number of channels of each of the four branches of a module.
+        bottleneck: the number of channels after the bottleneck of a module.
+        kernels: the kernel lengths of the convolutions of a module, in time steps.
+        affine_norm: whether batch norm learns a scale and a shift; use False for scratch tickets.
 
     Shapes: (N, C, L) -> (N, num_classes), for any L.
 
     Raises:
-        ValueError: a depth that is no multiple of 3, or a number below 1.
+        ValueError: `depth` is no multiple of 3, or a number is below 1.
     """
 
     def __init__(

