@@ -12,12 +12,6 @@ def each_density(config: Config) -> tuple[float | None, ...]:
     return config.search.density
 
 
-def allots_of_lottery(config: Config) -> tuple[float | None, ...]:
-    """N of every M is the same of every layer, also where all layers are compared."""
-    search = config.search
-    return () if search.allocate == "global" and ":" in search.pattern else search.density
-
-
 def check_scratch(config: Config) -> None:
     """Of method rst. Raises ValueError: how weights are drawn, where none are."""
     search = config.search

@@ -113,7 +113,7 @@ def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
             epochs=section.epochs,
             optimizer=optimizer_of(section),
             init=section.init if mode == "reinit" else None,
-            seed=run.config.seed + 1,
+            seed=run.config.seed + 1 if mode == "reinit" else 0,
             **loop_options(run, checkpoint, name, run.validation(attacked=True)),
         )
 

@@ -166,7 +166,6 @@ _ALL = (
         "train, prune, rewind, in rounds, with controls (Frankle & Carbin 2019)",
         find_lottery, _MAGNITUDE,
         plan=lottery_trainings, check=combinations.check_lottery, trained=True, iterative=True,
-        allots=combinations.allots_of_lottery,
     ),
     Method(
         "gradual", "gradual", "gradual pruning",

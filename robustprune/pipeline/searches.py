@@ -161,7 +161,8 @@ def score_once(search: Search) -> Found:
 
     def make(checkpoint: Checkpoint) -> Ticket:
         objective = None  # without data a criterion looks at no loss
-        if CRITERIA[search.method].needs_data:
+        criterion = CRITERIA[search.method]
+        if criterion.needs_data:
             plain = run.config.objective.name == "natural"
             objective = run.with_synonyms(Natural() if plain else Adversarial(run.inner_attack()))
         return prune_one_shot(
@@ -171,7 +172,7 @@ def score_once(search: Search) -> Found:
             criterion=search.method,
             objective=objective,
             batches=section.batches,
-            seed=run.config.seed,
+            seed=run.config.seed if criterion.draws else 0,
             **search.space(),
         )
 

@@ -19,7 +19,14 @@ from robustprune.minmax import (
 )
 from robustprune.search.initialise import InitName, initialise
 from robustprune.search.lottery import LotteryTicket
-from robustprune.search.ticket import EPOCHS, OPTIMIZER, Ticket, chosen_objective, copy_on
+from robustprune.search.ticket import (
+    EPOCHS,
+    OPTIMIZER,
+    Ticket,
+    chosen_objective,
+    copy_on,
+    refuse_others,
+)
 from robustprune.sparsity import MaskSet, apply_masks, bake, maskable_layers
 
 ControlName = Literal["random", "reinit"]
@@ -54,8 +61,8 @@ def train_control(
     """
     if kind not in CONTROLS:
         raise ValueError(f"unknown control {kind!r}; choose one of {', '.join(CONTROLS)}")
-    if init is not None and kind != "reinit":
-        raise ValueError(f"init={init!r} is of kind 'reinit'; kind {kind!r} draws no weights")
+    if kind != "reinit":
+        refuse_others(f"kind {kind!r} draws no weights", init=(init, None))
     objective = chosen_objective(attack, objective)
     network = copy_on(ticket.start, loop.get("device")).requires_grad_(True)
     masks = _mask_control(network, ticket.masks, kind, init or "kaiming_normal", seed)

@@ -18,7 +18,14 @@ from robustprune.minmax import (
     train,
 )
 from robustprune.search.initialise import InitName, initialise
-from robustprune.search.ticket import EPOCHS, OPTIMIZER, Ticket, chosen_objective, copy_on
+from robustprune.search.ticket import (
+    EPOCHS,
+    OPTIMIZER,
+    Ticket,
+    chosen_objective,
+    copy_on,
+    refuse_others,
+)
 from robustprune.sparsity import MaskSet, apply_masks, bake, maskable_layers
 
 FinetuneMode = Literal["inherit", "reinit", "full"]
@@ -49,19 +56,19 @@ def finetune_ticket(
             ones (`init`, `seed`) under the same mask; "full" starts at m ⊙ θ and lets go of the
             mask, so that the result is dense.
         init: of mode "reinit" alone: how weights are drawn, default kaiming_normal.
-        seed: of those weights.
+        seed: of those weights, and of that mode alone.
 
     Returns:
         Ticket with the trained network; the masks are the ticket's, or all ones for "full".
 
     Raises:
-        ValueError: unknown mode or init, or an init where nothing is drawn.
+        ValueError: unknown mode or init, or an init or a seed where nothing is drawn.
         TrainingDiverged: the loss became non-finite.
     """
     if mode not in FINETUNE_MODES:
         raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(FINETUNE_MODES)}")
-    if init is not None and mode != "reinit":
-        raise ValueError(f"init={init!r} is of mode 'reinit'; mode {mode!r} draws no weights")
+    if mode != "reinit":
+        refuse_others(f"mode {mode!r} draws no weights", init=(init, None), seed=(seed, 0))
     objective = chosen_objective(attack, objective)
     network = copy_on(ticket.model, loop.get("device")).requires_grad_(True)
     masks = ticket.masks

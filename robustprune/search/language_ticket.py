@@ -174,6 +174,10 @@ def find_language_ticket(
     `train_control` makes its random and re-initialised controls; `ticket.at(0.5)` draws another
     density.
 
+    Its defaults are the paper's and not those of the other searches: all layers are compared, the
+    classifier on top is left whole, and scores are learned by AdamW in 20 epochs. The section
+    `language` of a config has the same.
+
     Args:
         model: fine-tuned for the task. Copied, never changed; its weights stay as they are to the
             last bit while the scores move.

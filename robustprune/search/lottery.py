@@ -148,8 +148,6 @@ def find_lottery_ticket(
             "the first round; set rounds to 1"
         )
     rounds = rounds_to(density, pattern, rounds)
-    if fixed and allocate == "global":
-        allocate = "layer"  # N of every M is the same of every layer
     _check_rewind(rewind, epochs, loader)
     dense = (dense,) if isinstance(dense, str) else tuple(dense)
     objective = chosen_objective(attack, objective)

@@ -20,6 +20,7 @@ from robustprune.search.ticket import (
     copy_on,
     device_of,
     layers_to_mask,
+    refuse_others,
 )
 from robustprune.sparsity import (
     Allocation,
@@ -64,7 +65,7 @@ def prune_one_shot(
             the plain cross-entropy. Not for magnitude and random, which know no loss.
         batches: how many batches of the loader the criterion sees.
         pattern, allocate, dense: as in `find_scratch_ticket`.
-        seed: of random scores and random signs.
+        seed: of random scores and random signs, for criteria that draw any.
 
     Raises:
         ValueError: an option out of range or without effect, nothing to mask, or no loader where
@@ -78,12 +79,11 @@ def prune_one_shot(
     needs_data = CRITERIA[criterion].needs_data
     if needs_data and loader is None:
         raise ValueError(f"criterion {criterion!r} needs data; give a loader")
-    if not needs_data and not (attack is None and objective is None):
-        looking = ", ".join(name for name, row in CRITERIA.items() if row.needs_data)
-        raise ValueError(
-            f"criterion {criterion!r} looks at no loss, so that `attack` and `objective` have no "
-            f"effect; leave them out or take one of {looking}"
-        )
+    if not needs_data:
+        blind = f"criterion {criterion!r} looks at no loss"
+        refuse_others(blind, attack=(attack, None), objective=(objective, None))
+    if not CRITERIA[criterion].draws:
+        refuse_others(f"criterion {criterion!r} draws no random numbers", seed=(seed, 0))
     plain = attack is None and objective is None
     chosen = Natural() if plain else chosen_objective(attack, objective)
     network = copy_on(model, device).requires_grad_(True)

@@ -26,6 +26,7 @@ from robustprune.search.ticket import (
     copy_on,
     layers_to_mask,
     learn_masks,
+    refuse_others,
 )
 from robustprune.sparsity import (
     Allocation,
@@ -104,13 +105,12 @@ def find_scratch_ticket(
     check_pattern(pattern, check_density(density))
     objective = chosen_objective(attack, objective)
     if init is None:
-        of_drawn = {"fan_scaling": fan_scaling, "bias_scale": bias_scale, "thresholds": thresholds}
-        for name, value in of_drawn.items():
-            if value not in (None, False, 0.0):
-                raise ValueError(
-                    f"{name}={value!r} says how weights are drawn, and init=None draws none; leave "
-                    f"{name} out or name an init"
-                )
+        refuse_others(
+            "init=None draws no weights",
+            fan_scaling=(fan_scaling, False),
+            bias_scale=(bias_scale, 0.0),
+            thresholds=(thresholds, None),
+        )
     network = copy_on(model, loop.get("device"))
     layers = layers_to_mask(network, dense)
     whole = maskable_layers(network)

@@ -77,8 +77,8 @@ def chosen_objective(attack: Attack | None, objective: Objective | None) -> Obje
 
 #: of a search that draws no random number by itself
 DRAWS_NOTHING = (
-    "it draws nothing by itself; the order of batches comes from the loader, and random starts of "
-    "an attack from torch.manual_seed"
+    "the search draws nothing by itself; the order of batches comes from the loader, and random "
+    "starts of an attack from torch.manual_seed"
 )
 
 
@@ -86,7 +86,7 @@ def refuse_others(why: str, **options: tuple[object, object]) -> None:
     """Raise ValueError where an option, (value, the only one it may have), has another value."""
     for name, (value, only) in options.items():
         if value != only:
-            raise ValueError(f"{name}={value!r} has no effect on this search: {why}")
+            raise ValueError(f"{name}={value!r} has no effect; leave it at {only!r}: {why}")
 
 
 def learn_masks(

@@ -146,11 +146,13 @@ class Criterion:
         needs: "nothing" but the weights; "gradients" of the loss, or "activations" of the layers,
             both on batches.
         summary: the score as a formula, and where it is from.
+        draws: whether it draws from the scene's generator.
     """
 
     score: Callable[[Scene], dict[str, Tensor]]
     needs: Literal["nothing", "gradients", "activations"]
     summary: str
+    draws: bool = False
 
     @property
     def needs_data(self) -> bool:
@@ -160,12 +162,14 @@ class Criterion:
 #: every criterion by its name
 CRITERIA: Mapping[str, Criterion] = {
     "magnitude": Criterion(magnitude, "nothing", "|w| (Han et al. 2015)"),
-    "random": Criterion(random, "nothing", "noise, the control"),
+    "random": Criterion(random, "nothing", "noise, the control", draws=True),
     "snip": Criterion(snip, "gradients", "|w ∂L/∂w| (Lee et al. 2019)"),
     "grasp": Criterion(grasp, "gradients", "w (H ∂L/∂w) (Wang et al. 2020)"),
-    "obd": Criterion(obd, "gradients", "½ h w², h the Hessian's diagonal (LeCun et al. 1990)"),
+    "obd": Criterion(
+        obd, "gradients", "½ h w², h the Hessian's diagonal (LeCun et al. 1990)", draws=True
+    ),
     "obd_ggn": Criterion(
-        obd_ggn, "gradients", "½ h w², h Gauss-Newton's diagonal (Schraudolph 2002)"
+        obd_ggn, "gradients", "½ h w², h Gauss-Newton's diagonal (Schraudolph 2002)", draws=True
     ),
 }
 

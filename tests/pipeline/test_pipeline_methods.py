@@ -135,6 +135,10 @@ def test_each_objective_goes_with_each_search(
         ({"search": {"methods": ("harp",), "pattern": "2:4"}}, "harp learns each layer's rate"),
         ({"search": {"allocate": {"conv": 0.5}}}, "a density for every masked layer"),
         ({"search": {"allocate": "erk", "pattern": "2:4"}}, "allocate='erk' has no effect"),
+        (
+            {"search": {"methods": ("lottery",), "allocate": "global", "pattern": "2:4"}},
+            "allocate='global' has no effect",
+        ),
         ({"search": {"weights": "natural", "fan_scaling": True}}, "leave search.fan_scaling out"),
         (
             {"search": {"methods": ("admm_l1",), "pattern": "row"}, "admm": {"l1": 1e-3}},

@@ -188,7 +188,5 @@ def test_nothing_is_attacked_under_the_natural_objective(
     assert check is not None
     _, robust = check(run.fresh_model(), run.device)
     assert bool(calls) == attacked == (robust is not None)
-    plain = prune_one_shot(
-        run.fresh_model(), run.loader(), density=0.5, criterion="snip", seed=run.config.seed
-    )
+    plain = prune_one_shot(run.fresh_model(), run.loader(), density=0.5, criterion="snip")
     assert (found.ticket.masks == plain.masks) == (not attacked)

@@ -135,8 +135,7 @@ class Case:
             return "have no effect"
         if self.search == "harp" and ":" in self.pattern:
             return "harp learns each layer's rate"
-        fine = ("layer", "global") if self.search == "lottery" else ("layer",)
-        if ":" in self.pattern and self.allocate not in fine and self.search != "language":
+        if ":" in self.pattern and self.allocate != "layer" and self.search != "language":
             return "has no effect"
         if self.allocate == "row" and self.search == "harp":
             return "has no effect"

@@ -142,15 +142,16 @@ def test_an_attack_in_place_of_an_objective() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("admm", {"seed": 1}, "seed=1 has no effect on this search: it draws nothing"),
-        ("scores", {"seed": 1}, "seed=1 has no effect on this search: it draws nothing"),
-        ("lottery", {"seed": 1}, "seed=1 has no effect on this search: it draws nothing"),
-        ("language", {"pattern": "row"}, "pattern='row' has no effect on this search: granul"),
+        ("admm", {"seed": 1}, "seed=1 has no effect; leave it at 0: the search draws nothing"),
+        ("scores", {"seed": 1}, "seed=1 has no effect; leave it at 0: the search draws nothing"),
+        ("lottery", {"seed": 1}, "seed=1 has no effect; leave it at 0: the search draws nothing"),
         (
             "language",
-            {"allocate": "layer"},
-            "allocate='layer' has no effect on this search: gr",
+            {"pattern": "row"},
+            "pattern='row' has no effect; leave it at 'element'",
         ),
+        ("language", {"allocate": "layer"}, "allocate='layer' has no effect; leave it at 'global'"),
+        ("lottery", {"allocate": "global", "pattern": "2:4"}, "allocate='global' has no effect"),
         (
             "scores",
             {"method": "harp", "validation": Validation(loader=examples())},

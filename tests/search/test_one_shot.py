@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from attacks import PGD, ThreatModel
 from robustprune.minmax import Natural
 from robustprune.search import prune_one_shot
-from robustprune.sparsity import count_kept, group_weight, maskable_layers
+from robustprune.sparsity import MaskSet, count_kept, group_weight, maskable_layers
 from robustprune.sparsity.criteria import CRITERIA
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -91,5 +91,20 @@ def test_a_loss_is_refused_where_none_is_looked_at(
 ) -> None:
     value = PGD(ThreatModel("linf", 0.1)) if given == "attack" else Natural()
     options: dict = {"criterion": criterion, given: value}
-    with pytest.raises(ValueError, match=f"criterion '{criterion}' looks at no loss"):
+    with pytest.raises(ValueError, match=f"{given}=.* criterion '{criterion}' looks at no loss"):
         prune_one_shot(make_network(), density=0.5, **options)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_seed_is_taken_where_something_is_drawn(
+    make_network: Make, batches: Batches, criterion: str
+) -> None:
+    def scored(seed: int) -> MaskSet:
+        options: dict = {"density": 0.25, "criterion": criterion, "seed": seed}
+        return prune_one_shot(make_network(), batches, **options).masks
+
+    if CRITERIA[criterion].draws:
+        assert scored(1) == scored(1) != scored(2)
+    else:
+        with pytest.raises(ValueError, match=f"seed=1 has no effect.*'{criterion}' draws no"):
+            scored(1)

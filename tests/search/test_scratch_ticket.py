@@ -299,7 +299,7 @@ def test_fan_scaling_follows_what_each_layer_keeps(allocate: object) -> None:
 )
 def test_how_weights_are_drawn_says_nothing_where_none_are(option: dict) -> None:
     (name,) = option
-    with pytest.raises(ValueError, match=f"{name}=.* init=None draws none; leave {name} out"):
+    with pytest.raises(ValueError, match=f"{name}=.* has no effect.*: init=None draws no weights"):
         search(init=None, **option)
 
 
@@ -316,11 +316,12 @@ def test_a_scale_of_biases_needs_a_bias() -> None:
     search(model=bare, epochs=1)
 
 
+@pytest.mark.parametrize(("name", "value"), [("init", "xavier_normal"), ("seed", 1)])
 @pytest.mark.parametrize("mode", ["inherit", "full"])
-def test_an_init_is_of_mode_reinit(mode: str) -> None:
+def test_how_weights_are_drawn_is_of_mode_reinit(mode: str, name: str, value: object) -> None:
     ticket, options = search(epochs=1), {"epochs": 1, "optimizer": OptimizerSpec()}
-    options |= {"mode": mode, "init": "xavier_normal"}
-    with pytest.raises(ValueError, match=f"is of mode 'reinit'; mode '{mode}' draws no weights"):
+    options |= {"mode": mode, name: value}
+    with pytest.raises(ValueError, match=f"{name}=.* has no eff.*: mode '{mode}' draws no weights"):
         finetune_ticket(ticket, loader(), Adversarial(ATTACK), **options)  # type: ignore[arg-type]
 
 
