@@ -28,8 +28,8 @@ from robustprune.pipeline.tickets import (
     lottery_trainings,
 )
 from robustprune.run.config import Config
-from robustprune.search import prune_admm, prune_scores
-from robustprune.search.gradual import check_way, prune_gradual
+from robustprune.search import prune_admm, prune_gradual, prune_scores
+from robustprune.search.gradual import check_way
 from robustprune.sparsity.criteria import CRITERIA
 
 #: names of criteria in the benchmark's taxonomy (Piras et al. 2024, arXiv 2409.01249)

@@ -3,6 +3,7 @@
 from robustprune.search.admm import prune_admm
 from robustprune.search.controls import CONTROLS, ControlName, train_control
 from robustprune.search.finetune import FINETUNE_MODES, FinetuneMode, finetune_ticket
+from robustprune.search.gradual import prune_gradual
 from robustprune.search.initialise import INITS, InitName, draw_thresholds, initialise
 from robustprune.search.language_ticket import LanguageTicket, find_language_ticket
 from robustprune.search.lottery import LotteryTicket, find_lottery_ticket
@@ -32,6 +33,7 @@ __all__ = [
     "finetune_ticket",
     "initialise",
     "prune_admm",
+    "prune_gradual",
     "prune_one_shot",
     "prune_scores",
     "train_control",

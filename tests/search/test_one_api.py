@@ -24,11 +24,11 @@ from robustprune.search import (
     find_scratch_ticket,
     finetune_ticket,
     prune_admm,
+    prune_gradual,
     prune_one_shot,
     prune_scores,
     train_control,
 )
-from robustprune.search.gradual import prune_gradual
 
 THREAT = ThreatModel("linf", 0.1)
 ORDER = (
