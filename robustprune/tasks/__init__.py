@@ -1,4 +1,4 @@
-"""Data sets as `Task`s: packaged series, downloaded images, people's own arrays."""
+"""Load data sets as `Task`s: packaged series, downloaded images, and the user's own arrays."""
 
 from robustprune.tasks.arrays import npz_examples
 from robustprune.tasks.batches import BatchLoader

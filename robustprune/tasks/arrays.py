@@ -1,11 +1,12 @@
-"""People's own arrays: one .npz file with x_train, y_train, x_test and y_test.
+"""Read the user's own arrays: one .npz file with x_train, y_train, x_test and y_test.
 
-uint8 is pixels, divided by 255 into [0, 1], with bounds (0, 1) unless the caller gives others;
-every other number is taken as it is, as float32, with the bounds the caller gives (None is
-unbounded). Inputs are (N, C, H, W) images, (N, C, L) series or (N, F) features; see `layout` for
-how channels are found. Images (4-D) get per-channel mean and standard deviation of the training
-split for a `Normalize` layer; other arrays are taken to be normalised as their owner wants them.
-Labels are whole numbers or strings; the distinct ones of y_train, sorted, become 0..C-1.
+uint8 numbers are pixels: they are divided by 255 into [0, 1], and the bounds are (0, 1) unless the
+caller gives others. Every other number is converted to float32 without scaling, and the bounds are
+those that the caller gives (None for no bounds). Inputs are (N, C, H, W) images, (N, C, L) series
+or (N, F) features; `layout` describes how the channels are found. Images (4-D) come with the mean
+and standard deviation of each channel of the training split, for a `Normalize` layer; other arrays
+are expected to be normalised already. Labels are whole numbers or strings; the distinct labels of
+y_train, sorted, become 0..C-1.
 """
 
 from pathlib import Path
@@ -26,15 +27,16 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 def npz_task(
     path: Path, *, bounds: tuple[float, float] | None, layout: Layout | None = None
 ) -> Task:
-    """The task in the file `path`, laid out as this module says.
+    """Load the task in the .npz file `path`, whose format is described at the top of this module.
 
     Args:
-        layout: where the channels are; None finds them, see `layout`.
+        bounds: the range (low, high) of valid inputs, in input units; None as described there.
+        layout: where the channels are; None finds them from the shape, see `layout`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: what `read_npz`, `to_inputs` and `encode_labels` refuse, train and test of
-            different layouts, and all that `Task` refuses.
+        FileNotFoundError: there is no such file.
+        ValueError: `read_npz`, `to_inputs`, `encode_labels` or `Task` refuses the content, or the
+            train and test arrays have different layouts.
     """
     check_bounds(bounds)
     arrays = read_npz(path, keys=KEYS)
@@ -44,7 +46,7 @@ def npz_task(
             f"{path}: x_train is {arrays['x_train'].dtype} and x_test {arrays['x_test'].dtype}; "
             "only uint8 is scaled to [0, 1], so use uint8 in both or in neither"
         )
-    # found once, and said once, since both must have the same shape
+    # found and warned of only once, because both must have the same shape
     layout = layout_of(arrays["x_train"], where=f"{path}: x_train", layout=layout)
     if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
         raise ValueError(
@@ -80,16 +82,16 @@ def npz_task(
 def npz_examples(
     path: Path, *, bounds: tuple[float, float] | None, layout: Layout | None = None
 ) -> tuple[Tensor, Tensor, tuple[float, float] | None]:
-    """The examples of a file with x_test and y_test, or x and y alone, for a finished network.
+    """Load examples for a finished network: x_test and y_test of a file, or x and y where it has x.
 
-    Labels are whole numbers, the network's own class indices; nothing is renumbered.
+    Labels are whole numbers, which are the class indices of the network; they are not renumbered.
 
     Returns:
-        x, laid out as this module says, y (N,) int64, and the bounds: (0, 1) for uint8 pixels
-        unless others are given.
+        x with the shape that this module describes, y (N,) int64, and the bounds: those that were
+        given, or else (0, 1) for uint8 pixels and None for other numbers.
 
     Raises:
-        FileNotFoundError, ValueError: as `npz_task`; labels that are no whole numbers from 0.
+        FileNotFoundError, ValueError: as in `npz_task`, or the labels are not whole numbers from 0.
     """
     check_bounds(bounds)
     keys = ("x", "y") if has_key(path, "x") else KEYS[2:]
@@ -103,13 +105,13 @@ def npz_examples(
         bounds = (0.0, 1.0)
     inputs = to_inputs(x, where=f"{path}: {keys[0]}", layout=layout)
     y = torch.from_numpy(labels.astype(np.int64))
-    classes = int(y.amax()) + 1 if len(y) else 1  # how many the network has is for it to say
+    classes = int(y.amax()) + 1 if len(y) else 1  # only the network knows its number of classes
     check_examples(inputs, y, num_classes=classes, bounds=bounds, where=str(path))
     return inputs, y, bounds
 
 
 def _channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of (N, C, H, W)."""
+    """Compute the mean and the standard deviation of each channel of (N, C, H, W)."""
     # In float64 on one channel at a time: sums over 50,000 images lose digits in float32.
     channels = [x[:, c].double() for c in range(x.shape[1])]
     mean = tuple(float(channel.mean()) for channel in channels)

@@ -1,4 +1,4 @@
-"""Random transformations of training batches, a whole batch at a time."""
+"""Transform training batches at random, a whole batch at a time."""
 
 import torch
 from torch import Tensor
@@ -6,13 +6,13 @@ from torch.nn import functional as F
 
 
 def crop_and_flip(x: Tensor, generator: torch.Generator) -> Tensor:
-    """The usual CIFAR augmentation: 4 zero pixels around, a random crop, a horizontal flip.
+    """Apply the usual CIFAR augmentation: pad 4 zero pixels, crop at random, flip horizontally.
 
-    Each image gets its own offsets, uniform on 0..8, and is mirrored with probability 1/2.
+    Each image draws its own offsets, uniform on 0..8, and is mirrored with probability 1/2.
 
     Args:
         x: (N, C, H, W) on any device.
-        generator: on the CPU, so that the draws are the same on every device.
+        generator: a generator on the CPU, so that the random numbers are the same for every device.
 
     Returns:
         (N, C, H, W), a new tensor.
@@ -24,7 +24,7 @@ def crop_and_flip(x: Tensor, generator: torch.Generator) -> Tensor:
     columns = offsets[1] + torch.where(flip, torch.arange(width - 1, -1, -1), torch.arange(width))
     rows, columns = rows.to(x.device), columns.to(x.device)
     images = torch.arange(count, device=x.device)[:, None, None]
-    # Channels last while indexing: the three index tensors then choose whole pixels.
+    # With the channels last, the three index tensors choose whole pixels.
     padded = F.pad(x, (4, 4, 4, 4)).permute(0, 2, 3, 1)
     chosen = padded[images, rows[:, :, None], columns[:, None, :]]
     return chosen.permute(0, 3, 1, 2).contiguous()

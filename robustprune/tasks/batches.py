@@ -1,4 +1,4 @@
-"""Batches straight from tensors, in an order that a resumed run repeats bit for bit."""
+"""Make batches from tensors, in an order that a resumed run repeats bit for bit."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,34 +7,37 @@ from torch import Tensor
 
 from robustprune.tasks.task import Augment, Split
 
-POOL = 50  # batches that are sorted by length together
+POOL = 50  # number of batches whose examples are sorted by length together
 
 
 class BatchLoader:
-    """Iterate over (x, y) batches of a split; each `iter()` is one epoch.
+    """Iterate over the batches (x, y) of a split. Each `iter()` is one epoch.
 
-    Shuffling and augmentation draw from the loader's own CPU generator, so that the order does not
-    depend on the device, on the model, or on other random numbers drawn in between.
+    Shuffling and augmentation use the loader's own random generator on the CPU, so that the order
+    does not depend on the device, on the model, or on other random numbers drawn in between.
 
     Args:
-        split: N examples.
-        batch_size: examples per batch; the last batch is smaller where N is no multiple of it.
-        shuffle: draw a new order each epoch.
-        seed: of the generator.
-        augment: (x, generator) -> x, applied to each batch.
-        device: where the batches go; the whole split is put there once, at construction.
-        drop_last: leave out a smaller last batch.
-        lengths: (N,) int64, such as `view.token_counts`: batches are made of examples of like
-            length, so that little of them is padding. A shuffled epoch is sorted by length within
-            pools of 50 batches (which examples share a batch stays random), and its batches come
-            in random order.
+        split: the N examples.
+        batch_size: the number of examples per batch, at least 1; the last batch is smaller where N
+            is no multiple of it.
+        shuffle: whether each epoch has a new random order.
+        seed: the seed of the generator.
+        augment: a function (x, generator) -> x that is applied to each batch; None for no
+            augmentation.
+        device: the device of the batches; the whole split is copied there once. None leaves it
+            where it is.
+        drop_last: whether a smaller last batch is left out.
+        lengths: (N,) int64, the length of each example, such as `view.token_counts`. Batches are
+            then made of examples of similar length, which need little padding: a shuffled epoch is
+            sorted by length within pools of 50 batches, so that batches stay random, and the
+            batches come in random order.
 
     Raises:
-        ValueError: batch_size below 1, an empty split, drop_last with fewer than batch_size
-            examples, or lengths without shuffle or not one for each example.
+        ValueError: `batch_size` is below 1, the split is empty, `drop_last` is set with fewer than
+            `batch_size` examples, or `lengths` comes without `shuffle` or has another size than N.
 
     Attributes:
-        indices: (B,) int64, which examples of the split the last batch is made of.
+        indices: (B,) int64, the positions in the split of the examples of the last batch.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class BatchLoader:
         self._resumed = False
 
     def __len__(self) -> int:
-        """Batches per epoch."""
+        """Return the number of batches per epoch."""
         whole, rest = divmod(len(self.split), self.batch_size)
         return whole + bool(rest and not self.drop_last)
 
@@ -95,7 +98,7 @@ class BatchLoader:
             yield x, y
 
     def _order(self, *, resumed: bool) -> Tensor:
-        """(N,) int64 order of the epoch; a resumed epoch's is drawn again as at its start."""
+        """Return the order of the epoch, (N,) int64. A resumed epoch draws its order again."""
         if not self.shuffle:
             return torch.arange(len(self.split))
         generator = self._generator
@@ -110,15 +113,16 @@ class BatchLoader:
         pools = torch.split(order, POOL * self.batch_size)
         sorted_pools = [pool[self.lengths[pool].argsort(stable=True)] for pool in pools]
         whole, batches = len(self), torch.split(torch.cat(sorted_pools), self.batch_size)
-        # A smaller last batch stays the last: `len` and positions count on it.
+        # A smaller last batch must stay the last, because `len` and positions assume it.
         full = len(order) // self.batch_size
         shuffled = torch.randperm(full, generator=generator).tolist()
         return torch.cat([batches[i] for i in [*shuffled, *range(full, whole)]])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Where the loader stands: two generator states (uint8) and the next batch's index.
+        """Return the position of the loader: two generator states (uint8) and the next batch's
+        index.
 
-        Taken between epochs or while a batch is in use; the first `iter()` after
+        It can be taken between epochs or while a batch is in use. The first `iter()` after
         `load_state_dict` gives the batches that would have come next.
         """
         return {
@@ -128,10 +132,11 @@ class BatchLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue where `state_dict` was taken, on the same split and batch size.
+        """Continue from a result of `state_dict`, on the same split and with the same batch size.
 
         Raises:
-            ValueError: keys other than those of `state_dict`, or a position past the epoch's end.
+            ValueError: the keys are not those of `state_dict`, or the position lies behind the end
+                of the epoch.
         """
         if set(state) != {"generator", "epoch_start", "next_batch"}:
             raise ValueError(

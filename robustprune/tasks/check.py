@@ -1,4 +1,4 @@
-"""Refusals of data that would train or evaluate into nonsense, each in one complete line."""
+"""Refuse data on which training or evaluation would mean nothing, with one complete line each."""
 
 import math
 
@@ -21,12 +21,13 @@ def check_examples(
     Args:
         x: (N, ...) float32.
         y: (N,) int64.
-        num_classes: labels must be in 0..num_classes-1.
-        bounds: inclusive range of x in input units; None accepts every finite value.
-        where: what the message names as the place, such as "task 'mnist', test split".
+        num_classes: C; labels must lie in 0..C-1.
+        bounds: the range (low, high) of x in input units, inclusive; None accepts every finite
+            value.
+        where: the place that the message names, such as "task 'mnist', test split".
 
     Raises:
-        ValueError: one of the above.
+        ValueError: one of these problems was found.
     """
     if x.numel() == 0:
         raise ValueError(f"{where}: empty, x has shape {tuple(x.shape)}; give at least one example")
@@ -55,10 +56,10 @@ def check_examples(
 
 
 def check_bounds(bounds: tuple[float, float] | None) -> None:
-    """Refuse bounds that are no interval.
+    """Refuse bounds that are not an interval.
 
     Raises:
-        ValueError: not two finite numbers, the lower one first.
+        ValueError: they are not two finite numbers with the lower one first.
     """
     if bounds is None:
         return
@@ -75,11 +76,11 @@ def check_statistics(
     channels: int,
     task: str,
 ) -> None:
-    """Refuse a per-channel mean and standard deviation that no `Normalize` layer could use.
+    """Refuse a mean and a standard deviation per channel that no `Normalize` layer could use.
 
     Raises:
-        ValueError: only one of the two given, a length other than `channels`, or a standard
-            deviation that is not positive.
+        ValueError: only one of the two is given, their length is not `channels`, or a standard
+            deviation is not positive.
     """
     if mean is None and std is None:
         return

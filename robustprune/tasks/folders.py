@@ -1,21 +1,22 @@
-"""Where data sets that are not packaged lie on disk."""
+"""Find the folder of the data sets that are not packaged."""
 
 import os
 from pathlib import Path
 
 
 def default_data_dir() -> Path:
-    """The folder in the environment variable ROBUSTPRUNE_DATA, else ~/.cache/robustprune."""
+    """Return the folder in the environment variable ROBUSTPRUNE_DATA, or else
+    ~/.cache/robustprune."""
     named = os.environ.get("ROBUSTPRUNE_DATA")
     return Path(named).expanduser() if named else Path.home() / ".cache" / "robustprune"
 
 
 def data_folder(data_dir: Path | None) -> Path:
-    """`data_dir`, or the default one where it is None.
+    """Return `data_dir`, or the default folder where it is None.
 
     Raises:
-        FileNotFoundError: `data_dir` is given and is no folder (the default one may be made later
-            by a download).
+        FileNotFoundError: `data_dir` is given but is no folder. (The default folder may be missing,
+            because a download can make it later.)
     """
     if data_dir is None:
         return default_data_dir()

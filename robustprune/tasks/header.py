@@ -1,4 +1,4 @@
-"""Whether the first row of a table of series names its columns or is a series itself."""
+"""Decide whether the first row of a table of series holds the names of its columns."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from collections.abc import Sequence
 
 from robustprune.run.terminal import shown
 
-#: what the column of the labels is called, in lower case
+#: usual names of the column of the labels, in lower case
 _NAMES = ("", "label", "labels", "class", "classes", "class_label", "target", "y", "category")
-#: so many cells, counted up by ones, are no accident; beside a word that may be a label, so many
+#: how many cells that count up by ones make a header; how many beside a word that may be a label
 _FEWEST, _FEWEST_BESIDE_A_WORD = 3, 5
 
 
 def is_header(rows: Sequence[Sequence[str]], *, last: bool, where: str, said: bool | None) -> bool:
-    """Whether the first of `rows` is a header.
+    """Return whether the first of `rows` is a header.
 
-    pandas names the columns of an array 0, 1, 2, ...: such a row can be read as a series. It is
-    taken for a header, with a warning, where all its cells count up from 0, or where the values do
-    (from 0 or 1, three or more) and the label's cell is a usual name of such a column. Where five
-    values or more do and that cell is a word that no other row has for its label, it isn't clear.
+    pandas names the columns of an array 0, 1, 2, ..., and such a row could also be a series. It is
+    taken for a header, with a warning, if all its cells count up from 0. It is also one if its
+    values (three or more) count up from 0 or 1 and the label's cell is a usual name of such a
+    column. If five or more values count up and that cell is a word that is no other row's label,
+    the case is not clear.
 
     Args:
-        rows: of at least one row.
+        rows: the rows of the table as cells, at least one row.
         last: whether the labels are in the last column.
         where: the place of the first row, for messages.
-        said: what the user says, which decides.
+        said: the answer of the user, which is returned where it is not None.
 
     Raises:
-        ValueError: it isn't clear; or the labels are pandas' index, which names no class.
+        ValueError: the case is not clear, or the first column is the index of pandas, which names
+            no class.
     """
     if said is not None:
         return said
@@ -62,7 +64,7 @@ def is_header(rows: Sequence[Sequence[str]], *, last: bool, where: str, said: bo
 
 
 def _refuse_index(column: list[str], where: str) -> None:
-    """Under a header without a name, numbers that are all different count the rows."""
+    """Refuse a first column without a name whose numbers are all different: it counts the rows."""
     if len(column) >= _FEWEST and all(c.isdigit() for c in column) and _distinct(column):
         raise ValueError(
             f"{where}: the first column is an index that counts the rows, neither label nor value; "
@@ -75,5 +77,5 @@ def _distinct(cells: list[str]) -> bool:
 
 
 def _counts(cells: Sequence[str], start: int) -> bool:
-    """Whether they are the whole numbers from `start`, one after the other."""
+    """Return whether the cells are the whole numbers from `start`, one after the other."""
     return list(cells) == [str(number) for number in range(start, start + len(cells))]

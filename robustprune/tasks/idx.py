@@ -1,4 +1,4 @@
-"""LeCun's idx files of bytes, the format of MNIST and Fashion-MNIST."""
+"""Read LeCun's idx files of bytes, the format of MNIST and Fashion-MNIST."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ _BYTES = 8  # the number of the type unsigned byte
 
 
 def read_idx(path: Path, *, dims: int, within: Path) -> npt.NDArray[np.uint8]:
-    """The uint8 array of `dims` dimensions in an idx file.
+    """Return the uint8 array of an idx file, which must have `dims` dimensions.
 
     Args:
         within: as in `run.files.plain_file`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: another format, type or number of dimensions, more or fewer bytes than the
-            header promises, or more than `run.files.memory_limit`.
+        FileNotFoundError: there is no such file.
+        ValueError: the format, the type or the number of dimensions is another one, the file has
+            more or fewer bytes than its header says, or the array would take more than
+            `run.files.memory_limit`.
     """
     size, begins = plain_file(path, within=within).stat().st_size, 4 + 4 * dims
     with open(path, "rb") as file:

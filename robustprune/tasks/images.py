@@ -1,9 +1,9 @@
-"""MNIST, Fashion-MNIST and CIFAR-10, from a data folder or through torchvision's download.
+"""Load MNIST, Fashion-MNIST and CIFAR-10 from a data folder or by torchvision's download.
 
-Layout of the data folder, in which nothing may be a symbolic link:
+The data folder has this layout, in which nothing may be a symbolic link:
     MNIST/raw, FashionMNIST/raw   the four idx files, as torchvision keeps them
-    CIFAR-10/cifar10.npz          x_train, y_train, x_test, y_test (uint8, NHWC); used where present
-    cifar-10-batches-py           torchvision's own copy of CIFAR-10, otherwise
+    CIFAR-10/cifar10.npz          x_train, y_train, x_test, y_test (uint8, NHWC); used if present
+    cifar-10-batches-py           torchvision's own copy of CIFAR-10; used otherwise
 """
 
 import contextlib
@@ -34,10 +34,11 @@ _FASHION_CLASSES = (
 
 
 def mnist(*, data_dir: Path | None, download: bool) -> Task:
-    """Handwritten digits: 60,000 + 10,000 of (1, 28, 28) in [0, 1].
+    """Handwritten digits: 60,000 training and 10,000 test images of shape (1, 28, 28) in [0, 1].
 
     LeCun, Bottou, Bengio, Haffner, Gradient-based learning applied to document recognition, 1998.
-    Raises as `load_task`.
+
+    It raises what `load_task` raises.
     """
     train, test = _idx_splits("MNIST", data_dir, download)
     return Task(
@@ -55,9 +56,9 @@ def mnist(*, data_dir: Path | None, download: bool) -> Task:
 
 
 def fashion_mnist(*, data_dir: Path | None, download: bool) -> Task:
-    """Pictures of clothes: 60,000 + 10,000 of (1, 28, 28) in [0, 1].
+    """Pictures of clothes: 60,000 training and 10,000 test images of shape (1, 28, 28) in [0, 1].
 
-    Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747. Raises as `load_task`.
+    Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747. It raises what `load_task` raises.
     """
     train, test = _idx_splits("FashionMNIST", data_dir, download)
     return Task(
@@ -75,11 +76,14 @@ def fashion_mnist(*, data_dir: Path | None, download: bool) -> Task:
 
 
 def cifar10(*, data_dir: Path | None, download: bool) -> Task:
-    """Photographs of ten classes: 50,000 + 10,000 of (3, 32, 32) in [0, 1], crop and flip.
+    """Photographs of ten classes: 50,000 training and 10,000 test images (3, 32, 32) in [0, 1].
 
-    CIFAR-10/cifar10.npz in the data folder may hold fewer; `source` says how many.
+    Training batches are cropped and flipped at random. CIFAR-10/cifar10.npz in the data folder may
+    hold fewer images; `source` says how many.
 
-    Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009. Raises as `load_task`.
+    Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
+
+    It raises what `load_task` raises.
     """
     folder = data_folder(data_dir)
     file = folder / "CIFAR-10" / "cifar10.npz"
@@ -112,10 +116,11 @@ def cifar10(*, data_dir: Path | None, download: bool) -> Task:
 
 
 def _from_npz(file: Path, folder: Path) -> tuple[Split, Split]:
-    """Train and test of an archive as cifar10.npz is.
+    """Read train and test from a file with the format of cifar10.npz.
 
     Raises:
-        ValueError: as `read_npz`, or arrays that are no images with whole numbers as labels.
+        ValueError: `read_npz` refuses the file, or the arrays are no images with whole numbers as
+            labels.
     """
     arrays = read_npz(file, keys=KEYS, within=folder)
     splits = []
@@ -132,7 +137,7 @@ def _from_npz(file: Path, folder: Path) -> tuple[Split, Split]:
 
 
 def _idx_splits(name: str, data_dir: Path | None, download: bool) -> tuple[Split, Split]:
-    """Train and test of torchvision's `name`, from the idx files in <data folder>/<name>/raw."""
+    """Read the train and test split `name` of torchvision from <data folder>/<name>/raw."""
     folder = data_folder(data_dir)
 
     def read(train: bool) -> Split:
@@ -161,13 +166,13 @@ def _idx_splits(name: str, data_dir: Path | None, download: bool) -> tuple[Split
 def _or_told(
     name: str, read: Callable[[bool], Split], folder: Path, download: bool, *, wanted: str
 ) -> tuple[Split, Split]:
-    """`read` of train and of test, its failures in one line.
+    """Call `read` for train and for test, and report a failure in one line.
 
     Raises:
         FileNotFoundError: the files `wanted` are missing or damaged and were not downloaded.
     """
     try:
-        # What torchvision prints belongs to the progress on stderr, never to a program's output.
+        # torchvision prints progress, which belongs on stderr and not in a program's output.
         with contextlib.redirect_stdout(sys.stderr):
             return read(True), read(False)
     except (RuntimeError, OSError, ValueError, TypeError, AssertionError, EOFError) as error:

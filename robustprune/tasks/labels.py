@@ -1,4 +1,4 @@
-"""From the labels people write, whole numbers or names, to class indices 0..C-1."""
+"""Turn the labels in a file (whole numbers or names) into class indices 0..C-1."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from robustprune.run.terminal import shown
 
 Labels = npt.NDArray[np.generic]
-#: what is written where a label is missing, in lower case: pandas' list, and what else is in use
+#: texts that stand for a missing label, in lower case: pandas' list and other usual ones
 _MISSING = frozenset(
     {"", "?", "nan", "-nan", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>", "nat", "none", "null"}
     | {"1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"}
@@ -27,20 +27,20 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNO
 def check_labels(
     labels: Sequence[str], at: Callable[[int], str], *, declared: Collection[str] = ()
 ) -> None:
-    """Refuse labels of one file that would silently become classes of their own.
+    """Refuse labels of one file that would silently become wrong classes.
 
-    Missing ones, such as an empty field, ``?``, ``nan``, ``NA`` or ``None`` in any case; the same
-    number or name in two ways of writing, such as ``01`` and ``1``, or ``+1`` and ``1``; and what
-    is no name: a label of several lines, or of more than 200 characters.
+    These are missing labels, such as an empty field, ``?``, ``nan``, ``NA`` or ``None`` in upper or
+    lower case; the same number or name written in two ways, such as ``01`` and ``1``, or ``+1`` and
+    ``1``; and labels that have several lines or more than 200 characters.
 
     Args:
-        labels: N labels as they are written.
-        at: where the label of that index is, such as "x.csv, line 3".
+        labels: the N labels as they are written.
+        at: a function from the index of a label to its place, such as "x.csv, line 3".
         declared: labels that the file itself lists as its classes, so that a class may be called
-            "none" (an empty one or ``?`` is missing even so).
+            "none". An empty label or ``?`` counts as missing even so.
 
     Raises:
-        ValueError: one of the above, with its place.
+        ValueError: one of these labels was found; the message names its place.
     """
     places: dict[str, int] = {}
     for index, label in enumerate(labels):
@@ -68,7 +68,7 @@ def check_labels(
 
 
 def _meaning(name: str) -> object:
-    """The number that a label stands for, exactly, or else the label itself."""
+    """Return the exact number that a label stands for, or else the label itself."""
     try:
         number = Decimal(name)  # takes whatever float() takes, "1_0" too, and rounds nothing
     except InvalidOperation:
@@ -84,24 +84,24 @@ def encode_labels(
     at: Callable[[str, int], str] | None = None,
     checked: bool = False,
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Number the distinct training labels 0..C-1 in sorted order.
+    """Replace the distinct training labels, in sorted order, by the numbers 0..C-1.
 
-    Labels that are all written as whole numbers are numbers: "1" in one file and "1.0" in the
-    other are one class (within a file they are refused, see `check_labels`).
+    Labels that are all written as whole numbers are compared as numbers: "1" in one file and "1.0"
+    in the other are the same class. (Within one file `check_labels` refuses that.)
 
     Args:
         train, test: (N,) whole numbers (sorted by value) or strings (sorted as text).
-        where: what a message names as the place.
-        at: where the label of that part ("train" or "test") and index is, where there is more to
-            say than its index.
-        checked: whether `check_labels` was asked already.
+        where: the place that a message names.
+        at: a function from the part ("train" or "test") and the index of a label to its place; None
+            names the index only.
+        checked: whether `check_labels` was called already.
 
     Returns:
-        (N,) int64 training labels, (M,) int64 test labels, and the C class names.
+        The training labels (N,) int64, the test labels (M,) int64, and the C class names.
 
     Raises:
-        ValueError: labels that are not one-dimensional, neither whole numbers nor strings, what
-            `check_labels` refuses, or a test label that no training example has.
+        ValueError: labels are not one-dimensional, or neither whole numbers nor strings;
+            `check_labels` refuses them; or a test label occurs in no training example.
     """
     place = at or (lambda part, index: f"{where}, {part}, index {index}")
     train, test = (
@@ -130,7 +130,7 @@ def encode_labels(
 
 
 def _canonical(labels: Labels, where: str, at: Callable[[int], str], checked: bool) -> Labels:
-    """`labels` as int64, or as strings where they are no whole numbers."""
+    """Return `labels` as int64, or as strings where they are not whole numbers."""
     if labels.ndim != 1:
         raise ValueError(
             f"{where} labels have shape {labels.shape}; give one label per example, shape (N,)"
@@ -143,7 +143,7 @@ def _canonical(labels: Labels, where: str, at: Callable[[int], str], checked: bo
             check_labels(names, at)
         if not all(_NUMBER.fullmatch(name.strip()) for name in set(names)):
             return np.array([name.strip() for name in names], dtype=np.str_)
-        # "1", "1.0" and "1.0000000e+00" are the same class in the archive's several editions.
+        # Editions of the archive write the same class as "1", "1.0" and "1.0000000e+00".
         numbers = labels.astype(np.float64)
         return numbers.astype(np.int64) if _whole(numbers) else labels
     if labels.dtype.kind == "f":
@@ -162,6 +162,6 @@ def _canonical(labels: Labels, where: str, at: Callable[[int], str], checked: bo
 
 
 def _whole(numbers: Labels) -> bool:
-    """Whether all are whole and small enough for a float to tell each from the next."""
+    """Return whether all numbers are whole and small enough for float64 to hold them exactly."""
     wide = numbers.astype(np.float64)  # float16 cannot hold the limit itself
     return bool((np.abs(wide) < 2**53).all() and (wide == np.floor(wide)).all())

@@ -1,16 +1,16 @@
-"""From arrays to inputs (N, C, ...): where the channels are, and what a guess of it says.
+"""Turn arrays into inputs (N, C, ...): find the dimension of the channels, or warn of a guess.
 
     4-D, of any number type:
-        (N, C, H, W) with C = 1 or 3 stays; (N, H, W, C) with C = 1 or 3 is moved, with a warning.
-        Of an array that could be either, or has no such axis and is smallest in the last one, it
-        must be said; any other is (N, C, H, W), with a warning.
+        (N, C, H, W) with C = 1 or 3 stays as it is; (N, H, W, C) with C = 1 or 3 is transposed,
+        with a warning. The user must give the layout of an array that could be either, or that has
+        no such axis and is smallest in the last one. Any other is (N, C, H, W), with a warning.
     3-D:
-        uint8 is (N, H, W), grey images, and becomes (N, 1, H, W);
-        of other numbers (N, C, L), series: with a warning where C is not less than L, and
-        (N, L, 1) is moved, with a warning.
+        uint8 is (N, H, W), grey images, and becomes (N, 1, H, W).
+        Other numbers are (N, C, L), series, with a warning where C is not less than L;
+        (N, L, 1) is transposed, with a warning.
     2-D: (N, F), features.
-`layout` says it instead: "channels_first" is (N, C, ...), "channels_last" (N, ..., C), of images
-and series of any type; then there is no warning.
+The option `layout` replaces this rule: "channels_first" is (N, C, ...) and "channels_last" is
+(N, ..., C), for images and series of any type. Then there is no warning.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ _COLOURS = (1, 3)
 
 
 def to_inputs(array: Array, *, where: str, layout: Layout | None = None) -> Tensor:
-    """`array` as a float32 tensor in model input units, by the rule at the top of this module;
-    uint8 is pixels, divided by 255 into [0, 1].
+    """Convert `array` to a float32 tensor in input units, by the rule at the top of this module.
+
+    uint8 numbers are pixels, which are divided by 255 into [0, 1].
 
     Raises:
-        ValueError: another number of dimensions or another type than listed there, a layout that
-            must be said, or one that means nothing.
+        ValueError: the number of dimensions or the type is not listed there, the array needs a
+            layout, or the layout is not valid for it.
     """
     layout, pixels = layout_of(array, where=where, layout=layout), array.dtype == np.uint8
     if layout == "channels_last":
@@ -47,15 +48,15 @@ def to_inputs(array: Array, *, where: str, layout: Layout | None = None) -> Tens
     if not pixels:
         with np.errstate(over="ignore"):  # infinity, which `check_examples` refuses
             return torch.from_numpy(np.ascontiguousarray(array.astype(np.float32)))
-    # contiguous before dividing: the bytes are a quarter of the floats to move.
+    # Make it contiguous before dividing, because bytes are a quarter of the floats to move.
     return torch.from_numpy(np.ascontiguousarray(array)).float().div_(255)
 
 
 def layout_of(array: Array, *, where: str, layout: Layout | None) -> Layout | None:
-    """`layout`, or what is found where it is None; None still where there are no channels.
+    """Return `layout`, or the layout that is found where it is None; None if there are no channels.
 
     Raises:
-        ValueError: as `to_inputs`.
+        ValueError: as in `to_inputs`.
     """
     if array.dtype.kind not in "iufb" or array.ndim not in (2, 3, 4):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Text files as lines and as rows of fields, whatever system and program wrote them."""
+"""Read text files as lines and as rows of fields, whatever system and program wrote them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from robustprune.run.files import read_bytes
 
 
 def read_text(path: Path, *, within: Path | None = None) -> str:
-    """The text of a file in UTF-8, or else in Latin-1, as some headers of the archive are.
+    """Return the text of a file, decoded as UTF-8, or else as Latin-1, as in some headers of the
+    archive.
 
     Raises:
-        FileNotFoundError, ValueError: as `run.files.read_bytes`.
+        FileNotFoundError, ValueError: as in `run.files.read_bytes`.
     """
     content = read_bytes(path, within=within)
     try:
@@ -23,7 +24,7 @@ def read_text(path: Path, *, within: Path | None = None) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    r"""The lines of a text, which end in ``\n`` or ``\r\n``, or all in ``\r``, as on old Macs.
+    r"""Split a text into its lines, which end in ``\n`` or ``\r\n``, or all in ``\r`` (old Macs).
 
     Nothing else ends a line: `str.splitlines` also breaks at form feeds, at U+2028, and at U+0085,
     which is the ellipsis of Windows' code page read as Latin-1.
@@ -36,17 +37,19 @@ def lines_of(text: str) -> list[str]:
 def rows_of(
     text: str, *, where: str, separator: str, quoted: bool = True
 ) -> list[tuple[list[str], int]]:
-    r"""The rows of a table, each with the number of the line that it begins in; lines without
-    anything in them pass.
+    r"""Return the rows of a table, each with the number of its first line. Empty lines are skipped.
 
-    Quotes inside quotes are doubled, ``""``; where the text doesn't fit that, ``\\"`` is tried.
+    A quote inside quotes is written twice, ``""``; if the text doesn't fit that, ``\\"`` is tried.
 
     Args:
-        quoted: whether fields may stand in quotes.
+        text: the content of the file.
+        where: the name of the file, for messages.
+        separator: the character between two fields.
+        quoted: whether fields may be enclosed in quotes.
 
     Raises:
-        ValueError: a quote that isn't closed or ends before its field does, a ``\\r`` inside a
-            line, or a field of more than 131,072 characters.
+        ValueError: a quote isn't closed or ends before its field does, there is a ``\\r`` inside
+            a line, or a field has more than 131,072 characters.
     """
     rules = {"delimiter": separator, "strict": True}
     rules |= {} if quoted else {"quoting": csv.QUOTE_NONE}
@@ -61,7 +64,7 @@ def rows_of(
 
 
 def _rows(text: str, rules: dict[str, Any]) -> tuple[list[tuple[list[str], int]], str]:
-    """The rows, and what is wrong with the first one that is no row, or ""."""
+    """Return the rows, and what is wrong with the first malformed row, or "" if none is."""
     ends = "\n" in text
     lines = iter([f"{line}\n" for line in (text if ends else text.replace("\r", "\n")).split("\n")])
     reader = csv.reader(lines, **rules)
@@ -79,7 +82,7 @@ def _rows(text: str, rules: dict[str, Any]) -> tuple[list[tuple[list[str], int]]
 
 
 def _said(error: str) -> str:
-    """What Python's csv reader means, for somebody who didn't write a program."""
+    """Explain an error of Python's csv reader to somebody who is no programmer."""
     for part, meaning in (
         ("field larger", f"a field of more than {csv.field_size_limit():,} characters"),
         ("new-line", "a carriage return inside the line; end lines with \\n or \\r\\n"),

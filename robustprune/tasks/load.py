@@ -1,4 +1,4 @@
-"""A task by name."""
+"""Load a task by its name."""
 
 from pathlib import Path
 
@@ -19,7 +19,8 @@ _OWN = ("csv", "npz", "series")  # from the path that the user gives
 
 
 def task_names() -> list[str]:
-    """The names that `load_task` knows; 'ucr:<Name>' is any set of the UCR and UEA archives."""
+    """Return the names that `load_task` knows; 'ucr:<Name>' is any set of the UCR and UEA
+    archives."""
     return sorted([*_PACKAGED, *_IMAGES, *_OWN, _UCR, *text_names()])
 
 
@@ -37,31 +38,33 @@ def load_task(
     encoder: Encoder | None = None,
     download: bool = True,
 ) -> Task:
-    """Load a data set into memory, checked.
+    """Load a data set into memory and check it.
 
     Args:
-        name: ecg200 and sony_aibo_1 (packaged, need no files), mnist, fashion_mnist, cifar10,
-            ucr:<Name> for a set of the UCR or UEA archive, or an own file or pair of files: npz,
-            csv, or series (.tsv, .ts, .arff); text data sets are listed in `text`.
-        data_dir: folder of the data sets (see `images` and `timeseries` for the layout); default
-            the environment variable ROBUSTPRUNE_DATA, else ~/.cache/robustprune.
-        path: the file or folder; only for npz (see `arrays` for its keys and layout), csv,
-            series (see `series_files`) and text (see `text_files`).
-        bounds: the range of valid inputs; only for npz.
-        length, missing: what to do about series of unequal length and missing values (see
-            `uneven`); only for csv, series and ucr:<Name>.
-        label: the column of the labels, first or last; only for csv.
-        header: whether the first row names the columns of a .csv or .tsv; None tells it from the
-            row, see `header`; only for csv, series and ucr:<Name>.
-        layout: where the channels of arrays are, first or last; None tells it from the shape, see
-            `layout`; only for npz.
-        encoder: what turns sentences into codes, for text data sets, which need one.
-        download: fetch missing image sets through torchvision.
+        name: ecg200 and sony_aibo_1 are packaged and need no files. mnist, fashion_mnist, cifar10
+            and ucr:<Name> (a set of the UCR or UEA archive) are in `data_dir`. npz, csv and series
+            (.tsv, .ts, .arff) are files of your own, given by `path`. `text` lists the text data
+            sets.
+        data_dir: the folder of the data sets (`images` and `timeseries` describe its layout). The
+            default is the environment variable ROBUSTPRUNE_DATA, or else ~/.cache/robustprune.
+        path: the file or folder of your own data; only for npz (`arrays` describes its keys and
+            layout), csv and series (see `series_files`), and text (see `text_files`).
+        bounds: the range (low, high) of valid inputs; only for npz.
+        length, missing: how series of unequal length and missing values are handled (see `uneven`);
+            only for csv, series and ucr:<Name>.
+        label: the column of the labels, "first" or "last"; only for csv.
+        header: whether the first row of a .csv or .tsv names its columns; None decides by the row,
+            see `header`; only for csv, series and ucr:<Name>.
+        layout: the dimension of the channels, "channels_first" or "channels_last"; None decides by
+            the shape, see `layout`; only for npz.
+        encoder: the tokenizer that turns sentences into codes; text data sets need it, others take
+            none.
+        download: whether missing image sets are downloaded through torchvision.
 
     Raises:
-        ValueError: an unknown name (with the nearest), an argument the task does not take, or
-            malformed data.
-        FileNotFoundError: a missing folder or file, or a download that failed.
+        ValueError: the name is unknown (the message names the nearest one), the task does not take
+            an argument, or the data are malformed.
+        FileNotFoundError: a folder or file is missing, or a download failed.
     """
     ucr, text = name.startswith("ucr:"), name in text_names()
     if not ucr and not text and name not in (*_PACKAGED, *_IMAGES, *_OWN):
@@ -70,7 +73,7 @@ def load_task(
             f"use one of {', '.join(task_names())}"
         )
     if name in _OWN and path is None:
-        raise ValueError(f"task '{name}' needs path, what to load; give path=...")
+        raise ValueError(f"task '{name}' needs path, the file or folder to load; give path=...")
     uneven = ucr or name in ("csv", "series")
     for argument, value, default, taken, use in (
         ("path", path, None, name in (*_OWN, "text"), ", ".join([*_OWN, "text"])),

@@ -1,4 +1,4 @@
-"""Plain arrays from .npz archives, whose sizes are looked at before any memory is taken."""
+"""Read plain arrays from .npz archives, whose sizes are checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from robustprune.run.terminal import shown
 
 Array = npt.NDArray[Any]
 _PREFIX = b"\x93NUMPY"
-#: how numpy packs; what others compress with can stand for more than is looked at here
+#: the compression methods of numpy; others could unpack to more than is checked here
 _PACKED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-#: what a damaged archive, or one with sizes beyond any memory, makes of numpy and zipfile
+#: the errors of numpy and zipfile for an archive that is damaged or far too large
 _DAMAGE = (
     *(ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, struct.error),
     *(ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError),
@@ -37,16 +37,17 @@ _DAMAGE = (
 
 
 def read_npz(path: Path, *, keys: Sequence[str], within: Path | None = None) -> dict[str, Array]:
-    """The arrays `keys` of `path`, inputs and labels in turn, one label per example.
+    """Return the arrays `keys` of the file `path`, with one label for each example.
 
     Args:
+        keys: the names of the arrays, in turn one of inputs and one of their labels.
         within: as in `run.files.plain_file`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no .npz file, a missing key (with the nearest), a member that is no plain array
-            or larger than `run.files.memory_limit` (inputs as float32), or another number of
-            labels than of examples.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no .npz file, a key is missing (the message names the nearest one),
+            a member is no plain array or larger than `run.files.memory_limit` (inputs as float32),
+            or the numbers of labels and examples differ.
     """
     plain_file(path, within=within)
     try:
@@ -75,7 +76,7 @@ def read_npz(path: Path, *, keys: Sequence[str], within: Path | None = None) -> 
 
 
 def has_key(path: Path, key: str) -> bool:
-    """Whether an archive has an array of that name; False for what is no archive."""
+    """Return whether an archive has an array of that name; False where the file is no archive."""
     try:
         with open(plain_file(path), "rb") as file, _archive(file) as archive:
             return key in (name.removesuffix(".npy") for name in archive.namelist())
@@ -94,7 +95,7 @@ def _archive(file: IO[bytes]) -> zipfile.ZipFile:
 
 
 def _arrays(archive: zipfile.ZipFile, keys: Sequence[str], held: int) -> dict[str, Array]:
-    """The members `keys`, after the headers of all were found to fit."""
+    """Read the members `keys`, after their headers have shown that all of them fit into memory."""
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     needed = sum(_needed(archive, members[key], key) for key in keys)
     check_memory(needed, f"the arrays {', '.join(keys)}", held=held)
@@ -109,7 +110,7 @@ def _arrays(archive: zipfile.ZipFile, keys: Sequence[str], held: int) -> dict[st
 
 
 def _check_characters(texts: Array, key: str) -> None:
-    """Refuse numbers that are no characters: Python fails on them wherever they are looked at."""
+    """Refuse codes that are no Unicode characters, because Python fails on them at every use."""
     kind = np.dtype(np.uint32).newbyteorder(texts.dtype.byteorder)
     codes = np.frombuffer(texts.tobytes(), dtype=kind)
     if ((codes > sys.maxunicode) | ((codes >= 0xD800) & (codes < 0xE000))).any():
@@ -117,9 +118,10 @@ def _check_characters(texts: Array, key: str) -> None:
 
 
 def _needed(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str) -> int:
-    """The bytes that a member takes, numbers as float32 at least, by its header alone."""
+    """Return from its header alone how many bytes a member takes, with 4 bytes or more per
+    number."""
     if info.compress_type not in _PACKED:
-        raise ValueError(f"{key} is packed in another way than numpy packs (deflated or stored)")
+        raise ValueError(f"{key} is compressed in another way than numpy does (deflated or stored)")
     with archive.open(info) as member:
         if member.read(len(_PREFIX)) != _PREFIX:
             raise ValueError(f"{key} is no array but some other file")
@@ -141,6 +143,6 @@ def _needed(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str) -> int:
     if has != count * dtype.itemsize:
         raise ValueError(
             f"{key} of shape {shown(shape, 80)} and type {shown(dtype, 80)} has {has} bytes of "
-            "values, which is not what they take"
+            "values, which does not fit its shape and type"
         )
     return count * max(dtype.itemsize, 4)

@@ -1,7 +1,8 @@
-"""Series from files: a set of the UCR and UEA archives in any of its formats, or people's own CSV.
+"""Load series from files: a set of the UCR and UEA archives in any of its formats, or own CSV
+files.
 
-Univariate and multivariate series become (N, C, L) float32, with no bounds and no statistics: the
-values are taken as their owner wants them, and eps is in their units.
+Univariate and multivariate series become (N, C, L) float32, without bounds and statistics. The
+values are not changed, and eps is in their units.
 """
 
 import os
@@ -20,7 +21,7 @@ from robustprune.tasks.uneven import Length, Missing, stack
 
 
 def parse_tsv(text: str, *, where: str, header: bool | None = None) -> SeriesFile:
-    """The UCR archive's .tsv: label, tab, values."""
+    """Parse the UCR archive's .tsv: each line has a label, a tab and the values."""
     return parse_rows(text, where=where, separator="\t", header=header)
 
 
@@ -32,10 +33,10 @@ ARCHIVE: dict[str, Callable[..., SeriesFile]] = {
 
 
 def parse_archive(text: str, file: Path, *, header: bool | None = None) -> SeriesFile:
-    """What `text` says, in the format that the name of `file` tells.
+    """Parse `text` in the format that the suffix of `file` names.
 
     Raises:
-        ValueError: a `header` for a format that has its own, or a malformed file.
+        ValueError: `header` is given for a format that has its own, or the file is malformed.
     """
     suffix = file.suffix.lower()
     if suffix == ".tsv":
@@ -55,18 +56,19 @@ def series_task(
     missing: Missing = "refuse",
     header: bool | None = None,
 ) -> Task:
-    """The set in the files <Name>_TRAIN and <Name>_TEST with .tsv, .ts or .arff.
+    """Load the set in the files <Name>_TRAIN and <Name>_TEST with the suffix .tsv, .ts or .arff.
 
     Args:
-        path: the TRAIN file, or a folder that holds one such pair; of several formats .tsv is
-            taken before .ts and .arff.
-        header: whether the first row of a .tsv names its columns; None as `header.is_header`.
-        length, missing: what to do about unequal lengths and missing values; see `uneven.stack`.
+        path: the TRAIN file, or a folder that holds one such pair; .tsv is preferred to .ts, and
+            .ts to .arff.
+        header: whether the first row of a .tsv names its columns; None decides as in
+            `header.is_header`.
+        length, missing: how unequal lengths and missing values are handled; see `uneven.stack`.
 
     Raises:
-        FileNotFoundError: no such file or folder, or no pair in it.
-        ValueError: another format, several sets in the folder, a header for a format that has its
-            own, or malformed files.
+        FileNotFoundError: there is no such file or folder, or no pair in it.
+        ValueError: the format is another one, the folder holds several sets, `header` is given for
+            a format that has its own, or a file is malformed.
     """
     train, test = find_pair(path, tuple(ARCHIVE))
     files = [parse_archive(read_text(file), file, header=header) for file in (train, test)]
@@ -82,18 +84,18 @@ def csv_task(
     missing: Missing = "refuse",
     header: bool | None = None,
 ) -> Task:
-    """People's own univariate series: <name>_TRAIN.csv and <name>_TEST.csv, one series a row.
+    """Load your own univariate series: <name>_TRAIN.csv and <name>_TEST.csv, one series per row.
 
-    Values are separated by commas. An empty field is missing.
+    Values are separated by commas. An empty field is a missing value.
 
     Args:
         path: the TRAIN file, or a folder that holds one such pair.
         label: the column of the labels, "first" or "last".
-        header: whether the first row names the columns; None tells it by `header.is_header`.
+        header: whether the first row names the columns; None decides as in `header.is_header`.
         length, missing: as in `series_task`.
 
     Raises:
-        FileNotFoundError, ValueError: as `series_task`; and another `label`.
+        FileNotFoundError, ValueError: as in `series_task`, or `label` is another word.
     """
     if label not in ("first", "last"):
         raise ValueError(f"option label={label!r} is not known; choose one of first, last")
@@ -107,13 +109,14 @@ def csv_task(
 
 
 def find_pair(path: Path, suffixes: tuple[str, ...]) -> tuple[Path, Path]:
-    """The TRAIN and the TEST file that `path`, the TRAIN file or a folder, stands for.
+    """Find the TRAIN and the TEST file, where `path` is the TRAIN file or a folder.
 
-    In a folder, the set that has the folder's own name comes before any other.
+    In a folder, the set that has the folder's own name is preferred to any other.
 
     Raises:
-        FileNotFoundError: no such file or folder, no pair in it, or no TEST file.
-        ValueError: a file that is no <Name>_TRAIN with one of the suffixes, or several sets.
+        FileNotFoundError: there is no such file or folder, no pair in it, or no TEST file.
+        ValueError: the file is not named <Name>_TRAIN with one of the suffixes, or the folder holds
+            several sets.
     """
     listed, folder = ", ".join(suffixes), path
     inside = path.is_dir()
@@ -146,17 +149,17 @@ def find_pair(path: Path, suffixes: tuple[str, ...]) -> tuple[Path, Path]:
 
 
 def there(path: Path) -> bool:
-    """Whether something has that name, a link that leads nowhere among it."""
+    """Return whether something has that name, even a symbolic link whose target is missing."""
     return os.path.lexists(path)
 
 
 def task_of(
     name: str, train: SeriesFile, test: SeriesFile, *, source: str, length: Length, missing: Missing
 ) -> Task:
-    """The task of two files that were read.
+    """Make the task of the two files that were read.
 
     Raises:
-        ValueError: what `stack`, `encode_labels` and `Task` refuse.
+        ValueError: `stack`, `encode_labels` or `Task` refuses the data.
     """
     x_train, x_test = stack(train, test, length=length, missing=missing)
     labels = (np.array(file.labels, dtype=np.str_) for file in (train, test))

@@ -1,9 +1,9 @@
-"""Series from the text of a file: rows of fields (.tsv, .csv), .ts of sktime and aeon, .arff.
+"""Parse series from the text of a file: rows of fields (.tsv, .csv), .ts of sktime and aeon, .arff.
 
-Missing values, `?`, NaN or an empty field, come back as NaN for `uneven` to refuse or to fill. In
-rows and in .arff, which are rectangular, missing values at the end of every channel of a series
-say that it is shorter; a .ts file writes shorter series as they are. Labels that are missing are
-refused; see `labels.check_labels`.
+A missing value (`?`, NaN or an empty field) becomes NaN, which `uneven` refuses or fills. Rows and
+.arff files are rectangular, so missing values at the end of every channel of a series mean that it
+is shorter; a .ts file writes shorter series as they are. Missing labels are refused, see
+`labels.check_labels`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ _MISSING = ("?", "", "nan")
 
 @dataclass(frozen=True)
 class SeriesFile:
-    """What a file holds: N labels as text and N examples of C channels each.
+    """The content of a file: N labels as text and N examples of C channels each.
 
     Attributes:
-        where: the file's name, for messages.
-        lines: N numbers of the lines that the examples are in, from 1.
+        where: the name of the file, for messages.
+        labels: the N labels as they are written.
+        examples: the N examples, each a list of C channels (L,) float64.
+        lines: the number of the line of each example, counted from 1.
     """
 
     where: str
@@ -40,15 +42,15 @@ class SeriesFile:
     lines: list[int] = field(default_factory=list)
 
     def at(self, index: int) -> str:
-        """Where an example is, for messages."""
+        """Return the place of an example, for messages."""
         return f"{self.where}, line {self.lines[index]}"
 
     def add(self, label: str, channels: Iterable[Iterable[str]], line: int) -> None:
-        """Take one example in, from its fields as text.
+        """Add one example from its fields as text.
 
         Raises:
-            ValueError: no values, a field that is no number, or another number of channels than
-                the examples before.
+            ValueError: there are no values, a field is no number, or the number of channels differs
+                from that of the examples before.
         """
         at = f"{self.where}, line {line}"
         example = [_numbers(list(fields), at) for fields in channels]
@@ -64,10 +66,10 @@ class SeriesFile:
         self.lines.append(line)
 
     def checked(self, *, declared: Collection[str] = ()) -> SeriesFile:
-        """The file, if it holds an example and every label is one.
+        """Return the file itself, if it holds an example and all labels are valid.
 
         Raises:
-            ValueError: it is empty, or what `check_labels` refuses.
+            ValueError: the file is empty, or `check_labels` refuses a label.
         """
         if not self.examples:
             raise ValueError(f"{self.where}: empty; give one series per line, with its label")
@@ -78,14 +80,14 @@ class SeriesFile:
 def parse_rows(
     text: str, *, where: str, separator: str, label: str = "first", header: bool | None = None
 ) -> SeriesFile:
-    """Univariate series, one a row, the label in the first or last column.
+    """Parse univariate series, one per row, with the label in the first or last column.
 
     Args:
-        header: whether the first row names the columns; None tells it by `header.is_header`.
+        header: whether the first row names the columns; None decides as in `header.is_header`.
 
     Raises:
-        ValueError: no rows, a row without values, a value that is no number, a label that is
-            none, or a first row of which it isn't clear what it is.
+        ValueError: there are no rows, a row has no values, a value is no number, a label is
+            missing, or it is not clear whether the first row is a header.
     """
     file, last = SeriesFile(where), label == "last"
     rows = [
@@ -109,12 +111,13 @@ def parse_rows(
 
 
 def parse_ts(text: str, *, where: str) -> SeriesFile:
-    """A .ts file: lines of `@` metadata, `@data`, then an example a line: the values of a channel
-    separated by commas, channels by colons, and the label after the last colon.
+    """Parse a .ts file: lines of `@` metadata, `@data`, and then one example per line.
+
+    Values are separated by commas, channels by colons, and the label follows the last colon.
 
     Raises:
-        ValueError: time stamps, no class labels, a label or number of channels other than the
-            header's, or what `SeriesFile` refuses.
+        ValueError: there are time stamps or no class labels, a label or the number of channels is
+            not that of the header, or `SeriesFile` refuses an example.
     """
     file, header = SeriesFile(where), dict[str, list[str]]()
     for number, line in enumerate(lines_of(text), start=1):
@@ -145,7 +148,7 @@ def parse_ts(text: str, *, where: str) -> SeriesFile:
 
 
 def _keyword(line: str, at: str) -> str:
-    """What a line of metadata is about, in lower case."""
+    """Return the keyword of a line of metadata, in lower case."""
     word = line.split(maxsplit=1)[0].lower().removeprefix("@")
     if not word:
         raise ValueError(f"{at}: '@' without a keyword, such as @data, right after it")
@@ -160,12 +163,14 @@ def _check_ts_header(header: dict[str, list[str]], where: str) -> None:
 
 
 def parse_arff(text: str, *, where: str) -> SeriesFile:
-    """An .arff file with the class last: plain (one attribute a time step) or relational (a quoted
-    first field that holds the channels, separated by a backslash and an n).
+    """Parse an .arff file whose last attribute is the class.
+
+    It is plain (one attribute for each time step) or relational (the first field is quoted and
+    holds the channels, separated by a backslash and an n).
 
     Raises:
-        ValueError: a last attribute that is not nominal, no @data, a label that it doesn't list,
-            or what `SeriesFile` refuses.
+        ValueError: the last attribute is not nominal or doesn't list a label, @data is missing, or
+            `SeriesFile` refuses an example.
     """
     file, attribute, classes = SeriesFile(where), "", None
     for number, line in enumerate(lines_of(text), start=1):
@@ -196,7 +201,7 @@ def parse_arff(text: str, *, where: str) -> SeriesFile:
 
 
 def _nominal(attribute: str, where: str) -> list[str]:
-    """The classes that the last attribute lists in braces."""
+    """Return the classes that the last attribute lists in braces."""
     if not attribute.endswith("}") or "{" not in attribute:
         raise ValueError(
             f"{where}: the last attribute is '{shown(attribute)}', not a list of classes in "
@@ -212,7 +217,7 @@ def _unquoted(label: str) -> str:
 
 
 def _numbers(fields: list[str], at: str) -> Channel:
-    """(L,) values; the fields of a missing one are NaN."""
+    """Return the values (L,) of the fields, with NaN for a missing one."""
     values = []
     for entry in fields:
         try:
@@ -230,11 +235,11 @@ def _numbers(fields: list[str], at: str) -> Channel:
 
 
 def _ended(file: SeriesFile) -> SeriesFile:
-    """The file with each series cut after its last value in any channel."""
+    """Cut each series after the last time step at which any channel has a value."""
     for row, example in enumerate(file.examples):
         if len({len(channel) for channel in example}) == 1:
             known = np.flatnonzero(~np.isnan(example).all(axis=0))
-            # a series without any value stays as it is, for `uneven` to name
+            # a series without any value is left for `uneven`, which names it in an error
             end = known[-1] + 1 if len(known) else len(example[0])
             file.examples[row] = [channel[:end] for channel in example]
     return file

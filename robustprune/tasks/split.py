@@ -1,4 +1,4 @@
-"""Taking a validation split off the training data, and naming data by their content."""
+"""Split validation examples off the training data, and compute a digest of data."""
 
 import hashlib
 import math
@@ -11,19 +11,19 @@ from robustprune.tasks.task import Split
 
 
 def held_out(y: Tensor, fraction: float, seed: int) -> Tensor:
-    """(N,) bool on y's device: which examples a validation split takes, class by class.
+    """Choose the examples of a validation split, class by class: (N,) bool on the device of y.
 
-    Of each class's n examples, fraction * n rounded to the nearest go to validation, but at least
-    one and at most n - 1, so that both sides have every class of two examples or more; a class
-    with one example stays in train.
+    From the n examples of each class, fraction * n (rounded to the nearest) become validation
+    examples, but at least one and at most n - 1, so that both splits have every class of two or
+    more examples. A class with one example stays in train.
 
     Args:
         y: (N,) class indices.
-        fraction: share of the validation split, in (0, 1).
-        seed: the same seed draws the same examples, on any device.
+        fraction: the share of the validation split, in (0, 1).
+        seed: the seed of the random choice; the same seed gives the same choice on any device.
 
     Raises:
-        ValueError: a fraction outside (0, 1), or no class with two examples.
+        ValueError: `fraction` is outside (0, 1), or no class has two examples.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction {fraction} must be in (0, 1), for example 0.2")
@@ -45,10 +45,10 @@ def held_out(y: Tensor, fraction: float, seed: int) -> Tensor:
 
 
 def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Divide `split` into (train, validation) by `held_out`; both keep its order.
+    """Divide `split` into (train, validation) by `held_out`; both keep the order of the examples.
 
     Raises:
-        ValueError: as `held_out`.
+        ValueError: as in `held_out`.
     """
     held = held_out(split.y, fraction, seed)
     return (
@@ -58,7 +58,7 @@ def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 
 def digest(split: Split) -> str:
-    """SHA-256, in hexadecimal, of shape and content of x and y: equal data, equal digest."""
+    """Return the SHA-256, in hexadecimal, of the type, shape and content of x and y."""
     sha = hashlib.sha256()
     for tensor in (split.x, split.y):
         sha.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())

@@ -1,4 +1,4 @@
-"""The data of one problem, in memory, in the units that the threat model speaks about."""
+"""The data of one classification problem, in memory and in input units."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,11 +19,12 @@ class Split:
         x: (N, ...) float32 in model input units: (N, C, H, W) images in [0, 1], (N, C, L) series,
             (N, F) features, (N, T, 3) codes of sentences.
         y: (N,) int64 class indices, on the same device.
-        present: what makes a batch of stored examples what a model takes, for data that are
-            smaller than their inputs (sentences, see `robustprune.view`); None where they are it.
+        present: a function that turns stored examples into what a model takes, for data that are
+            stored in a smaller form (sentences, see `robustprune.view`); None where both are the
+            same.
 
     Raises:
-        ValueError: a wrong dtype or dimension, or x and y of different lengths.
+        ValueError: a dtype or dimension is wrong, or x and y have different lengths.
     """
 
     x: Tensor
@@ -51,11 +52,12 @@ class Split:
         return len(self.y)
 
     def to(self, device: torch.device | str) -> "Split":
-        """The same split on `device`; nothing is copied when it is there already."""
+        """Return the same split on `device`; nothing is copied where it is there already."""
         return replace(self, x=self.x.to(device), y=self.y.to(device))
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """The examples `index` (int64 on the split's device, or a slice) as a model takes them."""
+        """Return the examples `index` (int64 on the split's device, or a slice) as a model takes
+        them."""
         x = self.x[index] if isinstance(index, slice) else self.x.index_select(0, index)
         y = self.y[index] if isinstance(index, slice) else self.y.index_select(0, index)
         return (x if self.present is None else self.present(x)), y
@@ -63,27 +65,27 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A classification problem: data, classes, valid input range, normalisation, source.
+    """A classification problem: its data, classes, range of valid inputs, statistics and source.
 
     Attributes:
-        name: the name that `load_task` knows it by.
-        train, test: the two splits; choose models on a `holdout` of train, never on test.
+        name: the name that `load_task` takes.
+        train, test: the two splits. Choose models on a `holdout` of train, never on test.
         num_classes: C; labels are 0..C-1.
-        class_names: C names, in the order of the labels.
-        bounds: the range that inputs live in, (0.0, 1.0) for images; None for unbounded series.
-        mean, std: per-channel statistics for a `Normalize` layer inside the model, so that eps
+        class_names: the C names, in the order of the labels.
+        bounds: the range of valid inputs, (0.0, 1.0) for images; None where there are no bounds.
+        mean, std: statistics per channel for a `Normalize` layer inside the model, so that eps
             stays in input units; None for data that are normalised already.
-        augment: (x, generator) -> x for training batches, or None.
-        source: where the data come from, with the citation.
-        support: where an adversary may change a batch (`ThreatModel.support`), or None for
-            everywhere.
-        texts: the test examples as they are written, of tasks of text; of a pair of sentences, both
-            with a tab between.
+        augment: a function (x, generator) -> x for training batches, or None.
+        source: a text that says where the data come from, with the citation.
+        support: a function from a batch to the entries that an adversary may change
+            (`ThreatModel.support`), or None for all entries.
+        texts: the test examples of a text task as they are written, the two sentences of a pair
+            with a tab between them; None for other tasks.
 
     Raises:
-        ValueError: an empty split, non-finite values, labels outside the classes, a single class,
-            values outside the bounds, train and test of different shapes, or statistics that do
-            not fit the channels.
+        ValueError: a split is empty, values are not finite or outside the bounds, labels are
+            outside the classes or all of one class, train and test have different shapes, or the
+            statistics do not fit the channels.
     """
 
     name: str
@@ -127,5 +129,5 @@ class Task:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one stored example: (C, H, W), (C, L), (F,) or (T, 3)."""
+        """Return the shape of one stored example: (C, H, W), (C, L), (F,) or (T, 3)."""
         return tuple(self.train.x.shape[1:])

@@ -1,4 +1,4 @@
-"""Sentences as a `Task`: GLUE's and other sets from a folder, one's own, and a packaged sample."""
+"""Load sentences as a `Task`: GLUE and other sets from a folder, your own, or a packaged sample."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SOURCES = {
 
 
 class Encoder(Protocol):
-    """What turns sentences into codes; `robustprune.models.SentenceTokenizer` is one."""
+    """It turns sentences into codes. `robustprune.models.SentenceTokenizer` is one."""
 
     width: int
 
@@ -40,23 +40,24 @@ class Encoder(Protocol):
 
 
 def text_names() -> list[str]:
-    """The names that `text_task` knows."""
+    """Return the names that `text_task` knows."""
     return sorted([SAMPLE, OWN, *LAYOUTS])
 
 
 def load_sentences(
     name: str, *, data_dir: Path | None = None, path: Path | None = None
 ) -> tuple[Sentences, Sentences]:
-    """Train and test sentences, as they are written.
+    """Load the train and test sentences as they are written.
 
     Args:
-        name: sst2_sample (packaged); sst2, ag_news, imdb, qnli, qqp, mnli (in `data_dir`, see
-            `text_files.LAYOUTS`); or text, a folder of one's own (see `text_files.read_own`).
-        path: the folder of task "text".
+        name: sst2_sample is packaged; sst2, ag_news, imdb, qnli, qqp and mnli are read from
+            `data_dir` (see `text_files.LAYOUTS`); text is a folder of your own (see
+            `text_files.read_own`).
+        path: the folder, only for the name "text".
 
     Raises:
-        ValueError: an unknown name, or malformed files.
-        FileNotFoundError: a missing folder or file.
+        ValueError: the name is unknown, or a file is malformed.
+        FileNotFoundError: a folder or file is missing.
     """
     if name == SAMPLE:
         return _packaged("sst2_train.tsv"), _packaged("sst2_dev.tsv")
@@ -75,15 +76,16 @@ def load_sentences(
 def text_task(
     name: str, encoder: Encoder, *, data_dir: Path | None = None, path: Path | None = None
 ) -> Task:
-    """A text data set, tokenised: x are the codes of `robustprune.view`, (N, T, 3), and come with
-    room for δ in every batch.
+    """Load a text data set and tokenise it.
+
+    x holds the codes of `robustprune.view`, (N, T, 3); every batch gets room for δ.
 
     Args:
-        encoder: of the model that will read them.
-        name, data_dir, path: as `load_sentences`.
+        encoder: the tokenizer of the model that will read the sentences.
+        name, data_dir, path: as in `load_sentences`.
 
     Raises:
-        ValueError, FileNotFoundError: as `load_sentences`.
+        ValueError, FileNotFoundError: as in `load_sentences`.
     """
     both = load_sentences(name, data_dir=data_dir, path=path)
     labels = [np.array(part.labels) for part in both]

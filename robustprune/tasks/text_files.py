@@ -1,4 +1,4 @@
-"""Tables of labelled sentences: the layouts of GLUE, AG News and IMDB, and people's own files."""
+"""Read tables of labelled sentences: GLUE, AG News, IMDB, and the user's own files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from robustprune.tasks.lines import read_text, rows_of
 from robustprune.tasks.series_files import there
 
 _SUFFIXES = (".tsv", ".csv")
-#: columns that a table of one's own may have; the first one found counts
+#: names of the columns in a user's own table; the first one that is found is used
 _FIRST = ("sentence", "text", "sentence1")
 _SECOND = ("sentence2", "text_pair")
 _LABEL = ("label",)
@@ -21,12 +21,12 @@ _LABEL = ("label",)
 
 @dataclass(frozen=True)
 class Sentences:
-    """Labelled sentences, or pairs of them.
+    """Labelled sentences, or labelled pairs of sentences.
 
     Attributes:
-        first: N sentences.
-        second: the second halves of pairs, or None.
-        labels: N labels as they are written.
+        first: the N sentences, or the first sentences of N pairs.
+        second: the second sentences of the pairs, or None.
+        labels: the N labels as they are written.
     """
 
     first: tuple[str, ...]
@@ -38,7 +38,7 @@ class Sentences:
 
     @property
     def written(self) -> tuple[str, ...]:
-        """N strings: the sentences, or the pairs with a tab between their two halves."""
+        """Return N strings: the sentences, or the pairs with a tab between the two sentences."""
         if self.second is None:
             return self.first
         pairs = zip(self.first, self.second, strict=True)
@@ -47,15 +47,17 @@ class Sentences:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set's tables are and which columns count.
+    """The place of a data set's tables, and the columns that are read.
 
     Attributes:
-        folder: under the data directory.
-        train, test: file names; GLUE publishes no labels for its test sets, so that its dev set
-            stands for the test.
+        folder: the name of the folder in the data directory.
+        train, test: the file names. GLUE publishes no labels for its test sets, so its dev set is
+            the test set here.
         first: the columns of the (first) sentence; several are joined by a space.
+        label: the column of the label.
         second: the column of the second sentence of pairs.
-        unlabelled: what stands for no label, besides what `labels.check_labels` knows.
+        unlabelled: a text that stands for a missing label, besides those that `labels.check_labels`
+            knows.
     """
 
     folder: str
@@ -80,11 +82,12 @@ LAYOUTS = {
 
 
 def read_layout(layout: Layout, root: Path) -> tuple[Sentences, Sentences]:
-    """Train and test of a data set under `root`.
+    """Read train and test of a data set in the folder `root`.
 
     Raises:
-        FileNotFoundError: a file that is not there.
-        ValueError: what `read_sentences` refuses, or a label that the layout says is none.
+        FileNotFoundError: a file is missing.
+        ValueError: `read_sentences` refuses a file, or a label is the text that stands for a
+            missing one.
     """
     found = []
     for file in (root / layout.folder / name for name in (layout.train, layout.test)):
@@ -104,20 +107,20 @@ def read_layout(layout: Layout, root: Path) -> tuple[Sentences, Sentences]:
 
 
 def read_own(folder: Path) -> tuple[Sentences, Sentences]:
-    """train.tsv (or .csv) and test.tsv or dev.tsv in one's own folder.
+    """Read train.tsv (or .csv) and test.tsv or dev.tsv (or .csv) in the user's own folder.
 
-    The header names the columns: sentence (or text, or sentence1), label, and for pairs
-    sentence2 (or text_pair).
+    The header names the columns: sentence (or text, or sentence1), label, and for pairs sentence2
+    (or text_pair).
 
     Raises:
-        FileNotFoundError, ValueError: as `read_layout`.
+        FileNotFoundError, ValueError: as in `read_layout`.
     """
     found = []
     for names in (("train",), ("test", "dev")):
         options = [folder / f"{name}{suffix}" for name in names for suffix in _SUFFIXES]
         path = next((option for option in options if there(option)), None)
         if path is None:
-            raise FileNotFoundError(f"none of {', '.join(map(str, options))} is there")
+            raise FileNotFoundError(f"none of {', '.join(map(str, options))} is there; add one")
         header, _ = _rows(plain_file(path, within=folder))
         first = _column(path, header, _FIRST)
         label = _column(path, header, _LABEL)
@@ -134,11 +137,12 @@ def read_sentences(
     *,
     within: Path | None = None,
 ) -> Sentences:
-    """The columns of one table. A .tsv has no quoting, as in GLUE; a .csv has.
+    """Read the columns of one table. A .csv may have quoted fields; a .tsv has none, as in GLUE.
 
     Raises:
-        ValueError: a missing column, no rows, an empty sentence, a label that is missing (see
-            `labels.check_labels`), or what `lines.rows_of` and `run.files.plain_file` refuse.
+        ValueError: a column is missing, there are no rows, a sentence is empty, a label is missing
+            (see `labels.check_labels`), or `lines.rows_of` or `run.files.plain_file` refuses the
+            file.
     """
     header, numbered = _rows(path, within)
     for name in (*first, label, *([second] if second else [])):
@@ -166,10 +170,11 @@ def read_sentences(
 def parse_table(
     text: str, *, tabs: bool, where: str
 ) -> tuple[list[str], list[tuple[list[str], int]]]:
-    """Header and rows of a table, each row with the number of its line; blank lines pass.
+    """Return the header and the rows of a table, each row with its line number. Blank lines are
+    skipped.
 
     Raises:
-        ValueError: as `lines.rows_of`.
+        ValueError: as in `lines.rows_of`.
     """
     rows = rows_of(text, where=where, separator="\t" if tabs else ",", quoted=not tabs)
     return (rows[0][0], rows[1:]) if rows else ([], [])

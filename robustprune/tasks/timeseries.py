@@ -1,7 +1,8 @@
-"""Sets of the UCR and UEA archives: two packaged here, every other one from a folder.
+"""Load sets of the UCR and UEA archives: two are packaged, the others are read from a folder.
 
-Univariate sets of the UCR archive come z-normalised, each series to mean 0 and standard deviation
-1, and have no bounds: eps is in those units. Those of the UEA archive come as they were recorded.
+Univariate sets of the UCR archive are z-normalised (each series has mean 0 and standard deviation
+1) and have no bounds, so eps is in units of the standard deviation. Sets of the UEA archive come as
+they were recorded.
 
 Dau et al., The UCR Time Series Archive, 2018, arXiv 1810.07758; Bagnall et al., The UEA
 multivariate time series classification archive, 2018, arXiv 1811.00075.
@@ -33,9 +34,9 @@ _CITATION = (
 
 
 def packaged_ucr(task_name: str, set_name: str) -> Task:
-    """The UCR set `set_name` that is part of this package, as the task `task_name`.
+    """Load the packaged UCR set `set_name` as the task `task_name`.
 
-    Train and test x are (N, 1, L) float32.
+    x of train and test is (N, 1, L) float32.
     """
     folder = resources.files("robustprune") / "data" / "ucr"
     train, test = (
@@ -54,15 +55,15 @@ def ucr_from_folder(
     missing: Missing = "refuse",
     header: bool | None = None,
 ) -> Task:
-    """The set in DATA_DIR/UCR/<set_name>/ or DATA_DIR/<set_name>/, as in the archives.
+    """Load the set in DATA_DIR/UCR/<set_name>/ or DATA_DIR/<set_name>/, in the archives' layout.
 
-    The folder holds <set_name>_TRAIN and <set_name>_TEST with .tsv, .ts or .arff; the first of
-    these is taken. Train and test x are (N, C, L) float32.
+    The folder holds <set_name>_TRAIN and <set_name>_TEST with the suffix .tsv, .ts or .arff, of
+    which the first that exists is used. x of train and test is (N, C, L) float32.
 
     Raises:
-        FileNotFoundError: no such folder or file.
-        ValueError: a name that is not a plain set name, a link below DATA_DIR, or what
-            `series_task` refuses.
+        FileNotFoundError: there is no such folder or file.
+        ValueError: the name is not a plain name of a set, there is a symbolic link below DATA_DIR,
+            or `series_task` would refuse the files.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", set_name):
         raise ValueError(

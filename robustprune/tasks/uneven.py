@@ -1,4 +1,4 @@
-"""Series with missing values or of unequal length: refused, or made whole as the user says."""
+"""Refuse or repair series with missing values or of unequal length, as the user chooses."""
 
 from typing import Literal, get_args
 
@@ -17,21 +17,21 @@ Missing = Literal["refuse", "interpolate", "zero"]
 def stack(
     train: SeriesFile, test: SeriesFile, *, length: Length, missing: Missing
 ) -> tuple[Tensor, Tensor]:
-    """Both files as (N, C, L) and (M, C, L) float32.
+    """Stack the series of both files as (N, C, L) and (M, C, L) float32.
 
-    Missing values are filled first, each channel on its own. L is common to both files, since one
-    network reads them.
+    Missing values are filled first, in each channel separately. L is the same for both files,
+    because one network reads them.
 
     Args:
-        length: "refuse" unequal lengths; "pad" with zeros at the end, to the longest series; or
+        length: "refuse" unequal lengths, "pad" with zeros at the end to the longest series, or
             "truncate" to the shortest.
-        missing: "refuse" missing values; "interpolate" between the neighbours in time (before the
-            first value and after the last, repeat it); or "zero".
+        missing: "refuse" missing values, "interpolate" between the neighbours in time (the first
+            and last known values are repeated to the ends), or fill them with "zero".
 
     Raises:
-        ValueError: what is refused, with the option that would allow it; an unknown option; other
-            channels in test than in train; a channel without any value to interpolate; padding that
-            would take more than `run.files.memory_limit`.
+        ValueError: something is refused (the message names the option that allows it), an option is
+            unknown, train and test have different numbers of channels, a channel has no value to
+            interpolate, or padding would take more than `run.files.memory_limit`.
     """
     _check_option("length", length, get_args(Length))
     _check_option("missing", missing, get_args(Missing))
@@ -66,7 +66,7 @@ def _check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _filled(file: SeriesFile, missing: Missing) -> list[Example]:
-    """The examples without NaN."""
+    """Return the examples without NaN."""
     counts = [sum(int(np.isnan(channel).sum()) for channel in ex) for ex in file.examples]
     if not any(counts):
         return file.examples
@@ -99,6 +99,6 @@ def _stacked(examples: list[Example], channels: int, steps: int) -> Tensor:
     out = np.zeros((len(examples), channels, steps), dtype=np.float32)
     for row, example in enumerate(examples):
         for number, channel in enumerate(example):
-            with np.errstate(over="ignore"):  # infinity, which `check_examples` refuses
+            with np.errstate(over="ignore"):  # it becomes infinity, which `check_examples` refuses
                 out[row, number, : len(channel)] = channel[:steps]
     return torch.from_numpy(out)
