@@ -25,6 +25,9 @@ from torch import Tensor
 
 from robustprune.sparsity import Groups
 
+#: what a ridge is relative to: each input's own energy, or the mean energy of all inputs
+RidgeBy = Literal["input", "mean"]
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -41,20 +44,56 @@ class Solution:
 
 @dataclass(frozen=True)
 class Quadratic:
-    """f(Ŵ) = ‖(Ŵ − W*) L‖²_F with H = L Lᵀ: the layer's problem with a ridge, up to a constant.
+    """f(Ŵ) = ⟨Ŵ H, Ŵ⟩ − 2 ⟨Ŵ, B⟩: the layer's problem with a ridge, up to a constant.
 
     Attributes:
-        hessian: H, (groups, columns, columns), positive definite. (Half the second derivative.)
-        optimum: W*, (groups, rows, columns), the best weights if none had to be zero.
+        hessian: H, (groups, columns, columns), half the second derivative.
+        cross: B, (groups, rows, columns).
     """
 
     hessian: Tensor
-    optimum: Tensor
+    cross: Tensor
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """The lower triangular L of H = L Lᵀ, (groups, columns, columns).
+
+        Raises:
+            ValueError: H is singular.
+        """
+        return factor(self.hessian)
+
+    @cached_property
+    def optimum(self) -> Tensor:
+        """W* = B H⁻¹, (groups, rows, columns), the best weights if none had to be zero.
+
+        Raises:
+            ValueError: H is singular.
+        """
+        return torch.cholesky_solve(self.cross.mT, self.factor).mT
 
     def error(self, weight: Tensor) -> Tensor:
-        """f(Ŵ), a scalar."""
-        step = weight - self.optimum
-        return ((step @ self.hessian) * step).sum()
+        """f(Ŵ) − f(W*) = ‖(Ŵ − W*) L‖²_F, a scalar."""
+        return ((weight - self.optimum) @ self.factor).square().sum()
+
+
+def factor(matrices: Tensor) -> Tensor:
+    """The Cholesky factors of symmetric positive definite matrices (..., n, n).
+
+    Raises:
+        ValueError: one of them is singular to the precision of its numbers.
+    """
+    lower: Tensor
+    lower, failed = torch.linalg.cholesky_ex(matrices)
+    n = matrices.shape[-1]
+    pivots = lower.diagonal(dim1=-2, dim2=-1).square()
+    smallest = n * torch.finfo(matrices.dtype).eps * matrices.diagonal(dim1=-2, dim2=-1)
+    if bool(failed.any()) or bool((pivots <= smallest).any()):
+        raise ValueError(
+            f"the second moments of {n} inputs of a layer, with their ridge, are singular in "
+            f"{matrices.dtype}; give more examples or a larger ridge"
+        )
+    return lower
 
 
 @dataclass(frozen=True)
@@ -69,6 +108,14 @@ class LayerProblem:
         samples: how many columns X̂ has, in each group.
         groups: how the weights fall into groups that are kept or pruned together.
         kept: how many of these groups to keep.
+        mean: of each input, its sum over the positions of an example, on average over the
+            examples, (groups, columns): what DSnoT weighs weights by, and nothing else reads.
+        variance: of each input, its variance over the positions of an example, on average over the
+            examples, (groups, columns). Where an example has one position, over the examples.
+
+    Raises:
+        ValueError: shapes or dtypes that don't fit together; NaN or infinity; a number of groups
+            that can't be kept.
     """
 
     weight: Tensor
@@ -78,6 +125,38 @@ class LayerProblem:
     samples: int
     groups: Groups
     kept: int
+    mean: Tensor | None = None
+    variance: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        groups, rows, columns = self.weight.shape
+        wanted = {
+            "weight": self.weight.shape,
+            "gram": (groups, columns, columns),
+            "cross": (groups, rows, columns),
+            "mean": (groups, columns),
+            "variance": (groups, columns),
+        }
+        for name, shape in wanted.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if value.shape != shape or value.dtype != self.weight.dtype:
+                raise ValueError(
+                    f"{name} of a layer problem must have the shape {tuple(shape)} and the dtype "
+                    f"{self.weight.dtype} of its weight, got {tuple(value.shape)}, {value.dtype}"
+                )
+            if not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"{name} of a layer problem holds NaN or infinity; look for them in the "
+                    "weights and in the calibration data"
+                )
+        g, rows = self.groups, groups * rows
+        if g.fixed is not None and self.kept != g.fixed:
+            raise ValueError(f"pattern {g.pattern!r} keeps {g.fixed} weights, got {self.kept}")
+        if not 0 <= self.kept <= g.number or (g.by_row and self.kept % rows):
+            equally = f", as many in each of {rows} rows" if g.by_row else ""
+            raise ValueError(f"can't keep {self.kept} of {g.number} groups{equally}")
 
     @cached_property
     def energy(self) -> Tensor:
@@ -89,18 +168,25 @@ class LayerProblem:
         """Which inputs are zero in all examples, (groups, columns): their weights do nothing."""
         return self.energy <= 0
 
-    def choose(self, scores: Tensor) -> Tensor:
+    def choose(self, scores: Tensor, kept: int | None = None) -> Tensor:
         """The mask of the groups with the largest Σ score.
 
         Args:
             scores: (groups, rows, columns), one a weight.
+            kept: how many groups to keep; default, those of the problem.
 
         Returns:
-            (groups, rows, columns), boolean, `kept` groups of it True.
+            (groups, rows, columns), boolean.
+
+        Raises:
+            ValueError: NaN among the scores.
         """
+        if bool(scores.isnan().any()):
+            raise ValueError("the scores of a layer are NaN in places, which have no order")
         g = self.groups
         values = g.reduce(g.lay_back(scores.reshape(g.laid_out)))
-        return g.lay_out(g.expand(g.choose(values, self.kept))).reshape(scores.shape)
+        chosen = g.choose(values, self.kept if kept is None else kept)
+        return g.lay_out(g.expand(chosen)).reshape(scores.shape)
 
     def error(self, weight: Tensor) -> float:
         """‖Ŵ X̂ − T‖² / ‖T‖², which is 1 for Ŵ = 0; of T = 0 the error itself."""
@@ -109,7 +195,7 @@ class LayerProblem:
         error = error.clamp(min=0)  # rounding
         return float(error / self.power if self.power > 0 else error)
 
-    def quadratic(self, ridge: float, *, by: Literal["input", "mean"] = "input") -> Quadratic:
+    def quadratic(self, ridge: float, *, by: RidgeBy = "input") -> Quadratic:
         """The problem with a ridge towards the dense weights,
 
             ‖Ŵ X̂ − T‖² + Σ_j r_j ‖ŵ_j − w_j‖²,
@@ -119,27 +205,29 @@ class LayerProblem:
         2301.00774). With T = W X̂ its optimum is W itself. The weights of dead inputs go to zero.
 
         Raises:
-            ValueError: the Gram matrix is singular, so that a larger ridge is needed.
+            ValueError: a negative ridge, or one that is no number.
         """
-        live = ~self.dead
+        if not 0 <= ridge < float("inf"):
+            raise ValueError(f"ridge must be a number from 0 on, got {ridge!r}")
         energy = self.energy
         if by == "mean":
             energy = energy.mean(-1, keepdim=True).expand_as(energy)
-        added = torch.where(live, ridge * energy, 1.0)
-        hessian = self.gram + torch.diag_embed(added)
-        wanted = self.cross + torch.where(live, added, 0.0).unsqueeze(-2) * self.weight
-        lower, failed = torch.linalg.cholesky_ex(hessian)
-        if bool(failed.any()):
-            raise ValueError(
-                f"the Gram matrix of {self.gram.shape[-1]} inputs over {self.samples} samples is "
-                f"singular with a ridge of {ridge:g}; give more examples or a larger ridge"
-            )
-        return Quadratic(hessian, torch.cholesky_solve(wanted.mT, lower).mT)
+        added = torch.where(self.dead, 1.0, ridge * energy)
+        cross = torch.where(self.dead.unsqueeze(-2), 0.0, self.cross)
+        towards = torch.where(self.dead, 0.0, added).unsqueeze(-2) * self.weight
+        return Quadratic(self.gram + torch.diag_embed(added), cross + towards)
 
     def normalised(self) -> tuple[LayerProblem, Tensor]:
         """The same problem with inputs of unit energy, G_jj = 1, and the scale n of its weights:
         Ŵ of this problem is that of the other divided by n, (groups, 1, columns)."""
         scale = torch.where(self.dead, 1.0, self.energy.sqrt())
         n = scale.unsqueeze(-2)
-        gram = self.gram / (scale.unsqueeze(-1) * n)
-        return replace(self, weight=self.weight * n, gram=gram, cross=self.cross / n), n
+        unit = replace(
+            self,
+            weight=self.weight * n,
+            gram=self.gram / (scale.unsqueeze(-1) * n),
+            cross=self.cross / n,
+            mean=None if self.mean is None else self.mean / scale,
+            variance=None if self.variance is None else self.variance / scale.square(),
+        )
+        return unit, n

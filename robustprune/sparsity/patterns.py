@@ -211,7 +211,7 @@ class Groups:
         many of each output where they are compared by row, or the N largest of every M; of equal
         ones the first by index."""
         numbers = _numbers(self.pattern)
-        if self.by_row:
+        if self.by_row and self.fixed is None:
             return self._best_of_rows(values, kept // self.out_first[0])
         if self.fixed is None or numbers is None:
             return top_k(values, kept)

@@ -180,3 +180,9 @@ def test_n_of_m_runs_along_the_inputs(layer: str) -> None:
 def test_impossible_patterns_are_refused(pattern: str, density: float | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_pattern(pattern, density)
+
+
+def test_nm_stays_nm_where_rows_are_compared():
+    groups = group_weight(nn.Linear(8, 3), "2:4", by_row=True)
+    mask = groups.expand(groups.choose(torch.arange(24.0), 12))
+    assert mask.int().tolist() == [[0, 0, 1, 1] * 2] * 3

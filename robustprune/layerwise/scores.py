@@ -1,0 +1,71 @@
+"""Scores: masks without a change of weights, which say what the solvers are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from robustprune.layerwise.problem import LayerProblem, Solution
+
+
+def magnitude_scores(problem: LayerProblem) -> Tensor:
+    """|w_ij|, (groups, rows, columns)."""
+    return problem.weight.abs()
+
+
+def wanda_scores(problem: LayerProblem) -> Tensor:
+    """|w_ij| · ‖x̂_j‖₂, (groups, rows, columns) (Sun et al. 2023, arXiv 2306.11695, Eq. 1)."""
+    return problem.weight.abs() * problem.energy.sqrt().unsqueeze(-2)
+
+
+def ria_scores(problem: LayerProblem, power: float = 0.5) -> Tensor:
+    """(|w_ij| / Σ_i |w_ij| + |w_ij| / Σ_j |w_ij|) · ‖x̂_j‖₂^power, (groups, rows, columns).
+
+    Relative importance and activations (Zhang et al., ICLR 2024, "Plug-and-Play").
+    """
+    size = problem.weight.abs()
+    least = torch.finfo(size.dtype).tiny
+    relative = sum(size / size.sum(d, keepdim=True).clamp(min=least) for d in (-2, -1))
+    return relative * problem.energy.sqrt().pow(power).unsqueeze(-2)
+
+
+#: by name, what a mask can be chosen by
+SCORES: Mapping[str, Callable[[LayerProblem], Tensor]] = {
+    "magnitude": magnitude_scores,
+    "wanda": wanda_scores,
+    "ria": ria_scores,
+}
+
+
+def choose_by(problem: LayerProblem, scores: str) -> Tensor:
+    """The mask of the groups with the largest Σ score, (groups, rows, columns).
+
+    Raises:
+        ValueError: unknown scores.
+    """
+    if scores not in SCORES:
+        raise ValueError(f"unknown scores {scores!r}; choose one of {', '.join(SCORES)}")
+    return problem.choose(SCORES[scores](problem))
+
+
+def magnitude(problem: LayerProblem) -> Solution:
+    """Keep the largest weights as they are."""
+    return _as_they_are(problem, magnitude_scores(problem))
+
+
+def wanda(problem: LayerProblem) -> Solution:
+    """Keep the weights of largest |w_ij| · ‖x̂_j‖₂ as they are, see `wanda_scores`. The paper
+    compares the weights of each output: `problem.groups.by_row`."""
+    return _as_they_are(problem, wanda_scores(problem))
+
+
+def ria(problem: LayerProblem, *, power: float = 0.5) -> Solution:
+    """Keep the weights of largest relative importance as they are, see `ria_scores`."""
+    return _as_they_are(problem, ria_scores(problem, power))
+
+
+def _as_they_are(problem: LayerProblem, scores: Tensor) -> Solution:
+    mask = problem.choose(scores)
+    return Solution(torch.where(mask, problem.weight, 0.0), mask)

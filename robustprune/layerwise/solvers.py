@@ -1,0 +1,64 @@
+"""The solvers of a layer's problem: one row each, which is all that pruning and listings know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from robustprune.layerwise.admm import admm
+from robustprune.layerwise.problem import Solution
+from robustprune.layerwise.refit import refit
+from robustprune.layerwise.scores import magnitude, ria, wanda
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A row.
+
+    Attributes:
+        solve: (problem, *, options) -> Solution. The options have the paper's defaults.
+        summary: a line for `robustprune list`.
+        citation: the paper.
+        changes_weights: whether the weights that are kept get other values.
+        needs_cross: whether it reads the target T, that is `cross` of the problem. If not, its
+            mask is the same for every target.
+    """
+
+    solve: Callable[..., Solution]
+    summary: str
+    citation: str
+    changes_weights: bool = True
+    needs_cross: bool = True
+
+
+SOLVERS: Mapping[str, Solver] = {
+    "magnitude": Solver(
+        magnitude,
+        "the largest weights, as they are",
+        "",
+        changes_weights=False,
+        needs_cross=False,
+    ),
+    "wanda": Solver(
+        wanda,
+        "the largest |weight| · ‖input‖, as they are",
+        "Sun et al. 2023, arXiv 2306.11695",
+        changes_weights=False,
+        needs_cross=False,
+    ),
+    "ria": Solver(
+        ria,
+        "the largest relative importance · √‖input‖, as they are",
+        "Zhang et al. 2024, ICLR, Plug-and-Play",
+        changes_weights=False,
+        needs_cross=False,
+    ),
+    "refit": Solver(
+        refit, "a mask by scores (Wanda's), its weights by least squares", "least squares"
+    ),
+    "admm": Solver(
+        admm,
+        "mask and weights in turn, by the alternating direction method of multipliers",
+        "Boža 2024, arXiv 2401.02938",
+    ),
+}

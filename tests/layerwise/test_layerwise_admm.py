@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from robustprune.layerwise.admm import admm
+from robustprune.layerwise.refit import least_squares, refit
+from robustprune.layerwise.scores import wanda
+
+
+def boza(weight, gram, kept, rho=1.0, ridge=0.1, iterations=20, chosen=15):
+    """Boža 2024 for one matrix, as its equations say it (columns are outputs there)."""
+    norm = gram.diagonal().sqrt()
+    XX = gram / norm / norm[:, None]
+    XX = XX + ridge * XX.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    W = (weight * norm).T
+    XY, U = XX @ W, torch.zeros_like(W)
+    inverse = torch.inverse(XX + rho * torch.eye(len(gram), dtype=gram.dtype))
+    for i in range(iterations):
+        if i < chosen:
+            least = (W + U).abs().flatten().topk(W.numel() - kept, largest=False).indices
+            mask = torch.ones(W.numel(), dtype=gram.dtype).index_fill(0, least, 0).view_as(W)
+        Z = (W + U) * mask
+        U = U + W - Z
+        W = inverse @ (XY + rho * (Z - U))
+    return ((W + U) * mask).T / norm
+
+
+@pytest.mark.parametrize("options", [{}, {"rho": 0.3, "ridge": 0.02, "iterations": 7, "chosen": 3}])
+def test_is_that_of_the_paper(make_layer, options):
+    problem = make_layer(rows=8, columns=20).problem
+    solution = admm(problem, **options)
+    truth = boza(problem.weight[0], problem.gram[0], problem.kept, **options)
+    torch.testing.assert_close(solution.weight[0], truth)
+    assert int(solution.mask.sum()) == problem.kept
+
+
+@pytest.mark.parametrize("target", ["own", "other"])
+def test_converges_to_the_refit_of_its_support(make_layer, target):
+    problem = make_layer(target=target).problem
+    mask = wanda(problem).mask
+    quadratic = problem.quadratic(0.1)
+    best = least_squares(quadratic, mask)
+    errors = [
+        float(quadratic.error(admm(problem, mask, iterations=n).weight)) for n in (1, 10, 50, 2000)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    torch.testing.assert_close(admm(problem, mask, iterations=3000).weight, best, rtol=1e-5, atol=0)
+    found = admm(problem, iterations=3000)
+    torch.testing.assert_close(
+        found.weight, least_squares(quadratic, found.mask), rtol=1e-5, atol=0
+    )
+
+
+def test_is_better_than_a_refit_of_magnitude_on_correlated_inputs(make_layer):
+    for seed in range(5):
+        problem = make_layer(rows=32, columns=32, samples=400, density=0.3, seed=seed).problem
+        assert problem.error(admm(problem).weight) < problem.error(refit(problem).weight)
+
+
+def test_another_set_of_weights(make_layer):
+    """Signs with one size: a set that no mask describes."""
+    problem = make_layer().problem
+
+    def binary(values, mask):
+        size = values[mask].abs().mean()
+        return torch.where(mask, values.sign() * size, 0.0)
+
+    weight = admm(problem, project=binary).weight * problem.energy.sqrt()
+    sizes = weight[weight != 0].abs()
+    torch.testing.assert_close(sizes, sizes[:1].expand_as(sizes))
+
+
+def test_options_without_sense_are_refused(make_layer):
+    problem = make_layer().problem
+    with pytest.raises(ValueError, match="rho must be a positive number, got 0"):
+        admm(problem, rho=0)
+    with pytest.raises(ValueError, match="at least 1, got 0 and 15"):
+        admm(problem, iterations=0)
+    with pytest.raises(ValueError, match="at least 1, got 20 and 0"):
+        admm(problem, chosen=0)
