@@ -1,0 +1,76 @@
+"""Perplexity of a causal language model on windows of text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attacks.modes import evaluating
+from attacks.network import logits_of
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """exp of the mean negative log-likelihood of a token, given those before it in its window.
+
+    Attributes:
+        losses: (windows,) float64, the mean of each window's tokens, in nats.
+        tokens: how many tokens of each window were predicted; the first of a window never is.
+    """
+
+    losses: Tensor
+    tokens: int
+
+    @property
+    def value(self) -> float:
+        """The perplexity over all windows; infinite where it exceeds the largest float."""
+        loss = float(self.losses.mean())
+        return math.exp(loss) if loss < 700 else math.inf
+
+    def interval(
+        self, level: float = 0.95, *, draws: int = 2000, seed: int = 0
+    ) -> tuple[float, float]:
+        """A bootstrap interval of `value` over windows (percentiles of `draws` resamples): what
+        other windows of the same text would give, not other texts."""
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randint(len(self.losses), (draws, len(self.losses)), generator=generator)
+        means = self.losses[chosen].mean(1)
+        tail = (1 - level) / 2
+        low, high = torch.quantile(
+            means, torch.tensor([tail, 1 - tail], dtype=means.dtype)
+        ).tolist()
+        return math.exp(low), math.exp(high)
+
+
+@torch.no_grad()
+def perplexity(model: nn.Module, windows: Tensor, *, batch_size: int = 16) -> Perplexity:
+    """Predict each token of each window from those before it.
+
+    Args:
+        model: a causal language model: (N, T) token ids -> logits (N, T, vocabulary), or an object
+            with `logits`.
+        windows: (N, T) int64, T at least 2.
+
+    Raises:
+        ValueError: windows of another form, or logits that are NaN.
+    """
+    if windows.ndim != 2 or windows.shape[1] < 2 or len(windows) == 0:
+        raise ValueError(
+            f"windows must be (N, T) with N at least 1 and T at least 2, got {tuple(windows.shape)}"
+        )
+    where = next(model.parameters()).device
+    losses = []
+    with evaluating(model):
+        for batch in torch.split(windows, batch_size):
+            batch = batch.to(where)
+            logits = logits_of(model, batch)[:, :-1].float()
+            loss = F.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none")
+            losses.append(loss.double().mean(1).cpu())
+    found = torch.cat(losses)
+    if bool(found.isnan().any()):
+        raise ValueError("the model's logits are NaN; look at its weights and its number format")
+    return Perplexity(found, windows.shape[1] - 1)
