@@ -1,4 +1,4 @@
-"""Networks with masks made really smaller, saved without their code, and exported."""
+"""Make networks with masks really smaller, save them without their code, and export them."""
 
 from robustprune.deploy.csr import CSRLinear
 from robustprune.deploy.export import export_onnx, export_program

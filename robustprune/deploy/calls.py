@@ -1,4 +1,4 @@
-"""How the functions of the vocabulary are called: each argument is known by name, or refused."""
+"""Read how a function of the vocabulary is called: each argument is known by name, or refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 TENSORS = ("input", "other", "tensors")
 _POOL = ("input", "kernel_size", "stride", "padding")
 
-#: by function, the parameters in the order of positional arguments; after "*" by name alone
+#: the parameters of each function in their order; those after "*" are keyword-only
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "add": ("input", "other", "*", "alpha", "out"),
     "sub": ("input", "other", "*", "alpha", "out"),
@@ -36,10 +36,10 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "adaptive_avg_pool2d": ("input", "output_size"),
     "dropout": ("input", "p", "training", "inplace"),
 }
-#: other names that torch takes for the same
+#: other names that torch accepts for the same parameters
 _SAME = {"axis": "dim", "keepdims": "keepdim", "x": "input", "x1": "input", "x2": "other"}
-#: what is left out of a step, because these values change nothing in a network whose steps each
-#: make a new tensor; any other value of the last four is refused
+#: values that a step leaves out, because they change nothing in a network whose steps each make a
+#: new tensor; any other value of the parameters in `_REFUSED` is refused
 _LEFT_OUT: dict[str, tuple[Any, ...]] = {
     "alpha": (1,),
     "rounding_mode": (None,),
@@ -52,27 +52,28 @@ _REFUSED = ("inplace", "return_indices", "dtype", "out")
 
 
 def add(input: Any, other: Any, *, alpha: float = 1) -> Any:
-    """input + alpha · other."""
+    """Return input + alpha · other."""
     return operator.add(input, other) if alpha == 1 else torch.add(input, other, alpha=alpha)
 
 
 def sub(input: Any, other: Any, *, alpha: float = 1) -> Any:
-    """input − alpha · other."""
+    """Return input − alpha · other."""
     return operator.sub(input, other) if alpha == 1 else torch.sub(input, other, alpha=alpha)
 
 
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
-    """input / other, rounded to whole numbers if asked."""
+    """Return input / other, rounded to whole numbers if `rounding_mode` is given, as in
+    torch.div."""
     if rounding_mode is None:
         return operator.truediv(input, other)
     return torch.div(input, other, rounding_mode=rounding_mode)
 
 
 def bind(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call of a function of `PARAMETERS` by the names of its parameters.
+    """Return the arguments of a call of a function of `PARAMETERS`, by the names of its parameters.
 
     Raises:
-        ValueError: an argument that the function doesn't have, or one that is given twice.
+        ValueError: an argument is unknown to the function, or is given twice.
     """
     names = PARAMETERS[name]
     positional = names[: names.index("*")] if "*" in names else names
@@ -96,13 +97,13 @@ def bind(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str,
 def kept_arguments(
     name: str, args: Sequence[Any], kwargs: Mapping[str, Any], is_result: Callable[[Any], bool]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a step: the tensors first, and nothing that makes no difference there.
+    """Return the arguments that a step keeps: the tensors first, without those that change nothing.
 
     Args:
-        is_result: tells the result of an earlier step from other values.
+        is_result: a function that tells the result of an earlier step from other values.
 
     Raises:
-        ValueError: an argument that a step can't keep, by name.
+        ValueError: a step can't keep an argument; the message names it.
     """
     bound = bind(name, args, kwargs)
     for key, value in list(bound.items()):
@@ -120,7 +121,7 @@ def kept_arguments(
     missing = [key for key in PARAMETERS[name] if key in TENSORS and key not in bound]
     if missing:
         raise ValueError(f"{name!r} is called without {', '.join(missing)}")
-    row = []  # what was given without a name stays so, up to the first that is left out
+    row = []  # positional arguments stay positional, up to the first that is left out
     for key in [key for key in PARAMETERS[name][: len(args)] if key not in TENSORS]:
         if key not in bound:
             break
@@ -132,10 +133,11 @@ def kept_arguments(
 def layer_arguments(
     kind: type[nn.Module], path: str, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call of a layer: its input, and the size that a transposed one is to give.
+    """Return the arguments of a call of a layer: its input, and the output size of a transposed
+    one.
 
     Raises:
-        ValueError: others.
+        ValueError: there are other arguments.
     """
     names = ("input", "output_size") if kind.__name__.startswith("ConvTranspose") else ("input",)
     bound = dict(zip(names, args, strict=False))

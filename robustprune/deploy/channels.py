@@ -1,4 +1,4 @@
-"""Follow the channels through a network, step by step: what is tied, and what is constant."""
+"""Follow the channels through a network: which can only be removed together, which are constant."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from robustprune.deploy.vocabulary import (
 
 
 def follow(network: Network, example: Tensor) -> Flows:
-    """Follow the channels through `network` in eval mode.
+    """Follow the channels through `network` in eval mode, step by step.
 
     Args:
-        example: a batch (N, ...) for the network; only shapes are taken from it.
+        example: a batch (N, ...) for the network; only its shape is used.
     """
     with torch.no_grad():
         shapes = {name: tuple(v.shape) for name, v in network.all_values(example).items()}
@@ -54,7 +54,7 @@ def follow(network: Network, example: Tensor) -> Flows:
 
 
 def _holds(layer: nn.Module | None, path: str, tied: Mapping[str, str]) -> bool:
-    """Whether a parameter of the layer belongs to another one too."""
+    """Return whether a parameter of the layer belongs to another layer, too."""
     shared = {*tied, *tied.values()}
     return layer is not None and any(f"{path}.{name}" in shared for name in layer._parameters)
 
@@ -68,7 +68,7 @@ def _follow_step(
     *,
     shared: bool,
 ) -> tuple[Kind, Signal | None]:
-    """What one step is, and the signal that comes out of it."""
+    """Return the kind of a step, and the signal that comes out of it."""
     if isinstance(layer, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)):
         (name,) = step.refs
         axis = len(shapes[name]) - 1 if isinstance(layer, nn.Linear) else 1
@@ -161,7 +161,8 @@ def _is_pool(step: Step, layer: nn.Module | None) -> bool:
 
 
 def _keeps_constants(step: Step, layer: nn.Module | None) -> bool:
-    """Whether pooling a constant gives the constant at every position; zero always stays zero."""
+    """Return whether pooling maps a constant channel to itself. (A channel of zeros always stays
+    zero.)"""
     if layer is not None:
         if isinstance(layer, AVG_POOLS):
             padding = layer.padding
@@ -173,7 +174,7 @@ def _keeps_constants(step: Step, layer: nn.Module | None) -> bool:
 
 
 def _averages_after(step: Step, axis: int, ndim: int) -> bool:
-    """Whether torch.mean runs over dimensions after the channels only."""
+    """Return whether torch.mean averages only over dimensions after the channels."""
     dims = step.kwargs.get("dim", step.args[1] if len(step.args) > 1 else None)
     if dims is None:
         return False
@@ -186,7 +187,7 @@ def _pair(
     shapes: Mapping[str, tuple[int, ...]],
     fates: Fates,
 ) -> tuple[Kind, Signal | None]:
-    """Arithmetic of two tensors, channel by channel, broadcasting over positions at most."""
+    """Follow the arithmetic of two tensors with equal channels; only positions may broadcast."""
     one, other = (sources[name] for name in step.refs)
     assert one is not None
     assert other is not None

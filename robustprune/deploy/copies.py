@@ -1,4 +1,4 @@
-"""Copies of a network with plain weights."""
+"""Make copies of a network with plain weights."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from robustprune.sparsity.plain import copy_of
 
 
 def baked(model: nn.Module, masks: MaskSet | None = None) -> nn.Module:
-    """A copy of `model` in eval mode with plain weights, those that `masks` prunes being zero.
+    """Copy `model` in eval mode with plain weights, in which the weights that `masks` prunes are
+    zero.
 
-    torch.compile and DataParallel are taken off; torch.nn.utils.prune, weight_norm, spectral_norm
-    and parametrizations become the weights that they compute.
+    Wrappers of torch.compile and DataParallel are removed. torch.nn.utils.prune, weight_norm,
+    spectral_norm and parametrizations are replaced by the weights that they compute.
 
     Args:
-        masks: by the names of `model`'s parameters, or of the network inside its wrapper.
+        masks: masks by the names of the parameters of `model`, or of the network inside its
+            wrapper; None if the weights are zero already.
 
     Raises:
-        ValueError: no module, or one of TorchScript or of torch.export; one that cannot be copied;
-            a mask whose parameter is missing or of another shape.
+        ValueError: `model` is no module, is one of TorchScript or torch.export, or cannot be
+            copied; or a mask has no parameter or another shape.
     """
     check_module(model)
     copy = bake(copy_of(model)).eval()
@@ -32,10 +34,10 @@ def baked(model: nn.Module, masks: MaskSet | None = None) -> nn.Module:
 
 
 def check_module(model: nn.Module) -> None:
-    """Refuse what has no layers that can be read.
+    """Refuse an object whose layers can't be read.
 
     Raises:
-        ValueError: no module, or one of TorchScript or of torch.export.
+        ValueError: it is no module, or one of TorchScript or torch.export.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(
@@ -57,13 +59,14 @@ def check_module(model: nn.Module) -> None:
 
 
 def inner_names(model: nn.Module, masks: MaskSet) -> MaskSet:
-    """`masks` by the names that parameters have inside torch.compile or DataParallel."""
+    """Return `masks` by the names that parameters have inside torch.compile or DataParallel."""
     prefix = wrapper(model)
     return MaskSet({name.removeprefix(prefix): mask for name, mask in masks.items()})
 
 
 def wrapper(model: nn.Module) -> str:
-    """What a wrapper sets before the names of parameters: "module." for DataParallel, or ""."""
+    """Return the prefix of a wrapper for the names of parameters: "module." for DataParallel, or
+    ""."""
     inner = unwrapped(model)
     path = next(name for name, module in model.named_modules() if module is inner)
     return f"{path}." if path else ""
@@ -71,15 +74,16 @@ def wrapper(model: nn.Module) -> str:
 
 @torch.no_grad()
 def check_equal(expected: nn.Module, made: nn.Module, example: Tensor) -> None:
-    """Refuse a network that is another function: rounding moves logits by far less than this.
+    """Refuse a network that computes another function than the original.
+
+    Logits may differ by 1e-4 of the largest one (at least 1), which is far more than rounding.
 
     Raises:
-        ValueError: logits on `example` that differ, with the greatest difference.
+        ValueError: the logits on `example` differ by more; the message has the greatest difference.
     """
     allowed = 1e-4
     if example.is_floating_point() and torch.finfo(example.dtype).bits < 32:
-        # in float32 no layer rounds as it does in half precision; only biases that took something
-        # up are still rounded to it
+        # compare in float32: then only the rounding of changed biases to half precision is left
         allowed = 2 * torch.finfo(example.dtype).eps
         expected, made = copy_of(expected).float(), copy_of(made).float()
         example = example.float()

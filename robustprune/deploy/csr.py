@@ -1,4 +1,4 @@
-"""A linear layer whose weight is stored and multiplied in compressed rows (CSR)."""
+"""A linear layer whose weight is stored and multiplied as compressed sparse rows (CSR)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 
 class CSRLinear(nn.Module):
-    """y = W x + b with W in compressed sparse rows: only its non-zeros are stored and multiplied.
+    """Compute y = W x + b, where only the non-zeros of W are stored and multiplied (CSR).
 
-    The indices are int32 and the sparse matrix stands on the left, (W xᵀ)ᵀ: of the layouts that
-    torch offers this is the quick one on a CPU. Gradients flow to the input, so that attacks
-    work; the weight is made to be used, not trained.
+    The indices are int32, and the sparse matrix is on the left, (W xᵀ)ᵀ: this is the fastest layout
+    of torch on a CPU. Gradients flow to the input, so that attacks work. The weight can't be
+    trained.
 
     Args:
-        in_features, out_features: as of `nn.Linear`.
-        nonzeros: stored weights; zero of them is allowed.
-        bias: whether there is one.
+        in_features, out_features: as in `nn.Linear`.
+        nonzeros: the number of stored weights; 0 is allowed.
+        bias: whether the layer has a bias.
 
     Shapes: (..., in_features) -> (..., out_features).
     """
@@ -44,7 +44,7 @@ class CSRLinear(nn.Module):
         self._matrix: Tensor | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CSRLinear:
-        self._matrix = None  # it shares memory with tensors that are about to be replaced
+        self._matrix = None  # it shares memory with tensors that are replaced now
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -53,31 +53,32 @@ class CSRLinear(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dtype == self.values.dtype and input.dtype in _HALVES:
-            # torch has no such product; dense layers add up in float32, too
+            # torch has no such product in half precision; dense layers add up in float32, too
             return self._in_float32(input)
-        if self._matrix is None:  # once: at 99% zeros a tenth of the whole product's time
+        if self._matrix is None:  # once: at 99% zeros it takes a tenth of a product's time
             with torch.inference_mode(False):  # else no gradient could pass through it later
                 self._matrix = self.matrix()
         return self._product(self._matrix, self.bias, input)
 
     def _in_float32(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.float()
-        with torch.inference_mode(False):  # anew each time, for it has memory of its own
+        with torch.inference_mode(False):  # made each time, because keeping it takes memory
             matrix = self.matrix(dtype=torch.float32)
         return self._product(matrix, bias, x.float()).to(x.dtype)
 
     def _product(self, matrix: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-        # Copied at most once: what another such layer wrote lies this way already, and torch's own
-        # copy inside the product takes half as long again.
+        # Copied at most once: the output of another CSR layer has this layout already, and torch's
+        # own copy inside the product would take 50% longer.
         flat = x if x.ndim == 2 else x.reshape(-1, self.in_features)
         rows = flat.T.contiguous()
         product = matrix @ rows if bias is None else torch.addmm(bias[:, None], matrix, rows)
         return product.T if x.ndim == 2 else product.T.reshape(*x.shape[:-1], self.out_features)
 
     def matrix(self, *, check: bool = False, dtype: torch.dtype | None = None) -> Tensor:
-        """W as a torch CSR tensor; `check` looks at the indices, at a price."""
+        """Return W as a torch CSR tensor. `check` says whether the indices are checked, which takes
+        time."""
         with warnings.catch_warnings():
-            # torch says so of the first CSR tensor of a process: nothing a caller can act on.
+            # torch warns at the first CSR tensor of a process; a caller can do nothing about it.
             warnings.filterwarnings("ignore", message="Sparse (CSR tensor support|invariant)")
             return torch.sparse_csr_tensor(
                 self.crow,
@@ -88,10 +89,10 @@ class CSRLinear(nn.Module):
             )
 
     def check(self) -> None:
-        """Look at the indices: wrong ones would read foreign memory in the product.
+        """Check the indices, because wrong ones would read memory outside the tensors.
 
         Raises:
-            ValueError: row pointers or column indices that are no CSR matrix.
+            ValueError: row pointers or column indices do not form a CSR matrix.
         """
         try:
             self.matrix(check=True)
@@ -99,7 +100,7 @@ class CSRLinear(nn.Module):
             raise ValueError(f"the indices are no CSR matrix: {error}") from error
 
     def dense(self) -> nn.Linear:
-        """The same layer as `nn.Linear`."""
+        """Return the same layer as a `nn.Linear`."""
         layer = nn.Linear(
             self.in_features, self.out_features, bias=self.bias is not None, device="meta"
         )

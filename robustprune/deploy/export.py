@@ -1,4 +1,4 @@
-"""Networks for other runtimes: ONNX, checked against ONNX Runtime, and torch.export programs."""
+"""Export networks to other runtimes: ONNX, checked with ONNX Runtime, and torch.export programs."""
 
 from __future__ import annotations
 
@@ -24,22 +24,26 @@ from robustprune.run.checkpoint import replacing
 def export_onnx(
     model: nn.Module, example: Tensor, path: Path | str, *, tolerance: float = 1e-4
 ) -> None:
-    """Write `model` in eval mode as one ONNX file, and check it with ONNX Runtime.
+    """Write `model` in eval mode as one ONNX file and check it with ONNX Runtime.
 
-    Input "x" and output "logits" have a batch dimension of any size; masks are baked in, and CSR
-    layers become dense ones, since ONNX has no sparse product. Of a model that returns more than
-    its logits (see `attacks.logits_of`), the logits are what is exported. The file gets its name
-    once it is checked. Needs `robustprune[export]`.
+    The input "x" and the output "logits" have a batch dimension of any size. Masks are baked in,
+    and CSR layers become dense ones, because ONNX has no sparse product. If a model returns more
+    than its logits (see `attacks.logits_of`), only the logits are exported. The file appears under
+    its name only after the check. The function needs `robustprune[export]`.
 
     Args:
-        example: a batch (N, ...), N at least 2: exporters take a dimension of 1 as fixed.
-        path: of the file, usually with the suffix .onnx; an older one stays if anything fails.
-        tolerance: greatest |Δ| allowed between both runtimes, relative to max(1, max |logit|).
+        example: a batch (N, ...) with N at least 2, because exporters assume that a dimension of 1
+            is fixed.
+        path: the path of the file, usually with the suffix .onnx; an older file stays if anything
+            fails.
+        tolerance: the greatest difference |Δ| of logits that is allowed between the two runtimes,
+            relative to max(1, max |logit|).
 
     Raises:
         ImportError: onnx, onnxruntime or onnxscript is missing.
-        ValueError: an example of one; a network that the exporter, another batch size or ONNX
-            Runtime refuses; outputs that differ by more than `tolerance`. No file is written then.
+        ValueError: the example has one row; the exporter, ONNX Runtime or the network itself at
+            another batch size fails; or outputs differ by more than `tolerance`. Then no file is
+            written.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         needed(name)
@@ -58,20 +62,21 @@ def export_onnx(
 def export_program(
     model: nn.Module, example: Tensor, path: Path | str | None = None
 ) -> ExportedProgram:
-    """`model` in eval mode as a `torch.export` program with a batch dimension of any size.
+    """Export `model` in eval mode as a `torch.export` program with a batch dimension of any size.
 
-    Masks are baked in and CSR layers become dense ones; of a model that returns more than its
-    logits, the logits are what comes out. There is no function here to load such a file:
-    `torch.export.load` unpickles what the file tells it to, so load only your own. To hand a
-    network to others use `save_slim` or `export_onnx`.
+    Masks are baked in and CSR layers become dense ones; if a model returns more than its logits,
+    the program returns only the logits. This package has no function to load such a file:
+    `torch.export.load` unpickles what is in the file, so load only your own. Use `save_slim` or
+    `export_onnx` to give a network to others.
 
     Args:
-        example: a batch (N, ...), N at least 2: exporters take a dimension of 1 as fixed.
-        path: where to write the program with `torch.export.save` (suffix .pt2), if anywhere.
+        example: a batch (N, ...) with N at least 2, because exporters assume that a dimension of 1
+            is fixed.
+        path: where `torch.export.save` writes the program (suffix .pt2); None writes no file.
 
     Raises:
-        ValueError: an example of one; a network that the exporter refuses, or of which it made
-            another function. No file is written then.
+        ValueError: the example has one row, the exporter refuses the network, or the program
+            computes another function. Then no file is written.
     """
     model = exportable(model, _batch(example))
     try:
@@ -81,7 +86,7 @@ def export_program(
             )
         with torch.no_grad():
             got = program.module()(example.clone())
-    except Exception as error:  # torch has no class of its own for what it can't export
+    except Exception as error:  # torch has no common class for its export errors
         raise ValueError(f"the network can't be exported: {cause(error)}") from error
     with torch.no_grad():
         expected = logits_of(model, example)
@@ -97,7 +102,8 @@ def export_program(
 
 
 def needed(name: str) -> Any:
-    """A module of `robustprune[export]`; ImportError that says so where it is missing."""
+    """Import a module of `robustprune[export]`; an ImportError tells how to install a missing
+    one."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -107,7 +113,8 @@ def needed(name: str) -> Any:
 
 
 def cause(error: BaseException) -> str:
-    """What is at the root of an error, in one line: exporters wrap theirs several times."""
+    """Return the root cause of an error in one line, because exporters wrap errors several
+    times."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -116,14 +123,15 @@ def cause(error: BaseException) -> str:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Of torch's exporters, which warn of their own insides; what they made is compared anyway."""
+    """Silence the warnings of torch's exporters about their own code; the result is compared
+    anyway."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 class _Logits(nn.Module):
-    """The logits alone of a network that returns more, or that works in place on its input."""
+    """Return only the logits of a network that returns more, or that changes its input in place."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -135,7 +143,8 @@ class _Logits(nn.Module):
 
 @torch.no_grad()
 def exportable(model: nn.Module, example: Tensor) -> nn.Module:
-    """A copy with plain dense weights in eval mode that returns its logits and nothing else."""
+    """Copy the network in eval mode with plain dense weights, so that it returns only its
+    logits."""
     model = dense(model)
     given = example.clone()
     plain = isinstance(model(given), Tensor) and torch.equal(given, example)
@@ -143,10 +152,10 @@ def exportable(model: nn.Module, example: Tensor) -> nn.Module:
 
 
 def write_onnx(model: nn.Module, example: Tensor, path: Path, **options: Any) -> None:
-    """Write what `exportable` returned, unchecked.
+    """Write the result of `exportable` as an ONNX file, without a check.
 
     Raises:
-        ValueError: the exporter failed, in one line.
+        ValueError: the exporter failed; the message has one line.
     """
     try:
         with _without_warnings():
@@ -182,7 +191,7 @@ def _unrun(error: Exception, dtype: torch.dtype) -> str:
 
 
 def _compare(model: nn.Module, session: Any, x: Tensor, size: int, tolerance: float) -> None:
-    """Refuse a file that gives other logits than the network on a batch."""
+    """Refuse a file whose logits differ from those of the network on a batch."""
     try:
         with torch.no_grad():
             expected = logits_of(model, x).cpu()
@@ -199,10 +208,11 @@ def _compare(model: nn.Module, session: Any, x: Tensor, size: int, tolerance: fl
 
 
 def check_gap(got: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Refuse logits of ONNX Runtime that aren't those of torch.
+    """Refuse logits of ONNX Runtime that differ from those of torch.
 
     Raises:
-        ValueError: another shape, or a difference beyond `tolerance`, relative to the logits.
+        ValueError: the shapes differ, or the difference is larger than `tolerance`, relative to the
+            logits.
     """
     if got.shape != expected.shape:
         raise ValueError(
@@ -227,10 +237,10 @@ def _batch(example: Tensor) -> Tensor:
 
 
 def dense(model: nn.Module) -> nn.Module:
-    """A copy with plain dense weights.
+    """Copy the network with plain dense weights.
 
     Raises:
-        ValueError: what `baked` refuses, or a CSR layer with a hook.
+        ValueError: `baked` refuses the network, or a CSR layer has a hook.
     """
     model = baked(model)
     made: dict[nn.Module, nn.Linear] = {}

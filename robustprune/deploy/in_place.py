@@ -1,4 +1,4 @@
-"""Operations in place in a traced forward: where they can be written anew, and where not."""
+"""Find in-place operations in a traced forward method, and refuse those that can't be rewritten."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ _VIEW_FUNCTIONS = (FUNCTIONS["flatten"], *DROPOUTS)
 
 
 def check_in_place(graph: fx.Graph, model: nn.Module) -> None:
-    """Refuse in-place operations that a Network, whose steps each make a new tensor, can't repeat.
+    """Refuse in-place operations that a Network, in which each step makes a new tensor, can't
+    repeat.
 
-    It is the same computation only if nobody looks at the tensor that would have been overwritten,
-    under this name or as the source of a view; if that tensor is no part of the network itself,
-    which would be another at the next call; and if it has the dtype that the result would have.
+    The computation stays the same only under three conditions: nothing reads the tensor that would
+    have been overwritten, neither by its name nor through a view; that tensor is no part of the
+    network itself, which would change the next call; and it has the dtype that the result would
+    have.
 
     Raises:
-        ValueError: such an operation, with the tensor's name.
+        ValueError: there is such an operation; the message names the tensor.
     """
     mixed = len({t.dtype for t in _tensors(model) if t.is_floating_point()}) > 1
     for node in graph.nodes:
@@ -28,7 +30,7 @@ def check_in_place(graph: fx.Graph, model: nn.Module) -> None:
         if mixed and any(isinstance(value, fx.Node) for value in node.args[1:]):
             raise ValueError(
                 f"forward changes {node.args[0]!s} in place at {node.name!r} in a network of "
-                "several dtypes, where that rounds otherwise than the same out of place; write it "
+                "several dtypes, where that rounds in another way than out of place; write it "
                 "out of place"
             )
         changed = node.args[0]

@@ -1,4 +1,4 @@
-"""Networks for integer arithmetic: a static float ONNX file, and its int8 form by calibration."""
+"""Export networks for integer arithmetic: a static float ONNX file and its calibrated int8 form."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from robustprune.deploy.export import (
 )
 from robustprune.run.checkpoint import replacing
 
-#: operators that integer toolchains expect to be gone
+#: operators that integer toolchains do not accept
 _FOLDED = ("BatchNormalization",)
 
 
 @dataclass(frozen=True)
 class Int8Files:
-    """What `export_int8` wrote.
+    """The files that `export_int8` wrote.
 
     Attributes:
-        float_path, int8_path: the two ONNX files.
-        float_bytes, int8_bytes: their sizes. They hold the graph too, which is most of a very
-            small network's file.
-        float_weights: bytes of the weights that stayed floating point in the int8 file, by the
-            operator that uses them: ONNX Runtime has no static int8 form of LSTM and GRU.
-        cast_from: the network's dtype where it isn't float32, which both files are.
+        float_path, int8_path: the paths of the two ONNX files.
+        float_bytes, int8_bytes: their sizes in bytes. They include the graph, which is most of the
+            file of a very small network.
+        float_weights: the bytes of the weights that are still floating point in the int8 file, by
+            the operator that uses them: ONNX Runtime has no static int8 form of LSTM and GRU.
+        cast_from: the network's dtype where it isn't float32, which is the dtype of both files;
+            otherwise None.
     """
 
     float_path: Path
@@ -50,7 +51,7 @@ class Int8Files:
 
     @property
     def note(self) -> str:
-        """What the name of the file doesn't say, in whole sentences; "" where it says all."""
+        """Say in whole sentences what is unusual about the files, or "" where nothing is."""
         said = []
         if self.cast_from is not None:
             said.append(f"The network is {self.cast_from}; both files hold it in float32.")
@@ -72,31 +73,31 @@ def export_int8(
     *,
     tolerance: float = 1e-4,
 ) -> Int8Files:
-    """Write an int8-ready ONNX file of `model` at `path` and its int8 form beside it.
+    """Write an int8-ready ONNX file of `model` at `path`, and its int8 form beside it.
 
-    The float file has static shapes, a batch of one, masks baked in, batch norm folded into the
-    convolutions, and shapes inferred: what int8 toolchains ask for. The int8 file is ONNX
-    Runtime's static quantisation of it: weights per channel, activations by the range that they
-    have on the calibration examples, as pairs of QuantizeLinear and DequantizeLinear (QDQ), which
-    other runtimes fuse. A network of another dtype is cast to float32 first; of one that returns
-    more than its logits, the logits are exported. Needs `robustprune[export]`.
+    The float file has what int8 toolchains need: static shapes, a batch of one, masks baked in,
+    batch norm folded into the convolutions, and inferred shapes. The int8 file is its static
+    quantisation by ONNX Runtime: weights are scaled per channel and activations by their range on
+    the calibration examples, written as pairs of QuantizeLinear and DequantizeLinear (QDQ), which
+    other runtimes fuse. A network of another dtype is cast to float32 first. If a network returns
+    more than its logits, only the logits are exported. The function needs `robustprune[export]`.
 
-    Weights that stay float, and an int8 file that is no smaller than the float one, are warned of
-    and stand in the result (`Int8Files.note`).
+    A warning, and `Int8Files.note` in the result, tell if weights stay float or if the int8 file is
+    not smaller than the float file.
 
     Args:
-        calibration: (N, ...) unattacked training examples; never the test set.
-        path: of the float file; the int8 file's name ends in .int8.onnx. Both get their names once
-            they are checked.
-        tolerance: greatest |Δ| allowed between torch and the float file, relative to
-            max(1, max |logit|). What int8 costs in accuracy is for the caller to measure, with
-            `onnx_logits`.
+        calibration: (N, ...) training examples that are not attacked; never use the test set.
+        path: the path of the float file; the name of the int8 file ends in .int8.onnx. Both files
+            appear under their names only after the check.
+        tolerance: the greatest difference |Δ| of logits that is allowed between torch and the float
+            file, relative to max(1, max |logit|). The caller can measure with `onnx_logits` what
+            int8 costs in accuracy.
 
     Raises:
         ImportError: onnx, onnxruntime or onnxscript is missing.
-        ValueError: no calibration examples, a network that the exporter or ONNX Runtime refuses,
-            batch norm that could not be folded, outputs that differ by more than `tolerance`, or
-            not one weight that could become int8; no file is written then.
+        ValueError: there are no calibration examples, the exporter or ONNX Runtime refuses the
+            network, batch norm could not be folded, outputs differ by more than `tolerance`, or no
+            weight could become int8. Then no file is written.
     """
     if len(calibration) == 0:
         raise ValueError("calibration holds no example; give some of the training examples")
@@ -139,14 +140,16 @@ def export_int8(
 
 
 def _in_float32(model: nn.Module) -> tuple[nn.Module, str | None]:
-    """The network in float32, in place, and what it was; None where it was that."""
+    """Cast the network to float32 in place, and return it with its former dtype, None for
+    float32."""
     held = (tensor.dtype for tensor in (*model.parameters(), *model.buffers()))
     others = {str(t) for t in held if t.is_floating_point and t != torch.float32}
     return model.float(), " and ".join(sorted(others)).replace("torch.", "") or None
 
 
 def _prepare(source: Path, target: Path) -> None:
-    """Fold what the exporter left, and infer shapes; all dimensions are numbers already."""
+    """Fold the operators that the exporter left, and infer shapes; all dimensions are fixed
+    already."""
     prepare = needed("onnxruntime.quantization.preprocess").quant_pre_process
     try:
         prepare(str(source), str(target), skip_symbolic_shape=True)
@@ -157,10 +160,10 @@ def _prepare(source: Path, target: Path) -> None:
 
 
 def _float_weights(path: Path) -> dict[str, int]:
-    """Bytes of the floating point tensors of two and more dimensions, by the operator.
+    """Return the bytes of floating point tensors of two and more dimensions, by the operator.
 
     Raises:
-        ValueError: no such tensor is int8: the name of the file would be wrong.
+        ValueError: no such tensor is int8, so that the name of the file would be wrong.
     """
     onnx = needed("onnx")
     graph = onnx.load(str(path)).graph
@@ -206,13 +209,14 @@ def _quantise(source: Path, target: Path, calibration: Tensor) -> None:
 
 
 def onnx_logits(path: Path | str, x: Tensor) -> Tensor:
-    """(N, C) logits of a file of `export_int8` under ONNX Runtime on the CPU, one at a time.
+    """Compute logits (N, C) of a file of `export_int8` with ONNX Runtime on the CPU, one example at
+    a time.
 
-    Without the runtime's optimisations, which on x86 processors without VNNI add up int8 products
-    in 16 bits and saturate: what is measured is the file, as integer hardware computes it.
+    Optimisations of the runtime are switched off, because on x86 processors without VNNI they add
+    int8 products in 16 bits and saturate. So the result is what integer hardware computes.
 
     Args:
-        x: (N, ...), in any floating dtype.
+        x: (N, ...), of any floating dtype.
     """
     runtime = needed("onnxruntime")
     options = runtime.SessionOptions()

@@ -1,4 +1,4 @@
-"""Transformers with dead heads and neurons taken out: smaller, faster, saved and loaded again."""
+"""Remove dead heads and neurons from transformers, and save and load the smaller networks."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _FORMAT = 1
 
 
 def slim_language(model: nn.Module) -> nn.Module:
-    """A copy without the heads and neurons whose outputs nothing reads: those with only zeros in
-    their columns of the output projection, or of the second feed-forward matrix.
+    """Copy a transformer without the heads and neurons whose outputs are not used.
 
-    What is taken out adds exactly nothing, so the answers stay the same up to the order of
-    summation. A layer keeps at least one head and one neuron, dead or not.
+    These are the ones whose columns of the output projection, or of the second feed-forward
+    matrix, are all zero. They add exactly nothing, so the answers stay the same up to the order of
+    summation. A layer keeps at least one head and one neuron, even if all are dead.
 
     Args:
-        model: BERT-like or DistilBERT-like inside, with masks baked in; not changed.
+        model: a network with a BERT or DistilBERT inside and masks baked in; it is not changed.
 
     Raises:
-        ValueError: no such layers, masks still applied on the fly or weights that something else
-            computes (`robustprune.sparsity.plain` makes them plain), or a hook.
+        ValueError: there are no such layers, masks are still applied on the fly, something else
+            computes a weight (`robustprune.sparsity.plain` makes it plain), or there is a hook.
     """
     if computed := computed_weights(model):
         name, what = next(iter(computed.items()))
@@ -48,7 +48,7 @@ def slim_language(model: nn.Module) -> nn.Module:
 
 
 def language_sizes(model: nn.Module) -> list[tuple[int, int]]:
-    """Heads and feed-forward neurons of each layer."""
+    """Return the numbers of heads and of feed-forward neurons of each layer."""
     return [
         (block.heads, len(model.get_parameter(f"{block.inner[0]}.weight")))
         for block in _layers(model)
@@ -56,13 +56,14 @@ def language_sizes(model: nn.Module) -> list[tuple[int, int]]:
 
 
 def save_slim_language(path: Path | str, model: nn.Module) -> None:
-    """Write weights, sizes and the network's own config into one safetensors file.
+    """Write the weights, the sizes and the network's own config into one safetensors file.
 
     Args:
-        model: with a `network` that has a transformers config, such as an `EmbeddingClassifier`.
+        model: a module with a `network` that has a transformers config, such as an
+            `EmbeddingClassifier`.
 
     Raises:
-        ValueError: weights that something computes, or hooks, which a file does not hold.
+        ValueError: something computes a weight, or there is a hook; a file can't hold either.
     """
     check_no_hooks(model)
     if computed := computed_weights(model):
@@ -73,10 +74,10 @@ def save_slim_language(path: Path | str, model: nn.Module) -> None:
 
 
 def load_slim_language(path: Path | str, wrap: type[nn.Module]) -> nn.Module:
-    """Read what `save_slim_language` wrote. Nothing in the file is run as code.
+    """Read a file of `save_slim_language`. Nothing in the file is run as code.
 
     Args:
-        wrap: the class that was saved, `models.EmbeddingClassifier`.
+        wrap: the class of the saved model, `models.EmbeddingClassifier`.
 
     Raises:
         ValueError: the file is damaged or of another format.
@@ -114,7 +115,8 @@ def _layers(model: nn.Module) -> list[Block]:
 
 
 def _alive(weight: Tensor, groups: int | None = None) -> list[int]:
-    """Groups of columns with an entry that is not zero; the first where there are none."""
+    """Return the groups of columns with an entry that is not zero; the first group if there are
+    none."""
     columns = (weight != 0).any(0)
     if groups is not None:
         columns = columns.view(groups, -1).any(1)
@@ -122,7 +124,7 @@ def _alive(weight: Tensor, groups: int | None = None) -> list[int]:
 
 
 def _shrink(model: nn.Module, block: Block, heads: Sequence[int], neurons: Sequence[int]) -> None:
-    """Keep these heads and neurons of one layer, in place."""
+    """Keep only these heads and neurons of one layer, in place."""
     size = len(model.get_parameter(f"{block.query}.weight")) // block.heads
     rows = (torch.tensor(list(heads))[:, None] * size + torch.arange(size)).flatten()
     for name in block.projections:
@@ -143,7 +145,7 @@ def _shrink(model: nn.Module, block: Block, heads: Sequence[int], neurons: Seque
 
 
 def _keep(model: nn.Module, name: str, dim: int, index: Tensor) -> None:
-    """Keep some rows (0) or columns (1) of a linear layer."""
+    """Keep only these rows (dim 0) or columns (dim 1) of a linear layer."""
     layer = cast(nn.Linear, model.get_submodule(name))
     index = index.to(layer.weight.device)
     layer.weight = nn.Parameter(layer.weight.detach().index_select(dim, index))

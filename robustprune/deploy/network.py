@@ -1,4 +1,5 @@
-"""A network as a list of steps from the closed vocabulary: what is slimmed, saved and loaded."""
+"""A network as a list of steps from the closed vocabulary, which can be slimmed, saved and
+loaded."""
 
 from __future__ import annotations
 
@@ -19,20 +20,21 @@ _PATH = re.compile(r"(?:[A-Za-z_]\w*|\d+)(?:\.(?:[A-Za-z_]\w*|\d+))*", re.ASCII)
 
 @dataclass(frozen=True)
 class Ref:
-    """The result of an earlier step, as an argument."""
+    """An argument that stands for the result of an earlier step."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call.
+    """One call in a network.
 
     Attributes:
-        name: of the result, for later steps.
+        name: the name of the result, for later steps.
         kind: "input" (the network's x), "tensor" (a buffer), "module", "function", "output".
-        target: path of the buffer or layer, or name of the function; "" for input and output.
-        args, kwargs: `Ref`s, numbers, strings, None, and lists of them.
+        target: the path of the buffer or layer, or the name of the function; "" for input and
+            output.
+        args, kwargs: the arguments: `Ref`s, numbers, strings, None, and lists of them.
     """
 
     name: str
@@ -43,22 +45,23 @@ class Step:
 
     @property
     def refs(self) -> list[str]:
-        """The names of the results that the step takes, in the order of its arguments."""
+        """Return the names of the results that the step takes, in the order of its arguments."""
         return [ref.name for ref in _refs([*self.args, *self.kwargs.values()])]
 
 
 class Network(nn.Module):
-    """Runs `steps` one after another on x; a plain module with the original's state names.
+    """Run `steps` one after another on x, as a plain module with the state names of the original.
 
     Args:
-        steps: the first of kind "input", the last of kind "output".
-        modules: layers by dotted path, of the types in `vocabulary.MODULES`.
-        tensors: buffers (or parameters) by dotted path.
+        steps: the calls in their order; the first has the kind "input" and the last the kind
+            "output".
+        modules: the layers by their dotted path, of the types in `vocabulary.MODULES`.
+        tensors: buffers (or parameters) that belong to no layer, by their dotted path.
 
     Raises:
-        ValueError: a step that refers to a later one, to nothing, or to what the vocabulary
-            doesn't have; an argument that a step can't keep; a path that is no dotted name, or
-            that would hide a method.
+        ValueError: a step refers to a later step, to nothing, or to what is not in the vocabulary;
+            it has an argument that it can't keep; or a path is no dotted name or would hide a
+            method.
     """
 
     def __init__(
@@ -93,19 +96,19 @@ class Network(nn.Module):
         return logits
 
     def all_values(self, x: Tensor) -> dict[str, Tensor]:
-        """The result of each step, by name."""
+        """Return the result of each step by the name of the step."""
         values: dict[str, Tensor] = {}
         for step in self.steps:
             values[step.name] = self._run(step, values, x)
         return values
 
     def own_tensors(self) -> dict[str, Tensor]:
-        """The buffers and parameters that belong to no layer, by dotted path."""
+        """Return the buffers and parameters that belong to no layer, by their dotted path."""
         paths = [step.target for step in self.steps if step.kind == "tensor"]
         return {path: _look_up(self, path) for path in paths}
 
     def layer(self, step: Step) -> nn.Module | None:
-        """The layer that a step calls; None for other steps."""
+        """Return the layer that a step calls, or None for other steps."""
         return self.get_submodule(step.target) if step.kind == "module" else None
 
     def _run(self, step: Step, values: Mapping[str, Any], x: Tensor) -> Any:
@@ -120,7 +123,8 @@ class Network(nn.Module):
         return called(*args, **{key: resolve(v, values) for key, v in step.kwargs.items()})
 
     def _home(self, path: str) -> tuple[nn.Module, str]:
-        """The container of `path`, made where it is missing, and the last part of the path."""
+        """Return the container of `path`, which is made if it is missing, and the last part of the
+        path."""
         if not _PATH.fullmatch(path) or "__" in path:
             raise ValueError(f"{path!r} is no name of a layer or tensor")
         parent: nn.Module = self
@@ -138,7 +142,7 @@ class Network(nn.Module):
 
 
 def tied_names(model: nn.Module) -> dict[str, str]:
-    """Parameters that are the same as one that comes before, by name, and that one's name."""
+    """Return the names of parameters that are shared with an earlier one, and that one's name."""
     first: dict[int, str] = {}
     tied = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -148,7 +152,7 @@ def tied_names(model: nn.Module) -> dict[str, str]:
 
 
 def resolve(argument: Any, values: Mapping[str, Any]) -> Any:
-    """`argument` with each `Ref` replaced by its value."""
+    """Return `argument` with each `Ref` replaced by its value."""
     if isinstance(argument, Ref):
         return values[argument.name]
     if isinstance(argument, (list, tuple)):
@@ -176,7 +180,8 @@ def _refs(arguments: Sequence[Any]) -> Iterator[Ref]:
 
 
 def _with_kept_arguments(step: Step, modules: Mapping[str, nn.Module]) -> Step:
-    """The step with its arguments in one form, the tensors first; refused where one isn't known."""
+    """Return the step with its arguments in one form, the tensors first; unknown ones are
+    refused."""
     if step.kind == "function":
         args, kwargs = kept_arguments(
             step.target, step.args, step.kwargs, lambda value: isinstance(value, Ref)
@@ -190,7 +195,7 @@ def _with_kept_arguments(step: Step, modules: Mapping[str, nn.Module]) -> Step:
 
 
 def _last_uses(steps: Sequence[Step]) -> list[list[str]]:
-    """For each step the results that nothing after it takes."""
+    """Return for each step the results that no later step takes."""
     last = {step.name: index for index, step in enumerate(steps)}
     for index, step in enumerate(steps):
         last.update(dict.fromkeys(step.refs, index))

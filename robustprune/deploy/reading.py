@@ -1,4 +1,4 @@
-"""Which channels have to stay: those whose value reaches the output."""
+"""Find the channels that must stay, because their values reach the output."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Kept = dict[str, NDArray[np.bool_] | None]
 
 
 def kept_channels(network: Network, flows: Flows) -> Kept:
-    """For each step's result a bool array (C,) of the channels that stay; None means all.
+    """Return for each step's result a bool array (C,) of the channels that stay; None means all.
 
-    A channel stays if it varies and some later layer reads it into something that varies and is
-    read in turn, up to the output; or if it is a constant that a zero-padding layer reads, where
-    no bias can take its place. What shares its fate stays with it. A tensor that would lose all
-    of its channels keeps the first.
+    A channel stays if it is not constant and reaches the output through channels that are not
+    constant. A constant channel stays only if a layer that pads zeros reads it, because no bias can
+    replace it there. Channels that can only be removed together (see `signals`) stay together. A
+    tensor that would lose all of its channels keeps the first one.
     """
     alive = _alive(network, flows)
     stay = np.zeros(len(flows.fates), dtype=bool)
@@ -41,7 +41,7 @@ def kept_channels(network: Network, flows: Flows) -> Kept:
 
 
 def _alive(network: Network, flows: Flows) -> dict[str, Tensor]:
-    """By step, (C,) bool: the channel itself must be there, for what reads it."""
+    """Return for each step (C,) bool: whether the channel itself is needed by a later step."""
     alive = {
         flow.step.name: torch.full_like(flow.out.constant, flow.step.name in flows.pinned)
         for flow in flows.flows
@@ -56,7 +56,7 @@ def _alive(network: Network, flows: Flows) -> dict[str, Tensor]:
 
 
 def _read(network: Network, flow: Flow, name: str, source: Signal, wanted: Tensor) -> Tensor:
-    """(C,) bool: the channels of `source` that have to be there for the `wanted` outputs."""
+    """Return (C,) bool: the channels of `source` that the `wanted` outputs need."""
     if flow.kind == "affine":
         layer = network.layer(flow.step)
         assert layer is not None

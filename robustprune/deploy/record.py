@@ -1,4 +1,5 @@
-"""From any traceable module to a `Network`: torch.fx follows forward, the vocabulary names it."""
+"""Turn a traceable module into a `Network`: torch.fx traces forward, the vocabulary names the
+calls."""
 
 from __future__ import annotations
 
@@ -29,16 +30,16 @@ class _Tracer(fx.Tracer):
 
 
 def record(model: nn.Module) -> Network:
-    """A copy of `model` in eval mode as a `Network`, masks and other parametrizations baked in.
+    """Copy `model` in eval mode as a `Network`, with masks and other parametrizations baked in.
 
-    The weights keep their names, so that masks for the model fit the network. Of a model that
-    returns more than its logits (see `attacks.logits_of`), the logits are what comes out.
+    The weights keep their names, so that masks for the model fit the network. If a model returns
+    more than its logits (see `attacks.logits_of`), the network returns only the logits.
 
     Raises:
-        ValueError: a forward method that tracing can't follow, a layer, function or argument
-            outside the vocabulary, hooks and whatever else runs beside a forward method, more than
-            one input, a tensor changed in place while something else still reads it, or a network
-            that draws random numbers or changes itself while it answers.
+        ValueError: tracing can't follow the forward method; a layer, function or argument is
+            outside the vocabulary; hooks or other code run beside a forward method; there is more
+            than one input; a tensor is changed in place while something else still reads it; or the
+            network draws random numbers or changes itself when it is called.
     """
     model = baked(model)
     check_no_hooks(model)
@@ -59,12 +60,12 @@ def record(model: nn.Module) -> Network:
 
 
 def _traced(model: nn.Module) -> fx.Graph:
-    """What forward does, in order; refused where that isn't all, or isn't always the same."""
+    """Return the calls of forward in order. Refuse a forward that changes from call to call."""
     random = torch.get_rng_state()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         graph = _Tracer().trace(model)
-    except Exception as error:  # forward is somebody's code, and raises what it likes
+    except Exception as error:  # forward is code of the user and may raise anything
         said = str(error).partition("\n")[0][:200]
         raise ValueError(
             f"{type(model).__name__} can't be traced ({said}); its forward must not branch on "
@@ -91,7 +92,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 class _Recorder:
-    """Collects steps; `names` maps fx nodes to what stands for them."""
+    """Collect the steps of a network from the nodes of its fx graph."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -99,9 +100,9 @@ class _Recorder:
         self.modules: dict[str, nn.Module] = {}
         self.tensors: dict[str, Tensor] = {}
         self.same: dict[str, str] = {}
-        self.batch_sizes: dict[str, str] = {}  # "whole" shapes and "first" sizes, by node
-        self.measured: dict[str, fx.Node] = {}  # what they are the size of
-        self.batch_first: set[str] = set()  # results whose first dimension is the batch's
+        self.batch_sizes: dict[str, str] = {}  # node -> "whole" shape or "first" size
+        self.measured: dict[str, fx.Node] = {}  # node of a size -> the node that was measured
+        self.batch_first: set[str] = set()  # results whose first dimension is the batch
 
     def add(self, node: fx.Node) -> None:
         if node.op == "placeholder":
@@ -119,7 +120,7 @@ class _Recorder:
             self._function(node)
 
     def needed_steps(self) -> list[Step]:
-        """The steps that lead to the output, the input among them in any case."""
+        """Return the steps that lead to the output, and in any case the input."""
         needed = {self.steps[-1].name, self.steps[0].name}
         for step in reversed(self.steps):
             if step.name in needed:
@@ -190,12 +191,13 @@ class _Recorder:
         return Step(node.name, kind, target, tuple(map(self._argument, node.args)), kwargs)
 
     def _keeps_batch(self, name: str, step: Step) -> None:
-        """Note that a result has as many rows as the input, if all that it is made of has."""
+        """Note that a result has as many rows as the input, if this holds for all that it is made
+        of."""
         if all(ref in self.batch_first or self._broadcasts(ref) for ref in step.refs):
             self.batch_first.add(name)
 
     def _broadcasts(self, ref: str) -> bool:
-        """Whether it is a tensor of the network's that has no rows of its own."""
+        """Return whether this is a tensor of the network that has no rows of its own."""
         step = next(step for step in self.steps if step.name == ref)
         shape = self.tensors[step.target].shape if step.kind == "tensor" else (0, 0)
         return len(shape) < 2 or shape[0] == 1
@@ -212,7 +214,8 @@ class _Recorder:
         raise ValueError(f"forward passes a {type(value).__name__} as an argument: {value!r}")
 
     def _is_batch_size(self, node: fx.Node) -> bool:
-        """x.size(0), x.shape and x.shape[0]: kept out of the steps, known by what they measure."""
+        """Note x.size(0), x.shape and x.shape[0], which are no steps, with the tensor that they
+        measure."""
         source = node.args[0] if node.args else None
         if not isinstance(source, fx.Node):
             return False
@@ -228,7 +231,7 @@ class _Recorder:
         return whole or first
 
     def _is_no_op(self, node: fx.Node) -> bool:
-        """Functional dropout, which does nothing in eval mode, and x.contiguous()."""
+        """Skip x.contiguous() and functional dropout, which do nothing in eval mode."""
         dropout = node.op == "call_function" and node.target in DROPOUTS
         if not dropout and (node.op, node.target) != ("call_method", "contiguous"):
             return False
@@ -239,7 +242,8 @@ class _Recorder:
         return True
 
     def _flat_view(self, node: fx.Node) -> Ref | None:
-        """x, if the node is x.view(x.size(0), -1) or the same as reshape: flatten(x, 1)."""
+        """Return x if the node is x.view(x.size(0), -1) or the same with reshape, which is
+        flatten(x, 1)."""
         if node.op != "call_method" or node.target not in ("view", "reshape"):
             return None
         source, *shape = (*node.args, *node.kwargs.values())
@@ -259,7 +263,7 @@ class _Recorder:
 
 
 def _logits(output: fx.Node) -> fx.Node:
-    """Where the logits are in what forward returns, as in `attacks.pick_logits`."""
+    """Return the node of the logits in what forward returns, as in `attacks.pick_logits`."""
     returned: Any = output.args[0]
     found = returned if isinstance(returned, fx.Node) else logits_in(returned)
     if not isinstance(found, fx.Node):
@@ -271,11 +275,11 @@ def _logits(output: fx.Node) -> fx.Node:
 
 
 def _leaves_first_dimension(step: Step) -> bool:
-    """Whether a function keeps the rows of what it takes apart."""
+    """Return whether a function treats each row of its input separately."""
     arguments = bind(step.target, step.args, step.kwargs)
     if step.target == "flatten":
         return bool(arguments.get("start_dim", 0) > 0)
     if step.target == "cat":
         return bool(arguments.get("dim", 0) > 0)
-    # a mean over all rows has none to be viewed as, whatever the batch size
+    # a mean over all rows leaves no batch dimension, which a view could use
     return True

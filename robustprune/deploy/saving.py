@@ -1,4 +1,4 @@
-"""Save and load deployed networks: safetensors with a JSON description, and no code in either."""
+"""Save and load deployed networks as safetensors with a JSON description, without any code."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ class _NetworkText(BaseModel):
     steps: list[_StepText]
     layers: dict[str, _LayerText]
     tensors: dict[str, Literal["buffer", "parameter"]]
-    tied: dict[str, str] = {}  # parameters that are the same as another, which the file holds
+    tied: dict[str, str] = {}  # name of a shared parameter -> name under which the file holds it
 
 
 def save_slim(path: Path | str, model: nn.Module) -> None:
-    """Write `model` to one safetensors file with its structure as JSON in the header.
+    """Write `model` to one safetensors file, with its structure as JSON in the header.
 
-    The file needs nothing of the code that made it: `load_slim` builds the network from a closed
-    list of torch layers and functions (`robustprune.deploy.vocabulary`).
+    The file does not need the code that made it: `load_slim` builds the network from a closed list
+    of torch layers and functions (`robustprune.deploy.vocabulary`).
 
     Args:
-        model: what `slim` or `sparsify` returned, or any module that `record` takes; masks are
+        model: the result of `slim` or `sparsify`, or any module that `record` accepts; masks are
             baked in, and the network is saved in eval mode.
 
     Raises:
-        ValueError: a layer, function or argument outside the list, a forward that can't be traced,
-            or anything that runs beside it, such as a hook.
+        ValueError: a layer, function or argument is outside the list, forward can't be traced, or
+            other code, such as a hook, runs beside it.
     """
     network = record(model)
     tied = tied_names(network)
@@ -85,14 +85,14 @@ def save_slim(path: Path | str, model: nn.Module) -> None:
 
 
 def load_slim(path: Path | str, *, device: torch.device | str = "cpu") -> Network:
-    """Read what `save_slim` wrote: the network in eval mode.
+    """Read a file of `save_slim` and return the network in eval mode.
 
     No name in the file is imported or evaluated: types and functions come from a closed list, and
     sizes must be those of the stored tensors.
 
     Raises:
-        ValueError: a damaged file, another format, a type or function outside the list, steps
-            that don't fit together, or tensors that don't fit the layers.
+        ValueError: the file is damaged or has another format, a type or function is outside the
+            list, the steps don't fit together, or the tensors don't fit the layers.
     """
     tensors, meta = load_tensors(Path(path))
     try:
@@ -123,7 +123,7 @@ def load_slim(path: Path | str, *, device: torch.device | str = "cpu") -> Networ
 
 
 def _with_tied(tensors: Mapping[str, Tensor], tied: Mapping[str, str]) -> dict[str, Tensor]:
-    """All tensors, those included that the file holds under another name."""
+    """Return all tensors, including those that the file holds under another name."""
     for name, held in tied.items():
         if name in tensors or held not in tensors:
             raise ValueError(f"{name!r} cannot be the same as {held!r}, which isn't there once")
@@ -136,7 +136,7 @@ def _encode_step(step: Step) -> dict[str, Any]:
 
 
 def _encode(value: Any) -> Any:
-    """JSON of an argument: {"ref": name} for the result of a step."""
+    """Return the JSON form of an argument: {"ref": name} for the result of a step."""
     if isinstance(value, Ref):
         return {"ref": value.name}
     if isinstance(value, Mapping):

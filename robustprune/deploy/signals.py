@@ -1,10 +1,11 @@
-"""Which channels of which tensors are tied together, and which are constant, whatever the input.
+"""Describe the channels of tensors: which ones are tied together, and which are constant.
 
 Each tensor between two layers has channels along one axis. Channels that can only be removed
-together share a fate: a batch norm's output channel i and its input channel i, both summands and
-the sum of a residual connection, the H·W features that flattening makes of one channel. A channel
-is constant if it has one value at all positions, for all inputs: the output of a filter without
-weights is its bias, after batch norm another constant, after ReLU max(0, that).
+together share a "fate", which is a number: channel i of the input and of the output of a batch
+norm, the summands and the sum of a residual connection, or the H·W features that flattening makes
+of one channel. A channel is constant if it has one value at all positions and for all inputs: the
+output of a filter without weights is its bias, batch norm maps it to another constant, and ReLU to
+max(0, that constant).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Kind = Literal["affine", "norm", "each", "pair", "join", "flatten", "opaque"]
 
 
 class Fates:
-    """Union-find: numbers, some of which have been declared equal."""
+    """Hold numbers of which some have been declared equal (union-find)."""
 
     def __init__(self) -> None:
         self._parent: list[int] = []
@@ -53,13 +54,13 @@ class Fates:
 
 @dataclass(frozen=True)
 class Signal:
-    """The C channels of one tensor.
+    """Describe the C channels of one tensor.
 
     Attributes:
-        axis: the dimension that holds them.
-        fates: (C,) numbers; channels with equal ones stay or go together.
+        axis: the dimension of the channels.
+        fates: (C,) numbers; channels with equal numbers stay or are removed together.
         constant: (C,) bool, whether the channel is constant.
-        value: (C,) float64, its constant; without meaning elsewhere.
+        value: (C,) float64, the value of a constant channel; it has no meaning for others.
     """
 
     axis: int
@@ -68,14 +69,14 @@ class Signal:
     value: Tensor
 
     def nonzero(self) -> Tensor:
-        """(C,) bool: constant, and not zero."""
+        """Return (C,) bool: the channels that are constant but not zero."""
         return self.constant & (self.value != 0)
 
 
 @dataclass(frozen=True)
 class Flow:
-    """A step, with what goes in and comes out. A `None` signal is a tensor all of whose channels
-    stay and none of which is constant, such as the network's input."""
+    """A step with the signals of its inputs and its output. None stands for a tensor whose
+    channels all stay and are not constant, such as the network's input."""
 
     step: Step
     kind: Kind
@@ -85,7 +86,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class Flows:
-    """All steps in order; `pinned` are the tensors that some step needs whole."""
+    """All steps in order; `pinned` names the tensors whose channels must all stay."""
 
     flows: list[Flow]
     fates: Fates
@@ -93,7 +94,8 @@ class Flows:
 
 
 def weight_matrix(layer: nn.Module) -> Tensor:
-    """A linear or convolution weight as (out, in, positions of the kernel), float64, on the CPU."""
+    """Return a linear or convolution weight as (out, in, positions of the kernel), float64, on the
+    CPU."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     weight = weight.detach().to("cpu", torch.float64)
@@ -103,8 +105,8 @@ def weight_matrix(layer: nn.Module) -> Tensor:
 
 
 def leaks(layer: nn.Module) -> bool:
-    """Whether the layer turns a constant input channel into one that depends on the position:
-    where zeros are padded, fewer positions of the kernel see the constant."""
+    """Return whether a constant input channel gives an output that depends on the position,
+    because fewer positions of the kernel see the constant where zeros are padded."""
     if isinstance(layer, TRANSPOSED):
         return True
     if not isinstance(layer, CONVOLUTIONS) or layer.padding_mode != "zeros":

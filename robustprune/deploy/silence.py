@@ -1,4 +1,4 @@
-"""Masks for whole filters, carried on to the bias and the batch norm behind them."""
+"""Extend masks for whole filters to the bias and the batch norm behind these filters."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from robustprune.sparsity import MaskSet, group_weight, is_maskable
 
 @torch.no_grad()
 def silence(model: nn.Module, masks: MaskSet, example: Tensor) -> MaskSet:
-    """`masks`, and masks of the bias and of batch norm's scale and shift for each pruned filter.
+    """Return `masks` with masks of the bias and of batch norm's scale and shift for pruned filters.
 
-    A filter without weights still outputs its bias, and batch norm's shift behind it. Behind a
-    zero-padding convolution such a constant can't be removed exactly. With these masks on while
+    A filter without weights still outputs its bias, and then batch norm's shift. If a convolution
+    with zero padding reads such a constant, it can't be removed exactly. With these masks on during
     training, a pruned filter outputs exactly zero up to the next layer, and `slim` removes it.
     Batch norm behind a residual sum is masked where all summands are zero.
 
-    The additional masks are for parameters that a density usually doesn't count: report the
+    The additional masks are for parameters that a density usually doesn't count. So report the
     density of `masks`, and train with the result.
 
     Args:
-        example: a batch (N, ...) on the model's device; only shapes are taken from it.
+        example: a batch (N, ...) on the model's device; only its shape is used.
 
     Raises:
-        ValueError: masks that don't fit the model; a network that `record` refuses.
+        ValueError: the masks don't fit the model, or `record` refuses the network.
     """
     baked(model, masks)  # refuses masks that don't fit
     network, prefix = record(model), wrapper(model)
@@ -43,7 +43,7 @@ def silence(model: nn.Module, masks: MaskSet, example: Tensor) -> MaskSet:
         if layer is not None and is_maskable(layer) and isinstance(layer.bias, Tensor):
             alive = group_weight(layer, "filter").reduce(mask.float()) > 0
             _prune(layer.bias, alive, f"{path}.bias", extra)
-    # A silent batch norm can make a sum silent that an earlier pass found otherwise.
+    # A silent batch norm can make a sum silent that was not silent in an earlier pass.
     while True:
         found = len(extra), sum(int(mask.sum()) for mask in extra.values())
         for flow in follow(network, example).flows:
@@ -74,7 +74,7 @@ def _make_structural(network: Network, masks: MaskSet) -> None:
 
 
 def _prune(parameter: Tensor, alive: Tensor, name: str, extra: dict[str, Tensor]) -> None:
-    """Zero the entries that aren't alive, and note their mask if there are any."""
+    """Set the entries to zero that are not alive, and note their mask if there are any."""
     if not bool(alive.all()):
         parameter.mul_(alive.to(parameter.device, parameter.dtype))
         extra[name] = alive & extra.get(name, torch.ones_like(alive))

@@ -1,4 +1,4 @@
-"""Networks that are really smaller: pruned filters, neurons and channels are taken out."""
+"""Make networks really smaller: pruned filters, neurons and channels are removed."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from robustprune.sparsity import MaskSet
 
 @torch.no_grad()
 def slim(model: nn.Module, masks: MaskSet | None, example: Tensor) -> Network:
-    """A dense, smaller network with the same outputs as `model` under `masks`, in eval mode.
+    """Return a dense, smaller network with the same outputs as `model` under `masks`, in eval mode.
 
-    Removed are output channels, filters and neurons that are constant or that nothing reads, and
-    with them the input channels and columns of the layers behind, through batch norm, pooling,
-    flattening, concatenation and residual sums. A constant other than zero goes into the bias of
-    the layer that reads it; where that layer pads zeros, its effect depends on the position, and
-    the channel stays. A residual sum loses a channel only if all summands can. Layers that are
-    called twice, layers that share a parameter with another and grouped convolutions stay whole, so
-    that the result never has more parameters than `model`. A layer never loses its last channel.
+    Output channels, filters and neurons are removed if they are constant or if no later layer reads
+    them. The input channels and columns of later layers go with them, through batch norm, pooling,
+    flattening, concatenation and residual sums. A constant other than zero is added to the bias of
+    the layer that reads it. If that layer pads zeros, the effect of the constant depends on the
+    position, and the channel stays. A residual sum loses a channel only if all summands can lose
+    it. Layers that are called twice, layers that share a parameter with another and grouped
+    convolutions stay whole, so the result never has more parameters than `model`. A layer never
+    loses its last channel.
 
     Args:
-        masks: what `model` prunes; None if its weights are zero already.
-        example: a batch (N, ...) on the model's device: gives the shapes, and is what the result
-            is checked on.
+        masks: the masks of `model`; None if its pruned weights are zero already.
+        example: a batch (N, ...) on the model's device; it gives the shapes, and the result is
+            checked on it.
 
     Raises:
-        ValueError: masks that don't fit; a network that `record` refuses; outputs on `example`
-            that differ by more than rounding does (or are not finite).
+        ValueError: the masks don't fit, `record` refuses the network, or outputs on `example`
+            differ by more than rounding does (or are not finite).
     """
     plain = baked(model, masks)
     network = record(plain)
@@ -66,7 +67,7 @@ def _index(kept: NDArray[np.bool_] | None) -> Tensor:
 def _move_constants_to_bias(
     layer: nn.Module, source: Signal | None, kept: NDArray[np.bool_] | None
 ) -> None:
-    """Add what the removed constant inputs contribute to each output: Σ_i c_i Σ_k W[o, i, k]."""
+    """Add to each output what the removed constant inputs contribute: Σ_i c_i Σ_k W[o, i, k]."""
     if source is None or kept is None or leaks(layer):
         return
     gone = source.nonzero() & ~torch.from_numpy(kept)
@@ -81,7 +82,7 @@ def _move_constants_to_bias(
 
 
 def _cut_affine(layer: nn.Module, outs: Tensor, ins: Tensor | None) -> None:
-    """Leave the output channels `outs` and the input channels `ins` of a layer, in place."""
+    """Keep only the output channels `outs` and the input channels `ins` of a layer, in place."""
     out_dim, in_dim = (1, 0) if isinstance(layer, TRANSPOSED) else (0, 1)
     weight = layer.weight
     assert isinstance(weight, nn.Parameter)
@@ -107,7 +108,7 @@ def _cut_norm(layer: nn.Module, outs: Tensor) -> None:
 
 
 def _select(layer: nn.Module, name: str, index: Tensor) -> None:
-    """Shorten a vector of the layer, parameter or buffer, to the entries at `index`."""
+    """Keep only the entries `index` of a vector of the layer, which is a parameter or a buffer."""
     old = getattr(layer, name)
     new = old.detach().index_select(0, index.to(old.device))
     setattr(layer, name, nn.Parameter(new, old.requires_grad) if name in layer._parameters else new)

@@ -1,4 +1,4 @@
-"""Unstructured zeros put to use: linear layers in compressed rows, where that is faster."""
+"""Use unstructured zeros: store linear layers as compressed sparse rows where that is faster."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from robustprune.sparsity.plain import copy_of
 
 @torch.no_grad()
 def to_csr(layer: nn.Linear, mask: Tensor | None = None) -> CSRLinear:
-    """The same layer with its non-zero weights, or those that `mask` keeps, in CSR.
+    """Return the same layer in CSR, with its non-zero weights or with those that `mask` keeps.
 
     Raises:
-        ValueError: a mask of another shape than the weight.
+        ValueError: the mask has another shape than the weight.
     """
     weight = layer.weight.detach()
     if mask is not None:
@@ -31,7 +31,7 @@ def to_csr(layer: nn.Linear, mask: Tensor | None = None) -> CSRLinear:
                 f"the mask has shape {tuple(mask.shape)}, the weight {tuple(weight.shape)}"
             )
         weight = weight * mask.to(weight.device, weight.dtype)
-    # By hand: torch's own conversion stores the indices as int64, which is slower to multiply by.
+    # torch's own conversion stores the indices as int64, with which products are slower.
     rows, columns = weight.nonzero(as_tuple=True)
     counts = torch.bincount(rows, minlength=len(weight))
     sparse = CSRLinear(layer.in_features, layer.out_features, len(rows), layer.bias is not None)
@@ -53,24 +53,24 @@ def fastest(
     repeats: int = 30,
     gain: float = 1.1,
 ) -> nn.Linear | CSRLinear:
-    """`layer` under `mask` in whichever form is faster on this machine: dense, or CSR.
+    """Return `layer` under `mask` in the form that is faster on this machine: dense, or CSR.
 
-    Both are timed in turns on `example` in inference mode, on the threads that torch uses now,
-    and the medians are compared. The winner depends on batch size, threads and machine: choose
-    them as they will be.
+    Both forms are timed in turns on `example` in inference mode with torch's present number of
+    threads, and the medians are compared. The result depends on batch size, threads and machine, so
+    choose them as they will be in use.
 
     Args:
         mask: bool (out, in), or None for the zeros that the weight has.
         example: (..., in), on the layer's device, a batch as large as in use.
-        repeats: timed calls of each, after three to warm up.
-        gain: CSR is taken if dense time / CSR time is at least this; above one, because a
-            near-tie isn't worth another format.
+        repeats: the number of timed calls of each form, after three calls to warm up.
+        gain: CSR is chosen if dense time / CSR time is at least this number. It is above one,
+            because another format isn't worth a tiny gain.
 
     Returns:
-        A new layer.
+        A new layer; `layer` is not changed.
 
     Raises:
-        ValueError: a mask that doesn't fit; fewer than one repeat.
+        ValueError: the mask doesn't fit, or `repeats` is below 1.
     """
     sparse = to_csr(layer, mask)
     dense = copy.deepcopy(layer)
@@ -90,21 +90,22 @@ def sparsify(
     repeats: int = 30,
     gain: float = 1.1,
 ) -> nn.Module:
-    """A copy of `model` under `masks`, each linear layer in its `fastest` form, in eval mode.
+    """Copy `model` under `masks` in eval mode, with each linear layer in its `fastest` form.
 
-    Convolutions stay dense: masks give them no speed (docs/deploy.md has measurements). So do
-    layers with hooks, layers whose weight the network reads itself (as torch's transformers do),
-    and layers that share a weight, of which CSR would make a second copy.
+    Convolutions stay dense, because masks do not make them faster (docs/deploy.md has
+    measurements). So do layers with hooks, layers whose weight the network reads itself (as torch's
+    transformers do), and layers that share a weight, of which CSR would make a second copy.
 
     Args:
-        masks: what `model` prunes; None if its weights are zero already, as after `slim`.
-        example: a batch (N, ...) on the model's device, as large as in use: each layer is timed
-            on what it receives from it, and the result is checked on it.
-        repeats, gain: as of `fastest`.
+        masks: the masks of `model`; None if its pruned weights are zero already, as after `slim`.
+        example: a batch (N, ...) on the model's device, as large as in use. Each layer is timed on
+            its input for this batch, and the result is checked on it.
+        repeats, gain: as in `fastest`.
 
     Raises:
-        ValueError: masks that don't fit the model; fewer than one repeat; outputs on `example`
-            that differ by more than rounding does, as where forward looks at a layer's type.
+        ValueError: the masks don't fit the model, `repeats` is below 1, or outputs on `example`
+            differ by more than rounding does, for example because forward looks at the type of a
+            layer.
     """
     plain = baked(model, masks)
     model = copy_of(plain)
@@ -118,8 +119,8 @@ def sparsify(
     for layer, names in places.items():
         if owners[layer.weight] > 1 or beside_forward(layer):
             continue
-        # Anew for each layer: what CSR hands on lies in memory as CSR wants it, and a dense layer
-        # behind it is slower than behind a dense one.
+        # Recorded again for each layer, because the memory layout of a CSR layer's output makes a
+        # dense layer behind it slower.
         received = _received(model, names[0], example)
         if received is None:
             continue
@@ -142,7 +143,8 @@ def _put(model: nn.Module, names: list[str], layer: nn.Module) -> None:
 
 @torch.no_grad()
 def _received(model: nn.Module, name: str, example: Tensor) -> Tensor | None:
-    """What a layer receives, at its last call, when `model` sees `example`; None without a call."""
+    """Return the input of a layer at its last call when `model` sees `example`; None without a
+    call."""
     received: list[Tensor] = []
 
     def note(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:

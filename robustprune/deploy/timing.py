@@ -1,4 +1,4 @@
-"""Measured time of several networks, side by side."""
+"""Measure the time of several networks side by side."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 def time_in_turns(
     models: Sequence[Callable[[Tensor], Any]], x: Tensor, *, repeats: int, warmup: int = 3
 ) -> list[list[float]]:
-    """Seconds of `repeats` calls of each model on x, the models in turns, in inference mode.
+    """Return the seconds of `repeats` calls of each model on x, in inference mode.
 
-    In turns, so that whatever else the machine does slows all of them alike; before each timed
-    call there is one that isn't, so that caches hold this model's weights, as they do in use.
+    The models take turns, so that other load on the machine slows all of them alike. Before each
+    timed call there is one that is not timed, so that caches hold this model's weights, as in use.
 
     Raises:
-        ValueError: fewer than one repeat.
+        ValueError: `repeats` is below 1.
     """
     if repeats < 1:
         raise ValueError(f"repeats {repeats} must be at least 1")

@@ -1,7 +1,7 @@
 """The closed list of layers and functions of which a deployed network may consist.
 
-A saved network names its parts by the keys of these tables and by nothing else, so that loading
-a file can build these and run these, whatever is written in it.
+A saved network names its parts only by the keys of these tables, so that loading a file can't build
+or run anything else, whatever is written in it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ AVG_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 ADAPTIVE_POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 ZERO_PADS = (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)
 
-#: element by element, the same for each channel
+#: layers that work element by element, in the same way for each channel
 ACTIVATIONS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Identity: (),
     nn.Dropout: ("p",),
@@ -123,13 +123,13 @@ METHODS: dict[str, str] = {
     **{name: name for name in (*ARITHMETIC, "flatten", "mean", "relu", "tanh", "sigmoid")},
     **{f"{name}_": name for name in (*ARITHMETIC, "relu", "tanh", "sigmoid")},
 }
-#: nothing in eval mode
+#: functions that do nothing in eval mode
 DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d)
 IN_PLACE = frozenset((operator.iadd, operator.isub, operator.imul, operator.itruediv))
 
 
 def arguments_of(module: nn.Module) -> dict[str, Any]:
-    """The constructor arguments that make a layer like `module`, weights apart."""
+    """Return the constructor arguments of a layer like `module`; weights are not among them."""
     values = {name: getattr(module, name) for name in MODULES[type(module)] if name not in _HELD}
     for name in MODULES[type(module)]:
         if name in _HELD:
@@ -138,13 +138,13 @@ def arguments_of(module: nn.Module) -> dict[str, Any]:
 
 
 def rebuilt(path: str, module: nn.Module) -> nn.Module:
-    """The layer that `load_slim` will build for `module`, with the module's own tensors in it.
+    """Return the layer that `load_slim` will build for `module`, with the module's own tensors.
 
-    What a layer may hold besides (hooks, further buffers, attributes) stays behind.
+    Everything else that a layer may hold (hooks, further buffers, attributes) is left out.
 
     Raises:
-        ValueError: a layer that its constructor arguments don't describe: attributes that were
-            changed by hand, or weights of another shape than they say.
+        ValueError: the constructor arguments don't describe the layer: an attribute was changed by
+            hand, or a weight has another shape than they say.
     """
     with torch.device("meta"):
         layer = type(module)(**arguments_of(module))
@@ -173,14 +173,14 @@ def rebuilt(path: str, module: nn.Module) -> nn.Module:
     return layer
 
 
-#: constructor arguments that say whether a layer has a tensor, and the tensor
+#: constructor arguments that say whether a layer has a tensor -> the name of that tensor
 _HELD = {"bias": "bias", "affine": "weight", "track_running_stats": "running_mean"}
-#: what every module has, what `_HELD` reads off the tensors, and what no step of a Network does
+#: attributes of every module, those that `_HELD` reads off tensors, and those without effect here
 _NOT_COMPARED = frozenset(vars(nn.Module())) | set(_HELD) | {"inplace", "_matrix"}
 
 
 def _plain(value: Any) -> Any:
-    """A number or a list of numbers as JSON has it: no numpy scalar, no torch.Size."""
+    """Return a number or a list of numbers in the form of JSON: no numpy scalar, no torch.Size."""
     if isinstance(value, (tuple, list)):
         return tuple(map(_plain, value))
     return value.item() if hasattr(value, "item") else value

@@ -1,4 +1,4 @@
-"""Which networks are allowed: masks, made by score × allocation × pattern."""
+"""Say which networks are allowed: masks, made from scores, an allocation and a pattern."""
 
 from robustprune.sparsity.allocation import (
     ALLOCATIONS,

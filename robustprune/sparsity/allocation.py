@@ -1,4 +1,4 @@
-"""Allocation: how many groups each layer keeps, given the density of the whole."""
+"""Allocate groups to layers: how many each layer keeps, given the density of the network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from robustprune.sparsity.patterns import (
 AllocationName = Literal["layer", "row", "global", "erk"]
 ALLOCATIONS: tuple[AllocationName, ...] = get_args(AllocationName)
 
-#: by name, or the density of each layer by its parameter name
+#: a name, or a mapping from the parameter name of each layer to its density
 Allocation = AllocationName | Mapping[str, float]
 
 
@@ -35,17 +35,23 @@ def keep_best(
     allocate: Allocation = "layer",
     within: MaskSet | None = None,
 ) -> MaskSet:
-    """The masks that keep the groups with the largest Σ score: allocation, then top-k.
+    """Return the masks that keep the groups with the largest sum of scores.
+
+    The allocation sets the number of groups for each layer, and top-k chooses them.
 
     Args:
-        scores: parameter name -> one score a weight, of its shape; the larger the better.
-        layers: the layers that own those parameters, as `maskable_layers` gives them.
-        within: earlier masks of the same pattern, within which the new ones stay: no group that
-            they pruned comes back, and no layer keeps more groups than it has left.
+        scores: for each parameter name a tensor of the weight's shape with one score for each
+            weight; the largest scores are kept.
+        layers: the layers that own those parameters, as returned by `maskable_layers`.
+        density: the fraction of the weights that is kept, in (0, 1].
+        pattern: which weights are kept together, see `patterns`.
+        allocate: how the kept weights are shared out over the layers, see `allot`.
+        within: earlier masks of the same pattern; a group that they prune stays pruned, and no
+            layer keeps more groups than they keep. None sets no limit.
 
     Raises:
-        ValueError: density outside (0, 1], an unknown pattern or allocation, NaN among the
-            scores, or an allocation that doesn't fit the density or the pattern, see `allot`.
+        ValueError: `density` is outside (0, 1], the pattern or allocation is unknown, a score is
+            NaN, or the allocation doesn't fit the density or the pattern, see `allot`.
     """
     check_pattern(pattern, check_density(density))
     check_scores(scores)
@@ -76,28 +82,31 @@ def allot(
     *,
     limits: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """Groups that each layer keeps.
+    """Return the number of groups that each layer keeps.
 
-    - "layer": ⌈density · groups⌉ of each (arXiv 2110.14068, Sec. 3.2);
-    - "row": ⌈density · n⌉ of the n groups of each output, as Wanda compares weights (Sun et al.
-      2023, arXiv 2306.11695, Sec. 3);
-    - "global": the best of all layers together, at least one in each, since a layer without a
-      single group left would cut the network in two;
-    - "erk": ∝ (Σ of the weight's dimensions) / (their product), so that small layers stay denser
-      (Evci et al. 2020, arXiv 1911.11134, Sec. 3);
-    - a mapping: ⌈its density · groups⌉ of each layer.
+    - "layer" keeps ⌈density · groups⌉ of each layer (arXiv 2110.14068, Sec. 3.2);
+    - "row" keeps ⌈density · n⌉ of the n groups of each output, as Wanda compares weights (Sun et
+      al. 2023, arXiv 2306.11695, Sec. 3);
+    - "global" keeps the best of all layers together, and at least one in each layer, because a
+      layer without any group would interrupt the network;
+    - "erk" keeps a share ∝ (sum of the weight's dimensions) / (their product), so that small layers
+      stay denser (Evci et al. 2020, arXiv 1911.11134, Sec. 3);
+    - a mapping keeps ⌈its density · groups⌉ of each layer.
 
-    "global" and "erk" keep ⌈density · groups⌉ in all (more only where one a layer needs it).
+    "global" and "erk" keep ⌈density · groups⌉ in all, or more if each layer needs one.
 
     Args:
-        values: parameter name -> one value per group.
-        limits: the most groups that a layer may keep; default all of its groups. Groups beyond
-            the limit have the value −inf.
+        values: for each parameter name one value per group, (number of groups,).
+        groups: the groups of each layer.
+        density: the fraction of the groups that is kept, in (0, 1].
+        allocate: one of the above.
+        limits: the largest number of groups that a layer may keep; None for all of its groups.
+            Groups beyond the limit must have the value −inf.
 
     Raises:
-        ValueError: an unknown allocation; a mapping that misses a layer, names another or keeps
-            another share than `density`; one that N:M, which fixes every layer's share, overrules;
-            "row" where an output has but one group, or groups span outputs.
+        ValueError: the allocation is unknown; a mapping misses a layer, names another or keeps
+            another share than `density`; the pattern N:M fixes the share of every layer; or the
+            allocation is "row" and an output has only one group, or groups span several outputs.
     """
     check_allocation(allocate, groups, density)
     numbers = {name: g.number for name, g in groups.items()}
@@ -121,13 +130,13 @@ def allot(
 def check_allocation(
     allocate: Allocation, groups: Mapping[str, Groups], density: float | None
 ) -> None:
-    """Refuse an allocation that is unknown, or that something else overrules.
+    """Refuse an allocation that is unknown or that can't have the wanted effect.
 
     Args:
-        density: that a mapping must keep over all groups, to two decimals; None for any.
+        density: the fraction of all groups that a mapping must keep, to two decimals; None for any.
 
     Raises:
-        ValueError: as `allot`.
+        ValueError: as in `allot`.
     """
     if not isinstance(allocate, Mapping) and allocate not in ALLOCATIONS:
         raise ValueError(
@@ -160,15 +169,16 @@ def check_allocation(
     if abs(share - density) > max(0.005, len(numbers) / total):
         raise ValueError(
             f"the densities given for each layer keep {share:.3g} of all groups, density says "
-            f"{density:g}; set density to {share:.3g}, or mend the densities"
+            f"{density:g}; set density to {share:.3g}, or correct the densities"
         )
 
 
 def apportion(shares: Mapping[str, float], limits: Mapping[str, int], total: int) -> dict[str, int]:
-    """Whole numbers in proportion to `shares` that add up to `total`, from 1 to each limit.
+    """Return whole numbers in proportion to `shares`, from 1 to each limit, that add up to `total`.
 
-    What a full layer cannot take goes to the others in the same proportion; fractions are settled
-    by the largest remainder, of equal ones the first. `total` is brought into the feasible range.
+    What a full layer cannot take goes to the others in the same proportion. Fractions are rounded
+    by the largest remainder; of equal ones the first is rounded up. `total` is clamped to the
+    feasible range.
     """
     total = min(max(total, len(limits)), sum(limits.values()))
     exact: dict[str, float] = {}
@@ -201,11 +211,13 @@ def apportion(shares: Mapping[str, float], limits: Mapping[str, int], total: int
 
 
 def count_best(values: Mapping[str, Tensor], total: int, *, least: int = 0) -> dict[str, int]:
-    """How many of the `total` largest of all values each entry has; of equal ones the first, and
-    NaN counts as less than any number. Nothing as large as all values together is made.
+    """Count for each entry how many of the `total` largest of all values it has.
+
+    Of equal values the first count; NaN counts as less than any number. The values are never
+    copied into one large tensor.
 
     Args:
-        least: 0, or 1 for at least one in each entry, its largest.
+        least: 0, or 1 if each entry must have at least one, which is its largest value.
     """
     dtype = functools.reduce(torch.promote_types, (value.dtype for value in values.values()))
     best = {n: max(int(k.max()) for k in _keys(v, dtype)) for n, v in values.items() if least}
@@ -229,7 +241,7 @@ def count_best(values: Mapping[str, Tensor], total: int, *, least: int = 0) -> d
 
 
 def _keys(values: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Whole numbers that lie as the values do, a piece of the values at a time."""
+    """Yield whole numbers in the same order as the values, for a piece of the values at a time."""
     whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
     for piece in torch.split(values.detach().flatten(), 1 << 18):
         piece = piece.to(dtype)
@@ -243,8 +255,8 @@ def _keys(values: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
 def _key_of_rank(
     values: Mapping[str, Tensor], dtype: torch.dtype, rank: int, *, without: Sequence[int]
 ) -> int:
-    """The rank-th largest key of the values, some keys left out: found from its leading 16 bits on,
-    by counting how many values have each of the 65,536 that are possible."""
+    """Return the rank-th largest key of the values except those in `without`. It is found 16 bits
+    at a time from the first, by counting how many values have each of the 65,536 patterns."""
     start = -(1 << 15)
     for shift in range(8 * dtype.itemsize - 16, -1, -16):
         counts = torch.zeros(1 << 16, dtype=torch.int64)

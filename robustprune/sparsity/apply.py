@@ -1,4 +1,5 @@
-"""Put masks on a model: which parameters can be masked, as a parametrization, or baked in."""
+"""Put masks on a model, as parametrizations or baked in, and list the weights that can be
+masked."""
 
 from __future__ import annotations
 
@@ -25,28 +26,28 @@ MASKABLE = (
     nn.ConvTranspose3d,
 )
 
-#: layers whose weights no mask covers, but which count when "first" and "last" are looked for
+#: layers that can't be masked but can be the "first" or the "last" layer
 _WHOLE = (nn.RNNBase, nn.MultiheadAttention, nn.Bilinear)
 
 
 def maskable_layers(model: nn.Module, *, dense: Iterable[str] = ()) -> dict[str, nn.Module]:
-    """The layers whose weights a search may mask, by parameter name, in registration order.
+    """Return the layers whose weights a search may mask, by parameter name, in registration order.
 
-    Linear, Conv1d-3d, transposed convolutions and the Conv1D of transformers count. Weights that
-    two modules share (tied embeddings) are left out: a mask on one would silently change the other.
-    So are those that something computes (weight_norm, torch.nn.utils.prune), until `plain` makes
-    Parameters of them. `coverage` names what is left out.
+    These are Linear, Conv1d to Conv3d, transposed convolutions and the Conv1D of transformers.
+    Weights that two modules share (tied embeddings) are left out, because a mask on one would
+    change the other. So are weights that something computes (weight_norm, torch.nn.utils.prune),
+    until `plain` makes Parameters of them. `coverage` lists what is left out.
 
     Args:
-        dense: layers to leave whole: "first", "last", the name of a module or of its weight, or a
-            pattern of such names ("stages.0.*"). The last one of a transformer is its output head
-            (see `output_head`), even where that is tied to the embedding, and so whole as it is.
-            Otherwise first and last go by the order in which the network registers its layers,
-            whatever the order in which it calls them, and over all layers, maskable or not.
+        dense: the layers that no mask may touch: "first", "last", the name of a module or of its
+            weight, or a pattern of such names ("stages.0.*"). The last layer of a transformer is
+            its output head (see `output_head`), even where it is tied to the embedding and can't be
+            masked anyway. Otherwise first and last refer to the order in which the network
+            registers its layers, maskable or not, and not to the order of the calls.
 
     Raises:
-        ValueError: a network that is masked already, an unknown name in `dense`, "last" of a
-            transformer without a head, or nothing left to mask.
+        ValueError: the network is masked already, a name in `dense` is unknown, "last" is used for
+            a transformer without a head, or no layer is left to mask.
     """
     refuse_masked(model)
     owners: dict[int, int] = {}
@@ -91,7 +92,7 @@ def maskable_layers(model: nn.Module, *, dense: Iterable[str] = ()) -> dict[str,
 
 
 def is_maskable(module: nn.Module) -> bool:
-    """Whether a layer is of a kind that masks cover, by its `weight`."""
+    """Return whether masks can cover the `weight` of a layer of this type."""
     return isinstance(module, (*MASKABLE, *hf_conv1d()))
 
 
@@ -109,7 +110,7 @@ def _last(model: nn.Module, names: Sequence[str]) -> str:
 
 
 def full_masks(model: nn.Module) -> MaskSet:
-    """Masks that keep every weight of the maskable layers: a dense network as a MaskSet."""
+    """Return masks that keep every weight of the maskable layers: a dense network as a MaskSet."""
     return MaskSet(
         {
             name: torch.ones(cast(Tensor, layer.weight).shape, dtype=torch.bool)
@@ -119,14 +120,14 @@ def full_masks(model: nn.Module) -> MaskSet:
 
 
 class MaskParametrization(nn.Module):
-    """What every parametrization that masks a weight derives from."""
+    """This is the base class of every parametrization that masks a weight."""
 
 
 def refuse_masked(model: nn.Module) -> None:
-    """Refuse a network whose weights a parametrization masks: another mask would lose that one.
+    """Refuse a network with masks as parametrizations, because another mask would replace them.
 
     Raises:
-        ValueError: there is one.
+        ValueError: the network has such a mask.
     """
     masked = sorted(
         name.replace("parametrizations.", "").rpartition(".")[0]
@@ -142,13 +143,13 @@ def refuse_masked(model: nn.Module) -> None:
 
 
 class Masked(MaskParametrization):
-    """Parametrization W ↦ m ⊙ W."""
+    """The parametrization W ↦ m ⊙ W."""
 
     mask: Tensor
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mask", mask)  # boolean: an average of weights takes it as it is
+        self.register_buffer("mask", mask)  # boolean, so that an average of weights copies it unchanged
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask
@@ -158,11 +159,13 @@ class Masked(MaskParametrization):
 
 
 def apply_masks(model: nn.Module, masks: MaskSet) -> None:
-    """Mask the model's weights in place, as parametrizations: pruned weights stay exactly zero
-    whatever an optimizer does to the tensors behind them. Build the optimizer afterwards.
+    """Mask the model's weights in place, as parametrizations.
+
+    Pruned weights then stay exactly zero, whatever an optimizer does to the tensors behind them.
+    Build the optimizer after this call.
 
     Raises:
-        ValueError: a mask whose parameter is missing or of another shape.
+        ValueError: the parameter of a mask is missing or has another shape.
     """
     for name, mask in masks.items():
         module_name, _, leaf = name.rpartition(".")
@@ -182,11 +185,11 @@ def apply_masks(model: nn.Module, masks: MaskSet) -> None:
 
 @contextmanager
 def computed_once(model: nn.Module) -> Iterator[None]:
-    """Inside, each parametrized weight of `model` is computed a single time, now, and reused:
-    the K steps of an inner attack and the outer step share one masking.
+    """Compute each parametrized weight of `model` once, and reuse it inside this context, for all
+    steps of an inner attack and for the training step.
 
-    It has to happen before an attack freezes the parameters; otherwise the weights would be kept
-    without the graph that leads back to what is trained.
+    Enter it before an attack freezes the parameters. Otherwise the stored weights would have no
+    graph back to the tensors that are trained.
     """
     with parametrize.cached():
         for module in model.modules():

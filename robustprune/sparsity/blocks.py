@@ -1,8 +1,8 @@
-"""What a transformer is made of: its layers, their heads and neurons, and its output head.
+"""Describe the parts of a transformer: its layers, their heads and neurons, and its output head.
 
-Known are the layers of BERT (RoBERTa, ELECTRA, ...), DistilBERT, Llama (Mistral, Qwen2, Qwen3, ...:
-key and value heads may be fewer than query heads, the feed-forward part has a gate) and GPT-2
-(whose matrices are stored as (in, out), with query, key and value in one).
+The known layers are those of BERT (RoBERTa, ELECTRA, ...), DistilBERT, Llama (Mistral, Qwen2,
+Qwen3, ...; there may be fewer key and value heads than query heads, and the feed-forward part has a
+gate) and GPT-2 (whose matrices are stored as (in, out), with query, key and value in one).
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Block:
-    """One layer of a transformer; what it consists of, by the names of its modules.
+    """One layer of a transformer, with the names of its modules.
 
     Attributes:
-        family: whose layer it is like: "BERT", "DistilBERT", "Llama" or "GPT-2".
-        name: of the layer itself.
+        family: the model family that the layer belongs to: "BERT", "DistilBERT", "Llama" or
+            "GPT-2".
+        name: the name of the layer itself.
         attention: the module that splits into heads.
-        query, key, value: the projections into heads; one name three times where one matrix holds
-            all three, one after the other.
-        output: the projection out of the heads.
-        inner: the matrices into the feed-forward part: one, or the gate and the other.
-        down: the matrix out of it.
-        heads: how many heads of queries there are.
-        shared: how many of them, one after the other, have a key and a value head in common.
-        size: rows of a head.
+        query, key, value: the projections into heads; the same name three times where one matrix
+            holds all three, one after the other.
+        output: the projection that follows the heads.
+        inner: the first matrices of the feed-forward part: one, or the gate and one more.
+        down: the last matrix of the feed-forward part.
+        heads: the number of query heads.
+        shared: the number of consecutive query heads that share one key head and one value head.
+        size: the number of rows of one head.
     """
 
     family: str
@@ -47,24 +48,24 @@ class Block:
 
     @property
     def projections(self) -> tuple[str, ...]:
-        """The matrices into heads, each once."""
+        """Return the matrices into heads, each of them once."""
         return tuple(dict.fromkeys((self.query, self.key, self.value)))
 
 
 @dataclass(frozen=True)
 class Head:
-    """The layer that gives a transformer's answers.
+    """The output layer of a transformer.
 
     Attributes:
-        name: of the module.
-        embedding: the name of the embedding whose weight it shares, if there is one.
+        name: the name of the module.
+        embedding: the name of the embedding that shares its weight, or None.
     """
 
     name: str
     embedding: str | None
 
 
-#: by family: attention, query, key, value, output, into the feed-forward part, out of it
+#: family -> attention, query, key, value, output, feed-forward input and feed-forward output
 _FAMILIES: dict[str, tuple[str, str, str, str, str, tuple[str, ...], str]] = {
     "BERT": (
         "attention.self", "attention.self.query", "attention.self.key", "attention.self.value",
@@ -86,10 +87,10 @@ _FAMILIES: dict[str, tuple[str, str, str, str, str, tuple[str, ...], str]] = {
 
 
 def transformer_blocks(model: nn.Module) -> list[Block]:
-    """The layers of a transformer, in order; see the top of this module for those that are known.
+    """Return the layers of a transformer, in order; the top of this module lists the known ones.
 
     Raises:
-        ValueError: there are none, or some of its layers are of another kind.
+        ValueError: there are none, or some layers are of another kind.
     """
     modules = dict(model.named_modules())
     found = [_block(modules, family, name) for name in modules for family in _FAMILIES]
@@ -117,15 +118,15 @@ def transformer_blocks(model: nn.Module) -> list[Block]:
 
 
 def output_head(model: nn.Module) -> Head | None:
-    """The head of a transformer: the last of the linear layers outside of the base model, which is
-    the smallest part that holds the transformer's layers and an embedding; if there is none
-    outside, the last one behind the layers. None for a network without either.
+    """Return the output head of a transformer, or None if it has none.
 
-    In the library transformers this finds `score`, `classifier` and `lm_head`, whatever their
-    names. What lies before them (`pre_classifier`, a pooler) is not the head.
+    It is the last linear layer outside of the base model, which is the smallest module that holds
+    the transformer's layers and an embedding. If there is none outside, it is the last linear
+    layer behind the transformer's layers. In the library transformers this finds `score`,
+    `classifier` and `lm_head`. Layers before them (`pre_classifier`, a pooler) are not the head.
 
     Raises:
-        ValueError: as `transformer_blocks`.
+        ValueError: as in `transformer_blocks`.
     """
     blocks = transformer_blocks(model)
     modules = dict(model.named_modules())
@@ -143,19 +144,19 @@ def output_head(model: nn.Module) -> Head | None:
 
 
 def hf_conv1d() -> tuple[type[nn.Module], ...]:
-    """The class Conv1D of the library transformers, a linear layer whose weight is (in, out), if
-    that library is in use: whoever has such a layer has loaded it."""
+    """Return the class Conv1D of the library transformers, a linear layer whose weight is (in,
+    out), in a tuple that is empty if nothing has imported that library."""
     module = sys.modules.get("transformers.pytorch_utils")
     return () if module is None else (module.Conv1D,)
 
 
 def out_dim(layer: nn.Module) -> int:
-    """The dimension of a linear layer's weight that counts its outputs."""
+    """Return the dimension of a linear layer's weight that counts its outputs."""
     return 1 if isinstance(layer, hf_conv1d()) else 0
 
 
 def _base(blocks: Sequence[Block], embeddings: Iterable[str]) -> str:
-    """How names begin in the smallest part that holds all layers and an embedding."""
+    """Return the prefix of names in the smallest module that holds all layers and an embedding."""
     shared = blocks[0].name.split(".")[:-1]
     while any(block.name.split(".")[: len(shared)] != shared for block in blocks):
         shared.pop()
@@ -165,7 +166,7 @@ def _base(blocks: Sequence[Block], embeddings: Iterable[str]) -> str:
 
 
 def _block(modules: Mapping[str, nn.Module], family: str, name: str) -> Block | None:
-    """The family's layer of this name, if it is one."""
+    """Return the layer of this name if it belongs to this family, otherwise None."""
     *paths, into, last = _FAMILIES[family]
     attention, query, key, value, output, down, *inner = (
         f"{name}.{path}".lstrip(".") for path in (*paths, last, *into)
@@ -185,7 +186,7 @@ def _block(modules: Mapping[str, nn.Module], family: str, name: str) -> Block | 
 
 
 def _fits(modules: Mapping[str, nn.Module], block: Block) -> bool:
-    """Whether the shapes are those of so many heads, and of one number of neurons."""
+    """Return whether the shapes fit the number of heads, and one number of neurons."""
     shapes = {name: _shape(modules[name]) for name in (*block.projections, *block.inner)}
     width, fused = block.heads * block.size, block.query == block.key
     keys = width // max(block.shared, 1)
@@ -200,7 +201,7 @@ def _fits(modules: Mapping[str, nn.Module], block: Block) -> bool:
 
 
 def _shape(layer: nn.Module) -> tuple[int, int]:
-    """(out, in) of a linear layer; (0, 0) if it is none."""
+    """Return (out, in) of a linear layer, or (0, 0) for other layers."""
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2:
         return 0, 0

@@ -1,4 +1,4 @@
-"""Coverage: what masks cover of a network, and what they leave out."""
+"""Count which part of a network the masks cover, and what they leave out."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from torch import nn
 from robustprune.sparsity.apply import maskable_layers
 from robustprune.sparsity.mask import MaskSet
 
-#: the share of matrix weights left out from which on a search says so
+#: the least share of uncovered matrix weights of which a search warns
 NOTABLE = 0.05
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 
 
 class LeftOut(UserWarning):
-    """A notable part of the network has weights that no mask covers, so that they stay dense."""
+    """This warning says that no mask covers a notable part of the network, which stays dense."""
 
 
 class Folded(UserWarning):
-    """A search works on plain weights where the network computes them (weight_norm, ...)."""
+    """This warning says that weights that the network computes (weight_norm, ...) were made
+    plain."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What masks cover of a network; all counts are of distinct parameters.
+    """The part of a network that masks cover. All counts are of distinct parameters.
 
     Attributes:
-        kept, masked: weights that the masks keep, and all that they cover.
-        left_out: by name, the size of every matrix weight without a mask, embeddings apart: layers
-            left whole as asked, LSTM and attention inputs, tied heads, other libraries' layers.
-        embeddings: weights of embeddings, tied ones included; never masked.
-        parameters: all parameters of the network, biases and norms included.
+        kept, masked: the number of weights that the masks keep, and of all weights that they cover.
+        left_out: the name and size of every matrix weight without a mask, except embeddings: layers
+            that are dense on request, inputs of LSTMs and of attention, tied heads, and layers of
+            other libraries.
+        embeddings: the number of weights in embeddings, tied ones included; they are never masked.
+        parameters: the number of all parameters of the network, with biases and norms.
     """
 
     kept: int
@@ -43,17 +45,18 @@ class Coverage:
 
     @property
     def density(self) -> float:
-        """Kept fraction of the weights that masks cover, which is what searches are given."""
+        """The kept fraction of the weights that masks cover; this is the density that searches
+        take."""
         return self.kept / self.masked
 
     @property
     def whole_density(self) -> float:
-        """Kept fraction of all parameters of the network."""
+        """The kept fraction of all parameters of the network."""
         return 1 - (self.masked - self.kept) / self.parameters
 
     @property
     def share_left_out(self) -> float:
-        """What is left out, as a fraction of all matrix weights, embeddings apart."""
+        """The fraction of all matrix weights, except embeddings, that is left out."""
         left = sum(self.left_out.values())
         return left / (left + self.masked)
 
@@ -69,7 +72,8 @@ class Coverage:
 
 
 def coverage(model: nn.Module, masks: MaskSet) -> Coverage:
-    """What `masks` cover of `model`, whose weights are plain Parameters (see `plain`)."""
+    """Return what `masks` cover of `model`, whose weights must be plain Parameters (see
+    `plain`)."""
     matrices, embeddings = _matrices(model)
     return Coverage(
         kept=masks.kept,
@@ -81,9 +85,9 @@ def coverage(model: nn.Module, masks: MaskSet) -> Coverage:
 
 
 def left_out_of(model: nn.Module) -> str | None:
-    """A sentence on the matrix weights that searches cannot mask, if their share is notable.
+    """Return a sentence on the matrix weights that searches can't mask, or None if there are few.
 
-    Layers left whole by `dense` aren't among them: they are asked for.
+    Layers that stay dense because `dense` names them are not counted.
     """
     matrices, _ = _matrices(model)
     can = maskable_layers(model)
@@ -105,8 +109,8 @@ def _names(sizes: Mapping[str, int], most: int = 6) -> str:
 
 
 def _matrices(model: nn.Module) -> tuple[dict[str, int], int]:
-    """Sizes of all weights of two dimensions or more by name, without embeddings and norms; and
-    how many weights embeddings have."""
+    """Return the size of each weight with two dimensions or more by its name, without embeddings
+    and norms, and the number of weights of all embeddings."""
     norms: set[int] = set()
     embeddings: dict[int, int] = {}
     for module in model.modules():

@@ -1,8 +1,8 @@
-"""Criteria: what a weight is worth, one score for each, the larger the better.
+"""Score weights by a criterion: one score for each weight, and the largest are kept.
 
-A criterion is a function of a `Scene` and a row of `CRITERIA`; nothing else knows its name. The
-scene's loss may attack, so that a weight's worth can be judged under attack as well as on clean
-examples.
+A criterion is a function of a `Scene` and a row of `CRITERIA`; no other code knows its name. The
+loss of the scene may contain an attack, so that weights can be scored under attack as well as on
+clean examples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Batches = Iterable[Sequence[Tensor]]
-#: (x, y) -> what the scene's network gives for them
+#: a function (x, y) -> Tensor of the scene's network
 OfBatch = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -26,15 +26,16 @@ def _none(x: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a criterion may look at; it changes none of it.
+    """What a criterion may use. It must not change any of it.
 
     Attributes:
         model: the network, in eval mode.
         layers: the layers to score, as `maskable_layers` gives them.
-        generator: where random numbers come from.
-        batches: (x, y) pairs, for criteria that need data.
-        loss: (x, y) -> the scalar loss of the model, differentiable in its weights.
-        logits: (x, y) -> the model's logits at the points that the loss looks at.
+        generator: the generator of random numbers, on the CPU.
+        batches: pairs (x, y), for criteria that need data.
+        loss: a function (x, y) -> the scalar loss of the model, differentiable in its weights.
+        logits: a function (x, y) -> the logits of the model at the same inputs as in the loss,
+            which may be attacked.
     """
 
     model: nn.Module
@@ -46,7 +47,7 @@ class Scene:
 
 
 def weights_of(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Parameter name -> the layer's weight."""
+    """Return the weight of each layer by its parameter name."""
     weights: dict[str, Tensor] = {}
     for name, layer in layers.items():
         assert isinstance(layer.weight, Tensor)
@@ -55,17 +56,17 @@ def weights_of(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """The values, half precision made single: scores are compared, summed and trained in it."""
+    """Convert half precision to float32, in which scores are compared, summed and trained."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def magnitude(scene: Scene) -> dict[str, Tensor]:
-    """|w| (Han et al. 2015, arXiv 1506.02626)."""
+    """Score by |w| (Han et al. 2015, arXiv 1506.02626)."""
     return {name: weight.detach().abs() for name, weight in weights_of(scene.layers).items()}
 
 
 def random(scene: Scene) -> dict[str, Tensor]:
-    """Uniform noise: the control that every criterion has to beat."""
+    """Score by uniform noise. It is the control: every useful criterion must be better."""
     return {
         name: torch.rand(weight.shape, generator=scene.generator).to(weight.device)
         for name, weight in weights_of(scene.layers).items()
@@ -73,7 +74,8 @@ def random(scene: Scene) -> dict[str, Tensor]:
 
 
 def snip(scene: Scene) -> dict[str, Tensor]:
-    """|w ⊙ ∂L/∂w|, the connection sensitivity (Lee et al. 2019, arXiv 1810.02340, Eq. 4)."""
+    """Score by |w ⊙ ∂L/∂w|, the connection sensitivity (Lee et al. 2019, arXiv 1810.02340, Eq.
+    4)."""
     weights = weights_of(scene.layers)
     return {
         name: (weights[name].detach() * grad).abs()
@@ -82,8 +84,11 @@ def snip(scene: Scene) -> dict[str, Tensor]:
 
 
 def grasp(scene: Scene) -> dict[str, Tensor]:
-    """w ⊙ (H g): what removing a weight takes from the gradient's length, with g = ∂L/∂w and
-    H = ∂²L/∂w² (Wang et al. 2020, arXiv 2002.07376, Eq. 8, which removes the largest −w ⊙ H g)."""
+    """Score by w ⊙ (H g), which tells how much removing a weight shortens the gradient.
+
+    g = ∂L/∂w and H = ∂²L/∂w² (Wang et al. 2020, arXiv 2002.07376, Eq. 8, where the weights with the
+    largest −w ⊙ H g are removed).
+    """
     weights = weights_of(scene.layers)
     mean = _mean_gradient(scene, weights)
     product = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -95,13 +100,14 @@ def grasp(scene: Scene) -> dict[str, Tensor]:
 
 
 def obd(scene: Scene, *, draws: int = 8) -> dict[str, Tensor]:
-    """½ h w², the rise of the loss when a weight is removed from a minimum (LeCun et al. 1990,
-    Optimal Brain Damage, Eq. 5), with the Hessian's diagonal h = E[v ⊙ H v] over random signs v
-    (Hutchinson; Bekas et al. 2007). h may be negative away from a minimum: ReLU networks are
-    better served by `obd_ggn`.
+    """Score by ½ h w², by which the loss rises if a weight is removed at a minimum.
+
+    See LeCun et al. 1990, Optimal Brain Damage, Eq. 5. h is the diagonal of the Hessian, estimated
+    as E[v ⊙ H v] over random signs v (Hutchinson; Bekas et al. 2007). h may be negative away from a
+    minimum, so prefer `obd_ggn` for ReLU networks.
 
     Args:
-        draws: sign vectors per batch.
+        draws: the number of random sign vectors per batch.
     """
     weights = weights_of(scene.layers)
     diagonal = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -116,11 +122,14 @@ def obd(scene: Scene, *, draws: int = 8) -> dict[str, Tensor]:
 
 
 def obd_ggn(scene: Scene, *, draws: int = 8) -> dict[str, Tensor]:
-    """½ h w² with the diagonal of the generalised Gauss-Newton matrix of the cross-entropy,
-    h = E Σ_i (∂ log p(ŷ_i | x_i) / ∂w)² / N over labels ŷ ~ p, which is never negative.
+    """Score by ½ h w², with h the diagonal of the generalised Gauss-Newton matrix.
 
-    One backward pass a draw gives Σ_i s_i ∂ log p(ŷ_i)/∂w with random signs s; its square has
-    the sum of the single squares as its mean (Schraudolph 2002, Neural Computation 14).
+    For the cross-entropy, h = E Σ_i (∂ log p(ŷ_i | x_i) / ∂w)² / N over labels ŷ ~ p, which is
+    never negative. One backward pass per draw gives Σ_i s_i ∂ log p(ŷ_i)/∂w with random signs s;
+    the mean of its square is the sum of squares (Schraudolph 2002, Neural Computation 14).
+
+    Args:
+        draws: the number of backward passes per batch.
     """
     weights = weights_of(scene.layers)
     diagonal = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -142,11 +151,12 @@ class Criterion:
     """A row of `CRITERIA`.
 
     Attributes:
-        score: gives each of the scene's layers scores of the shape of its weight.
-        needs: "nothing" but the weights; "gradients" of the loss, or "activations" of the layers,
-            both on batches.
-        summary: the score as a formula, and where it is from.
-        draws: whether it draws from the scene's generator.
+        score: a function that returns for each layer of the scene scores of the shape of its
+            weight.
+        needs: what it needs besides the weights: "nothing", "gradients" of the loss on batches, or
+            "activations" of the layers on batches.
+        summary: the score as a formula, with its source.
+        draws: whether it draws random numbers from the scene's generator.
     """
 
     score: Callable[[Scene], dict[str, Tensor]]
@@ -175,7 +185,7 @@ CRITERIA: Mapping[str, Criterion] = {
 
 
 def _mean_gradient(scene: Scene, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """∂L/∂w over all batches."""
+    """Return ∂L/∂w over all batches."""
     mean = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for x, y, part in _shares(scene.batches):
         value = part * scene.loss(x, y)
@@ -185,7 +195,7 @@ def _mean_gradient(scene: Scene, weights: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def _shares(batches: Batches) -> list[tuple[Tensor, Tensor, float]]:
-    """Batches with the share of all examples that each holds."""
+    """Return the batches, each with its share of all examples."""
     known = [(x, y) for x, y in batches]
     total = sum(len(y) for _, y in known)
     if total == 0:
@@ -205,7 +215,7 @@ def _gradients(
 def _hessian_times(
     value: Tensor, weights: Mapping[str, Tensor], vector: Mapping[str, Tensor]
 ) -> list[Tensor]:
-    """H v by a second backward pass."""
+    """Return H v by a second backward pass."""
     inputs = list(weights.values())
     grads = torch.autograd.grad(value, inputs, create_graph=True, allow_unused=True)
     pairs = [
@@ -228,6 +238,6 @@ def _or_zeros(grads: Sequence[Tensor | None], weights: Mapping[str, Tensor]) -> 
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Random ±1, drawn on the CPU: the same everywhere."""
+    """Draw random ±1 on the CPU, so that they are the same for every device."""
     drawn = torch.randint(2, like.shape, generator=generator)
     return (2 * drawn - 1).to(like)

@@ -1,11 +1,12 @@
-"""What lives or dies together in a transformer: weights, heads, neurons, layers.
+"""Group the weights of a transformer that are kept or removed together: weights, heads, neurons,
+layers.
 
-A head of self-attention is its rows of Q, K and V and its columns of the output projection; a
-neuron of the feed-forward part its row of the first matrix (and of the gate, where there is one)
-and its column of the last; a layer all of these. Where query heads share a key and a value head
-(grouped-query attention), those and the query heads that share them are one group: what a group
-takes from the cache of keys and values goes with it. Biases, norms and embeddings are never masked:
-without its columns of the output projection a head, whatever its biases, adds nothing.
+A head of self-attention consists of its rows of Q, K and V and its columns of the output
+projection. A neuron of the feed-forward part consists of its row of the first matrix (and of the
+gate, where there is one) and its column of the last. A layer consists of all of these. Where query
+heads share a key and a value head (grouped-query attention), all of them are one group, so that
+removing it also makes the cache of keys and values smaller. Biases, norms and embeddings are never
+masked: a head without its columns of the output projection adds nothing, whatever its biases.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 
 @dataclass(frozen=True)
 class Span:
-    """How one value a group spreads over a weight.
+    """How the values of groups, one for each group, spread over a weight.
 
     Attributes:
-        shape: of the weight.
+        shape: the shape of the weight.
         dim: the dimension that counts groups, 0 or 1; None where each weight is a group of its
             own, or one group is the whole matrix.
-        repeat: rows or columns of a group, one after the other.
-        parts: how many times the groups occur, one time after the other: 3 where one matrix holds
-            query, key and value.
+        repeat: the number of consecutive rows or columns of a group.
+        parts: how many times the sequence of groups occurs: 3 where one matrix holds query, key and
+            value.
     """
 
     shape: tuple[int, ...]
@@ -47,7 +48,7 @@ class Span:
     parts: int = 1
 
     def expand(self, value: Tensor) -> Tensor:
-        """Values of the groups, laid out so that they broadcast against the weight."""
+        """Return the values of the groups in a shape that broadcasts against the weight."""
         if self.dim is None:
             return value
         line = value.repeat_interleave(self.repeat) if self.repeat > 1 else value
@@ -55,8 +56,8 @@ class Span:
         return line.unsqueeze(1) if self.dim == 0 else line.unsqueeze(0)
 
     def total(self, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Sums of the weight's entries over each of the groups, in their shape: what `expand`
-        spreads, gathered."""
+        """Return the sum of the weight's entries in each group, with the shape of the groups. This
+        is the transpose of `expand`."""
         if self.dim is None:
             return weight if shape == self.shape else weight.sum().view(shape)
         return weight.sum(1 - self.dim).view(self.parts, *shape, self.repeat).sum(-1).sum(0)
@@ -64,11 +65,11 @@ class Span:
 
 @dataclass(frozen=True)
 class GateGroup:
-    """Groups of one kind in one place, such as the heads of one layer.
+    """The groups of one kind in one place, such as the heads of one layer.
 
     Attributes:
-        shape: one entry a group.
-        spans: by parameter name, the weights they cover.
+        shape: the shape of a tensor with one entry for each group.
+        spans: for each parameter name, how the groups spread over that weight.
     """
 
     shape: tuple[int, ...]
@@ -80,21 +81,21 @@ class GateGroup:
 
     @property
     def weights(self) -> int:
-        """How many weights all of its groups cover together."""
+        """The number of weights that all of its groups cover together."""
         return sum(math.prod(span.shape) for span in self.spans.values())
 
 
 def gate_groups(
     model: nn.Module, granularity: Granularity, *, dense: Iterable[str] = ()
 ) -> dict[str, GateGroup]:
-    """The groups of a model, by a name for each place.
+    """Return the groups of a model, by a name for each place.
 
     Args:
-        granularity: "weight", over all maskable layers but those in `dense`; "head", "neuron" or
-            "layer", over the transformer's layers.
+        granularity: "weight" for all maskable layers except those in `dense`, or "head", "neuron"
+            or "layer" for the layers of a transformer.
 
     Raises:
-        ValueError: an unknown granularity, or a model that does not have such groups.
+        ValueError: the granularity is unknown, or the model does not have such groups.
     """
     if granularity not in GRANULARITIES:
         raise ValueError(
@@ -114,7 +115,7 @@ def gate_groups(
 
 def _of_block(model: nn.Module, block: Block, granularity: Granularity) -> GateGroup:
     def span(name: str, *, side: int | None, repeat: int = 1, parts: int = 1) -> tuple[str, Span]:
-        """Groups of outputs (side 0) or of inputs (1), whichever way the weight lies."""
+        """Group the outputs (side 0) or the inputs (side 1), for either layout of the weight."""
         weight, out = model.get_parameter(f"{name}.weight"), out_dim(model.get_submodule(name))
         dim = None if side is None else side ^ out
         return f"{name}.weight", Span(tuple(weight.shape), dim, repeat, parts)
@@ -137,7 +138,7 @@ def _of_block(model: nn.Module, block: Block, granularity: Granularity) -> GateG
 
 
 def magnitudes(model: nn.Module, group: GateGroup) -> Tensor:
-    """The root mean square weight of each group, float32."""
+    """Return the root mean square of the weights of each group, float32."""
     parts = []
     for name, span in group.spans.items():
         weight = cast(Tensor, model.get_parameter(name)).detach().float()
@@ -148,13 +149,12 @@ def magnitudes(model: nn.Module, group: GateGroup) -> Tensor:
 def draw_masks(
     scores: Mapping[str, Tensor], groups: Mapping[str, GateGroup], density: float
 ) -> MaskSet:
-    """Keep the ⌈density · n⌉ of all n groups with the largest scores, wherever they are; of equal
-    ones the first.
+    """Keep the ⌈density · n⌉ groups with the largest scores of all n; of equal ones the first.
 
-    A place may lose all its groups: the residual connections carry on around it.
+    A place may lose all its groups, because the residual connections lead around it.
 
     Raises:
-        ValueError: density outside (0, 1], or scores that are NaN.
+        ValueError: `density` is outside (0, 1], or a score is NaN.
     """
     check_density(density)
     check_scores({name: scores[name] for name in groups})

@@ -25,15 +25,15 @@ _SHIFT = BETA * math.log(-LOW / HIGH)
 
 
 def probability_kept(score: Tensor) -> Tensor:
-    """P(m ≠ 0) of each gate, in closed form."""
+    """Return P(m ≠ 0) of each gate, in closed form."""
     return torch.sigmoid(score - _SHIFT)
 
 
 def score_of(probability: float) -> float:
-    """The score with that P(m ≠ 0).
+    """Return the score s for which P(m ≠ 0) is `probability`.
 
     Raises:
-        ValueError: a probability outside (0, 1).
+        ValueError: `probability` is outside (0, 1).
     """
     if not 0.0 < probability < 1.0:
         raise ValueError(f"probability {probability!r} must lie strictly between 0 and 1")
@@ -41,14 +41,14 @@ def score_of(probability: float) -> float:
 
 
 def sampled(score: Tensor, u: Tensor) -> Tensor:
-    """Gates in [0, 1] for uniform u; differentiable in the score."""
+    """Return gates in [0, 1] for uniform u; they are differentiable in the score."""
     noise = torch.log(u).sub_(torch.log1p(-u))
     return _stretched((noise + score) / BETA)
 
 
 def expected(score: Tensor) -> Tensor:
-    """The gate at u = 1/2 without the temperature, clamp(σ(s)(r − l) + l, 0, 1): what stands for
-    the random one in eval mode (ibid., Eq. 13)."""
+    """Return clamp(σ(s)(r − l) + l, 0, 1), the gate at u = 1/2 without the temperature. In eval
+    mode it replaces the random gate (ibid., Eq. 13)."""
     return _stretched(score)
 
 
@@ -57,15 +57,15 @@ def _stretched(z: Tensor) -> Tensor:
 
 
 class Gates(nn.Module):
-    """Scores of some groups, learned from those given, and the gates that follow from them.
+    """The scores of some groups, which are learned, and the gates that follow from them.
 
-    In train mode gates are sampled: the same sample until `draw` changes, however often and for
-    however many weights it is asked for, so that the K steps of an inner attack and the outer step
-    see one network. The noise is drawn from (seed, draw) again each time and takes no memory. In
-    eval mode gates are the `expected` ones.
+    In train mode gates are sampled. The sample stays the same until `draw` changes, for all calls
+    and all weights, so that all steps of an inner attack and the training step see one network. The
+    noise is drawn from (seed, draw) again each time and takes no memory. In eval mode gates are the
+    `expected` ones.
 
-    Scores are float32 whatever the precision of the weights: steps of an optimizer are lost in
-    bfloat16.
+    Scores are float32 whatever the precision of the weights, because bfloat16 would lose the small
+    steps of an optimizer.
     """
 
     def __init__(self, score: Tensor, *, seed: int) -> None:
@@ -77,16 +77,18 @@ class Gates(nn.Module):
         if not self.training:
             return expected(self.score)
         device = self.score.device
-        # two numbers in one seed: distinct for every pair below 2³¹ draws
+        # both numbers in one seed, which is distinct for every pair below 2³¹ draws
         generator = torch.Generator(device).manual_seed((self.seed << 31) + self.draw)
         return sampled(self.score, torch.rand(self.score.shape, generator=generator, device=device))
 
 
 class Gated(MaskParametrization):
-    """Parametrization W ↦ m ⊙ W with the gates spread over W.
+    """The parametrization W ↦ m ⊙ W, with the gates spread over W.
 
     Args:
-        gates: may serve several weights; exactly one of them is the owner, so that the score
+        gates: the gates, which may serve several weights.
+        span: how the gates spread over this weight.
+        owner: whether this weight owns the gates. Exactly one weight does, so that the score
             appears once in the state of a model.
     """
 

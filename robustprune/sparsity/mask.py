@@ -1,4 +1,4 @@
-"""MaskSet: which weights a sub-network keeps. The product of every search."""
+"""A MaskSet says which weights a sub-network keeps. Every search returns one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LayerDensity:
-    """How many weights of one parameter are kept."""
+    """The number of weights of one parameter that are kept."""
 
     name: str
     kept: int
@@ -25,13 +25,13 @@ class LayerDensity:
 
 
 class MaskSet(Mapping[str, Tensor]):
-    """Immutable mapping from parameter name to boolean tensor (True = kept).
+    """An immutable mapping from parameter names to boolean tensors (True = kept).
 
-    The masks are copied in, live on the CPU and are never written to again;
-    `masks.to_device(device)` gives plain tensors to work with.
+    The masks are copied to the CPU and never change. `masks.to_device(device)` returns plain
+    tensors to work with.
 
     Raises:
-        ValueError: no masks, a mask that is not boolean, or an empty one.
+        ValueError: there are no masks, or a mask is empty or not boolean.
     """
 
     def __init__(self, masks: Mapping[str, Tensor]) -> None:
@@ -65,7 +65,8 @@ class MaskSet(Mapping[str, Tensor]):
     __hash__ = None  # type: ignore[assignment]
 
     def __and__(self, other: MaskSet) -> MaskSet:
-        """Keep what both keep; a parameter that only one of them names keeps that one's mask."""
+        """Keep what both keep. A parameter that only one of them names keeps the mask of that
+        one."""
         both = {**self._masks, **other._masks}
         return MaskSet(
             {
@@ -78,7 +79,7 @@ class MaskSet(Mapping[str, Tensor]):
         return f"MaskSet({len(self)} tensors, {self.kept} of {self.total} weights kept)"
 
     def to_device(self, device: torch.device | str) -> dict[str, Tensor]:
-        """Copies of the masks on `device`."""
+        """Return copies of the masks on `device`."""
         return {name: mask.to(device, copy=True) for name, mask in self._masks.items()}
 
     def layers(self) -> list[LayerDensity]:
@@ -96,19 +97,19 @@ class MaskSet(Mapping[str, Tensor]):
 
     @property
     def density(self) -> float:
-        """Kept fraction over all masked parameters."""
+        """The kept fraction of all masked parameters."""
         return self.kept / self.total
 
     @property
     def sparsity(self) -> float:
-        """Removed fraction, 1 - density."""
+        """The removed fraction, 1 - density."""
         return 1.0 - self.density
 
     def save(self, path: Path | str) -> None:
-        """Write as safetensors."""
+        """Write the masks as a safetensors file."""
         save_file(self._masks, path)
 
     @classmethod
     def load(cls, path: Path | str) -> MaskSet:
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         return cls(load_file(path))

@@ -1,8 +1,9 @@
-"""Patterns: which weights live or die together, and the exact top-k over such groups.
+"""Patterns say which weights are kept or removed together; top-k over such groups is exact.
 
 A weight is first laid out as (G, out/G, in/G, *kernel) for a convolution in G groups (G = 1 for
-most, and for a linear layer), transposed convolutions and the Conv1D of transformers included. A
-pattern says which of these dimensions index a group of weights; the group runs over the others:
+most convolutions and for a linear layer), transposed convolutions and the Conv1D of transformers
+included. A pattern says which of these dimensions index a group of weights; a group extends over
+the other dimensions:
 
 | pattern | group of a convolution                     | group of a linear layer | kept     |
 | ------- | ------------------------------------------ | ----------------------- | -------- |
@@ -15,10 +16,10 @@ pattern says which of these dimensions index a group of weights; the group runs 
 | AxB     | a tile of A outputs x B columns (4x4, ...) | a tile                  | any      |
 | N:M     | one weight, N of every M along the inputs  | the same                | N/M only |
 
-Robust scratch tickets compare element, row and kernel (arXiv 2110.14068, Sec. 3.6); element,
-column and filter are those of Ye et al. (arXiv 1903.12561, Sec. 3.3); 2:4 is what sparse tensor
-cores take (Mishra et al. 2021, arXiv 2104.08378). Tiles at the edge are smaller, and a last block
-of r < M inputs keeps ⌈N r / M⌉ of them.
+Fu et al. use element, row and kernel for robust scratch tickets (arXiv 2110.14068, Sec. 3.6), and
+Ye et al. use element, column and filter (arXiv 1903.12561, Sec. 3.3). Sparse tensor cores need 2:4
+(Mishra et al. 2021, arXiv 2104.08378). Tiles at the edge are smaller, and a last block of r < M
+inputs keeps ⌈N r / M⌉ of them.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def check_density(density: float) -> float:
     """Return `density` if it is a kept fraction in (0, 1].
 
     Raises:
-        ValueError: otherwise (NaN included).
+        ValueError: it is not, for example NaN.
     """
     if not 0.0 < density <= 1.0:
         raise ValueError(
@@ -55,21 +56,21 @@ def check_density(density: float) -> float:
 
 
 def count_kept(density: float, total: int) -> int:
-    """⌈density · total⌉, exactly, for the density as it is written.
+    """Return ⌈density · total⌉, computed exactly from the decimal notation of the density.
 
-    In floats 0.07 · 100 is 7.000000000000001, whose ceiling is 8; the decimal 0.07 gives 7.
+    In floating point 0.07 · 100 is 7.000000000000001, whose ceiling is 8; the decimal 0.07 gives 7.
 
     Raises:
-        ValueError: `density` outside (0, 1].
+        ValueError: `density` is outside (0, 1].
     """
     return math.ceil(Fraction(repr(float(check_density(density)))) * total)
 
 
 def check_pattern(pattern: str, density: float | None = None) -> str:
-    """Return `pattern` if it is one, and if it can keep `density` of the weights.
+    """Return `pattern` if it is valid and if it can keep `density` of the weights.
 
     Raises:
-        ValueError: an unknown pattern, N:M without 0 < N <= M, or a density other than N/M.
+        ValueError: the pattern is unknown, N:M does not have 0 < N <= M, or `density` is not N/M.
     """
     numbers = _numbers(pattern)
     if pattern not in PATTERNS[:6] and numbers is None:
@@ -90,18 +91,19 @@ def check_pattern(pattern: str, density: float | None = None) -> str:
 
 
 def _numbers(pattern: str) -> tuple[int, int] | None:
-    """A, B of "AxB"; N, M of "N:M"."""
+    """Return A and B of "AxB", N and M of "N:M", or None for other patterns."""
     found = re.fullmatch(r"([1-9]\d*)[:x]([1-9]\d*)", pattern)
     return None if found is None else (int(found[1]), int(found[2]))
 
 
 @dataclass(frozen=True)
 class Groups:
-    """How one layer's weight of `shape` falls into groups under a pattern.
+    """The groups into which a pattern divides one layer's weight of `shape`.
 
-    `by_row` compares the groups of each output, not all of the layer. `conv_groups` is the `groups`
-    argument of a convolution. The weight of a transposed one is (in, out/groups, *kernel), with its
-    outputs in the second dimension, and so is that of the Conv1D of transformers.
+    With `by_row` the groups of each output are compared, otherwise all groups of the layer.
+    `conv_groups` is the `groups` argument of a convolution. `transposed` is for weights whose
+    second dimension counts the outputs: a transposed convolution, (in, out/groups, *kernel), and
+    the Conv1D of transformers.
     """
 
     shape: tuple[int, ...]
@@ -112,7 +114,7 @@ class Groups:
 
     @property
     def out_first(self) -> tuple[int, ...]:
-        """The shape laid out as (out, in/G, *kernel)."""
+        """The shape if the weight is laid out as (out, in/G, *kernel)."""
         if not self.transposed:
             return self.shape
         ins, outs, *kernel = self.shape
@@ -120,13 +122,13 @@ class Groups:
 
     @property
     def laid_out(self) -> tuple[int, ...]:
-        """The shape laid out as (G, out/G, in/G, *kernel)."""
+        """The shape if the weight is laid out as (G, out/G, in/G, *kernel)."""
         out, *rest = self.out_first
         return (self.conv_groups, out // self.conv_groups, *rest)
 
     @property
     def fan_in(self) -> int:
-        """Inputs to one output unit."""
+        """The number of inputs of one output unit."""
         return math.prod(self.out_first[1:])
 
     @property
@@ -148,7 +150,8 @@ class Groups:
 
     @property
     def _tiles(self) -> tuple[int, int, int, int] | None:
-        """Tile height and width, and how many of them down and across."""
+        """The height and width of a tile, and the numbers of tiles down and across; None without
+        tiles."""
         numbers = _numbers(self.pattern)
         if numbers is None or ":" in self.pattern:
             return None
@@ -157,20 +160,21 @@ class Groups:
 
     @property
     def number(self) -> int:
-        """How many groups there are."""
+        """The number of groups."""
         if self._tiles is not None:
             return self._tiles[2] * self._tiles[3]
         return math.prod(self.laid_out[d] for d in self._index)
 
     @property
     def in_row(self) -> int | None:
-        """How many groups each output has; None if groups span outputs."""
+        """The number of groups of each output, or None if groups span several outputs."""
         spans = self.pattern in ("channel", "column") or (self._tiles or (1,))[0] > 1
         return None if spans else self.number // self.out_first[0]
 
     @property
     def fixed(self) -> int | None:
-        """How many weights N:M keeps, whatever the density; None for the other patterns."""
+        """The number of weights that N:M keeps, whatever the density; None for the other
+        patterns."""
         numbers = _numbers(self.pattern)
         if numbers is None or ":" not in self.pattern:
             return None
@@ -179,7 +183,7 @@ class Groups:
         return math.prod(self.shape) // ins * (whole * n + -(-n * rest // m))
 
     def reduce(self, score: Tensor) -> Tensor:
-        """Sum the scores of each group: shape (number,)."""
+        """Sum the scores of each group, (number,)."""
         if self._elementwise:
             return score.flatten()
         if score.dtype in (torch.float16, torch.bfloat16):
@@ -194,7 +198,7 @@ class Groups:
         return matrix.view(down, high, across, wide).sum((1, 3)).flatten()
 
     def expand(self, kept: Tensor) -> Tensor:
-        """Spread one value per group, shape (number,), over the weight's own shape."""
+        """Spread one value per group, (number,), over the weight's own shape."""
         if self._elementwise:
             return kept.view(self.shape)
         if self._tiles is None:
@@ -207,9 +211,9 @@ class Groups:
         return self.lay_back(matrix.reshape(self.laid_out)).contiguous()
 
     def choose(self, values: Tensor, kept: int) -> Tensor:
-        """Mark the groups to keep, given a value for each, both (number,): the `kept` largest, as
-        many of each output where they are compared by row, or the N largest of every M; of equal
-        ones the first by index."""
+        """Mark the groups to keep by their values; both are (number,). These are the `kept`
+        largest (an equal number from each output if compared by row), or the N largest of every
+        M. Of equal values the first is kept."""
         numbers = _numbers(self.pattern)
         if self.by_row and self.fixed is None:
             return self._best_of_rows(values, kept // self.out_first[0])
@@ -234,7 +238,7 @@ class Groups:
         return self.lay_back(chosen).flatten() if self._elementwise else chosen
 
     def lay_out(self, weight: Tensor) -> Tensor:
-        """A weight of `shape` as `laid_out`."""
+        """Return a weight of shape `shape` in the shape `laid_out`."""
         if not self.transposed:
             return weight.reshape(self.laid_out)
         g, (ins, outs, *kernel) = self.conv_groups, self.shape
@@ -245,10 +249,10 @@ class Groups:
 
 
 def group_weight(module: nn.Module, pattern: str = "element", *, by_row: bool = False) -> Groups:
-    """The groups of `module.weight` under `pattern`, compared over the layer or `by_row`.
+    """Return the groups of `module.weight` under `pattern`, compared over the layer or `by_row`.
 
     Raises:
-        ValueError: unknown pattern.
+        ValueError: the pattern is unknown.
     """
     check_pattern(pattern)
     weight = module.weight
@@ -259,10 +263,10 @@ def group_weight(module: nn.Module, pattern: str = "element", *, by_row: bool = 
 
 
 def check_scores(scores: Mapping[str, Tensor]) -> None:
-    """Refuse NaN, which has no order: it would keep a wrong number of weights.
+    """Refuse NaN among scores, because it has no order and a wrong number of weights would be kept.
 
     Raises:
-        ValueError: NaN among the scores of a layer, which the message names.
+        ValueError: a score of a layer is NaN; the message names the layer.
     """
     for name, score in scores.items():
         if bool((missing := score.isnan()).any()):
@@ -274,10 +278,10 @@ def check_scores(scores: Mapping[str, Tensor]) -> None:
 
 
 def top_k(values: Tensor, k: int) -> Tensor:
-    """Mark the k largest of `values` (1-D): exactly k, and of equal ones the first by index. NaN
-    counts as less than any number, so that a training that diverges gets as far as to say so.
+    """Mark exactly the k largest of `values` (1-D); of equal ones the first is marked. NaN counts
+    as less than any number, so that the loop can report a training that diverges.
 
-    Both ways below give the same mask; only the sort is deterministic on an accelerator.
+    Both methods below give the same mask; on an accelerator only the sort is deterministic.
     """
     n = values.numel()
     if k <= 0:

@@ -1,4 +1,4 @@
-"""Plain weights: parametrizations and hooks that compute a weight, turned into Parameters."""
+"""Turn weights that parametrizations or hooks compute into plain Parameters."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 from attacks.network import unwrapped
 
 Remove = Callable[[nn.Module, str], nn.Module]
-#: hooks that compute a weight before each forward pass: the class, where it keeps the weight's
-#: name, how torch takes it off, what it is called
+#: hooks that compute a weight before each forward pass: the class, its attribute with the weight's
+#: name, the function of torch that removes it, and its usual name
 _HOOKS: tuple[tuple[type, str, Remove, str], ...] = (
     (WeightNorm, "name", remove_weight_norm, "weight_norm"),
     (SpectralNorm, "name", remove_spectral_norm, "spectral_norm"),
@@ -26,24 +26,24 @@ _HOOKS: tuple[tuple[type, str, Remove, str], ...] = (
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """A copy of the network in which every weight is a Parameter of the value that it has in eval
-    mode, whatever computes it: a parametrization, torch.nn.utils.prune, or the older weight_norm
-    and spectral_norm, which are hooks.
+    """Copy the network so that every weight is a Parameter, with its value in eval mode.
 
-    torch.compile and DataParallel are taken off. Names, modes and requires_grad stay as they are;
-    the norms are not kept up by later training, and what was pruned is an ordinary zero.
+    This replaces parametrizations, torch.nn.utils.prune, and the older weight_norm and
+    spectral_norm, which are hooks. Wrappers of torch.compile and DataParallel are removed. Names,
+    modes and requires_grad stay as they are. Later training does not keep up the norms, and pruned
+    weights are ordinary zeros.
 
     Raises:
-        ValueError: a TorchScript module, or one that cannot be copied.
+        ValueError: `model` is a TorchScript module, or it cannot be copied.
     """
     return bake(copy_of(model))
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A copy of the network itself, without torch.compile or DataParallel around it.
+    """Copy the network itself, without torch.compile or DataParallel around it.
 
     Raises:
-        ValueError: a TorchScript module, or one that cannot be copied.
+        ValueError: `model` is a TorchScript module, or it cannot be copied.
     """
     model = unwrapped(model)
     if isinstance(model, torch.jit.ScriptModule):
@@ -54,7 +54,7 @@ def copy_of(model: nn.Module) -> nn.Module:
     memo: dict[int, object] = {}
     for module in model.modules():
         for value in vars(module).values():
-            # left by a hook in the last forward pass; torch copies no tensor inside a graph
+            # a hook left it in the last forward pass; torch can't copy a tensor inside a graph
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     try:
@@ -63,14 +63,14 @@ def copy_of(model: nn.Module) -> nn.Module:
         said = str(error).partition("\n")[0][:120]
         raise ValueError(
             f"{type(model).__name__} cannot be copied ({said}), and the caller's network is never "
-            "changed; take out what copy.deepcopy cannot copy"
+            "changed; remove what copy.deepcopy cannot copy"
         ) from error
 
 
 @torch.no_grad()
 def bake(model: nn.Module) -> nn.Module:
-    """Turn every weight that is computed into a plain Parameter of its value in eval mode, in
-    place; see `plain`, which works on a copy."""
+    """Replace every computed weight in place by a plain Parameter with its value in eval mode.
+    `plain` does the same on a copy."""
     with _evaluating(model):
         for module in list(model.modules()):
             if parametrize.is_parametrized(module):
@@ -80,7 +80,8 @@ def bake(model: nn.Module) -> nn.Module:
 
 
 def computed_weights(model: nn.Module) -> dict[str, str]:
-    """Weights that are no plain Parameters, by name, and what computes each ("weight_norm")."""
+    """Return the names of weights that are no plain Parameters, and what computes each
+    ("weight_norm")."""
     found: dict[str, str] = {}
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
@@ -97,14 +98,15 @@ def _parametrizations(module: nn.Module) -> Mapping[str, Iterable[nn.Module]]:
 
 
 def _plain_name(parametrization: nn.Module) -> str:
-    """weight_norm for _WeightNorm, as its author would write it."""
+    """Return the usual name of a parametrization, such as weight_norm for _WeightNorm."""
     known = {"_WeightNorm": "weight_norm", "_SpectralNorm": "spectral_norm"}
     name = type(parametrization).__name__
     return known.get(name, name.lstrip("_"))
 
 
 def _hooks_of(module: nn.Module) -> list[tuple[str, str, Remove]]:
-    """Hooks that compute a weight: the weight's name, what it is, how it is taken off."""
+    """Return for each hook that computes a weight: the weight's name, the hook's name, its
+    remover."""
     return [
         (str(getattr(hook, attribute)), what, remove)
         for hook in module._forward_pre_hooks.values()
@@ -114,7 +116,7 @@ def _hooks_of(module: nn.Module) -> list[tuple[str, str, Remove]]:
 
 
 def _bake_hooks(module: nn.Module) -> None:
-    # the last one first: each stands on what those before it left
+    # the last one first, because each uses the result of the one before
     for name, _, remove in reversed(_hooks_of(module)):
         made_of = {k: p for k, p in module._parameters.items() if k.startswith(f"{name}_")}
         trained = _requires_grad(made_of.values())
@@ -128,8 +130,8 @@ def _bake_hooks(module: nn.Module) -> None:
 
 
 def _forget_loading(module: nn.Module, name: str) -> None:
-    """Take off the older spectral_norm's hook on loading, which torch leaves behind because it
-    looks for it unwrapped; it would ask every state for the tensors that are gone."""
+    """Remove the hook of the older spectral_norm on loading. torch does not find it, because it is
+    wrapped, and it would look in every state for tensors that no longer exist."""
     for key, hook in list(module._load_state_dict_pre_hooks.items()):
         inner = getattr(hook, "hook", hook)
         if isinstance(inner, SpectralNormLoadStateDictPreHook) and inner.fn.name == name:
@@ -147,7 +149,7 @@ def _bake_parametrizations(module: nn.Module) -> None:
         delattr(module, name)
         if originals or not single:
             trained = _requires_grad(originals)
-            # by setattr, of which a recurrent layer keeps its flat list up to date
+            # by setattr, which keeps the flat list of weights in a recurrent layer up to date
             setattr(module, name, nn.Parameter(value, requires_grad=trained))
         else:
             module.register_buffer(name, value)
@@ -158,9 +160,9 @@ def _requires_grad(tensors: Iterable[Tensor | None]) -> bool:
 
 
 def _own_class(module: nn.Module) -> None:
-    """Give a parametrized module a class of its own. torch puts a property for each parametrized
-    weight on a class made for the module, copies of the module share that class, and removing the
-    parametrization from one would take the property from all of them."""
+    """Give a parametrized module a class of its own. torch makes a class for the module, with a
+    property for each parametrized weight. Copies of the module share that class, so removing the
+    parametrization from one copy would remove the property from all of them."""
     shared = type(module)
     content = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
     module.__class__ = type(shared.__name__, shared.__bases__, content)
@@ -168,7 +170,8 @@ def _own_class(module: nn.Module) -> None:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside: spectral_norm takes no step of its power iteration."""
+    """Use eval mode inside this context, in which spectral_norm makes no step of its power
+    iteration."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
