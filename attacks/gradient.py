@@ -61,24 +61,22 @@ class FGSM(Configured):
     mode: str = "eval"
 
     def __post_init__(self) -> None:
-        check_threat(self.threat)
-        check_flag(random_start=self.random_start)
-        check_number("above 0", **given(step_size=self.step_size))
-        named_loss(self.loss)
-        check_seed(self.seed)
-        check_mode(self.mode)
+        self._one_step()
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        return self._one_step()(model, x, y)
+
+    def _one_step(self) -> PGD:
         return PGD(
             self.threat,
             steps=1,
             step_size=self.step_size,
-            relative_step=1.25 if self.random_start else 1.0,
+            relative_step=1.25 if self.random_start is True else 1.0,
             random_start=self.random_start,
             loss=self.loss,
             seed=self.seed,
             mode=self.mode,
-        )(model, x, y)
+        )
 
 
 @dataclass(frozen=True)
@@ -148,13 +146,14 @@ class PGD(Configured):
                 return self._run(model, x, y, self.threat, generator)
             return self._worst(model, x, y, generator)
 
-    def _start(
+    def start(
         self,
-        x: Tensor,
         threat: ThreatModel,
+        x: Tensor,
         project: Callable[[Tensor], Tensor],
         generator: torch.Generator | None,
     ) -> Tensor:
+        """The first point: x, or one drawn from the ball around it."""
         return threat.random_start(x, generator, project=project) if self.random_start else x
 
     def alpha(self, threat: ThreatModel) -> float | Tensor:
@@ -162,23 +161,6 @@ class PGD(Configured):
         if self.step_size is not None:
             return self.step_size
         return self.relative_step * threat.eps / self.steps
-
-    def _ascent(
-        self, threat: ThreatModel, x: Tensor, project: Callable[[Tensor], Tensor]
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """(x_adv, grad) ↦ the next point, with what depends on x computed once."""
-        alpha = self.alpha(threat)
-
-        def ascend(x_adv: Tensor, grad: Tensor) -> Tensor:
-            uphill = threat.uphill(x, x_adv, grad)
-            if threat.norm == "linf" and not isinstance(alpha, Tensor):
-                # `threat.step` without its temporaries, which large images would feel; the
-                # gradient itself may be a tensor of the network's, and is left alone
-                moved = uphill.sign()
-                return project(torch.add(x_adv, moved, alpha=alpha, out=moved))
-            return project(x_adv + threat.step(uphill, alpha))
-
-        return ascend
 
     def _direction(self, grad: Tensor, velocity: Tensor | None) -> Tensor:
         if self.momentum == 0:
@@ -195,25 +177,43 @@ class PGD(Configured):
         threat: ThreatModel,
         generator: torch.Generator | None,
     ) -> Tensor:
-        """The bare loop: K forward and K backward passes, nothing else."""
-        loss, centre, narrowed = named_loss(self.loss), widened(x), _narrowing(threat, x)
+        """One run of K forward and K backward passes.
+
+        With ``early_stop`` every example leaves it at the first point that is misclassified.
+        """
+        loss, centre = named_loss(self.loss), widened(x)
         project = threat.projector(centre, exact=False)
-        held = self._start(centre, threat, project, generator)
-        ascend = self._ascent(threat, centre, project)
-        velocity, highest = None, x.new_full((len(x),), -torch.inf)
+        held = self.start(threat, centre, project, generator)
+        ascend = threat.ascent(centre, self.alpha(threat), project)
+        narrowed, labels, velocity = _narrowing(threat, x), y, None
+        out, live = torch.empty_like(x), torch.arange(len(x), device=x.device)
+        highest = x.new_full((len(x),), -torch.inf)
         for k in range(self.steps):
-            look = k == 0 and x.device.type == "cpu"
-            _, _, grad = loss_and_gradient(model, narrowed(held), y, loss, look=look)
+            x_adv = narrowed(held)
+            look = self.early_stop or (k == 0 and x.device.type == "cpu")
+            logits, _, grad = loss_and_gradient(model, x_adv, labels, loss, look=look)
+            if self.early_stop and not bool((going := ~misclassified(logits, labels)).all()):
+                out[live] = x_adv
+                live, labels, highest = live[going], labels[going], highest[going]
+                held, grad = held[going], grad[going]
+                velocity = None if velocity is None else velocity[going]
+                still, near = threat.select(live), centre[live]
+                project = still.projector(near, exact=False)
+                ascend = still.ascent(near, self.alpha(still), project)
+                narrowed = _narrowing(still, x[live])
+                if len(live) == 0:
+                    break
             if grad.numel():  # the sign of NaN is 0, but no maximum forgets it
                 highest = torch.maximum(highest, grad.flatten(1).amax(1))
             velocity = self._direction(grad.to(centre), velocity)
             held = ascend(held, velocity)
-        x_adv = narrowed(held)
-        bad = highest.isnan() | x_adv.flatten(1).isnan().any(1)
+        out[live] = narrowed(held)
+        bad = out.flatten(1).isnan().any(1)
+        bad[live] |= highest.isnan()
         if bool(bad.any()):
             predict(model, x, y)  # raises where it is the logits that are NaN
             raise gradient_is_not_finite(bad)
-        return x_adv if threat.norm == "linf" else threat.project(x, x_adv)
+        return out if threat.norm == "linf" else threat.project(x, out)
 
     def _worst(
         self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator | None
@@ -225,8 +225,7 @@ class PGD(Configured):
         active = torch.arange(len(x), device=x.device)
         for _ in range(self.restarts):
             threat = self.threat.select(active)
-            run = self._run_until_broken if self.early_stop else self._run
-            x_adv = run(model, x[active], y[active], threat, generator)
+            x_adv = self._run(model, x[active], y[active], threat, generator)
             logits = predict(model, x_adv, y[active])
             value = loss(logits, y[active]).to(x.dtype)
             broken = misclassified(logits, y[active])
@@ -237,40 +236,6 @@ class PGD(Configured):
             if len(active) == 0:
                 break
         return worst
-
-    def _run_until_broken(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        """The same loop; every example leaves it at the first point that is misclassified."""
-        loss, centre, narrowed = named_loss(self.loss), widened(x), _narrowing(threat, x)
-        project = threat.projector(centre, exact=False)
-        held = self._start(centre, threat, project, generator)
-        result = x.clone()
-        live = torch.arange(len(x), device=x.device)
-        velocity = None
-        ascend = self._ascent(threat, centre, project)
-        for _ in range(self.steps):
-            x_adv = narrowed(held)
-            logits, _, grad = loss_and_gradient(model, x_adv, y[live], loss)
-            going = ~misclassified(logits, y[live])
-            if not bool(going.all()):
-                result[live] = x_adv
-                live, held, grad = live[going], held[going], grad[going]
-                velocity = None if velocity is None else velocity[going]
-                if len(live) == 0:
-                    break
-                still, near = threat.select(live), centre[live]
-                ascend = self._ascent(still, near, still.projector(near, exact=False))
-                narrowed = _narrowing(still, x[live])
-            velocity = self._direction(grad.to(centre), velocity)
-            held = ascend(held, velocity)
-        result[live] = narrowed(held)
-        return threat.project(x, result)
 
 
 def _narrowing(threat: ThreatModel, x: Tensor) -> Callable[[Tensor], Tensor]:

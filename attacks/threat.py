@@ -162,6 +162,27 @@ class ThreatModel:
         """
         return geometry.steepest(grad, self.norm) * per_example(step_size, grad)
 
+    def ascent(
+        self, x: Tensor, step_size: float | Tensor, project: Callable[[Tensor], Tensor]
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return a step of projected gradient ascent, (x_adv, g) ↦ Π(x_adv + ``step`` of g).
+
+        Args:
+            step_size: α, as for ``step``.
+            project: Π, the ``projector`` of x.
+        """
+
+        def ascend(x_adv: Tensor, grad: Tensor) -> Tensor:
+            uphill = self.uphill(x, x_adv, grad)
+            if self.norm == "linf" and not isinstance(step_size, Tensor):
+                # `step` without its temporaries, which large images would feel; the gradient
+                # itself may be a tensor of the network's, and is left alone
+                moved = uphill.sign()
+                return project(torch.add(x_adv, moved, alpha=step_size, out=moved))
+            return project(x_adv + self.step(uphill, step_size))
+
+        return ascend
+
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """‖x_adv_i − x_i‖_p for every example, shape (N,), without a rounding error before the
         last."""

@@ -68,24 +68,23 @@ class FreeLB:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         attack = scaled(self.attack, ramp(epoch, self.warmup))
         assert isinstance(attack, PGD)
-        threat, steps = attack.threat, attack.steps
-        project, alpha = threat.projector(x), attack.alpha(threat)
-        x_adv = x
-        if attack.random_start:
-            x_adv = threat.random_start(x, generator_for(attack.seed, x), project=project)
+        x, threat, steps = x.detach(), attack.threat, attack.steps
+        project = threat.projector(x)
+        ascend = threat.ascent(x, attack.alpha(threat), project)
+        x_adv = attack.start(threat, x, project, generator_for(attack.seed, x))
         parameters = [p for p in model.parameters() if p.requires_grad]
         total, grads = x.new_zeros(()), [torch.zeros_like(p) for p in parameters]
         for _ in range(steps):
-            x_adv = x_adv.detach().requires_grad_()
-            logits = logits_of(model, x_adv)
+            point = x_adv.detach().requires_grad_()
+            logits = logits_of(model, point)
             loss = F.cross_entropy(logits, y)
             # masked weights are computed once a step and shared, so their graph must stay
             grad, *ours = torch.autograd.grad(
-                loss, [x_adv, *parameters], retain_graph=True, materialize_grads=True
+                loss, [point, *parameters], retain_graph=True, materialize_grads=True
             )
             total = total + loss.detach() / steps
             torch._foreach_add_(grads, ours, alpha=1 / steps)
-            x_adv = project(x_adv + threat.step(threat.uphill(x, x_adv, grad), alpha))
+            x_adv = ascend(x_adv, grad)
         carried = _Carried.apply(total, grads, *parameters)
         assert isinstance(carried, Tensor)
         return StepResult(carried, *tally(logits, y), adversarial=True)

@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from attacks import ThreatModel
-from attacks.inputs import check_batch, check_finite, loss_and_gradient, misclassified
+from attacks import PGD, ThreatModel
+from attacks.inputs import check_batch, loss_and_gradient, misclassified
 from attacks.losses import log_odds
 from attacks.modes import attacking
 from attacks.network import Model
@@ -47,20 +47,17 @@ def steps_to_break(
     Raises:
         ValueError: steps below 1, or NaN logits.
     """
-    if steps < 1:
-        raise ValueError(f"steps={steps} must be at least 1")
     y = check_batch(x, y)
-    alpha = 2.5 * threat.eps / steps if step_size is None else step_size
+    alpha = PGD(threat, steps=steps, step_size=step_size).alpha(threat)
     count, standing = torch.zeros_like(y), torch.ones_like(y, dtype=torch.bool)
     with attacking(model, mode):
         x = x.detach()
-        x_adv, project = x, threat.projector(x)
+        x_adv, ascend = x, threat.ascent(x, alpha, threat.projector(x))
         for _ in range(steps):
             logits, _, grad = loss_and_gradient(model, x_adv, y, log_odds)
-            check_finite(logits)
             standing = standing & ~misclassified(logits, y)
             count = count + standing
-            x_adv = project(x_adv + threat.step(threat.uphill(x, x_adv, grad), alpha))
+            x_adv = ascend(x_adv, grad)
     return count
 
 

@@ -237,3 +237,14 @@ def test_steps_shorter_than_the_numbers_are_apart_add_up(dtype, norm, random_sta
     best = {"linf": 16 * eps, "l2": 4 * eps, "l1": eps}[norm]
     assert moved.min() > 0.8 * best
     assert true_length(x, x_adv, norm).max() <= eps * (1 + 1e-14)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_examples_may_all_be_broken_at_the_same_step(dtype, norm):
+    network = nn.Linear(4, 2, bias=False, dtype=dtype)
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([[1.0], [-1.0]]).expand(2, 4))
+    x, y = torch.full((3, 4), 0.25, dtype=dtype), torch.zeros(3).long()
+    attack = PGD(ThreatModel(norm, 4.0), steps=8, random_start=False, early_stop=True)
+    assert (network(attack(network, x, y)).argmax(1) == 1).all()
