@@ -1,5 +1,4 @@
-"""Put masks on a model, as parametrizations or baked in, and list the weights that can be
-masked."""
+"""Put masks on a model, as parametrizations or baked in, and list what can be masked."""
 
 from __future__ import annotations
 
@@ -149,7 +148,7 @@ class Masked(MaskParametrization):
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mask", mask)  # boolean, so that an average of weights copies it unchanged
+        self.register_buffer("mask", mask)  # boolean: weight averages copy it unchanged
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask

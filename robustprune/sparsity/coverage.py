@@ -20,8 +20,7 @@ class LeftOut(UserWarning):
 
 
 class Folded(UserWarning):
-    """This warning says that weights that the network computes (weight_norm, ...) were made
-    plain."""
+    """This warning says that computed weights (weight_norm, ...) were made plain."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ class Coverage:
 
     @property
     def density(self) -> float:
-        """The kept fraction of the weights that masks cover; this is the density that searches
-        take."""
+        """The kept fraction of the weights that masks cover, which is the density of a search."""
         return self.kept / self.masked
 
     @property
@@ -72,8 +70,7 @@ class Coverage:
 
 
 def coverage(model: nn.Module, masks: MaskSet) -> Coverage:
-    """Return what `masks` cover of `model`, whose weights must be plain Parameters (see
-    `plain`)."""
+    """Return what `masks` cover of `model`, whose weights must be Parameters (see `plain`)."""
     matrices, embeddings = _matrices(model)
     return Coverage(
         kept=masks.kept,

@@ -1,9 +1,8 @@
 """Patterns say which weights are kept or removed together; top-k over such groups is exact.
 
-A weight is first laid out as (G, out/G, in/G, *kernel) for a convolution in G groups (G = 1 for
-most convolutions and for a linear layer), transposed convolutions and the Conv1D of transformers
-included. A pattern says which of these dimensions index a group of weights; a group extends over
-the other dimensions:
+A weight is laid out as (G, out/G, in/G, *kernel) for a convolution in G groups (otherwise G = 1),
+transposed convolutions and the Conv1D of transformers included. A pattern says which dimensions
+index a group; the group extends over the others:
 
 | pattern | group of a convolution                     | group of a linear layer | kept     |
 | ------- | ------------------------------------------ | ----------------------- | -------- |
@@ -100,10 +99,10 @@ def _numbers(pattern: str) -> tuple[int, int] | None:
 class Groups:
     """The groups into which a pattern divides one layer's weight of `shape`.
 
-    With `by_row` the groups of each output are compared, otherwise all groups of the layer.
-    `conv_groups` is the `groups` argument of a convolution. `transposed` is for weights whose
-    second dimension counts the outputs: a transposed convolution, (in, out/groups, *kernel), and
-    the Conv1D of transformers.
+    With `by_row` the groups of each output are compared, otherwise all of the layer. `conv_groups`
+    is the `groups` argument of a convolution. `transposed` means that outputs are the second
+    dimension, as in transposed convolutions (in, out/groups, *kernel) and the Conv1D of
+    transformers.
     """
 
     shape: tuple[int, ...]
@@ -150,8 +149,7 @@ class Groups:
 
     @property
     def _tiles(self) -> tuple[int, int, int, int] | None:
-        """The height and width of a tile, and the numbers of tiles down and across; None without
-        tiles."""
+        """The height and width of a tile, and how many tiles there are down and across, or None."""
         numbers = _numbers(self.pattern)
         if numbers is None or ":" in self.pattern:
             return None
@@ -173,8 +171,7 @@ class Groups:
 
     @property
     def fixed(self) -> int | None:
-        """The number of weights that N:M keeps, whatever the density; None for the other
-        patterns."""
+        """The number of weights that N:M keeps at any density; None for other patterns."""
         numbers = _numbers(self.pattern)
         if numbers is None or ":" not in self.pattern:
             return None
