@@ -7,7 +7,6 @@ from robustprune.certify.certificate import (
     total_failure,
     write_certificates,
 )
-from robustprune.certify.digests import file_digest, tensor_digest
 from robustprune.certify.findings import Finding, report_lines, unchecked
 from robustprune.certify.issue import (
     asked_for,
@@ -27,6 +26,7 @@ from robustprune.certify.smoothing import ABSTAIN, SmoothingResult, certify, pre
 from robustprune.certify.substitutions import substitution_margins
 from robustprune.certify.synonyms import SynonymResult, certify_synonyms
 from robustprune.certify.verify import verify_certificates
+from robustprune.run.content import file_digest, tensor_digest
 
 __all__ = [
     "ABSTAIN",

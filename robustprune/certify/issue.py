@@ -12,12 +12,12 @@ from attacks import MinimalPerturbation, ThreatModel, evaluating
 from attacks.inputs import predict as logits_of
 from robustprune.bounds import BoundMethod
 from robustprune.certify.certificate import Certificate, Metric, Norm
-from robustprune.certify.digests import tensor_digest
 from robustprune.certify.radii import proven_radii
 from robustprune.certify.sandwich import check_sandwich
 from robustprune.certify.sentences import Sentences
 from robustprune.certify.smoothing import ABSTAIN, SmoothingResult, certify
 from robustprune.certify.synonyms import SynonymResult, certify_synonyms
+from robustprune.run.content import tensor_digest
 from robustprune.run.settings import CertifySection
 
 #: proofs are looked for up to this many times the threat model's eps

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from robustprune.certify.certificate import Certificate, Manifest, total_failure
 from robustprune.certify.claims import LIMIT, Claims
-from robustprune.certify.digests import tensor_digest
 from robustprune.certify.findings import Finding, about_examples, unchecked
 from robustprune.certify.issue import answers_of
 from robustprune.certify.recheck import PROOF_CHECKS, Check
 from robustprune.certify.resample_noise import SMOOTHING_CHECKS
 from robustprune.certify.resample_words import SYNONYM_CHECKS
 from robustprune.certify.sentences import Sentences
+from robustprune.run.content import tensor_digest
 from robustprune.sparsity import MaskSet
 
 #: fields of a manifest that have a check of their own

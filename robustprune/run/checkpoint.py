@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from robustprune.run.atomic import replacing as replacing
 from robustprune.run.atomic import write_atomically as write_atomically
+from robustprune.run.content import bytes_of, kind_of
 from robustprune.run.files import plain_file
 from robustprune.run.runtime import is_first
 from robustprune.run.terminal import shown
@@ -148,9 +149,8 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     """SHA-256 of everything that a file says: names, types, shapes, values and JSON."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"\0{name}\0{tensor.dtype}{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(f"\0{name}\0torch.{kind_of(tensors[name])}\0".encode())
+        digest.update(bytes_of(tensors[name]))
     return digest.hexdigest()
 
 

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from robustprune.run.content import bytes_of, kind_of
+
 #: option by option, what a call was asked to do
 Call = Mapping[str, str]
 
@@ -77,10 +79,11 @@ def digest_of(model: nn.Module) -> str:
         if name.endswith(".mask") and value.dtype == torch.bool:
             # of a masked weight; older files have digests of masks of the weight's type
             value = value.to(state.get(f"{name.rsplit('.', 2)[0]}.original", value).dtype)
-        total.update(f"\0{name}\0{value.dtype if isinstance(value, Tensor) else value}".encode())
         if isinstance(value, Tensor):
-            total.update(f"{tuple(value.shape)}".encode())
-            total.update(_bytes(value))
+            total.update(f"\0{name}\0torch.{kind_of(value)}".encode())
+            total.update(bytes_of(value))
+        else:
+            total.update(f"\0{name}\0{value}".encode())
     return total.hexdigest()[:16]
 
 
@@ -118,21 +121,14 @@ def check_same_call(path: Path, there: Call | None, here: Call) -> None:
 
 
 def _tensor(value: Tensor, digests: bool) -> str:
-    shape = f"{str(value.dtype).removeprefix('torch.')}{tuple(value.shape)}"
+    shape = kind_of(value)
     if not digests:
         return shape
     if value.numel() == 1:
         return f"{shape} {value.item()!r}"
     flat = value.detach().reshape(-1)
     step = -(-flat.numel() // _LOOKED_AT) or 1
-    return f"{shape} {hashlib.sha256(_bytes(flat[::step])).hexdigest()[:16]}"
-
-
-def _bytes(value: Tensor) -> Any:
-    if value.is_sparse:
-        value = value.to_dense()
-    plain = value.detach().cpu().contiguous().reshape(-1)
-    return plain.view(torch.uint8).numpy().data if plain.numel() else b""
+    return f"{shape} {hashlib.sha256(bytes_of(flat[::step])).hexdigest()[:16]}"
 
 
 def _function(value: Any, tell: Any) -> str:

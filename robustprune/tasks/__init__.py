@@ -3,7 +3,7 @@
 from robustprune.tasks.arrays import npz_examples
 from robustprune.tasks.batches import BatchLoader
 from robustprune.tasks.load import load_task, task_names
-from robustprune.tasks.split import digest, held_out, holdout
+from robustprune.tasks.split import held_out, holdout
 from robustprune.tasks.task import Augment, Split, Task
 from robustprune.tasks.text import load_sentences, text_names, text_task
 from robustprune.tasks.text_files import Sentences
@@ -14,7 +14,6 @@ __all__ = [
     "Sentences",
     "Split",
     "Task",
-    "digest",
     "held_out",
     "holdout",
     "load_sentences",

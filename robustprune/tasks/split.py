@@ -1,6 +1,5 @@
 """Split validation examples off the training data, and compute a digest of data."""
 
-import hashlib
 import math
 from dataclasses import replace
 
@@ -55,12 +54,3 @@ def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         replace(split, x=split.x[~held], y=split.y[~held]),
         replace(split, x=split.x[held], y=split.y[held]),
     )
-
-
-def digest(split: Split) -> str:
-    """Return the SHA-256, in hexadecimal, of the type, shape and content of x and y."""
-    sha = hashlib.sha256()
-    for tensor in (split.x, split.y):
-        sha.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
-        sha.update(tensor.detach().cpu().contiguous().numpy().data)
-    return sha.hexdigest()

@@ -346,7 +346,7 @@ def test_tensor_digest_knows_values_shape_and_dtype_not_the_layout():
     x = torch.arange(12.0).reshape(3, 4)
     digest = tensor_digest(x)
     assert digest == tensor_digest(x.T.contiguous().T)
-    others = [x.reshape(4, 3), x.double(), -x, x + torch.finfo().eps, x.T]
+    others = [x.reshape(4, 3), x.double(), x.bfloat16(), -x, x + torch.finfo().eps, x.T]
     assert digest not in {tensor_digest(other) for other in others}
     assert tensor_digest(x, x) != tensor_digest(torch.cat((x, x)))
     stated = b"float32(1,)" + struct.pack("<f", 1.0)

@@ -1,4 +1,4 @@
-"""Stratified hold-out, digest, and the batch loader's exact resume."""
+"""Stratified hold-out, and the batch loader's exact resume."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustprune.tasks import BatchLoader, Split, digest, holdout
+from robustprune.tasks import BatchLoader, Split, holdout
 from robustprune.tasks.augment import crop_and_flip
 
 
@@ -57,20 +57,6 @@ def test_holdout_depends_on_the_seed_alone() -> None:
 def test_holdout_refuses_other_fractions(fraction: float) -> None:
     with pytest.raises(ValueError, match=r"fraction .* must be in \(0, 1\)"):
         holdout(numbered([0, 1]), fraction, 0)
-
-
-def test_digest_sees_values_labels_and_shape() -> None:
-    split = numbered([0, 1, 0, 1])
-    assert digest(split) == digest(numbered([0, 1, 0, 1]))
-    transposed = Split(split.x.repeat(1, 2).T.contiguous().T, split.y)
-    assert digest(transposed) == digest(Split(split.x.repeat(1, 2), split.y))
-    others = [
-        numbered([0, 1, 1, 1]),
-        Split(split.x + 1, split.y),
-        Split(split.x.unsqueeze(1), split.y),
-        Split(split.x[:3], split.y[:3]),
-    ]
-    assert len({digest(split), *map(digest, others)}) == 5
 
 
 def test_each_epoch_has_every_example_once_in_a_new_order() -> None:
