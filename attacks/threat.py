@@ -48,7 +48,7 @@ class ThreatModel:
         bounds: None, or (lo, hi): floats, tensors or arrays of shape (C,), one value a channel
             (dimension 1), or tensors that broadcast against one example.
         support: None, or a function of the clean batch that returns where it may be changed,
-            as a bool tensor that broadcasts against it (see ``attacks.padding``).
+            as a bool tensor that broadcasts against it.
 
     Raises:
         ValueError: unknown norm, eps negative or not finite, lo ≥ hi.

@@ -18,9 +18,9 @@ import torch
 
 from robustprune.minmax import Natural, OptimizerSpec, train
 from robustprune.models import SentenceTokenizer, language_model
+from robustprune.packing import token_counts
 from robustprune.run.allocator import keep_freed_memory
 from robustprune.tasks import BatchLoader, text_task
-from robustprune.view import token_counts
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ from robustprune.models import (
     language_model,
     token_synonyms,
 )
+from robustprune.packing import token_counts, words
 from robustprune.run.checkpoint import forget, load_tensors, save_tensors
 from robustprune.search import LotteryTicket, find_language_ticket, finetune_ticket, train_control
 from robustprune.search.controls import shuffled
@@ -48,7 +49,6 @@ from robustprune.sparsity import (
 )
 from robustprune.sparsity.criteria import weights_of
 from robustprune.tasks import BatchLoader, Split, Task, held_out, load_sentences
-from robustprune.view import token_counts, words
 
 KINDS = ("dense", "robust", "magnitude", "random", "reinit")
 FREELB = tuple(f"{kind}-freelb" for kind in KINDS)

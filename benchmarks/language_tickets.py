@@ -29,10 +29,10 @@ from robustprune.models import (
     SentenceTokenizer,
     sentence_classifier,
 )
+from robustprune.packing import words
 from robustprune.run.allocator import keep_freed_memory
 from robustprune.run.runtime import choose_device
 from robustprune.tasks import text_task
-from robustprune.view import words
 
 
 def embedding_figures(bench: Bench, model: nn.Module) -> dict[str, Any]:

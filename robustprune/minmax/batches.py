@@ -60,8 +60,8 @@ def _of_mapping(batch: Mapping[str, Any]) -> tuple[object, object]:
     if "input_ids" in batch:
         raise ValueError(
             f"the loader yields token ids (keys {keys}), which an attack cannot move; pack the "
-            "sentences as float tensors with robustprune.view.pack_tokens (docs/language.md), or, "
-            "to predict tokens without an attack, yield (ids, labels)"
+            "sentences as float tensors with robustprune.packing.pack_tokens (docs/language.md), "
+            "or, to predict tokens without an attack, yield (ids, labels)"
         )
     inputs = [key for key in _INPUTS if key in batch]
     labels = [key for key in _LABELS if key in batch]
@@ -179,7 +179,7 @@ def _check_inputs(x: Tensor) -> None:
     if x.dtype in (torch.int32, torch.int64):
         what = (
             "an attack moves inputs by fractions; scale images as x.float() / 255, and pack token "
-            "ids with robustprune.view.pack_tokens (docs/language.md)"
+            "ids with robustprune.packing.pack_tokens (docs/language.md)"
         )
     raise ValueError(f"inputs must be floating point, got {x.dtype}; {what}")
 

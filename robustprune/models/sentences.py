@@ -16,7 +16,7 @@ from robustprune.models.language import (
     quiet_transformers,
     weights_source,
 )
-from robustprune.view import pack_tokens, with_room
+from robustprune.packing import pack_tokens, with_room
 
 
 class SentenceTokenizer:

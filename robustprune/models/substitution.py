@@ -16,7 +16,7 @@ from attacks.network import Model
 from attacks.text.words import like
 from robustprune.models.language import EmbeddingClassifier
 from robustprune.models.sentences import SentenceTokenizer
-from robustprune.view import CODES, unpack_tokens
+from robustprune.packing import CODES, unpack_tokens
 
 #: pieces that join the text on both sides into one word, as `attacks.text.split` does
 _TIES = ("'", "’", "-")
@@ -148,7 +148,7 @@ class SynonymSwap:
     def _gradient(self, model: EmbeddingClassifier, x: Tensor, y: Tensor) -> Tensor:
         """Return the gradient of the loss with respect to the word embeddings, (N, T, D)."""
         if x.shape[2] == CODES:
-            raise ValueError("x leaves no room for δ; see robustprune.view.with_room")
+            raise ValueError("x leaves no room for δ; see robustprune.packing.with_room")
         with attacking(model, self.mode):
             return loss_and_gradient(model, x, y, named_loss("ce"))[2][:, :, :-CODES]
 

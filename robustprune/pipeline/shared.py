@@ -25,12 +25,12 @@ from robustprune.minmax import (
     Validation,
 )
 from robustprune.models import SynonymSwap, build_model
+from robustprune.packing import token_counts
 from robustprune.pipeline.selection import record, selective
 from robustprune.pipeline.text import synonyms_of
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir
 from robustprune.tasks import BatchLoader, Split, Task
-from robustprune.view import token_counts
 
 
 @dataclass(frozen=True)

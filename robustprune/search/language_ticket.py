@@ -181,7 +181,7 @@ def find_language_ticket(
     Args:
         model: fine-tuned for the task. Copied, never changed; its weights stay as they are to the
             last bit while the scores move.
-        loader: yields (x, y) batches of packed sentences (`robustprune.view`).
+        loader: yields (x, y) batches of packed sentences (`robustprune.packing`).
         density: kept fraction of the groups, in (0, 1]: exactly ⌈density · n⌉ of them.
         attack: the inner maximisation, such as PGD(ThreatModel("l2", eps, support=words)); exactly
             one of `attack` and `objective` is needed.

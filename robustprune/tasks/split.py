@@ -1,4 +1,4 @@
-"""Split validation examples off the training data, and compute a digest of data."""
+"""Split validation examples off the training data."""
 
 import math
 from dataclasses import replace

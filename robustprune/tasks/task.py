@@ -20,7 +20,7 @@ class Split:
             (N, F) features, (N, T, 3) codes of sentences.
         y: (N,) int64 class indices, on the same device.
         present: a function that turns stored examples into what a model takes, for data that are
-            stored in a smaller form (sentences, see `robustprune.view`); None where both are the
+            stored in a smaller form (sentences, see `robustprune.packing`); None where both are the
             same.
 
     Raises:

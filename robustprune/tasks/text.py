@@ -12,12 +12,12 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustprune.packing import with_room, words
 from robustprune.run.suggest import did_you_mean
 from robustprune.tasks.folders import data_folder
 from robustprune.tasks.labels import encode_labels
 from robustprune.tasks.task import Split, Task
 from robustprune.tasks.text_files import LAYOUTS, Sentences, parse_table, read_layout, read_own
-from robustprune.view import with_room, words
 
 SAMPLE = "sst2_sample"
 OWN = "text"
@@ -78,7 +78,7 @@ def text_task(
 ) -> Task:
     """Load a text data set and tokenise it.
 
-    x holds the codes of `robustprune.view`, (N, T, 3); every batch gets room for δ.
+    x holds the codes of `robustprune.packing`, (N, T, 3); every batch gets room for δ.
 
     Args:
         encoder: the tokenizer of the model that will read the sentences.

@@ -30,6 +30,7 @@ from robustprune.minmax import (
 )
 from robustprune.minmax.finite import finite
 from robustprune.models import EmbeddingClassifier
+from robustprune.packing import pack_tokens, with_room, words
 from robustprune.search import (
     find_language_ticket,
     find_lottery_ticket,
@@ -41,7 +42,6 @@ from robustprune.search import (
     train_control,
 )
 from robustprune.sparsity import count_kept, maskable_layers
-from robustprune.view import pack_tokens, with_room, words
 
 pytestmark = needs_one
 

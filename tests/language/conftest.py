@@ -10,8 +10,8 @@ pytest.importorskip("transformers", reason="language models need the extra lm")
 from transformers import BertConfig, BertForSequenceClassification
 
 from robustprune.models import EmbeddingClassifier
+from robustprune.packing import pack_tokens, with_room
 from robustprune.tasks import BatchLoader, Split
-from robustprune.view import pack_tokens, with_room
 
 WIDTH = 32
 MakeModel = Callable[..., EmbeddingClassifier]

@@ -21,8 +21,8 @@ from robustprune.models import (
     TokenSynonyms,
     token_synonyms,
 )
+from robustprune.packing import CODES, pack_tokens, with_room, words
 from robustprune.tasks import BatchLoader, Split, load_sentences
-from robustprune.view import CODES, pack_tokens, with_room, words
 
 WIDTH = 3
 

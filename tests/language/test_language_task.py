@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from robustprune.models import SentenceTokenizer, build_model, language_model, sentence_classifier
+from robustprune.packing import unpack_tokens
 from robustprune.tasks import BatchLoader, holdout, load_sentences, load_task, text_task
-from robustprune.view import unpack_tokens
 
 
 @pytest.fixture(scope="module")

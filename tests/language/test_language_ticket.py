@@ -10,6 +10,7 @@ import torch
 from attacks import PGD, ThreatModel
 from robustprune.minmax import Checkpoint, FreeLB, Natural, OptimizerSpec, Trades, Validation, train
 from robustprune.models import EmbeddingClassifier
+from robustprune.packing import words
 from robustprune.search import (
     LanguageTicket,
     find_language_ticket,
@@ -30,7 +31,6 @@ from robustprune.sparsity import (
 from robustprune.sparsity.criteria import weights_of
 from robustprune.sparsity.hard_concrete import probability_kept, score_of
 from robustprune.tasks import BatchLoader, Split
-from robustprune.view import words
 
 MakeModel = Callable[..., EmbeddingClassifier]
 ATTACK = PGD(ThreatModel("l2", 0.3, support=words), steps=2)

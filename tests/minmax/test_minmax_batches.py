@@ -96,7 +96,7 @@ X, Y = examples(4)
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ({"input_ids": Y, "labels": Y}, "yields token ids .* robustprune.view.pack_tokens"),
+        ({"input_ids": Y, "labels": Y}, "yields token ids .* robustprune.packing.pack_tokens"),
         ({"x": X}, "dict with the keys 'x'; let it have inputs under one of x, pixel_values"),
         ({"x": X, "images": X, "y": Y}, "dict with the keys 'x', 'images', 'y'"),
         ({}, "dict with the keys none"),

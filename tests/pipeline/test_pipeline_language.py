@@ -14,13 +14,13 @@ from robustprune.certify import read_certificates
 from robustprune.deploy.language import load_slim_language
 from robustprune.minmax import FreeLB, OnAttacked
 from robustprune.models import EmbeddingClassifier, SentenceTokenizer
+from robustprune.packing import CODES, WORD
 from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.pipeline.fit import fit_dense
 from robustprune.pipeline.plan import planned_trainings
 from robustprune.pipeline.verify import verify_run
 from robustprune.run.config import Config, load_config, parse_config
 from robustprune.run.packaged import config_path
-from robustprune.view import CODES, WORD
 
 TRAINING = {"epochs": 1, "optimizer": {"name": "adamw", "lr": 1e-3, "schedule": "linear"}}
 

@@ -8,8 +8,9 @@ from attacks import APGD, DDN, FGSM, FMN, PGD, ThreatModel, minimal_perturbation
 from robustprune.certify import certify
 from robustprune.minmax import Gaussian
 from robustprune.models import EmbeddingClassifier
+from robustprune.packing import pack_tokens, unpack_tokens, with_room, words
+from robustprune.run.fingerprint import described
 from robustprune.tasks import Split
-from robustprune.view import pack_tokens, unpack_tokens, with_room, words
 
 THREAT = ThreatModel("l2", 0.5, support=words)
 
@@ -162,3 +163,20 @@ def test_smoothing_puts_noise_on_words_alone(make_model, split: Split) -> None:
     assert spread == pytest.approx(0.1, rel=0.05)
     assert len(result.radius) == 3
     Gaussian(0.1, words)(model, x, y, 0.0).loss.backward()  # the ids survive here too
+
+
+def test_the_former_name_stands() -> None:
+    """In programs, and in checkpoints, which say what their loader packs with."""
+    from robustprune import packing, view
+
+    names = (
+        "CODES",
+        "Tokens",
+        "pack_tokens",
+        "token_counts",
+        "unpack_tokens",
+        "with_room",
+        "words",
+    )
+    assert all(getattr(view, name) is getattr(packing, name) for name in names)
+    assert described(with_room) == "robustprune.view.with_room"
