@@ -8,11 +8,9 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from attacks.box import Bounds, bounds_around, check_bounds, tensors_of
+from attacks.box import Bounds, bounds_around, tensors_of
 from attacks.geometry import brief, lengths
 from attacks.inputs import (
-    Configured,
-    batch_of,
     check_at_least,
     check_finite,
     check_gradient,
@@ -21,13 +19,12 @@ from attacks.inputs import (
     check_number,
 )
 from attacks.losses import margin
-from attacks.modes import attacking, check_mode
-from attacks.nearest import nothing_found
+from attacks.nearest import MinimalNorm, nothing_found
 from attacks.network import Model, logits_of
 
 
 @dataclass(frozen=True)
-class CW(Configured):
+class CW(MinimalNorm):
     """Minimise ‖δ‖₂² + c · max(z_y − max_{j≠y} z_j, −κ) by Adam, c by bisection.
 
     Carlini & Wagner 2017 (arXiv 1608.04644), §V.  With bounds x + δ = lo + (hi − lo)
@@ -58,20 +55,12 @@ class CW(Configured):
     mode: str = "eval"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_at_least(1, steps=self.steps, searches=self.searches)
-        check_mode(self.mode)
-        check_bounds(self.bounds)
         if self.bounds and not all(torch.as_tensor(end).isfinite().all() for end in self.bounds):
             raise ValueError(f"bounds={brief(self.bounds)} must be finite, or None")
         check_number("above 0", initial_c=self.initial_c, learning_rate=self.learning_rate)
         check_number("at least 0", confidence=self.confidence)
-
-    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        x, y = batch_of(x, y, bounds=self.bounds)
-        if len(x) == 0:
-            return x.clone()
-        with attacking(model, self.mode):
-            return self._search(model, x, y)
 
     def _search(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         start, decode = self._change_of_variables(x)

@@ -9,11 +9,9 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from attacks.box import Bounds, bounds_around, check_bounds, clip, unblocked
+from attacks.box import Bounds, bounds_around, clip, unblocked
 from attacks.geometry import lengths, per_example, unit
 from attacks.inputs import (
-    Configured,
-    batch_of,
     check_at_least,
     check_number,
     check_seed,
@@ -24,13 +22,12 @@ from attacks.inputs import (
     predict,
 )
 from attacks.losses import log_odds, margin
-from attacks.modes import attacking, check_mode
-from attacks.nearest import farthest, first_order_distance, nothing_found
+from attacks.nearest import MinimalNorm, farthest, first_order_distance, nothing_found
 from attacks.network import Model
 
 
 @dataclass(frozen=True)
-class DDN(Configured):
+class DDN(MinimalNorm):
     """Follow the gradient's direction; shrink the norm where adversarial, else let it grow.
 
     δ ← δ + α_k ∇ℓ/‖∇ℓ‖₂, then ‖δ‖₂ ← ε_k with ε_{k+1} = (1 ∓ γ) ε_k: Rony et al. 2019
@@ -62,19 +59,11 @@ class DDN(Configured):
     mode: str = "eval"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_at_least(2, steps=self.steps)
-        check_mode(self.mode)
-        check_bounds(self.bounds)
         check_number("strictly between 0 and 1", gamma=self.gamma)
         check_number("above 0", **given(init_norm=self.init_norm))
         check_seed(self.seed)
-
-    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        x, y = batch_of(x, y, bounds=self.bounds)
-        if len(x) == 0:
-            return x.clone()
-        with attacking(model, self.mode):
-            return self._search(model, x, y)
 
     def _search(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         bounds, furthest = bounds_around(self.bounds, x), farthest(x, self.bounds, "l2")

@@ -9,26 +9,17 @@ import torch
 from torch import Tensor
 
 from attacks.apgd import ranked_targets
-from attacks.box import Bounds, bounds_around, check_bounds, clip
+from attacks.box import Bounds, bounds_around, clip
 from attacks.fab import logit_gradients, nearest_plane, reachable
-from attacks.geometry import check_norm
 from attacks.hyperplane import step_to_hyperplane
-from attacks.inputs import (
-    Configured,
-    batch_of,
-    check_at_least,
-    check_number,
-    misclassified,
-    predict,
-)
+from attacks.inputs import check_at_least, check_number, misclassified, predict
 from attacks.losses import spread
-from attacks.modes import attacking, check_mode
-from attacks.nearest import between
+from attacks.nearest import MinimalNorm, between
 from attacks.network import Model
 
 
 @dataclass(frozen=True)
-class DeepFool(Configured):
+class DeepFool(MinimalNorm):
     """Step to the nearest linearised boundary until the class changes.
 
     l = argmin_{k≠y} |z_k − z_y| / ‖∇(z_k − z_y)‖_dual, x ← x + (1 + η) d with d the smallest
@@ -60,39 +51,33 @@ class DeepFool(Configured):
     mode: str = "eval"
 
     def __post_init__(self) -> None:
-        check_norm(self.norm)
+        super().__post_init__()
         check_at_least(1, steps=self.steps, classes=self.classes)
         check_at_least(0, halvings=self.halvings)
-        check_mode(self.mode)
-        check_bounds(self.bounds)
         check_number("at least 0", overshoot=self.overshoot)
 
-    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        x, y = batch_of(x, y, bounds=self.bounds)
-        if len(x) == 0:
-            return x.clone()
-        with attacking(model, self.mode):
-            out, logits = x.clone(), predict(model, x, y)
-            ranked = ranked_targets(logits, y, min(self.classes, logits.shape[1] - 1))
-            live = (~misclassified(logits, y)).nonzero().squeeze(1)
-            solved = torch.zeros_like(y, dtype=torch.bool)
-            x_adv = out[live]
-            for _ in range(self.steps):
-                if len(live) == 0:
-                    break
-                logits, gaps, grads = logit_gradients(model, x_adv, y[live], ranked[live])
-                gap, normal = reachable(*nearest_plane(gaps, grads, self.norm))
-                if self.support is not None:
-                    normal = torch.where(self.support(x[live]), normal, 0.0)
-                # The bounds clip the step but don't shape it: steps that make up for closed ways
-                # go further along a linearisation that holds only nearby (measured: 5 to 10%).
-                # A hair beyond the plane, or a point that sits on it would never leave it
-                gap = gap.abs() + 1e-4 * spread(logits)
-                step = step_to_hyperplane(x_adv, normal, gap, self.norm, None)
-                moved = x_adv + (1 + self.overshoot) * step
-                x_adv = clip(moved, bounds_around(self.bounds, x[live]))
-                broken = misclassified(predict(model, x_adv, y[live]), y[live])
-                out[live[broken]], solved[live[broken]] = x_adv[broken], True
-                live, x_adv = live[~broken], x_adv[~broken]
-            out[solved] = between(model, x[solved], out[solved], y[solved], halvings=self.halvings)
+    def _search(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        out, logits = x.clone(), predict(model, x, y)
+        ranked = ranked_targets(logits, y, min(self.classes, logits.shape[1] - 1))
+        live = (~misclassified(logits, y)).nonzero().squeeze(1)
+        solved = torch.zeros_like(y, dtype=torch.bool)
+        x_adv = out[live]
+        for _ in range(self.steps):
+            if len(live) == 0:
+                break
+            logits, gaps, grads = logit_gradients(model, x_adv, y[live], ranked[live])
+            gap, normal = reachable(*nearest_plane(gaps, grads, self.norm))
+            if self.support is not None:
+                normal = torch.where(self.support(x[live]), normal, 0.0)
+            # The bounds clip the step but don't shape it: steps that make up for closed ways
+            # go further along a linearisation that holds only nearby (measured: 5 to 10%).
+            # A hair beyond the plane, or a point that sits on it would never leave it
+            gap = gap.abs() + 1e-4 * spread(logits)
+            step = step_to_hyperplane(x_adv, normal, gap, self.norm, None)
+            moved = x_adv + (1 + self.overshoot) * step
+            x_adv = clip(moved, bounds_around(self.bounds, x[live]))
+            broken = misclassified(predict(model, x_adv, y[live]), y[live])
+            out[live[broken]], solved[live[broken]] = x_adv[broken], True
+            live, x_adv = live[~broken], x_adv[~broken]
+        out[solved] = between(model, x[solved], out[solved], y[solved], halvings=self.halvings)
         return out

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from attacks.apgd import ranked_targets
-from attacks.box import Bound, Bounds, bounds_around, check_bounds, clip
-from attacks.geometry import DUAL, check_norm, lengths, per_example, uniform_in_ball, unit
+from attacks.box import Bound, Bounds, bounds_around, clip
+from attacks.geometry import DUAL, lengths, per_example, uniform_in_ball, unit
 from attacks.hyperplane import step_to_hyperplane
 from attacks.inputs import (
-    Configured,
-    batch_of,
     check_at_least,
     check_finite,
     check_gradient,
@@ -29,8 +27,7 @@ from attacks.inputs import (
     predict,
 )
 from attacks.losses import targeted_margin
-from attacks.modes import attacking, check_mode
-from attacks.nearest import Nearest, nothing_found, reach
+from attacks.nearest import MinimalNorm, Nearest, nothing_found, reach
 from attacks.network import Model, logits_of
 
 
@@ -88,7 +85,7 @@ def _twice(bounds: tuple[Bound, Bound], x: Tensor) -> tuple[Bound, Bound]:
 
 
 @dataclass(frozen=True)
-class FAB(Configured):
+class FAB(MinimalNorm):
     """Step to the linearised boundary, biased towards the clean input; Croce & Hein 2020
     (arXiv 1907.02044), alg. 1, without the final search.
 
@@ -128,7 +125,7 @@ class FAB(Configured):
     mode: str = "eval"
 
     def __post_init__(self) -> None:
-        check_norm(self.norm)
+        super().__post_init__()
         check_at_least(1, steps=self.steps, restarts=self.restarts)
         check_at_least(1, **given(targets=self.targets))
         check_number("at least 0", **given(eps=self.eps))
@@ -136,39 +133,33 @@ class FAB(Configured):
         check_number("at least 1", eta=self.eta)
         check_number("strictly between 0 and 1", beta=self.beta)
         check_seed(self.seed)
-        check_mode(self.mode)
-        check_bounds(self.bounds)
         if self.restarts > 1 and self.eps is None:
             raise ValueError(f"restarts={self.restarts} needs eps, the radius of random starts")
 
-    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        x, y = batch_of(x, y, bounds=self.bounds)
-        if len(x) == 0:
-            return x.clone()
+    def _search(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         generator = generator_for(self.seed, x)
-        with attacking(model, self.mode):
-            logits = predict(model, x, y)
-            others = logits.shape[1] - 1
-            ranked = ranked_targets(logits, y, others)
-            if self.targets is None:
-                runs = [ranked] * self.restarts
-            else:
-                runs = [ranked[:, k : k + 1] for k in range(min(self.targets, others))]
-                runs = [classes for classes in runs for _ in range(self.restarts)]
-            nearest = nothing_found(x)
-            nearest = nearest.update(x, torch.zeros_like(nearest.r), misclassified(logits, y))
-            for k, classes in enumerate(runs):
-                active = self._active(nearest)
-                if len(active) == 0:
-                    break
-                random = k % self.restarts > 0
-                run = self._run(
-                    model, x[active], y[active], classes[active], generator if random else None,
-                    random,
-                )  # fmt: skip
-                nearer = run.r < nearest.r[active]
-                nearest.x_adv[active[nearer]] = run.x_adv[nearer]
-                nearest.r[active[nearer]] = run.r[nearer]
+        logits = predict(model, x, y)
+        others = logits.shape[1] - 1
+        ranked = ranked_targets(logits, y, others)
+        if self.targets is None:
+            runs = [ranked] * self.restarts
+        else:
+            runs = [ranked[:, k : k + 1] for k in range(min(self.targets, others))]
+            runs = [classes for classes in runs for _ in range(self.restarts)]
+        nearest = nothing_found(x)
+        nearest = nearest.update(x, torch.zeros_like(nearest.r), misclassified(logits, y))
+        for k, classes in enumerate(runs):
+            active = self._active(nearest)
+            if len(active) == 0:
+                break
+            random = k % self.restarts > 0
+            run = self._run(
+                model, x[active], y[active], classes[active], generator if random else None,
+                random,
+            )  # fmt: skip
+            nearer = run.r < nearest.r[active]
+            nearest.x_adv[active[nearer]] = run.x_adv[nearer]
+            nearest.r[active[nearer]] = run.r[nearer]
         return nearest.x_adv
 
     def _active(self, nearest: Nearest) -> Tensor:

@@ -9,11 +9,9 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from attacks.box import Bounds, bounds_around, check_bounds, clip, unblocked
-from attacks.geometry import check_norm, lengths, per_example, project_ball, unit
+from attacks.box import Bounds, bounds_around, clip, unblocked
+from attacks.geometry import lengths, per_example, project_ball, unit
 from attacks.inputs import (
-    Configured,
-    batch_of,
     check_at_least,
     check_number,
     given,
@@ -22,13 +20,12 @@ from attacks.inputs import (
     predict,
 )
 from attacks.losses import margin
-from attacks.modes import attacking, check_mode
-from attacks.nearest import farthest, first_order_distance, nothing_found
+from attacks.nearest import MinimalNorm, farthest, first_order_distance, nothing_found
 from attacks.network import Model
 
 
 @dataclass(frozen=True)
-class FMN(Configured):
+class FMN(MinimalNorm):
     """Gradient steps on the margin, projected on a ball whose radius closes in on the boundary.
 
     ε_{k+1} = min((1 − γ_k) ε_k, ‖δ*‖) where adversarial; (1 + γ_k) ε_k where it was so before;
@@ -61,19 +58,10 @@ class FMN(Configured):
     mode: str = "eval"
 
     def __post_init__(self) -> None:
-        check_norm(self.norm)
+        super().__post_init__()
         check_at_least(2, steps=self.steps)
-        check_mode(self.mode)
-        check_bounds(self.bounds)
         check_number("strictly between 0 and 1", gamma=self.gamma)
         check_number("above 0", **given(alpha=self.alpha))
-
-    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        x, y = batch_of(x, y, bounds=self.bounds)
-        if len(x) == 0:
-            return x.clone()
-        with attacking(model, self.mode):
-            return self._search(model, x, y)
 
     def _search(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         bounds, furthest = bounds_around(self.bounds, x), farthest(x, self.bounds, self.norm)

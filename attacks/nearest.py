@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from attacks.box import Bounds, bounds_around, tensors_of
-from attacks.geometry import DUAL, lengths, per_example
-from attacks.inputs import misclassified, predict
+from attacks.box import Bounds, bounds_around, check_bounds, tensors_of
+from attacks.geometry import DUAL, check_norm, lengths, per_example
+from attacks.inputs import Configured, batch_of, misclassified, predict
 from attacks.losses import margin, spread
+from attacks.modes import attacking, check_mode
 from attacks.network import Model
+
+
+class MinimalNorm(Configured, ABC):
+    """The base of the attacks that look for the nearest adversarial example: frozen dataclasses
+    with these fields (without ``norm``: L2) and a ``_search``."""
+
+    norm: str = "l2"
+    bounds: Bounds
+    mode: str
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+        check_mode(self.mode)
+        check_bounds(self.bounds)
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        x, y = batch_of(x, y, bounds=self.bounds)
+        if len(x) == 0:
+            return x.clone()
+        with attacking(model, self.mode):
+            return self._search(model, x, y)
+
+    @abstractmethod
+    def _search(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        """The nearest misclassified points, or x itself where none was found."""
 
 
 class Nearest(NamedTuple):
