@@ -1,4 +1,4 @@
-"""What is learned, and how: outer objectives and one training loop for every method."""
+"""Train networks: objectives that say what is minimised, and one training loop for all methods."""
 
 from robustprune.minmax.batches import Batches, pair_of
 from robustprune.minmax.certified import Certified, CertifiedMethod

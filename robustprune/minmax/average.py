@@ -1,4 +1,4 @@
-"""Weight averaging: an exponential moving average of the whole state of a model."""
+"""Average weights: an exponential moving average of the whole state of a model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """θ̄ ← d θ̄ + (1 − d) θ after each step, with d = min(decay, (1 + t)/(10 + t)).
+    """Update θ̄ ← d θ̄ + (1 − d) θ after each step t, with d = min(decay, (1 + t)/(10 + t)).
 
     Averaged weights overfit less under attack (Gowal et al. 2020, arXiv 2010.03593, Sec. 4.4).
-    Floating-point buffers, the statistics of batch norm, are averaged with them; all else (masks,
-    counters) is taken as it is.
+    Floating-point buffers, such as the statistics of batch norm, are averaged with them. Everything
+    else (masks, counters) is copied without averaging.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -25,7 +25,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take one step's weights in."""
+        """Add the weights of one step to the average."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         for name, value in model.state_dict().items():
@@ -39,7 +39,7 @@ class WeightAverage:
 
     @contextmanager
     def swapped_in(self, model: nn.Module) -> Iterator[None]:
-        """Inside, the model has the averaged weights."""
+        """Give the model the averaged weights inside this context."""
         own = snapshot(model)
         model.load_state_dict(self.state)
         try:
@@ -58,11 +58,11 @@ class WeightAverage:
 
 @torch.no_grad()
 def snapshot(model: nn.Module, into: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """A copy of the model's state. Frozen weights behind masks and gates, which nothing can change,
-    are shared with the model.
+    """Copy the model's state. Frozen weights behind masks and gates, which nothing can change, are
+    not copied but shared with the model.
 
     Args:
-        into: an earlier copy that is of no use any more: the new one takes its memory.
+        into: an earlier copy that is no longer needed and whose memory is used again.
     """
     state, old = {}, into or {}
     for name, value in model.state_dict(keep_vars=True).items():

@@ -1,4 +1,4 @@
-"""What a loader yields, made (x, y) and checked: the only place where batches are taken apart."""
+"""Turn what a loader yields into (x, y) and check it. Only this module takes batches apart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attacks.network import logits_of
 from robustprune.minmax.result import IGNORED
 from robustprune.run.runtime import generator_states, restore_generators
 
-#: a loader: anything that yields (x, y) batches anew at each iteration; see `pair_of`
+#: a loader: any object that yields its (x, y) batches again at each iteration; see `pair_of`
 Batches = Iterable[Sequence[Tensor] | Mapping[str, Tensor]]
 
 _INPUTS = ("x", "pixel_values", "input_values", "inputs", "input", "images", "image", "features")
@@ -24,10 +24,11 @@ _LONELY = "Expected more than 1 value per channel when training"
 
 
 def pair_of(batch: object) -> tuple[Tensor, Tensor]:
-    """(x, y) of a batch: the first two of a tuple or list, whatever follows them (an index, a
-    weight), or the inputs and labels of a dict by the names they usually have.
+    """Return (x, y) of a batch.
 
-    Tensors that were made under `torch.inference_mode` come back as copies that can be trained on.
+    These are the first two entries of a tuple or list, whatever follows them (an index, a weight),
+    or the inputs and labels of a dict under one of their usual names. Tensors that were made under
+    `torch.inference_mode` are copied, so that training can use them.
 
     Raises:
         ValueError: there are no two such tensors.
@@ -78,7 +79,7 @@ def _usable(tensor: Tensor) -> Tensor:
 
 
 def length_of(loader: object) -> int | None:
-    """How many batches a loader has, where it can say."""
+    """Return the number of batches of a loader, or None where it has no length."""
     try:
         return len(loader)  # type: ignore[arg-type]
     except TypeError:  # a DataLoader has a __len__ even where its data set has none
@@ -86,7 +87,7 @@ def length_of(loader: object) -> int | None:
 
 
 def check_loader(loader: Batches, epochs: int) -> None:
-    """Raise ValueError for an iterator, which has nothing left after one epoch."""
+    """Raise a ValueError for an iterator, which has no batches left after one epoch."""
     spent = isinstance(loader, Iterator) and type(loader).__module__ == "builtins"
     if spent and epochs > 1:
         raise ValueError(
@@ -96,7 +97,7 @@ def check_loader(loader: Batches, epochs: int) -> None:
 
 
 def nothing_left(epoch: int) -> ValueError:
-    """The error to raise where an epoch, counted from 0, had no batch."""
+    """Return the error for an epoch, counted from 0, that had no batch."""
     if epoch == 0:
         return ValueError(
             "the loader has no batches: is the data set smaller than one batch, or the loader an "
@@ -110,7 +111,7 @@ def nothing_left(epoch: int) -> ValueError:
 
 @contextmanager
 def lonely_batches_explained() -> Iterator[None]:
-    """Inside, a batch of one example under batch norm raises a ValueError that says so."""
+    """Inside this context, explain the error of batch norm for a batch of one example."""
     try:
         yield
     except ValueError as error:
@@ -130,16 +131,16 @@ def _lonely(what: str) -> str:
 def first_check(
     model: nn.Module, x: Tensor, y: Tensor, objective: object, loader: Batches | None = None
 ) -> Tensor | None:
-    """Look at the first batch once, where a mistake would otherwise surface deep in torch, and
-    return its logits. Random numbers that the network draws are put back.
+    """Check the first batch, whose mistakes would cause obscure errors in torch, and return its
+    logits. The state of the random generators is restored afterwards.
 
-    What fits depends on the objective: see `minmax.objectives.Objective`.
+    Which batches are valid depends on the objective, see `minmax.result.Objective`.
 
     Args:
-        loader: whose batches the network will see in train mode; None for eval mode.
+        loader: the loader for training in train mode; None if the network is only evaluated.
 
     Raises:
-        ValueError: what does not fit, and what to do.
+        ValueError: the batch does not fit; the message says how and what to do.
     """
     moves = getattr(objective, "moves_inputs", False)
     if moves or x.dtype not in (torch.int32, torch.int64):
@@ -185,14 +186,14 @@ def _check_inputs(x: Tensor) -> None:
 
 
 def _explained(model: nn.Module, x: Tensor) -> Tensor:
-    """The logits; where torch fails, the reason in one line."""
+    """Return the logits, or raise a one-line error with the reason where torch fails."""
     try:
         return logits_of(model, x)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         if not any(isinstance(module, nn.Embedding) for module in model.modules()):
-            _check_inputs(x)  # whole numbers mean nothing to it
+            _check_inputs(x)  # a network without embeddings can't use whole numbers
         if isinstance(error, ValueError) or (
             isinstance(error, TypeError) and "forward()" not in str(error)
         ):
@@ -204,7 +205,7 @@ def _explained(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def _ends_alone(loader: object) -> bool:
-    """Whether the last batch is known to have one example."""
+    """Return whether it is known that the last batch has only one example."""
     if isinstance(loader, list | tuple):
         return len(pair_of(loader[-1])[1]) == 1
     size, data = getattr(loader, "batch_size", None), getattr(loader, "dataset", None)
@@ -215,7 +216,7 @@ def _ends_alone(loader: object) -> bool:
 
 
 def _try_alone(model: nn.Module, x: Tensor) -> None:
-    """One example through a copy of the model in train mode, for batch norm to complain."""
+    """Call a copy of the model in train mode with one example, which makes batch norm fail."""
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return
     try:
@@ -227,8 +228,8 @@ def _try_alone(model: nn.Module, x: Tensor) -> None:
 
 
 def check_labels(y: Tensor, logits: Tensor, *, wait: bool = False) -> None:
-    """Raise ValueError unless labels are indices of the logits' classes, one an example or one a
-    token; of values on an accelerator, only where it may wait."""
+    """Raise a ValueError unless labels are class indices, one for each example or each token. On
+    an accelerator their values are checked only if `wait`, because that takes time."""
     shape = "(N,)" if logits.ndim == 2 else "(N, T)"
     if y.dtype != torch.int64 or y.ndim != logits.ndim - 1:
         raise ValueError(f"labels must be int64 of shape {shape}, got {y.dtype} {tuple(y.shape)}")
@@ -237,7 +238,7 @@ def check_labels(y: Tensor, logits: Tensor, *, wait: bool = False) -> None:
 
 
 def _inside(y: Tensor, classes: int) -> Tensor:
-    """Labels that are outside 0..C − 1 brought inside; one a token may also be −100."""
+    """Clamp labels to 0..C − 1; labels of tokens may also be −100, which stays."""
     inside = y.clamp(0, classes - 1)
     return inside if y.ndim == 1 else torch.where(y == IGNORED, y, inside)
 
@@ -253,20 +254,20 @@ def _outside(y: Tensor, classes: int) -> ValueError:
 
 
 class LabelCheck:
-    """Checks the labels of each batch without making an accelerator wait: what lies outside is
-    brought inside, so that no kernel fails on it, and remembered until the step looks at its loss.
+    """Check the labels of each batch without making an accelerator wait.
 
-    What an objective that knows no class labels is given passes unseen.
+    A label outside the classes is clamped, so that no kernel fails on it. The error is raised when
+    the step reads its loss. Objectives without class labels are not checked.
     """
 
     def __init__(self) -> None:
         self.looked = False
-        self.like: Tensor | None = None  # the first logits, for their shape alone
+        self.like: Tensor | None = None  # the first logits, of which only the shape is used
         self._last: Tensor | None = None  # labels of the last batch, on an accelerator
         self._bad: Tensor | None = None
 
     def __call__(self, y: Tensor, look: Callable[[], Tensor | None]) -> Tensor:
-        """The labels, inside 0..C − 1; `look` gives the first batch's logits."""
+        """Return the labels, inside 0..C − 1. `look` returns the logits of the first batch."""
         if not self.looked:
             logits, self.looked = look(), True
             self.like = None if logits is None else logits.detach().to("meta")
@@ -276,17 +277,17 @@ class LabelCheck:
         return y if y.device.type == "cpu" else self.brought_inside(y, self.like.shape[-1])
 
     def brought_inside(self, y: Tensor, classes: int) -> Tensor:
-        """What happens on an accelerator."""
+        """Return the clamped labels, as on an accelerator, and remember whether any was outside."""
         self._last, inside = y, _inside(y, classes)
         self._bad = (inside != y).any()
         return inside
 
     def flag(self) -> Tensor | None:
-        """NaN where the last batch had a label outside, else zero; None where it was looked at."""
+        """Return NaN if the last batch had a label outside, else 0; None if already checked."""
         return None if self._bad is None else torch.where(self._bad, torch.nan, 0.0)
 
     def complain(self) -> None:
-        """Raise ValueError if the last batch had a label outside."""
+        """Raise a ValueError if the last batch had a label outside the classes."""
         if self._bad is None or not bool(self._bad):
             return
         assert self._last is not None

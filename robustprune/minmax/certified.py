@@ -1,4 +1,5 @@
-"""Certified training: descend an upper bound of the worst-case loss, not an attack's guess."""
+"""Certified training: minimise an upper bound of the worst-case loss instead of an attack's
+loss."""
 
 from __future__ import annotations
 
@@ -18,24 +19,25 @@ CertifiedMethod = Literal["ibp", "crown-ibp"]
 
 
 class Certified:
-    """κ ℓ(f(x), y) + (1 − κ) ℓ(−m, y), where m_j ≤ z_y − z_j over the whole threat set.
+    """Minimise κ ℓ(f(x), y) + (1 − κ) ℓ(−m, y), where m_j ≤ z_y − z_j over the whole threat set.
 
-    With t growing from 0 to 1 over `warmup` epochs, ε grows as t and κ falls from 1 to `kappa`
-    (Gowal et al. 2018, arXiv 1810.12715, Eq. 12 and Sec. 4). "ibp" takes m from intervals;
-    "crown-ibp" takes β m_CROWN-IBP + (1 − β) m_IBP with β = 1 − t (Zhang et al. 2020,
-    arXiv 1906.06316, Eq. 11), so that it ends at the cheaper bound.
+    z are the logits. t grows from 0 to 1 over `warmup` epochs; the radius of a step is t · ε, and κ
+    falls from 1 to `kappa` (Gowal et al. 2018, arXiv 1810.12715, Eq. 12 and Sec. 4). "ibp" computes
+    m by intervals. "crown-ibp" uses β m_CROWN-IBP + (1 − β) m_IBP with β = 1 − t (Zhang et al.
+    2020, arXiv 1906.06316, Eq. 11), so that it ends with the cheaper bound.
 
-    The accuracy that the loop shows under "robust" is the share of examples whose margins are all
-    positive: certified at the ε of that step, up to rounding.
+    The "robust" accuracy that the loop shows is the share of examples whose margins are all
+    positive. They are certified at the radius of that step, up to rounding.
 
     Args:
-        threat: ε (of the end), norm and bounds.
-        warmup: epochs; from the first step on the whole ε collapses most networks.
-        kappa: κ at the end.
+        threat: the threat model, with the ε of the end, the norm and the bounds.
+        warmup: the number of epochs in which ε grows. The whole ε from the first step on makes most
+            networks give a constant answer.
+        kappa: the value of κ at the end, in [0, 1].
 
     Raises:
-        ValueError: unknown method, kappa outside [0, 1], a negative warmup, or a model with an
-            operation that has no bounds.
+        ValueError: `method` is unknown, `kappa` is outside [0, 1], `warmup` is negative, or the
+            model has an operation without bounds.
     """
 
     moves_inputs = True

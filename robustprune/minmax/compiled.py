@@ -1,4 +1,4 @@
-"""A model whose forward pass `torch.compile` has taken over, for a while."""
+"""Let `torch.compile` take over the forward pass of a model for a while."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 
 @contextmanager
 def compiled(model: nn.Module) -> Iterator[None]:
-    """Inside, calls of `model` go through `torch.compile`, which makes one graph for training, one
-    for validation and one for each shape of a batch. Weights and their names stay as they are."""
+    """Inside this context, `torch.compile` runs `model`. It makes one graph for training, one for
+    validation and one for each shape of a batch. Weights and their names do not change."""
     model.compile()
     with warnings.catch_warnings():
         # dynamo looks at the .grad of whatever it traces, masked weights included
@@ -20,4 +20,4 @@ def compiled(model: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
-            model._compiled_call_impl = None  # torch knows no other way back
+            model._compiled_call_impl = None  # torch has no other way to undo it

@@ -12,7 +12,7 @@ from robustprune.sparsity import MaskSet
 
 
 class Callback(Protocol):
-    """What the loop calls. A search derives from it and overrides what it needs."""
+    """The methods that the loop calls. A search overrides those that it needs."""
 
     def bind(
         self,
@@ -21,59 +21,61 @@ class Callback(Protocol):
         steps_per_epoch: int | None,
         epochs: int,
     ) -> None:
-        """Called once, before the first step and before a checkpoint is taken up.
+        """The loop calls it once, before the first step and before a checkpoint is loaded.
 
         Args:
-            optimizer: holds what moves; see `minmax.dense.forget`.
-            steps_per_epoch: None where the loader cannot say.
+            optimizer: the optimizer of the parameters that are trained; see `minmax.dense.forget`.
+            steps_per_epoch: the number of batches of an epoch, or None where the loader has no
+                length.
         """
         return None
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        """Added to the objective's loss at each step; None for nothing."""
+        """Return a scalar that is added to the objective's loss at each step, or None for
+        nothing."""
         return None
 
     def wants_dense_gradients(self, step: int) -> bool:
-        """Whether this step (counted from 1) is one for `take_dense_gradients`."""
+        """Return whether `take_dense_gradients` must be called at this step (counted from 1)."""
         return False
 
     def take_dense_gradients(self, gradients: Mapping[str, Tensor]) -> None:
-        """Called after the optimizer's step, before `after_step`, on the steps that want it.
+        """The loop calls it after the optimizer's step and before `after_step`, where it is wanted.
 
         Args:
-            gradients: by parameter name, of each weight that `apply_masks` masked: that of the
-                step's loss with respect to the masked weight, pruned entries included.
+            gradients: the gradient of the step's loss with respect to each masked weight (see
+                `apply_masks`), by parameter name, with the pruned entries.
         """
         return None
 
     def after_step(self, model: nn.Module, step: int) -> None:
-        """Called after each optimizer step (counted from 1), outside of autograd."""
+        """The loop calls it after each optimizer step (counted from 1), outside of autograd."""
         return None
 
     def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, float]:
-        """Called after each epoch (counted from 1); returns figures for the epoch's record."""
+        """The loop calls it after each epoch (counted from 1); the result goes into the record."""
         return {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold besides the model."""
+        """Return what a checkpoint must hold besides the model."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state_dict` gave."""
+        """Restore a result of `state_dict`."""
         return None
 
 
 class Constraint(Callback, Protocol):
-    """Keeps the trained network in a sparsity set, or drives it towards one."""
+    """A constraint keeps the trained network in a sparsity set, or drives it towards one."""
 
     def masks(self, model: nn.Module) -> MaskSet:
-        """The sub-network that the constraint stands for now; changes nothing."""
+        """Return the masks that the constraint has at this moment; nothing changes."""
         ...
 
 
 class Learned(Constraint, Protocol):
-    """A constraint whose own parameters, scores or gates, move in place of the weights."""
+    """A constraint that trains its own parameters (scores or gates) instead of the weights."""
 
     def parameters(self) -> list[nn.Parameter]:
-        """What the optimizer gets."""
+        """Return the parameters for the optimizer."""
         ...

@@ -1,4 +1,4 @@
-"""The dense gradient of masked weights, and what else a mask that moves needs."""
+"""Compute the dense gradient of masked weights, and change masks during training."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from robustprune.sparsity.apply import Masked
 
 
 class DenseGradients:
-    """Gradients with respect to masked weights m ⊙ θ: those that an unmasked network of the same
-    weights would have. The gradient of θ itself is zero where a weight is pruned.
+    """Collect the gradients with respect to the masked weights m ⊙ θ.
 
-    Use it inside `computed_once`, where the masked weights of a step are computed a single time.
-    An inner attack, which differentiates by its inputs, leaves no trace here. Where an objective
-    goes through the weights backward several times (FreeLB), the mean is taken, as it takes it.
+    They are those of an unmasked network with the same weights. (The gradient of θ itself is zero
+    where a weight is pruned.) Use this context inside `computed_once`, where the masked weights of
+    a step are computed once. An inner attack, which differentiates by its inputs, is not counted.
+    If an objective makes several backward passes through the weights (FreeLB), their mean is
+    returned.
 
     Args:
-        asked: whether to look at all; without it nothing is hooked.
+        asked: whether to collect gradients at all; if False, no hooks are set.
     """
 
     def __init__(self, model: nn.Module, *, asked: bool = True) -> None:
@@ -55,7 +56,8 @@ class DenseGradients:
         self._calls[name] = self._calls.get(name, 0) + 1
 
     def gradients(self) -> dict[str, Tensor]:
-        """By parameter name, after the backward pass; zero for a weight that it did not reach."""
+        """Return the gradients by parameter name, after the backward pass; unreached ones are
+        zero."""
         return {
             name: self._sums[name] / self._calls[name]
             if name in self._sums
@@ -65,7 +67,7 @@ class DenseGradients:
 
 
 def masked_weights(model: nn.Module) -> dict[str, tuple[nn.Module, Masked]]:
-    """By parameter name, the layers that `apply_masks` masked and their parametrizations."""
+    """Return the layers that `apply_masks` masked and their parametrizations, by parameter name."""
     found: dict[str, tuple[nn.Module, Masked]] = {}
     for path, layer in model.named_modules():
         if parametrize.is_parametrized(layer):
@@ -77,22 +79,22 @@ def masked_weights(model: nn.Module) -> dict[str, tuple[nn.Module, Masked]]:
 
 
 def masks_of(model: nn.Module) -> MaskSet:
-    """The masks that a model has now, read from it: after a training with validation, those of the
-    epoch that was chosen.
+    """Return the masks that a model has now. After a training with validation they are those of
+    the epoch that was chosen.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the model has no masks.
     """
     return MaskSet({name: masked.mask for name, (_, masked) in masked_weights(model).items()})
 
 
 @torch.no_grad()
 def set_masks(model: nn.Module, masks: MaskSet, optimizer: torch.optim.Optimizer) -> None:
-    """Give the masked weights of a model other masks, in place. A weight that comes back starts at
-    zero, with the optimizer's state of a new one: its hidden value and its momentum are forgotten.
+    """Replace the masks of a model in place. A weight that was pruned and is kept again starts at
+    zero, and the optimizer forgets its momentum.
 
     Raises:
-        ValueError: a mask of a weight that is not masked.
+        ValueError: a mask is for a weight that is not masked.
     """
     there = masked_weights(model)
     for name, mask in masks.items():
@@ -111,10 +113,10 @@ def set_masks(model: nn.Module, masks: MaskSet, optimizer: torch.optim.Optimizer
 
 @torch.no_grad()
 def forget(optimizer: torch.optim.Optimizer, weight: nn.Parameter, where: Tensor) -> None:
-    """Set a parameter and all that an optimizer keeps of it, such as momentum, to zero.
+    """Set a parameter and all that an optimizer stores for it, such as momentum, to zero.
 
     Args:
-        where: boolean, of the parameter's shape.
+        where: a boolean tensor with the shape of the parameter; only the True entries are set.
     """
     weight.masked_fill_(where, 0.0)
     for value in optimizer.state.get(weight, {}).values():

@@ -1,4 +1,5 @@
-"""Of which call a checkpoint is: all that decides what a training leads to."""
+"""The fingerprint of a call says to which call a checkpoint belongs: all that decides the
+result."""
 
 from __future__ import annotations
 
@@ -22,11 +23,11 @@ from robustprune.run.fingerprint import described
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: where, how fast and how loudly a call runs
+#: arguments that do not change the result, except by rounding
 _ASIDE = ("checkpoint", "device", "title", "quiet", "on_epoch", "compile", "channels_last")
-#: what changes the result of the options that searches hand on to the loop, and their defaults
+#: options of the loop that change the result, with their defaults
 _LOOP: Mapping[str, object] = {"validation": None, "average": None, "amp": False}
-#: options that searches took later, by the value at which a checkpoint of before is taken up
+#: options that were added later -> the value at which older checkpoints are still valid
 _LATER: Mapping[str, Mapping[str, object]] = {
     "prune_admm": {"seed": 0},
     "prune_scores": {"seed": 0},
@@ -38,8 +39,8 @@ _LATER: Mapping[str, Mapping[str, object]] = {
 
 
 def known_by_its_call(search: Callable[P, T]) -> Callable[P, T]:
-    """A search whose checkpoints say which search it was and with which options, all of them, and
-    that takes up none of another call."""
+    """Decorate a search so that its checkpoints store its name and all its options, and so that it
+    refuses a checkpoint of another call."""
     signature = inspect.signature(search)
 
     @wraps(search)
@@ -63,7 +64,7 @@ def known_by_its_call(search: Callable[P, T]) -> Callable[P, T]:
 
 
 def told(options: Mapping[str, object], checkpoint: Checkpoint) -> dict[str, str]:
-    """Options as a checkpoint keeps them, without those that change nothing in what is learned."""
+    """Return options as texts for a checkpoint, without those that do not change the result."""
     texts = {
         name: described(value, digests=checkpoint.origin is None)
         for name, value in options.items()
@@ -75,7 +76,7 @@ def told(options: Mapping[str, object], checkpoint: Checkpoint) -> dict[str, str
 
 
 def _bounded(text: str, most: int = 1000) -> str:
-    """The text, or its beginning and a digest of it all."""
+    """Return the text, or if it is long its beginning and a digest of the whole."""
     if len(text) <= most:
         return text
     return f"{text[:most]}... {hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -95,7 +96,7 @@ def training_call(
     average: float | None,
     amp: bool,
 ) -> dict[str, str]:
-    """The fingerprint of one training: the options of its search, its own, and its start."""
+    """Return the fingerprint of one training: the options of its search, its own, and its start."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     own = {
         "objective": objective,

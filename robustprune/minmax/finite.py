@@ -1,4 +1,4 @@
-"""Whether a training step stayed finite, and where it did not."""
+"""Check whether a training step stayed finite, and find where it did not."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from robustprune.minmax.result import Objective
 
 
 def finite(loss: Tensor, moving: Sequence[nn.Parameter], flag: Tensor | None = None) -> bool:
-    """Whether the loss and all its gradients are finite: one number read back from the device.
+    """Return whether the loss and all gradients are finite. It reads one number from the device.
 
     Args:
-        flag: a scalar that is looked at with them, in the same reading.
+        flag: another scalar that must be finite, checked together with them; None for none.
     """
     gradients = [p.grad for p in moving if p.grad is not None]
     if loss.is_cuda and gradients:  # all in a few kernels; on a CPU that is three times as slow
@@ -32,14 +32,14 @@ def finite(loss: Tensor, moving: Sequence[nn.Parameter], flag: Tensor | None = N
 
 
 def first_weight(model: nn.Module) -> str | None:
-    """The first weight or buffer that is not finite."""
+    """Return the name of the first weight or buffer that is not finite, or None."""
     state: Iterable[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
     return next((f"weight {_plain(name)}" for name, t in state if not _is_finite(t)), None)
 
 
 def first_gradient(model: nn.Module) -> str | None:
-    """The gradient where a backward pass left the finite numbers: it goes from the output to the
-    input, so that this is the last of the bad ones in the order of the layers."""
+    """Name the gradient that became non-finite first, or None. The backward pass goes from output
+    to input, so it is the last non-finite one in the order of the layers."""
     bad = [name for name, p in model.named_parameters() if not _is_finite(p.grad)]
     return f"the gradient of {_plain(bad[-1])}" if bad else None
 
@@ -53,11 +53,11 @@ def first_output(
     *,
     ruled_out: bool = False,
 ) -> str | None:
-    """The layer that gives the first output that is not finite when the objective is evaluated
-    again, attack included; None where that can't be told any more.
+    """Evaluate the objective again, with its attack, and name the first layer whose output is not
+    finite; None if all outputs are finite this time.
 
     Args:
-        ruled_out: whether −∞ is let through, the logit of a class that is ruled out.
+        ruled_out: whether −∞ is allowed as the logit of a class that the network excludes.
     """
     found: list[str] = []
 
@@ -88,10 +88,10 @@ def culprit(
     epoch: float,
     parts: Mapping[str, Tensor | None],
 ) -> str:
-    """What became non-finite first in a step, its backward pass included.
+    """Say what became non-finite first in a step, its backward pass included.
 
     Args:
-        parts: what the loss is the sum of, by name.
+        parts: the summands of the loss, by name.
     """
     if not _is_finite(x):
         return "the batch of inputs"
@@ -104,15 +104,15 @@ def culprit(
 def culprit_of_attack(
     model: nn.Module, objective: Objective, x: Tensor, y: Tensor, epoch: float
 ) -> str | None:
-    """What was not finite where an attack inside the objective raised NotFinite; None if nothing
-    but the gradient with respect to the input is left."""
+    """Say what was not finite when an attack inside the objective raised NotFinite. None means
+    that only the gradient with respect to the input can be the cause."""
     if not _is_finite(x):
         return "the batch of inputs"
     return first_weight(model) or first_output(model, objective, x, y, epoch, ruled_out=True)
 
 
 def _is_finite(value: object) -> bool:
-    if isinstance(value, tuple | list):  # of a layer that returns more than one
+    if isinstance(value, tuple | list):  # a layer may return several tensors
         return all(_is_finite(part) for part in value)
     if isinstance(value, Mapping):
         return all(_is_finite(part) for part in value.values())
@@ -120,5 +120,5 @@ def _is_finite(value: object) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A parameter's name without the marks of a parametrization."""
+    """Return a parameter's name without the parts that a parametrization adds."""
     return re.sub(r"parametrizations\.(\w+)\.(?:original\d*|\d+)", r"\1", name)

@@ -1,4 +1,4 @@
-"""Free adversarial training: one backward pass moves the weights and the perturbation."""
+"""Free adversarial training: one backward pass updates both the weights and the perturbation."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from robustprune.minmax.result import StepResult, tally
 
 
 class Free:
-    """E max_δ ℓ(f(x+δ), y) with δ carried from step to step: Shafahi et al. 2019
-    (arXiv 1904.12843), alg. 1. Each batch has to come several times in a row; give the loop
-    `Repeated(loader, replays)`.
+    """Minimise E max_δ ℓ(f(x+δ), y), where δ is kept from one step to the next.
 
-    The gradient for δ is what the outer backward pass leaves at the input, so a step costs one
-    forward and one backward pass. δ starts at zero in each epoch and is projected anew for each
-    batch; it belongs to the state that a checkpoint keeps.
+    This is Shafahi et al. 2019 (arXiv 1904.12843), alg. 1. Each batch must come several times in a
+    row, so give the loop `Repeated(loader, replays)`. The gradient for δ is the one that the outer
+    backward pass leaves at the input, so a step costs one forward and one backward pass. δ starts
+    at zero in each epoch and is projected again for each batch. A checkpoint contains it.
 
     Args:
-        threat: ε and bounds.
-        step_size: of δ in input units; None for ε, as in the paper.
+        threat: the threat model, with ε and bounds.
+        step_size: the step size of δ, in input units; None for ε, as in the paper.
 
     Raises:
-        ValueError: a step size that is not positive and finite.
+        ValueError: `step_size` is not positive and finite.
     """
 
     moves_inputs = True
@@ -41,10 +40,11 @@ class Free:
         self.step_size = threat.eps if step_size is None else step_size
         self._epoch = math.inf
         self._last: tuple[Tensor, Tensor] | None = None  # (x, x_adv) of the step before
-        self._resumed: Tensor | None = None  # δ, where a checkpoint gave it
+        self._resumed: Tensor | None = None  # δ, where a checkpoint had it
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
-        """Epoch 0 is another training, such as a lottery's next round."""
+        """Forget δ before epoch 0, where another training begins, such as a lottery's next
+        round."""
         if epoch == 0:
             self._epoch, self._last, self._resumed = math.inf, None, None
 
@@ -57,14 +57,14 @@ class Free:
 
     def _carried(self, epoch: float, x: Tensor) -> Tensor:
         before_that, self._epoch = self._epoch, epoch
-        # a smaller epoch is another training's
+        # a smaller epoch belongs to another training
         if before_that > epoch or int(before_that) != int(epoch):
             return torch.zeros_like(x)
         delta = self._next_delta()
         return delta[: len(x)].to(x) if len(delta) >= len(x) else torch.zeros_like(x)
 
     def _next_delta(self) -> Tensor:
-        """What the step before leaves to the next one."""
+        """Return the δ with which the next step starts."""
         if self._last is None:
             assert self._resumed is not None
             return self._resumed
@@ -75,34 +75,34 @@ class Free:
         return self.threat.project(before, moved) - before
 
     def state_dict(self) -> dict[str, Tensor]:
-        """δ of the next step and the epoch (float64) of the last one; nothing before the first."""
+        """Return δ of the next step and the last step's epoch (float64), or {} before the first."""
         if math.isinf(self._epoch):
             return {}
         epoch = torch.tensor(self._epoch, dtype=torch.float64)
         return {"delta": self._next_delta(), "epoch": epoch}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state_dict` gave."""
+        """Restore a result of `state_dict`."""
         self._last, self._resumed = None, state.get("delta")
         self._epoch = float(state["epoch"]) if state else math.inf
 
 
 class Repeated:
-    """A loader whose batches come `times` times in a row each."""
+    """A loader that yields each batch of another loader `times` times in a row."""
 
     def __init__(self, loader: Any, times: int) -> None:
         if times < 1:
             raise ValueError(f"times={times} must be at least 1")
         self.loader, self.times = loader, times
         self._batch: Sequence[Tensor] = ()
-        self._begun = self._left = 0  # batches of this epoch; repeats of the last of them
+        self._begun = self._left = 0  # batches begun; repeats left of the last one
         self._resumed = False
 
     def __iter__(self) -> Iterator[Sequence[Tensor]]:
         if not self._resumed:
             self._begun = self._left = 0
         self._resumed = False
-        # where repeats of the last batch are left, the loader is already at its start again
+        # if only repeats of the last batch are left, the loader is at its start again
         last = self._left > 0 and self._begun == len(self.loader)
         yield from self._repeats()
         if not last:
@@ -121,8 +121,8 @@ class Repeated:
         return self.times * len(self.loader)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The loader's place, and where repeats of a batch are left, that batch; nothing where the
-        loader keeps none."""
+        """Return the loader's position, with the present batch where repeats of it are left, or {}
+        where the loader has no state."""
         state: dict[str, Tensor] = getattr(self.loader, "state_dict", dict)()
         if not state:
             return {}
@@ -131,7 +131,7 @@ class Repeated:
         return {**state, **batch, "repeat.place": place}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state_dict` gave."""
+        """Restore a result of `state_dict`."""
         if not hasattr(self.loader, "load_state_dict"):
             return
         inner = {name: part for name, part in state.items() if not name.startswith("repeat.")}

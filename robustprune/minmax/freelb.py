@@ -1,4 +1,4 @@
-"""FreeLB: every step of the inner ascent also trains the weights."""
+"""FreeLB: every step of the inner attack also gives a gradient for the weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from robustprune.minmax.result import StepResult, tally
 
 
 class _Carried(torch.autograd.Function):
-    """(value, gradients, parameters) ↦ value, whose gradient is the one given."""
+    """Map (value, gradients, parameters) to the value, with the given gradients as its gradient."""
 
     @staticmethod
     def forward(
@@ -35,19 +35,19 @@ class _Carried(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class FreeLB:
-    """E (1/K) Σ_k ℓ(f(x + δ_k), y) over the K points of the ascent δ_{k+1} = Π(δ_k + α g/‖g‖):
-    Zhu et al. 2020 (arXiv 1909.11764), alg. 1.
+    """Minimise E (1/K) Σ_k ℓ(f(x + δ_k), y) over the K points δ_{k+1} = Π(δ_k + α g/‖g‖).
 
-    The backward pass that moves δ gives the weights' gradient too, so a step costs K forward and
-    K backward passes, one pair less than adversarial training with as many steps.
+    See Zhu et al. 2020 (arXiv 1909.11764), alg. 1. The backward pass that moves δ also gives the
+    gradient of the weights, so a step costs K forward and K backward passes, which is one pair
+    less than adversarial training with K steps.
 
     Attributes:
-        attack: its threat model, steps, step size, random start and seed; the model stays in train
-            mode, and the loss is the cross-entropy.
-        warmup: epochs in which ε grows linearly from zero.
+        attack: the PGD whose threat model, steps, step size, random start and seed are used. The
+            model stays in train mode, and the loss is the cross-entropy.
+        warmup: the number of epochs in which ε grows linearly from zero; 0 for none.
 
     Raises:
-        ValueError: another attack, or one with restarts, early stop, momentum or another loss.
+        ValueError: `attack` is no PGD, or has restarts, early stop, momentum or another loss.
     """
 
     attack: PGD
@@ -78,7 +78,7 @@ class FreeLB:
             point = x_adv.detach().requires_grad_()
             logits = logits_of(model, point)
             loss = F.cross_entropy(logits, y)
-            # masked weights are computed once a step and shared, so their graph must stay
+            # masked weights are computed once per step and shared, so their graph must be kept
             grad, *ours = torch.autograd.grad(
                 loss, [point, *parameters], retain_graph=True, materialize_grads=True
             )

@@ -1,4 +1,4 @@
-"""Outer objectives: the loss that one step descends, as a function of model and batch."""
+"""Objectives: the loss that a training step minimises, as a function of model and batch."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from robustprune.minmax.result import Objective, StepResult, cross_entropy, poin
 
 
 def ramp(epoch: float, warmup: float) -> float:
-    """Growth from 0 to 1 over the first `warmup` epochs."""
+    """Return a number that grows from 0 to 1 over the first `warmup` epochs."""
     return min(1.0, epoch / warmup) if warmup > 0 else 1.0
 
 
 def check_not_negative(**options: float) -> None:
-    """Raise ValueError where an option is negative, infinite or NaN."""
+    """Raise a ValueError if an option is negative, infinite or NaN."""
     for name, value in options.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name}={value} must be at least 0 and finite")
 
 
 class _CrossEntropy(ABC):
-    """An objective that is the cross-entropy at its `points`."""
+    """An objective that is the cross-entropy at the inputs that `points` returns."""
 
     moves_inputs: ClassVar[bool] = True
     adversarial: ClassVar[bool] = True
 
     @abstractmethod
     def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
-        """Where the loss is taken: the inputs, or what an attack makes of them."""
+        """Return where the loss is computed: the inputs themselves, or the attacked ones."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
         logits = logits_of(model, self.points(model, x, y, epoch))
@@ -47,10 +47,10 @@ class _CrossEntropy(ABC):
 
 @dataclass(frozen=True)
 class Natural(_CrossEntropy):
-    """Plain cross-entropy, E ℓ(f(x), y).
+    """Minimise the plain cross-entropy, E ℓ(f(x), y).
 
-    x may be token ids, and y may have one label a token, (N, T) for logits (N, T, C): the token
-    that comes next, and −100 where none is to be predicted.
+    x may be token ids, and y may have one label for each token, (N, T) for logits (N, T, C): the
+    next token, or −100 where none is predicted.
     """
 
     moves_inputs: ClassVar[bool] = False
@@ -62,15 +62,16 @@ class Natural(_CrossEntropy):
 
 @dataclass(frozen=True)
 class Adversarial(_CrossEntropy):
-    """Adversarial training, E max_{‖δ‖≤ε} ℓ(f(x+δ), y), Madry et al. 2018 (arXiv 1706.06083,
-    Eq. 2.1). The inner maximum is approximated by `attack`, which also decides in which mode
-    (train or eval) the model runs meanwhile.
+    """Minimise E max_{‖δ‖≤ε} ℓ(f(x+δ), y), which is adversarial training.
 
-    With `FGSM(threat, random_start=True)` it is FGSM-RS of Wong et al. 2020 (arXiv 2001.03994).
+    See Madry et al. 2018 (arXiv 1706.06083, Eq. 2.1). With `FGSM(threat, random_start=True)` it is
+    FGSM-RS of Wong et al. 2020 (arXiv 2001.03994).
 
     Attributes:
-        warmup: epochs in which ε grows linearly from zero. Small networks may never leave the
-            constant answer when they meet the whole of a large ε at once.
+        attack: the attack that approximates the inner maximum. It also decides whether the model is
+            in train or eval mode meanwhile.
+        warmup: the number of epochs in which ε grows linearly from zero. A large ε from the start
+            on can leave small networks with a constant answer forever.
     """
 
     attack: Attack
@@ -85,14 +86,14 @@ class Adversarial(_CrossEntropy):
 
 @dataclass(frozen=True)
 class OnAttacked:
-    """Another objective, on what an attack makes of the batch: E objective(f, attack(f, x, y)).
+    """Minimise another objective on attacked batches: E objective(f, attack(f, x, y)).
 
-    For two adversaries of one batch, such as one who exchanges words and, in `objective`, one who
-    moves their embeddings.
+    It is for two adversaries of the same batch, such as one who replaces words and, in `objective`,
+    one who perturbs their embeddings.
 
     Raises:
-        ValueError: the objective follows batches or examples from step to step, which is at an end
-            where each step makes others of them.
+        ValueError: the objective keeps a state from step to step, which is useless if each step
+            attacks the batch again.
     """
 
     attack: Attack
@@ -116,18 +117,20 @@ class OnAttacked:
 
 @dataclass(frozen=True)
 class Trades:
-    """TRADES: E ℓ(f(x), y) + β max_{‖δ‖≤ε} KL(p(x) ‖ p(x+δ)), Zhang et al. 2019
-    (arXiv 1901.08573, Eq. 5).
+    """Minimise E ℓ(f(x), y) + β max_{‖δ‖≤ε} KL(p(x) ‖ p(x+δ)), which is TRADES.
 
-    The inner maximum climbs the divergence itself, from a point drawn uniformly in the ball (the
-    authors start 0.001 beside x, where its gradient is not yet zero).
+    See Zhang et al. 2019 (arXiv 1901.08573, Eq. 5). The attack maximises the divergence itself and
+    starts from a point drawn uniformly in the ball. (The authors start at distance 0.001 from x; at
+    x itself the gradient is zero.)
 
     Attributes:
-        attack: PGD or FGSM, whose loss is replaced by the divergence; it must keep `random_start`,
-            and leave `restarts` and `early_stop` alone, which choose points by the label.
+        attack: PGD or FGSM, whose loss is replaced by the divergence. It needs `random_start`, and
+            no `restarts` and `early_stop`, because these choose points by the label.
         beta: β, the weight of robustness (1/λ in the paper; 6 in its CIFAR-10 results).
-        symmetric: KL(p ‖ q) + KL(q ‖ p) in place of the divergence: the smoothness regulariser of
-            SMART, Jiang et al. 2020 (arXiv 1911.03437, Eq. 3), without its proximal term.
+        warmup: the number of epochs in which ε grows linearly from zero; 0 for none.
+        symmetric: whether KL(p ‖ q) + KL(q ‖ p) replaces the divergence, as in the smoothness
+            regulariser of SMART without its proximal term (Jiang et al. 2020, arXiv 1911.03437,
+            Eq. 3).
     """
 
     attack: PGD
@@ -172,12 +175,15 @@ class Trades:
 
 @dataclass(frozen=True)
 class Mart:
-    """MART: E BCE(p(x'), y) + λ KL(p(x) ‖ p(x')) (1 − p_y(x)) with x' from `attack` and
-    BCE(p, y) = −log p_y − log(1 − max_{k≠y} p_k), Wang et al. 2020 (ICLR, "Improving adversarial
-    robustness requires revisiting misclassified examples", Eq. 10 and 11).
+    """Minimise E BCE(p(x'), y) + λ KL(p(x) ‖ p(x')) (1 − p_y(x)), which is MART.
+
+    BCE(p, y) = −log p_y − log(1 − max_{k≠y} p_k); see Wang et al. 2020 (ICLR, "Improving
+    adversarial robustness requires revisiting misclassified examples", Eq. 10 and 11).
 
     Attributes:
+        attack: the attack that makes x' from x.
         weight: λ (5 in the paper's CIFAR-10 results).
+        warmup: the number of epochs in which ε grows linearly from zero; 0 for none.
     """
 
     attack: Attack
@@ -204,12 +210,14 @@ class Mart:
 
 @dataclass(frozen=True)
 class Gaussian(_CrossEntropy):
-    """Cross-entropy under noise, E ℓ(f(x + σ n), y), n ~ N(0, I): what a classifier that will be
-    smoothed has to see (Cohen et al. 2019, arXiv 1902.02918, Sec. 3.3).
+    """Minimise the cross-entropy under noise, E ℓ(f(x + σ n), y) with n ~ N(0, I).
+
+    It prepares a classifier for smoothing (Cohen et al. 2019, arXiv 1902.02918, Sec. 3.3).
 
     Attributes:
         sigma: σ in input units. The noise may leave the bounds of the inputs, as in smoothing.
-        support: where there is noise, as in `ThreatModel`; None for everywhere.
+        support: a function from a batch to the entries that get noise, as in `ThreatModel`; None
+            for all entries.
     """
 
     sigma: float
@@ -226,7 +234,7 @@ class Gaussian(_CrossEntropy):
 
 
 def check_one_run(name: str, attack: FGSM | PGD) -> None:
-    """Raise ValueError for restarts and early stop: both choose among points by their label."""
+    """Raise a ValueError for restarts and early stop, because both choose points by the label."""
     if isinstance(attack, PGD) and (attack.restarts > 1 or attack.early_stop):
         raise ValueError(
             f"{name} makes one whole run of its attack, not restarts={attack.restarts} with "
@@ -235,6 +243,6 @@ def check_one_run(name: str, attack: FGSM | PGD) -> None:
 
 
 def divergence(clean: Tensor, attacked: Tensor) -> Tensor:
-    """KL(p ‖ q) of each example from logits, (N, C) and (N, C) -> (N,)."""
+    """Return KL(p ‖ q) of each example from two tensors of logits, (N, C) and (N, C) -> (N,)."""
     log_p, log_q = clean.log_softmax(1), attacked.log_softmax(1)
     return (log_p.exp() * (log_p - log_q)).sum(1)

@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule as one value: settings, or torch's own classes."""
+"""The optimizer and the learning-rate schedule as one value: settings, or classes of torch."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ Schedule = Literal["constant", "cosine", "linear", "step"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSpec:
-    """SGD with momentum, Adam or AdamW, with the learning rate as a function of the epoch.
+    """Settings of SGD with momentum, Adam or AdamW, with a schedule of the learning rate.
 
     Attributes:
-        name: "adam" adds weight_decay · θ to the gradient, "adamw" takes lr · weight_decay · θ off
-            the weights (Loshchilov & Hutter 2019, arXiv 1711.05101).
-        schedule: "constant"; "cosine", lr · ½(1 + cos πt/T); "linear", lr · (1 − t/T); or "step",
-            divided by 10 at each of `milestones` (epochs).
-        warmup: epochs of linear growth from zero before the schedule's own value is reached.
+        name: "sgd"; "adam", which adds weight_decay · θ to the gradient; or "adamw", which
+            subtracts lr · weight_decay · θ from the weights (Loshchilov & Hutter 2019, arXiv
+            1711.05101).
+        schedule: the learning rate at epoch t of T: "constant"; "cosine", lr · ½(1 + cos πt/T);
+            "linear", lr · (1 − t/T); or "step", where lr is divided by 10 at each of the
+            `milestones` (epochs).
+        warmup: the number of epochs in which the rate grows linearly from zero to the value of the
+            schedule.
 
     Raises:
-        ValueError: an unknown name or schedule, a number out of range, or an option without effect.
+        ValueError: a name or schedule is unknown, a number is out of range, or an option has no
+            effect.
     """
 
     name: OptimizerName = "sgd"
@@ -75,7 +79,7 @@ class OptimizerSpec:
             )
 
     def depends_on_the_end(self) -> bool:
-        """Whether the rate at an epoch depends on how many there will be."""
+        """Return whether the rate at an epoch depends on the number of epochs."""
         return self.schedule in ("cosine", "linear")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -92,7 +96,7 @@ class OptimizerSpec:
         return torch.optim.SGD(moving, momentum=self.momentum, **common)
 
     def lr_at(self, epoch: float, epochs: int) -> float:
-        """Learning rate `epoch` (fractional) epochs into a training of `epochs`."""
+        """Return the learning rate after `epoch` (fractional) epochs of a training of `epochs`."""
         factor = 1.0
         if self.schedule == "cosine":
             factor = 0.5 * (1.0 + math.cos(math.pi * min(epoch / epochs, 1.0)))
@@ -107,12 +111,13 @@ class OptimizerSpec:
 
 @dataclass(frozen=True)
 class TorchOptimizer:
-    """An optimizer of torch's kind, with a scheduler of torch's kind.
+    """An optimizer of torch with a scheduler of torch.
 
     Attributes:
-        make: parameters -> optimizer, such as `functools.partial(torch.optim.AdamW, lr=1e-3)`.
-        scheduler: optimizer -> scheduler; None for a rate that stays as it is.
-        each: what the scheduler counts.
+        make: a function from parameters to an optimizer, such as
+            `functools.partial(torch.optim.AdamW, lr=1e-3)`.
+        scheduler: a function from the optimizer to a scheduler; None for a constant rate.
+        each: "epoch" or "step": when the scheduler makes a step.
 
     Raises:
         ValueError: `each` is neither "epoch" nor "step", or has no effect.
@@ -129,7 +134,7 @@ class TorchOptimizer:
             raise ValueError(f"each={self.each!r} has no effect without a scheduler; leave it out")
 
     def depends_on_the_end(self) -> bool:
-        """A scheduler knows its end from its own options, which stay what they are."""
+        """Return False, because a scheduler takes its end from its own options."""
         return False
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -151,16 +156,16 @@ class TorchOptimizer:
         return made
 
 
-#: what the loop takes as its optimizer; see `understood`
+#: the types that the loop accepts as its optimizer; see `understood`
 OptimizerLike = OptimizerSpec | TorchOptimizer | Callable[..., torch.optim.Optimizer]
 
 
 def understood(optimizer: object) -> OptimizerSpec | TorchOptimizer:
-    """Settings as they are; a class of torch.optim, a `functools.partial` of one, or any other
-    function of the parameters as a `TorchOptimizer`.
+    """Return settings unchanged. A class of torch.optim, a `functools.partial` of one, or any
+    other function of the parameters becomes a `TorchOptimizer`.
 
     Raises:
-        ValueError: something else, such as an optimizer that is built already.
+        ValueError: it is something else, such as an optimizer that is built already.
     """
     if isinstance(optimizer, OptimizerSpec | TorchOptimizer):
         return optimizer
@@ -184,7 +189,7 @@ def understood(optimizer: object) -> OptimizerSpec | TorchOptimizer:
 
 
 class Rates:
-    """Sets the learning rate of an optimizer while a training of `epochs` goes on."""
+    """Set the learning rate of an optimizer during a training of `epochs` epochs."""
 
     def __init__(
         self, like: OptimizerSpec | TorchOptimizer, optimizer: torch.optim.Optimizer, epochs: int
@@ -195,38 +200,39 @@ class Rates:
             self.scheduler = like.scheduler(optimizer)
             if isinstance(self.scheduler, ReduceLROnPlateau):
                 raise ValueError(
-                    "ReduceLROnPlateau looks at a measure, which the loop does not hand on; take a "
+                    "ReduceLROnPlateau needs a measure, which the loop does not give to it; take a "
                     "scheduler that counts, such as MultiStepLR or CosineAnnealingLR"
                 )
 
     @property
     def lr(self) -> float:
-        """The rate to name where a training fails."""
+        """The rate that the message of a failed training names."""
         if isinstance(self.like, OptimizerSpec):
             return self.like.lr
         return float(self.optimizer.param_groups[0]["lr"])
 
     def before_step(self, epoch: float) -> None:
-        """Called with the fractional epoch."""
+        """Set the rate for a step. `epoch` is fractional."""
         if isinstance(self.like, OptimizerSpec):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.like.lr_at(epoch, self.epochs)
 
     def after(self, what: Literal["epoch", "step"], times: int = 1) -> None:
-        """Called after each step and each epoch; after a resume for all before it."""
+        """The loop calls it after each step and epoch, and once for all earlier ones on a
+        resume."""
         if self.scheduler is not None and getattr(self.like, "each", None) == what:
             with warnings.catch_warnings():
-                if times != 1:  # the optimizer's steps were another process's
+                if times != 1:  # another process made the optimizer's steps
                     warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler")
                 for _ in range(times):
                     self.scheduler.step()
 
 
 def _fused(moving: list[nn.Parameter]) -> bool | None:
-    """Whether one pass over each parameter does the whole step, about ten times faster on a CPU.
+    """Return whether to use torch's fused step, which is about ten times faster on a CPU.
 
-    There it reads memory in order without a look at strides, so that a gradient laid out otherwise
-    than its weight (channels last) would go to the wrong entries. Elsewhere torch chooses.
+    On a CPU it ignores strides, so a gradient with another memory layout than its weight (channels
+    last) would go to the wrong entries. On other devices None lets torch choose.
     """
     on_cpu = all(p.device.type == "cpu" and p.is_contiguous() for p in moving)
     return True if on_cpu else None

@@ -1,4 +1,4 @@
-"""How a training goes, whatever it learns: its options, and by what the epoch is chosen."""
+"""The options of every training, and the validation by which an epoch is chosen."""
 
 from __future__ import annotations
 
@@ -23,13 +23,19 @@ from robustprune.sparsity import computed_once
 class Validation:
     """Choose the epoch by accuracy on examples held out of the training data.
 
-    The epoch with the highest accuracy under `attack` wins (clean accuracy where it is None; of
-    equal ones the later). Without a Validation the last epoch is the result. Test data have no
-    place here. Robust accuracy on unseen data falls again when training goes on (Rice et al. 2020,
-    arXiv 2002.11569): `patience` ends it after so many epochs without a new best.
+    The epoch with the highest accuracy under `attack` is chosen, or with the highest clean accuracy
+    where it is None; of equal ones the later. Without a Validation the last epoch is the result.
+    Never use test data here. Robust accuracy on unseen data falls again when training goes on (Rice
+    et al. 2020, arXiv 2002.11569).
+
+    Attributes:
+        loader: the batches (x, y) of the held-out examples.
+        attack: the attack under which accuracy is measured, or None.
+        every: validate after every so many epochs, at least 1.
+        patience: stop after so many epochs without a new best, at least 1; None never stops early.
 
     Raises:
-        ValueError: `every` or `patience` below 1, or a loader without a batch.
+        ValueError: `every` or `patience` is below 1, or the loader has no batch.
     """
 
     loader: Batches
@@ -71,8 +77,8 @@ class Validation:
 
 
 class LoopOptions(TypedDict, total=False):
-    """How a training runs, not what it learns: every search hands these on to `train`, whose
-    docstring explains them."""
+    """The options that every search passes on to `train`, whose docstring explains them. They say
+    how a training runs, not what it learns."""
 
     validation: Validation | None
     average: float | None

@@ -1,4 +1,4 @@
-"""Running averages of a training epoch and the progress bar that shows them."""
+"""Compute running averages of a training epoch and show them in a progress bar."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from robustprune.minmax.result import StepResult, tally
 from robustprune.run.progress import Progress
 from robustprune.run.runtime import summed
 
-#: Clean batch accuracy costs a forward pass of its own in adversarial training, and reading a
-#: number back makes an accelerator wait: both happen once in this many steps.
+#: In adversarial training, clean batch accuracy needs one more forward pass, and reading a number
+#: from an accelerator makes it wait. So both happen only once in this many steps.
 LOOK_EVERY = 10
 
 
 class Meter:
-    """Averages of loss, clean and robust batch accuracy over an epoch, shown as a bar."""
+    """Average loss, clean and robust batch accuracy over an epoch, and show them as a bar."""
 
     bar: Progress
 
@@ -59,7 +59,7 @@ class Meter:
 
     @torch.no_grad()
     def update(self, result: StepResult, model: nn.Module, x: Tensor, y: Tensor) -> None:
-        """Count one step; call it before the weights move."""
+        """Count one step. Call it before the weights change."""
         self.loss = self.loss + result.loss.detach() * result.counted
         self.correct = self.correct + result.right
         self.seen = self.seen + result.counted
@@ -76,19 +76,19 @@ class Meter:
         self.bar.update()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The sums of the epoch under way and its number, (7,) float64."""
+        """Return the sums of the present epoch and its number, (7,) float64."""
         sums = (self.loss, self.correct, self.seen, self.clean_correct, self.looked_at)
         whole = [float(value) for value in (*sums, self.steps, self.epoch)]
         return {"sums": torch.tensor(whole, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state_dict` gave, before the bar is shown."""
+        """Restore a result of `state_dict`, before the bar is shown."""
         self.loss, *counts = state["sums"].tolist()
         whole = [int(count) for count in counts]
         self.correct, self.seen, self.clean_correct, self.looked_at, self.steps, self.epoch = whole
 
     def averages(self) -> tuple[float, float | None, float | None]:
-        """(loss, clean accuracy, robust accuracy); None is what was not measured."""
+        """Return (loss, clean accuracy, robust accuracy), with None for what was not measured."""
         seen = max(float(self.seen), 1.0)  # a batch may hold no token that counts
         loss, accuracy = float(self.loss) / seen, float(self.correct) / seen
         if not self.adversarial:
@@ -96,7 +96,7 @@ class Meter:
         return loss, float(self.clean_correct) / max(float(self.looked_at), 1.0), accuracy
 
     def end_of_epoch(self) -> tuple[float, float | None, float | None]:
-        """The epoch's averages; starts the next one."""
+        """Return the averages of the epoch and start the next one."""
         sums = (self.loss, self.correct, self.seen, self.clean_correct, self.looked_at)
         self.loss, self.correct, self.seen, self.clean_correct, self.looked_at = summed(
             torch.tensor([float(value) for value in sums], dtype=torch.float64)

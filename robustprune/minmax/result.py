@@ -1,4 +1,4 @@
-"""What an objective is, and what one evaluation of it yields."""
+"""What an objective is, and what it returns."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: the label of a token that does not count
+#: the label of a token that is not counted
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one evaluation of an objective yields.
+    """The result of one evaluation of an objective.
 
     Attributes:
-        loss: scalar, the mean over what counts, differentiable in whatever is trained.
-        right: scalar, how many of the outputs that were trained on were right; see `tally`.
-        counted: of how many: the examples of a classifier, the tokens of a language model.
+        loss: a scalar, the mean over everything that counts, differentiable in whatever is trained.
+        right: a scalar, the number of correct outputs among those that were trained on; see
+            `tally`.
+        counted: the number of outputs that count: the examples of a classifier, or the tokens of a
+            language model.
         adversarial: whether the inputs were attacked.
     """
 
@@ -29,20 +31,20 @@ class StepResult:
     adversarial: bool = False
 
 
-#: (model, x, y, epoch) -> StepResult; epoch counts fractions, for what changes as training goes on.
+#: (model, x, y, epoch) -> StepResult, where epoch is fractional, for schedules within an epoch.
 #: An objective may have these attributes:
-#: `moves_inputs` (False): it attacks x or adds noise to it, so that x must be floating point, with
-#: one label an example;
+#: `moves_inputs` (False): it attacks x or adds noise to it, so that x must be floating point and
+#: have one label for each example;
 #: `class_labels` (True): y are indices of classes or tokens, which the loop then checks;
-#: `points(model, x, y, epoch)`: the inputs that its loss looks at, for criteria that need logits.
+#: `points(model, x, y, epoch)`: the inputs of its loss, for criteria that need logits.
 Objective = Callable[[nn.Module, Tensor, Tensor, float], StepResult]
 
 
 def tally(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor | int]:
-    """(right, counted): how many of the largest logits are those of the labels, of how many.
+    """Return (right, counted): how many predictions equal the label, and how many labels count.
 
     Args:
-        logits: (N, C), or (N, T, C) for T tokens of each example.
+        logits: (N, C), or (N, T, C) for the T tokens of each example.
         y: (N,) or (N, T), class or token indices; a token with the label −100 does not count.
     """
     right = (logits.argmax(-1) == y).sum()
@@ -50,7 +52,7 @@ def tally(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor | int]:
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """The mean cross-entropy over what counts (see `tally`); 0 where no token does."""
+    """Return the mean cross-entropy over the labels that count (see `tally`), or 0 if none does."""
     if y.ndim == 1:
         return F.cross_entropy(logits, y)
     total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), reduction="sum")
@@ -58,10 +60,10 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def points_of(objective: Objective, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
-    """The inputs that an objective's loss looks at.
+    """Return the inputs at which an objective computes its loss.
 
     Raises:
-        ValueError: it does not say.
+        ValueError: the objective has no method `points`.
     """
     if not hasattr(objective, "points"):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Where a training stands: kept along the way, so that a killed run goes on bit for bit."""
+"""Save the state of a training on its way, so that a killed run continues bit for bit."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from robustprune.run.checkpoint import (
 from robustprune.run.fingerprint import Call, check_same_call
 from robustprune.run.runtime import generator_states, is_first, ranks, restore_generators
 
-#: of the time of an epoch, what may go into keeping state within it
+#: the largest share of the time of an epoch for saving state within it
 SHARE = 0.05
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of a training's history; accuracies are of batches, as trained on."""
+    """One line of a training's history. Accuracies are those of the training batches."""
 
     epoch: int
     step: int
@@ -38,24 +38,26 @@ class EpochRecord:
     seconds: float
     val_clean: float | None = None
     val_robust: float | None = None
-    figures: dict[str, float] = field(default_factory=dict)  # of the constraint, by name
+    figures: dict[str, float] = field(default_factory=dict)  # numbers of the constraint, by name
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a training keeps its state, and how often: once `seconds` have passed since the last
-    time, after an epoch, and within one where the loader can go on from there.
+    """Where and how often a training saves its state.
 
-    Within epochs it takes no more than a twentieth of the time: what is large is kept less often.
-    Of several ranks each has random numbers of its own there, so they keep it after epochs only.
-
-    The file says of which call it is, and no other call takes it up: the options of the search and
-    of the training, weights and examples at the start (see `run.fingerprint`).
+    It is saved after an epoch, and within one if the loader can continue there, once `seconds` have
+    passed since the last time. Within epochs saving takes at most a twentieth of the time, so a
+    large state is saved less often. Several ranks save only after epochs, because each has its own
+    random numbers. The file contains a fingerprint of its call: the options of the search and of
+    the training, and the weights and examples at the start (see `run.fingerprint`). Another call
+    refuses the file.
 
     Attributes:
-        origin: a name that stands for weights and examples in place of their digests. A run gives
-            its own, so that another processor, whose last bits differ, can go on with it.
-        call: what the search was asked for, by option; searches fill it in.
+        path: the file.
+        seconds: the least time between two savings.
+        origin: a name that replaces the digests of weights and examples in the fingerprint. A run
+            sets it, so that another processor, whose last bits differ, can continue.
+        call: the options of the search, by name; searches fill it in.
     """
 
     path: Path
@@ -66,12 +68,12 @@ class Checkpoint:
 
 @dataclass
 class Progress:
-    """Everything a resumed training needs besides model, optimizer, loader and generators."""
+    """What a resumed training needs besides model, optimizer, loader and generators."""
 
     epoch: int = 0
     step: int = 0
-    batch: int = 0  # of the epoch under way, as many are done
-    seconds: float = 0.0  # and so long it took
+    batch: int = 0  # number of batches done in the present epoch
+    seconds: float = 0.0  # time that they took
     best_score: float = -math.inf
     best_epoch: int = 0
     best: dict[str, Tensor] | None = None
@@ -79,12 +81,12 @@ class Progress:
 
 
 class Keeper:
-    """Keeps the state of one training in a file, and puts it back.
+    """Save the state of one training in a file, and restore it.
 
     Args:
-        parts: by name, what else has a `state_dict`; one without is passed over.
-        call: the training's fingerprint.
-        longer: whether a training of fewer epochs is the beginning of this one.
+        parts: other objects with a `state_dict`, by name; an object without one is skipped.
+        call: the fingerprint of the training.
+        longer: whether the checkpoint of a training with fewer epochs may be continued.
     """
 
     def __init__(
@@ -103,13 +105,13 @@ class Keeper:
         self.saved_at, self.cost = time.monotonic(), 0.0
 
     def after_epoch(self, progress: Progress) -> None:
-        """Save, where it is time to."""
+        """Save after an epoch if enough time has passed."""
         if is_first() and self._elapsed() >= self.checkpoint.seconds:
             self._save(progress)
 
     def within_epoch(self, progress: Progress) -> None:
-        """Save after a step that is not its epoch's last, where it is time to and the state is
-        one to go on from: a loss says nothing of the weights that its step led to."""
+        """Save within an epoch if enough time has passed and all weights are finite. (A finite
+        loss does not show that, because the weights changed after it was computed.)"""
         if ranks() > 1 or self._elapsed() < max(self.checkpoint.seconds, self.cost / SHARE):
             return
         if state_of(self.parts["loader"]) and first_weight(self.model) is None:
@@ -142,11 +144,11 @@ class Keeper:
         self.cost = self.saved_at - started
 
     def resume(self) -> Progress:
-        """Put back what was saved last, into model, optimizer, parts and torch's generators; where
-        nothing was, they stay as they are and the training is at its beginning.
+        """Restore the last saved state of model, optimizer, parts and torch's generators. If there
+        is none, nothing changes and the training is at its beginning.
 
         Raises:
-            ValueError: the file and the one before are damaged, or of another call.
+            ValueError: the file and the one before it are damaged, or belong to another call.
         """
         path = self.checkpoint.path
         found = load_latest(path)
@@ -179,24 +181,24 @@ class Keeper:
         return progress
 
     def _of_this_length(self, there: Call | None) -> Call | None:
-        """The file's fingerprint, with this call's epochs if that changes nothing before them."""
+        """Return the file's fingerprint, with this call's epochs if they change nothing before."""
         if there is None or not self.longer or not there.get("epochs", "").isdigit():
             return there
         return {**there, "epochs": max(there["epochs"], self.call["epochs"], key=int)}
 
 
 def state_of(part: object) -> dict[str, Tensor]:
-    """What a part wants kept; nothing for one that has no `state_dict`."""
+    """Return the state of a part, or {} if it has no `state_dict`."""
     return dict(part.state_dict()) if hasattr(part, "state_dict") else {}
 
 
 def flatten(sections: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Named groups of tensors as one, "section/name"."""
+    """Join named groups of tensors into one mapping with keys "section/name"."""
     return {f"{section}/{k}": v for section, part in sections.items() for k, v in part.items()}
 
 
 def unflatten(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """What `flatten` was given."""
+    """Split the result of `flatten` into the named groups again."""
     sections: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         section, _, key = name.partition("/")

@@ -1,4 +1,4 @@
-"""A training under way: its steps and epochs, and where it stands."""
+"""A training in progress: its steps and epochs, and its state."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from robustprune.run.runtime import (
 )
 from robustprune.sparsity import computed_once
 
-#: what to do about a NaN gradient with respect to the input while all layers give finite outputs
+#: advice for a NaN gradient with respect to the input while the outputs of all layers are finite
 INPUT_GRADIENT = (
     "an operation of the network has no finite derivative there, such as the log of a softmax that "
     "is 0: let it return plain logits, or try a lower learning rate"
@@ -49,7 +49,7 @@ class TrainingDiverged(ValueError):
 
 @dataclass
 class Training:
-    """What `train` was asked to do, and where it stands."""
+    """The arguments of `train`, and the state of the training."""
 
     model: nn.Module
     loader: Batches
@@ -72,7 +72,7 @@ class Training:
         self.good = snapshot(self.model)
 
     def parts(self) -> dict[str, object]:
-        """What a checkpoint keeps besides the model and the optimizer."""
+        """Return what a checkpoint contains besides the model and the optimizer."""
         return {
             "loader": self.loader,
             "objective": self.objective,
@@ -82,7 +82,7 @@ class Training:
         }
 
     def resume(self, keeper: Keeper) -> None:
-        """Go on from where the keeper's file stands, and keep the state there."""
+        """Continue from the keeper's file, and save the state there from now on."""
         self.keeper = keeper
         with first_before_others():
             self.progress = keeper.resume()
@@ -91,7 +91,7 @@ class Training:
         self.good = snapshot(self.model, self.good)
 
     def over(self) -> bool:
-        """Whether all epochs are done, or validation has lost its patience."""
+        """Return whether all epochs are done, or the patience of the validation has ended."""
         progress, check = self.progress, self.validation
         if progress.epoch >= self.epochs:
             return True
@@ -107,7 +107,7 @@ class Training:
             self.model.load_state_dict(self.averaged.state)
 
     def run_epoch(self) -> EpochRecord:
-        """One epoch, or the rest of one, with all that comes after it."""
+        """Run one epoch, or the rest of one, with everything that follows it."""
         record = self._train_epoch()
         progress = self.progress
         progress.epoch, progress.batch, progress.seconds = progress.epoch + 1, 0, 0.0
@@ -208,7 +208,8 @@ class Training:
             self._attack_failed(what, self.progress.epoch)
 
     def _validate(self, check: Validation, record: EpochRecord) -> EpochRecord:
-        """The record with what held-out examples say; keeps the best weights so far."""
+        """Measure accuracy on held-out examples, add it to the record, and keep the best
+        weights."""
         model, progress = self.model, self.progress
         with self.averaged.swapped_in(model) if self.averaged else nullcontext():
             try:
@@ -222,7 +223,7 @@ class Training:
         return replace(record, val_clean=clean, val_robust=robust)
 
     def _attack_failed(self, what: str | None, epoch: int, where: str = "") -> NoReturn:
-        """The attack found NaN where the loss was not looked at yet."""
+        """Raise for an attack that found NaN before the loss was checked."""
         if what is None:
             what, advice = f"the gradient with respect to the input{where}", INPUT_GRADIENT
         else:

@@ -1,4 +1,4 @@
-"""The one training loop: every search, dense baseline and fine-tuning runs through it."""
+"""The one training loop, which runs every search, every dense baseline and fine-tuning."""
 
 from __future__ import annotations
 
@@ -46,45 +46,50 @@ def train(
 ) -> list[EpochRecord]:
     """Minimise E[objective(model, x, y, epoch)] over `parameters`, in place.
 
-    Masked weights are computed once per step and shared by the K steps of the inner attack.
+    Masked weights are computed once per step and used by all steps of the inner attack. On several
+    ranks, each rank attacks its own part of every batch without communication, and the gradients
+    are combined before the step; see docs/distributed.md.
 
     On several ranks each attacks its own part of every batch, with no word to the others, and the
     gradients are put together before the step; see docs/distributed.md.
 
     Args:
-        loader: yields (x, y) batches, or what `pair_of` makes such; one with `state_dict` and
-            `load_state_dict` keeps its place in a checkpoint, within epochs too if it has a length.
-            Any other draws from torch's global generator, which is kept after each epoch.
-        objective: one with `before_epoch(model, epoch)` is told of each epoch (counted from 0)
-            before its first batch; one with a state, as above, keeps it in a checkpoint.
-        optimizer: settings; or a class of torch.optim, a `functools.partial` of one or a function
-            of the parameters; a `TorchOptimizer` has a scheduler, too.
-        parameters: what moves; default (None) all parameters that require a gradient.
-        constraint: what the search adds to the loop.
-        validation: choose the epoch on held-out training data; default the last.
-        average: decay of an exponential moving average of the weights, which is then what is
-            validated and returned; default none.
-        amp: forward passes in bfloat16 where torch finds it safe (autocast). A warning says so
-            where the processor has no bfloat16 and float32 would be faster.
-        channels_last: images and weights of two-dimensional convolutions lie channels last in
-            memory, which tensor cores want; shapes stay as they are.
-        compile: forward and backward passes through `torch.compile`. Compiling takes tens of
-            seconds; results may differ in the last bits.
-        device: where to train; default where the model is.
-        checkpoint: resume from its file if that is there, and save to it. The file says of which
-            call it is (see `minmax.fingerprint`), and another call refuses it.
-        title: of the progress bar and of errors.
-        quiet: no progress bar.
-        on_epoch: called with each epoch's record.
+        loader: an iterable of (x, y) batches, or of what `pair_of` accepts. If it has `state_dict`
+            and `load_state_dict`, a checkpoint contains its position, within epochs too if it has a
+            length. Any other loader draws from torch's global generator, whose state is saved after
+            each epoch.
+        objective: the loss. If it has `before_epoch(model, epoch)`, this is called before the first
+            batch of each epoch (counted from 0). If it has a state, as above, a checkpoint contains
+            it.
+        optimizer: an `OptimizerSpec`; a class of torch.optim, a `functools.partial` of one or a
+            function of the parameters; or a `TorchOptimizer`, which also has a scheduler.
+        parameters: the parameters to train; None for all parameters that require a gradient.
+        constraint: what the search adds to the loop; None for plain training.
+        validation: how the epoch is chosen on held-out training data; None for the last epoch.
+        average: the decay of an exponential moving average of the weights, in (0, 1). The averaged
+            weights are validated and returned. None for no average.
+        amp: whether forward passes use bfloat16 where torch finds it safe (autocast). A warning is
+            given if the processor has no bfloat16 and float32 would be faster.
+        channels_last: whether images and weights of two-dimensional convolutions use the memory
+            layout with channels last, which is faster on tensor cores; shapes do not change.
+        compile: whether `torch.compile` runs the forward and backward passes. Compiling takes tens
+            of seconds, and results may differ in the last bits.
+        device: the device for training; None for the model's device.
+        checkpoint: the file from which the training is resumed if it exists, and to which it is
+            saved. A checkpoint of another call is refused (see `minmax.fingerprint`). None saves
+            nothing.
+        title: the title of the progress bar and of errors.
+        quiet: whether the progress bar is hidden.
+        on_epoch: a function that is called with the record of each epoch; None for none.
 
     Returns:
-        One record an epoch, those before a resume included.
+        One record for each epoch, including those before a resume.
 
     Raises:
-        ValueError: nothing to train, an option out of range, an empty loader, a batch that does
-            not fit the model, or a checkpoint of another call.
-        TrainingDiverged: loss, gradients or weights became non-finite: the message says where
-            first. The model is then back where the epoch began, or where it was resumed.
+        ValueError: there is nothing to train, an option is out of range, the loader is empty, a
+            batch does not fit the model, or the checkpoint belongs to another call.
+        TrainingDiverged: the loss, a gradient or a weight became non-finite; the message says which
+            was first. The model then has its state from the start of the epoch, or from the resume.
     """
     optimizer = understood(optimizer)
     if not isinstance(epochs, int) or epochs < 1:
@@ -114,7 +119,7 @@ def train(
             checkpoint, model, moving, loader=loader, objective=objective, optimizer=optimizer,
             epochs=epochs, constraint=constraint, validation=validation, average=average, amp=amp,
         )  # fmt: skip
-        # where no rate and no choice of an epoch looks at the end, fewer epochs are a beginning
+        # if neither rates nor the chosen epoch depend on the end, a shorter run is a beginning
         every_epoch = validation is None or validation.every == 1
         longer = every_epoch and not optimizer.depends_on_the_end()
         training.resume(Keeper(checkpoint, model, descent, training.parts(), call, longer=longer))
@@ -128,7 +133,7 @@ def train(
 
 
 def _moving(model: nn.Module, parameters: Sequence[nn.Parameter] | None) -> list[nn.Parameter]:
-    """What the optimizer gets."""
+    """Return the parameters for the optimizer."""
     if parameters is None:
         moving = [p for p in model.parameters() if p.requires_grad]
     else:

@@ -275,11 +275,9 @@ def check_scores(scores: Mapping[str, Tensor]) -> None:
 
 
 def top_k(values: Tensor, k: int) -> Tensor:
-    """Mark exactly the k largest of `values` (1-D); of equal ones the first is marked. NaN counts
-    as less than any number, so that the loop can report a training that diverges.
-
-    Both methods below give the same mask; on an accelerator only the sort is deterministic.
-    """
+    """Mark exactly the k largest of `values` (1-D), of equal ones the first. NaN counts as less
+    than any number, so that the loop can report a training that diverges. Both methods below give
+    the same mask; on an accelerator only the sort is deterministic."""
     n = values.numel()
     if k <= 0:
         return torch.zeros_like(values, dtype=torch.bool)

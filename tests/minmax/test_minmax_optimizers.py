@@ -228,7 +228,7 @@ def test_torchs_own_optimizers_and_schedulers_do_what_they_do_elsewhere(
         (lambda p: 3, "returned a int; let it return a torch.optim.Optimizer"),
         (lambda p: torch.optim.SGD(network().parameters()), "of other parameters"),
         (torch.optim.LBFGS, "LBFGS evaluates the loss several times a step"),
-        (TorchOptimizer(SGD, torch.optim.lr_scheduler.ReduceLROnPlateau), "looks at a measure"),  # type: ignore[arg-type]
+        (TorchOptimizer(SGD, torch.optim.lr_scheduler.ReduceLROnPlateau), "needs a measure"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_used_is_refused(optimizer: Any, message: str) -> None:
