@@ -9,20 +9,10 @@ It splits the problem min f(Ŵ) over Ŵ ∈ S into Ŵ, which is free, and Z ∈ 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from robustprune.layerwise.problem import LayerProblem, Solution
-
-#: Π_S: the values V and the mask of Z -> Z, of V's shape
-Projection = Callable[[Tensor, Tensor], Tensor]
-
-
-def keep(values: Tensor, mask: Tensor) -> Tensor:
-    """The projection on the weights with this mask: V ⊙ mask."""
-    return torch.where(mask, values, 0.0)
+from robustprune.layerwise.problem import LayerProblem, Projection, Solution, keep
 
 
 def admm(

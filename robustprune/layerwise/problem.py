@@ -16,6 +16,7 @@ kernel in each column, as `torch.nn.functional.unfold` lays out its inputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -27,6 +28,14 @@ from robustprune.sparsity import Groups
 
 #: what a ridge is relative to: each input's own energy, or the mean energy of all inputs
 RidgeBy = Literal["input", "mean"]
+
+#: Π_S for a given mask: (values, mask) -> the nearest values in S, all of one shape
+Projection = Callable[[Tensor, Tensor], Tensor]
+
+
+def keep(values: Tensor, mask: Tensor) -> Tensor:
+    """The projection on all weights with this mask: values ⊙ mask."""
+    return torch.where(mask, values, 0.0)
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,8 @@ class LayerProblem:
         g, rows = self.groups, groups * rows
         if g.fixed is not None and self.kept != g.fixed:
             raise ValueError(f"pattern {g.pattern!r} keeps {g.fixed} weights, got {self.kept}")
+        if g.by_row and g.in_row is None:
+            raise ValueError(f"pattern {g.pattern!r} spans rows, which can't be compared by row")
         if not 0 <= self.kept <= g.number or (g.by_row and self.kept % rows):
             equally = f", as many in each of {rows} rows" if g.by_row else ""
             raise ValueError(f"can't keep {self.kept} of {g.number} groups{equally}")
@@ -185,8 +196,11 @@ class LayerProblem:
             raise ValueError("the scores of a layer are NaN in places, which have no order")
         g = self.groups
         values = g.reduce(g.lay_back(scores.reshape(g.laid_out)))
-        chosen = g.choose(values, self.kept if kept is None else kept)
-        return g.lay_out(g.expand(chosen)).reshape(scores.shape)
+        return self.spread(g.choose(values, self.kept if kept is None else kept))
+
+    def spread(self, values: Tensor) -> Tensor:
+        """One value a group of weights, (number,), as one a weight, (groups, rows, columns)."""
+        return self.groups.lay_out(self.groups.expand(values)).reshape(self.weight.shape)
 
     def error(self, weight: Tensor) -> float:
         """‖Ŵ X̂ − T‖² / ‖T‖², which is 1 for Ŵ = 0; of T = 0 the error itself."""

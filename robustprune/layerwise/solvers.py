@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from robustprune.layerwise.admm import admm
+from robustprune.layerwise.greedy import cosamp, gomp, omp, stomp
+from robustprune.layerwise.obs import obs
 from robustprune.layerwise.problem import Solution
 from robustprune.layerwise.refit import refit
 from robustprune.layerwise.scores import magnitude, ria, wanda
+from robustprune.layerwise.sparsegpt import sparsegpt
 
 
 @dataclass(frozen=True)
@@ -60,5 +63,25 @@ SOLVERS: Mapping[str, Solver] = {
         admm,
         "mask and weights in turn, by the alternating direction method of multipliers",
         "Boža 2024, arXiv 2401.02938",
+    ),
+    "obs": Solver(
+        obs,
+        "the weight that costs least goes, those left make up for it, and so on (small layers)",
+        "Hassibi & Stork 1993; Frantar & Alistarh 2022, arXiv 2208.11580",
+    ),
+    "sparsegpt": Solver(
+        sparsegpt,
+        "column by column, what is removed is made up for by the columns to the right",
+        "Frantar & Alistarh 2023, arXiv 2301.00774",
+    ),
+    "omp": Solver(
+        omp,
+        "orthogonal matching pursuit: weights are added one by one (small layers)",
+        "Tropp & Gilbert 2007",
+    ),
+    "gomp": Solver(gomp, "orthogonal matching pursuit, a few at a time", "Wang et al. 2012"),
+    "stomp": Solver(stomp, "orthogonal matching pursuit by a threshold", "Donoho et al. 2012"),
+    "cosamp": Solver(
+        cosamp, "compressive sampling matching pursuit", "Needell & Tropp 2009, arXiv 0803.2392"
     ),
 }

@@ -1,0 +1,111 @@
+"""What every solver must hold to, under every pattern."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustprune.layerwise.problem import LayerProblem
+from robustprune.layerwise.scores import magnitude
+from robustprune.layerwise.solvers import SOLVERS
+from robustprune.sparsity import Groups
+
+PATTERNS = ("element", "row", "kernel", "filter", "channel", "column", "2x3", "1x4", "2:4", "1:3")
+
+
+def check(solver, problem):
+    solution = SOLVERS[solver].solve(problem)
+    weight, mask = solution.weight, solution.mask
+    assert mask.shape == weight.shape == problem.weight.shape
+    assert mask.dtype == torch.bool
+    assert weight.dtype == problem.weight.dtype
+    assert bool(weight.isfinite().all())
+    assert bool((weight[~mask] == 0).all())
+    g = problem.groups
+    members = g.reduce(g.lay_back(torch.ones_like(weight).reshape(g.laid_out)))
+    inside = g.reduce(g.lay_back(mask.to(weight.dtype).reshape(g.laid_out)))
+    assert bool(((inside == 0) | (inside == members)).all())  # whole groups
+    assert int((inside > 0).sum()) == problem.kept
+    # and N:M, rows and ties as the pattern has them: a choice by the mask is the mask
+    assert torch.equal(problem.choose(mask.to(weight.dtype)), mask)
+    if not SOLVERS[solver].changes_weights:
+        assert torch.equal(weight, problem.weight * mask)
+    return solution
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@settings(max_examples=25)
+@given(
+    pattern=st.sampled_from(PATTERNS),
+    by_row=st.booleans(),
+    dtype=st.sampled_from([torch.float64, torch.float32]),
+    groups=st.sampled_from([1, 2]),
+    kernel=st.sampled_from([(), (2,), (2, 3)]),
+    rows=st.sampled_from([2, 4]),
+    columns=st.integers(1, 7),
+    density=st.sampled_from([0.05, 0.3, 0.5, 0.9, 1.0]),
+    target=st.sampled_from(["own", "other"]),
+    samples=st.sampled_from([10, 80]),
+    dead=st.sampled_from([0, 1]),
+    seed=st.integers(0, 99),
+)
+def test_counts_patterns_and_dtypes(make_layer, solver, pattern, by_row, rows, columns, **options):
+    shape = (rows * options["groups"], columns, *options["kernel"])
+    by_row = by_row and Groups(shape, pattern, options["groups"]).in_row is not None
+    layer = make_layer(rows, columns, pattern=pattern, by_row=by_row, **options)
+    check(solver, layer.problem)
+
+
+@pytest.mark.parametrize("solver", [name for name, row in SOLVERS.items() if row.changes_weights])
+@pytest.mark.parametrize("pattern", ["element", "2:4", "1x4", "column", "filter"])
+@pytest.mark.parametrize("target", ["own", "other"])
+def test_better_than_magnitude(make_layer, solver, pattern, target):
+    for seed in range(3):
+        problem = make_layer(12, 24, pattern=pattern, target=target, seed=seed).problem
+        solution = SOLVERS[solver].solve(problem)
+        assert problem.error(solution.weight) <= problem.error(magnitude(problem).weight) * 1.02
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("pattern", "by_row"), [("2:4", False), ("element", True), ("1x3", True)])
+def test_groups_of_a_convolution_are_problems_of_their_own(make_layer, solver, pattern, by_row):
+    layer = make_layer(4, 8, groups=3, pattern=pattern, by_row=by_row, target="other")
+    together, whole = SOLVERS[solver].solve(layer.problem), layer.problem
+    for i in range(3):
+        alone = LayerProblem(
+            whole.weight[i : i + 1],
+            whole.gram[i : i + 1],
+            whole.cross[i : i + 1],
+            layer.targets[i].square().sum(),
+            whole.samples,
+            Groups((4, 8), pattern, by_row=by_row),
+            whole.kept // 3,
+            None if whole.mean is None else whole.mean[i : i + 1],
+            None if whole.variance is None else whole.variance[i : i + 1],
+        )
+        solution = SOLVERS[solver].solve(alone)
+        assert torch.equal(solution.mask, together.mask[i : i + 1])
+        torch.testing.assert_close(solution.weight, together.weight[i : i + 1])
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_same_twice(make_layer, solver):
+    problem = make_layer(target="other").problem
+    one, two = SOLVERS[solver].solve(problem), SOLVERS[solver].solve(problem)
+    assert torch.equal(one.weight, two.weight)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_rows_say_what_a_solver_reads(make_layer, solver):
+    own, other = make_layer(dead=1).problem, make_layer(dead=1, target="other").problem
+    row = SOLVERS[solver]
+    same = torch.equal(row.solve(own).weight, row.solve(other).weight)
+    assert same is not row.needs_cross
+    assert row.summary
+    assert row.solve.__doc__
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_fewer_examples_than_inputs(make_layer, solver):
+    problem = make_layer(8, 24, samples=6, target="other", by_row=True).problem
+    check(solver, problem)
