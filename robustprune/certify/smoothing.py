@@ -109,13 +109,10 @@ def certify(
         ValueError: options out of range, n too small to certify anything at this α, logits that
             are not (N, C) or are NaN.
     """
-    _check(x, sigma=sigma, alpha=alpha, batch_size=batch_size, seed=seed, n0=n0, n=n)
+    _check_noise(x, sigma)
+    check_sampling(alpha=alpha, batch_size=batch_size, seed=seed, n0=n0, n=n)
     level = alpha / max(len(x), 1) if simultaneous else alpha
-    if level ** (1 / n) <= 0.5:
-        raise ValueError(
-            f"n={n} samples can't certify anything at alpha={level:g} an example, even if all are "
-            f"hits; use at least n={math.floor(math.log(level) / math.log(0.5)) + 1}"
-        )
+    check_enough(n, level)
     own = torch.arange(len(x))[rank() :: ranks()]
     noise = counting(
         model,
@@ -195,7 +192,8 @@ def predict(
     Raises:
         ValueError: as `certify`.
     """
-    _check(x, sigma=sigma, alpha=alpha, batch_size=batch_size, seed=seed, n=n)
+    _check_noise(x, sigma)
+    check_sampling(alpha=alpha, batch_size=batch_size, seed=seed, n=n)
     noise = counting(
         model,
         x,
@@ -243,15 +241,17 @@ def _hopeless(hits: Tensor, drawn: Tensor) -> Tensor:
     return torch.from_numpy(binom.cdf(hits.numpy(), drawn.numpy(), 0.5) <= _FUTILITY)
 
 
-def _check(
-    x: Tensor, *, sigma: float, alpha: float, batch_size: int | None, seed: int, **samples: int
-) -> None:
+def _check_noise(x: Tensor, sigma: float) -> None:
     if not x.is_floating_point() or x.dim() < 2:
         raise ValueError(
             f"x must be floating point of shape (N, ...), got {x.dtype} of shape {tuple(x.shape)}"
         )
     if not (math.isfinite(sigma) and sigma > 0):
         raise ValueError(f"sigma={sigma} must be finite and above 0, in input units")
+
+
+def check_sampling(*, alpha: float, batch_size: int | None, seed: int, **samples: int) -> None:
+    """Refuse options of smoothing that are out of range; `samples` are numbers of samples."""
     if not 0 < alpha < 1:
         raise ValueError(f"alpha={alpha} must lie in (0, 1), as in 0.001")
     for name, value in {"batch_size": batch_size, **samples}.items():
@@ -259,3 +259,12 @@ def _check(
             raise ValueError(f"{name}={value} must be at least 1")
     if seed < 0:
         raise ValueError(f"seed={seed} must be at least 0")
+
+
+def check_enough(n: int, alpha: float) -> None:
+    """Refuse so few samples that even n hits leave the Clopper-Pearson bound at 1/2 or below."""
+    if alpha ** (1 / n) <= 0.5:
+        raise ValueError(
+            f"n={n} samples can't certify anything at alpha={alpha:g} an example, even if all are "
+            f"hits; use at least n={math.floor(math.log(alpha) / math.log(0.5)) + 1}"
+        )

@@ -7,7 +7,6 @@ not the classifier f, which is only asked for its answers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,7 +18,12 @@ from torch import Tensor
 
 from attacks.text import Classify, Words, split
 from attacks.text.words import like
-from robustprune.certify.smoothing import ABSTAIN, clopper_pearson_lower
+from robustprune.certify.smoothing import (
+    ABSTAIN,
+    check_enough,
+    check_sampling,
+    clopper_pearson_lower,
+)
 from robustprune.run.progress import progress
 from robustprune.run.runtime import merged, rank, ranks
 
@@ -108,7 +112,8 @@ def certify_synonyms(
         ValueError: options out of range, n too small to certify anything at this α, a set that
             holds something else than single words, logits that are not (n, C) or are NaN.
     """
-    _check(n0=n0, n=n, alpha=alpha, batch_size=batch_size, seed=seed)
+    check_sampling(n0=n0, n=n, alpha=alpha, batch_size=batch_size, seed=seed)
+    check_enough(n, alpha)
     sets, chosen = _Sets.of(noise), _Sets.of(noise if adversary is None else adversary)
     guess, hits = (torch.zeros(len(texts), dtype=torch.int64) for _ in range(2))
     own = range(len(texts))[rank() :: ranks()]
@@ -252,19 +257,3 @@ def answers(classify: Classify, texts: Iterator[str], batch_size: int) -> NDArra
             )
         parts.append(logits.argmax(1).cpu().numpy())
     return np.concatenate(parts)
-
-
-def _check(*, n0: int, n: int, alpha: float, batch_size: int, seed: int) -> None:
-    for name, value, least in (
-        ("n0", n0, 1), ("n", n, 1), ("batch_size", batch_size, 1), ("seed", seed, 0),
-    ):  # fmt: skip
-        if value < least:
-            raise ValueError(f"{name}={value} must be at least {least}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha={alpha} must lie in (0, 1), as in 0.001")
-    if alpha ** (1 / n) <= 0.5:
-        least_n = math.floor(math.log(alpha) / math.log(0.5)) + 1
-        raise ValueError(
-            f"n={n} samples can't certify anything at alpha={alpha:g}, even if all are hits; use "
-            f"at least n={least_n}"
-        )
