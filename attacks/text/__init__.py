@@ -9,7 +9,7 @@ from attacks.text.attack import Candidates, TextAttack
 from attacks.text.bugs import text_bugs, word_bugs
 from attacks.text.candidates import ByWord
 from attacks.text.constraints import (
-    Constraint,
+    TextConstraint,
     edit_distance_within,
     same_part_of_speech,
     same_tags,
@@ -59,7 +59,6 @@ __all__ = [
     "ByWord",
     "Candidates",
     "Classify",
-    "Constraint",
     "Diff",
     "Embed",
     "Lexicon",
@@ -68,6 +67,7 @@ __all__ = [
     "SentenceEncoder",
     "TextAttack",
     "TextAttackRecipe",
+    "TextConstraint",
     "TextResult",
     "TextSummary",
     "Words",

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from attacks.geometry import brief
 from attacks.inputs import check_at_least, check_number, given
-from attacks.text.constraints import Constraint
+from attacks.text.constraints import TextConstraint
 from attacks.text.engine import Embed, drive
-from attacks.text.ranking import Problem, Ranking
+from attacks.text.ranking import Ranking, RankingInput
 from attacks.text.request import Search, embeddings, probabilities
 from attacks.text.result import Classify, Status, TextResult
 from attacks.text.words import Words, split
@@ -79,7 +79,7 @@ class TextAttack:
     ranking: Ranking
     candidates: Candidates
     _: KW_ONLY
-    constraints: tuple[Constraint, ...] = ()
+    constraints: tuple[TextConstraint, ...] = ()
     embed: Embed | None = None
     min_similarity: float = -1.0
     queries: int | None = None
@@ -142,7 +142,7 @@ class TextAttack:
         candidates = {i: replacements for i, replacements in allowed.items() if replacements}
         if not candidates:
             return _Found(words, words, "failed")
-        steps = yield from self.ranking(Problem(words, label, clean, candidates))
+        steps = yield from self.ranking(RankingInput(words, label, clean, candidates))
         home = (yield from embeddings([words.text]))[0] if self.embed is not None else None
         current, lowest = words, float(clean[label])
         for i, replacements in steps:

@@ -9,7 +9,7 @@ from attacks.text.stop_words import is_stop_word
 from attacks.text.words import Words
 
 #: whether `changed` is an allowed version of `original` (same slots)
-Constraint = Callable[[Words, Words], bool]
+TextConstraint = Callable[[Words, Words], bool]
 
 #: the word's parts of speech out of context; empty where the word isn't known
 PartsOfSpeech = Callable[[str], frozenset[str]]
@@ -23,7 +23,7 @@ def stop_words_kept(original: Words, changed: Words) -> bool:
     return not any(is_stop_word(original.words[i]) for i in changed.changed_from(original))
 
 
-def words_of_length(least: int) -> Constraint:
+def words_of_length(least: int) -> TextConstraint:
     """Only words of at least that many characters are changed."""
 
     def check(original: Words, changed: Words) -> bool:
@@ -32,7 +32,7 @@ def words_of_length(least: int) -> Constraint:
     return check
 
 
-def share_changed(most: float) -> Constraint:
+def share_changed(most: float) -> TextConstraint:
     """At most ⌊most · n⌋ of the n words are changed, but one always may be.
 
     Raises:
@@ -48,7 +48,7 @@ def share_changed(most: float) -> Constraint:
     return check
 
 
-def same_part_of_speech(parts: PartsOfSpeech) -> Constraint:
+def same_part_of_speech(parts: PartsOfSpeech) -> TextConstraint:
     """A changed word and its replacement share a part of speech out of context.
 
     Words that `parts` does not know pass: nothing is known against them.
@@ -64,7 +64,7 @@ def same_part_of_speech(parts: PartsOfSpeech) -> Constraint:
     return check
 
 
-def same_tags(tagger: Tagger) -> Constraint:
+def same_tags(tagger: Tagger) -> TextConstraint:
     """The tagger gives every changed word the tag of the word that it replaces, in its context.
 
     Args:
@@ -81,7 +81,7 @@ def same_tags(tagger: Tagger) -> Constraint:
     return check
 
 
-def edit_distance_within(most: int) -> Constraint:
+def edit_distance_within(most: int) -> TextConstraint:
     """At most that many single-character edits in all (Levenshtein distance, summed over words)."""
 
     def check(original: Words, changed: Words) -> bool:

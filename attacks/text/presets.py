@@ -8,8 +8,8 @@ from attacks.text.attack import Candidates, TextAttack
 from attacks.text.bugs import text_bugs, word_bugs
 from attacks.text.candidates import ByWord
 from attacks.text.constraints import (
-    Constraint,
     PartsOfSpeech,
+    TextConstraint,
     edit_distance_within,
     same_part_of_speech,
     share_changed,
@@ -184,7 +184,7 @@ def bert_attack(
             "proposals look at a word without its sentence, which is not BERT-Attack; use "
             "neighbour_attack(neighbours), or pass masked_language_model(name)"
         )
-    constraints: tuple[Constraint, ...] = (stop_words_kept, share_changed(max_changed))
+    constraints: tuple[TextConstraint, ...] = (stop_words_kept, share_changed(max_changed))
     if lexicon is not None:
         constraints = (*constraints, _no_antonym(lexicon))
     return TextAttack(
@@ -234,7 +234,7 @@ def _first(synonyms: Synonyms, count: int) -> Synonyms:
     return lambda word: synonyms(word)[:count]
 
 
-def _no_antonym(lexicon: Lexicon) -> Constraint:
+def _no_antonym(lexicon: Lexicon) -> TextConstraint:
     return lambda original, changed: (
         not any(
             changed.words[i].lower() in lexicon.opposites(original.words[i])

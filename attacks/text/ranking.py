@@ -1,8 +1,8 @@
 """Which word to change first: rankings as generators that query, then sort.
 
-A ranking receives a `Problem` and returns steps in the order in which the attack takes them; each
-step is a slot with the replacements to try there.  Slots that have no replacement are not asked
-about.  Where the budget ends early, what was answered is ranked.
+A ranking receives a `RankingInput` and returns steps in the order in which the attack takes them;
+each step is a slot with the replacements to try there.  Slots that have no replacement are not
+asked about.  Where the budget ends early, what was answered is ranked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNKNOWN = "[UNK]"
 
 
 @dataclass(frozen=True)
-class Problem:
+class RankingInput:
     """One sentence under attack.
 
     Attributes:
@@ -36,23 +36,23 @@ class Problem:
 
 
 Steps = list[tuple[int, tuple[str, ...]]]
-Ranking = Callable[[Problem], Search[Steps]]
+Ranking = Callable[[RankingInput], Search[Steps]]
 
 
-def by_deletion(problem: Problem) -> Search[Steps]:
+def by_deletion(given: RankingInput) -> Search[Steps]:
     """I_i = F_y(X) − F_y(X without w_i), and + F_z(X without w_i) − F_z(X) if the class turns to z.
 
     Jin et al. 2020 (TextFooler, arXiv 1907.11932), eq. 2; the first case alone is the score of
     Li et al. 2019 (TextBugger, arXiv 1812.05271), §III-C.
     """
-    slots = list(problem.candidates)
-    p = yield from probabilities([problem.words.without(i) for i in slots])
-    clean, y = problem.clean, problem.label
+    slots = list(given.candidates)
+    p = yield from probabilities([given.words.without(i) for i in slots])
+    clean, y = given.clean, given.label
     score = clean[y] - p[:, y]
     z = p.argmax(1)
     turned = z != y
     score = score + turned * (p[np.arange(len(p)), z] - clean[z])
-    return _sorted(problem, slots, score)
+    return _sorted(given, slots, score)
 
 
 def by_unknown(token: str = UNKNOWN) -> Ranking:
@@ -61,10 +61,10 @@ def by_unknown(token: str = UNKNOWN) -> Ranking:
     With "[MASK]" the ranking of Li et al. 2020 (BERT-Attack, arXiv 2004.09984), eq. 2.
     """
 
-    def rank(problem: Problem) -> Search[Steps]:
-        slots = list(problem.candidates)
-        drop = yield from _unknown_drop(problem, slots, token)
-        return _sorted(problem, slots, drop)
+    def rank(given: RankingInput) -> Search[Steps]:
+        slots = list(given.candidates)
+        drop = yield from _unknown_drop(given, slots, token)
+        return _sorted(given, slots, drop)
 
     return rank
 
@@ -76,15 +76,15 @@ def by_context(tail_weight: float = 1.0) -> Ranking:
     (DeepWordBug, arXiv 1801.04354), §III-B.
     """
 
-    def rank(problem: Problem) -> Search[Steps]:
-        words, n = problem.words, len(problem.words)
-        slots = list(problem.candidates)
+    def rank(given: RankingInput) -> Search[Steps]:
+        words, n = given.words, len(given.words)
+        slots = list(given.candidates)
         bounds = [
             part for i in slots for part in ((0, i + 1), (0, i), (i, n), (i + 1, n))
         ]  # neighbouring slots share parts; a repeated text costs one query only
-        p = (yield from probabilities([words.part(*part) for part in bounds]))[:, problem.label]
+        p = (yield from probabilities([words.part(*part) for part in bounds]))[:, given.label]
         p = p[: len(p) // 4 * 4].reshape(-1, 4)
-        return _sorted(problem, slots, p[:, 0] - p[:, 1] + tail_weight * (p[:, 2] - p[:, 3]))
+        return _sorted(given, slots, p[:, 0] - p[:, 1] + tail_weight * (p[:, 2] - p[:, 3]))
 
     return rank
 
@@ -97,15 +97,15 @@ def by_saliency(token: str = UNKNOWN) -> Ranking:
     that have a replacement.
     """
 
-    def rank(problem: Problem) -> Search[Steps]:
-        slots = list(problem.candidates)
-        saliency = yield from _unknown_drop(problem, slots, token)
-        variants = [(i, word) for i in slots for word in problem.candidates[i]]
-        texts = [problem.words.replaced(i, word).text for i, word in variants]
-        p = (yield from probabilities(texts))[:, problem.label]
+    def rank(given: RankingInput) -> Search[Steps]:
+        slots = list(given.candidates)
+        saliency = yield from _unknown_drop(given, slots, token)
+        variants = [(i, word) for i in slots for word in given.candidates[i]]
+        texts = [given.words.replaced(i, word).text for i, word in variants]
+        p = (yield from probabilities(texts))[:, given.label]
         best: dict[int, tuple[float, str]] = {}
         for (i, word), value in zip(variants, p, strict=False):  # the budget may cut the answer
-            drop = float(problem.clean[problem.label] - value)
+            drop = float(given.clean[given.label] - value)
             if i not in best or drop > best[i][0]:
                 best[i] = (drop, word)
         weight = np.exp(saliency - saliency.max(initial=0.0))
@@ -116,14 +116,14 @@ def by_saliency(token: str = UNKNOWN) -> Ranking:
     return rank
 
 
-def _unknown_drop(problem: Problem, slots: list[int], token: str) -> Search[Array]:
-    texts = [problem.words.replaced(i, token).text for i in slots]
+def _unknown_drop(given: RankingInput, slots: list[int], token: str) -> Search[Array]:
+    texts = [given.words.replaced(i, token).text for i in slots]
     p = yield from probabilities(texts)
-    drop: Array = problem.clean[problem.label] - p[:, problem.label]
+    drop: Array = given.clean[given.label] - p[:, given.label]
     return drop
 
 
-def _sorted(problem: Problem, slots: list[int], score: Array) -> Steps:
+def _sorted(given: RankingInput, slots: list[int], score: Array) -> Steps:
     """The slots with a score, highest first, ties in the order of the text."""
     order = np.argsort(-score, kind="stable")
-    return [(slots[k], problem.candidates[slots[k]]) for k in order]
+    return [(slots[k], given.candidates[slots[k]]) for k in order]

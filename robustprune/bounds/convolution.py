@@ -47,7 +47,7 @@ def convolution(
         def adjoint(A: Tensor) -> Tensor:
             if groups > 1:
                 return backward(A, weight, None, stride, 0, 0, groups, dilation)
-            return spread(A, weight, stride, dilation)
+            return transposed(A, weight, stride, dilation)
 
         own = replace(cropped_bias(op, region), adjoint=adjoint)
         return own, field_of(region, weight, stride, padding, dilation)
@@ -75,7 +75,7 @@ def field_of(
     )
 
 
-def spread(A: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+def transposed(A: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
     """Transposed convolution of small maps, (M, out, …) -> (M, in, …).
 
     One matrix product over all of the M maps, then one shifted sum a tap: torch's own loops over

@@ -42,14 +42,14 @@ def conv(
     groups: int = 1,
 ) -> Value:
     weight, dims = p.cast(weight), weight.dim() - 2
-    steps, spread = each(stride, dims), each(dilation, dims)
+    steps, dilations = each(stride, dims), each(dilation, dims)
     if padding == "same":
-        around = [d * (k - 1) for d, k in zip(spread, weight.shape[2:], strict=True)]
+        around = [d * (k - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
         amounts = [n for total in reversed(around) for n in (total // 2, total - total // 2)]
         input, padding = pad(p, input, amounts), 0
     sides = each(0 if padding == "valid" else padding, dims)
     function = F.conv1d if dims == 1 else F.conv2d
-    bare = function(input.sample[:1], weight, None, steps, sides, spread, groups)
+    bare = function(input.sample[:1], weight, None, steps, sides, dilations, groups)
     return p.add(
         convolution(
             weight,
@@ -58,7 +58,7 @@ def conv(
             tuple(bare.shape[1:]),
             stride=steps,
             padding=sides,
-            dilation=spread,
+            dilation=dilations,
             groups=groups,
             arithmetic=sum_of_products(weight, bias) if p.precision else None,
         ),
@@ -156,10 +156,10 @@ def max_pool(
     dims = len(before) - 1
     kernel = each(kernel_size, dims)
     steps = kernel if stride is None or stride == [] else each(stride, dims)
-    sides, spread = each(padding, dims), each(dilation, dims)
+    sides, dilations = each(padding, dims), each(dilation, dims)
     function = F.max_pool1d if dims == 1 else F.max_pool2d
-    out = function(input.sample[:1], kernel, steps, sides, spread, ceil_mode)
-    windows = Windows(kernel, steps, sides, spread)
+    out = function(input.sample[:1], kernel, steps, sides, dilations, ceil_mode)
+    windows = Windows(kernel, steps, sides, dilations)
     return p.add(MaxPool(windows, before, tuple(out.shape[1:]), input.sample.device), input)
 
 

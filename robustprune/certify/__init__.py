@@ -7,7 +7,7 @@ from robustprune.certify.certificate import (
     total_failure,
     write_certificates,
 )
-from robustprune.certify.findings import Finding, report_lines, unchecked
+from robustprune.certify.findings import CheckResult, report_lines, unchecked
 from robustprune.certify.issue import (
     asked_for,
     limits,
@@ -21,7 +21,7 @@ from robustprune.certify.sandwich import (
     check_sandwich,
     robust_accuracy_interval,
 )
-from robustprune.certify.sentences import Sentences, synonym_groups
+from robustprune.certify.sentences import ClassifiedTexts, synonym_groups
 from robustprune.certify.smoothing import ABSTAIN, SmoothingResult, certify, predict
 from robustprune.certify.substitutions import substitution_margins
 from robustprune.certify.synonyms import SynonymResult, certify_synonyms
@@ -32,10 +32,10 @@ __all__ = [
     "ABSTAIN",
     "AccuracyInterval",
     "Certificate",
-    "Finding",
+    "CheckResult",
+    "ClassifiedTexts",
     "Manifest",
     "SandwichViolation",
-    "Sentences",
     "SmoothingResult",
     "SynonymResult",
     "asked_for",

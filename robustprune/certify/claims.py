@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from attacks.threat import Bounds
 from robustprune.certify.certificate import Certificate, Norm
-from robustprune.certify.findings import Finding, about_examples
-from robustprune.certify.sentences import Sentences
+from robustprune.certify.findings import CheckResult, about_examples
+from robustprune.certify.sentences import ClassifiedTexts
 from robustprune.certify.synonyms import WordSets
 
 #: most fresh samples of one statement, unless the caller says otherwise
@@ -44,7 +44,7 @@ class Claims:
     batch_size: int
     quiet: bool
     support: Callable[[Tensor], Tensor] | None = None
-    sentences: Sentences | None = None
+    sentences: ClassifiedTexts | None = None
     statements: int = 1
     limit: int = LIMIT
 
@@ -57,7 +57,7 @@ class Claims:
         return cast(Norm, self.certificates[0].norm)
 
     @property
-    def words(self) -> Sentences:
+    def words(self) -> ClassifiedTexts:
         """The sentences.
 
         Raises:
@@ -90,7 +90,7 @@ class Claims:
     def setting(self, name: str) -> Any:
         return self.certificates[0].settings[name]
 
-    def finding(self, name: str, rows: Tensor, fine: str, complaint: str) -> Finding:
+    def finding(self, name: str, rows: Tensor, fine: str, complaint: str) -> CheckResult:
         """A finding that names the examples of the bad `rows`."""
         wrong = [self.certificates[i].index for i in rows.tolist()]
         return about_examples(f"{self.method}: {name}", wrong, fine, complaint)

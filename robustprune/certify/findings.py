@@ -12,7 +12,7 @@ _NAMED = 8
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One thing that was checked, or that could not be.
 
     Attributes:
@@ -26,12 +26,12 @@ class Finding:
     checked: bool = True
 
 
-def about_examples(name: str, wrong: Iterable[int], fine: str, complaint: str) -> Finding:
+def about_examples(name: str, wrong: Iterable[int], fine: str, complaint: str) -> CheckResult:
     """A finding that names the examples which are not as they should be."""
     indices = set(wrong)
     if not indices:
-        return Finding(name, True, fine)
-    return Finding(name, False, f"{complaint}: {named(indices)}")
+        return CheckResult(name, True, fine)
+    return CheckResult(name, False, f"{complaint}: {named(indices)}")
 
 
 def named(indices: Iterable[int]) -> str:
@@ -42,12 +42,12 @@ def named(indices: Iterable[int]) -> str:
     return f"example{'s' * (len(ranked) > 1)} {first}{more}"
 
 
-def unchecked(name: str, detail: str) -> Finding:
+def unchecked(name: str, detail: str) -> CheckResult:
     """Something that a file says and nobody has looked at."""
-    return Finding(name, True, detail, checked=False)
+    return CheckResult(name, True, detail, checked=False)
 
 
-def report_lines(findings: Sequence[Finding]) -> list[str]:
+def report_lines(findings: Sequence[CheckResult]) -> list[str]:
     """One line a finding, what was not checked after all others, and a last one with the verdict.
 
     Whatever stands in the files cannot look like a line of ours: see `printable`.

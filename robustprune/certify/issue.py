@@ -14,7 +14,7 @@ from robustprune.bounds import BoundMethod
 from robustprune.certify.certificate import Certificate, Metric, Norm
 from robustprune.certify.radii import proven_radii
 from robustprune.certify.sandwich import check_sandwich
-from robustprune.certify.sentences import Sentences
+from robustprune.certify.sentences import ClassifiedTexts
 from robustprune.certify.smoothing import ABSTAIN, SmoothingResult, certify
 from robustprune.certify.synonyms import SynonymResult, certify_synonyms
 from robustprune.run.content import tensor_digest
@@ -137,7 +137,7 @@ def smoothed_certificates(
 
 
 def synonym_certificates(
-    sentences: Sentences,
+    sentences: ClassifiedTexts,
     x: Tensor,
     y: Tensor,
     *,

@@ -12,7 +12,7 @@ from attacks.inputs import predict as logits_of
 from attacks.nearest import clears
 from robustprune.bounds import BoundMethod, certified
 from robustprune.certify.claims import Claims
-from robustprune.certify.findings import Finding, about_examples
+from robustprune.certify.findings import CheckResult, about_examples
 from robustprune.certify.radii import proven_radii, rows_at_a_time
 from robustprune.certify.sandwich import SandwichViolation, check_sandwich
 from robustprune.run.progress import progress
@@ -26,7 +26,7 @@ STEPS, RESTARTS = 40, 5
 LEAD = 1e-5
 
 
-def proven_again(claims: Claims) -> Finding:
+def proven_again(claims: Claims) -> CheckResult:
     """Bound the margins at each stated radius: the claim itself."""
     some, method = claims.balls, cast(BoundMethod, claims.method)
     proven = torch.zeros(len(claims.x), dtype=torch.bool, device=claims.x.device)
@@ -48,7 +48,7 @@ def proven_again(claims: Claims) -> Finding:
     )
 
 
-def same_radius(claims: Claims) -> Finding:
+def same_radius(claims: Claims) -> CheckResult:
     """Search the radius again with the stated settings: neither more nor less is claimed."""
     again = proven_radii(
         claims.model,
@@ -73,7 +73,7 @@ def same_radius(claims: Claims) -> Finding:
     )
 
 
-def below_attacks(claims: Claims) -> Finding:
+def below_attacks(claims: Claims) -> CheckResult:
     """The stated radius must not exceed the stated distance of an adversarial example."""
     reached = [
         torch.inf if c.attack_radius is None else c.attack_radius for c in claims.certificates
@@ -85,10 +85,10 @@ def below_attacks(claims: Claims) -> Finding:
         rows = (claims.radius.cpu() > upper).nonzero().flatten().tolist()
         wrong = [claims.certificates[i].index for i in rows]
         return about_examples(name, wrong, "", str(violation).partition(":")[0])
-    return Finding(name, True, f"certified ≤ attacked for all {len(upper)} examples")
+    return CheckResult(name, True, f"certified ≤ attacked for all {len(upper)} examples")
 
 
-def attacked_inside(claims: Claims) -> Finding:
+def attacked_inside(claims: Claims) -> CheckResult:
     """Fresh PGD, on cross-entropy and on the margin, inside every certified ball."""
     model, broken = claims.model, torch.zeros(len(claims.x), dtype=torch.bool)
     parts = torch.split(claims.balls, claims.batch_size)
@@ -109,5 +109,5 @@ def attacked_inside(claims: Claims) -> Finding:
     )
 
 
-Check = Callable[[Claims], Finding]
+Check = Callable[[Claims], CheckResult]
 PROOF_CHECKS: tuple[Check, ...] = (proven_again, same_radius, below_attacks, attacked_inside)

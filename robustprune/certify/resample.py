@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from robustprune.certify.claims import Claims
-from robustprune.certify.findings import Finding, named
+from robustprune.certify.findings import CheckResult, named
 from robustprune.certify.sequential import Counts, Decision, Numbers, decide
 from robustprune.certify.smoothing import clopper_pearson_lower
 
@@ -34,7 +34,7 @@ Replay = Callable[[Claims, list[int]], tuple[Counts, Counts]]
 
 def follows_from_hits(
     claims: Claims, radius_of: Callable[[int, NDArray[np.float64]], float]
-) -> Finding:
+) -> CheckResult:
     """Radius, confidence and abstention must be those that the stated hits give.
 
     Args:
@@ -63,7 +63,7 @@ def follows_from_hits(
     )
 
 
-def supported(claims: Claims, needed: Numbers, misses_of: Misses, replay: Replay) -> Finding:
+def supported(claims: Claims, needed: Numbers, misses_of: Misses, replay: Replay) -> CheckResult:
     """Whether misses are rarer than `needed` for every row that claims something.
 
     All true statements of the file pass with probability at least 1 − FALSE_ALARM, those that
@@ -103,7 +103,7 @@ def supported(claims: Claims, needed: Numbers, misses_of: Misses, replay: Replay
     if again.any():
         left = named(index[again].tolist())
         said += f"; samples leave open, and only the stated seed gives, the radius of {left}"
-    return Finding(
+    return CheckResult(
         f"{claims.method}: fresh samples support the radius",
         not complaints,
         f"{'; '.join(complaints) or said} (seed {claims.seed})",

@@ -13,7 +13,7 @@ from torch import Tensor
 from attacks import PGD, ThreatModel, attacking
 from attacks.network import logits_of
 from robustprune.certify.claims import Claims
-from robustprune.certify.findings import Finding
+from robustprune.certify.findings import CheckResult
 from robustprune.certify.noise import counting
 from robustprune.certify.recheck import STEPS, Check
 from robustprune.certify.resample import FALSE_ALARM, Misses, follows_from_hits, supported
@@ -25,13 +25,13 @@ from robustprune.run.progress import Progress
 ATTACK_DRAWS = 16
 
 
-def radius_and_hits(claims: Claims) -> Finding:
+def radius_and_hits(claims: Claims) -> CheckResult:
     """Whether σ and the hits give each radius."""
     sigma = float(claims.setting("sigma"))
     return follows_from_hits(claims, lambda _, p_lower: float(smoothed_radius(p_lower, sigma)[0]))
 
 
-def drawn_again(claims: Claims) -> Finding:
+def drawn_again(claims: Claims) -> CheckResult:
     """Whether fresh noise gives the class the share that each radius needs: misses must be rarer
     than Φ(−r/σ), which is Theorem 1 read backwards."""
     radius = claims.radius[claims.balls].cpu().numpy()
@@ -40,7 +40,7 @@ def drawn_again(claims: Claims) -> Finding:
         return supported(claims, needed, misses_of, _replayed)
 
 
-def smoothed_attacked_inside(claims: Claims) -> Finding:
+def smoothed_attacked_inside(claims: Claims) -> CheckResult:
     """Fresh PGD on probabilities averaged over noise, judged by PREDICT."""
     model, some, sigma = claims.model, claims.balls, float(claims.setting("sigma"))
     generator = torch.Generator(claims.x.device).manual_seed(claims.seed)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from robustprune.certify.claims import Claims
-from robustprune.certify.findings import Finding
+from robustprune.certify.findings import CheckResult
 from robustprune.certify.recheck import Check
 from robustprune.certify.resample import (
     FALSE_ALARM,
@@ -29,13 +29,13 @@ from robustprune.certify.synonyms import (
 from robustprune.run.progress import Progress
 
 
-def radius_and_hits(claims: Claims) -> Finding:
+def radius_and_hits(claims: Claims) -> CheckResult:
     """Whether the hits and the words of the sentence give each radius."""
     shares = _shares(claims)
     return follows_from_hits(claims, lambda row, p_lower: float((p_lower > shares[row]).sum()))
 
 
-def replaceable_words(claims: Claims) -> Finding:
+def replaceable_words(claims: Claims) -> CheckResult:
     """How many words of each sentence can be replaced, by which a radius is called complete."""
     counts = [len(shares) - 1 for shares in _shares(claims)]
     wrong = [
@@ -53,7 +53,7 @@ def replaceable_words(claims: Claims) -> Finding:
     )
 
 
-def synonyms_again(claims: Claims) -> Finding:
+def synonyms_again(claims: Claims) -> CheckResult:
     """Whether fresh synonyms give the class the share that each radius needs."""
     shares = _shares(claims)
     # a radius beyond all words needs what the last of them needs
@@ -65,7 +65,7 @@ def synonyms_again(claims: Claims) -> Finding:
     return supported(claims, np.array(needed), _fresh_synonyms(claims, texts), _replayed)
 
 
-def replaced_inside(claims: Claims) -> Finding:
+def replaced_inside(claims: Claims) -> CheckResult:
     """Replace as many words as each radius allows, those that cost most votes: the class must not
     lose its majority."""
     groups, texts = claims.groups, []

@@ -39,7 +39,7 @@ def synonym_groups(
 
 
 @dataclass(frozen=True)
-class Sentences:
+class ClassifiedTexts:
     """A test split as it is written, and how to ask about it.
 
     Attributes:

@@ -156,7 +156,7 @@ def count_votes(
     """
     guess, hits, drawn = (torch.zeros(total, dtype=torch.int64) for _ in range(3))
     guess[rows] = count(rows, n0).argmax(1)
-    for samples in _rounds(n):
+    for samples in _looks(n):
         counts = count(rows, samples)
         hits[rows] += counts.gather(1, guess[rows, None]).squeeze(1)
         drawn[rows] += samples
@@ -228,7 +228,7 @@ def smoothed_radius(p_lower: NDArray[np.float64], sigma: float) -> NDArray[np.fl
     return np.where(p_lower > 0.5, sigma * ndtri(np.maximum(p_lower, 0.5)), 0.0)
 
 
-def _rounds(n: int) -> list[int]:
+def _looks(n: int) -> list[int]:
     """n samples in parts: looks after 256, 512, 1024, ... and n."""
     looks = [0]
     while looks[-1] < n:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from robustprune.certify.certificate import Certificate, Manifest, total_failure
 from robustprune.certify.claims import LIMIT, Claims
-from robustprune.certify.findings import Finding, about_examples, unchecked
+from robustprune.certify.findings import CheckResult, about_examples, unchecked
 from robustprune.certify.issue import answers_of
 from robustprune.certify.recheck import PROOF_CHECKS, Check
 from robustprune.certify.resample_noise import SMOOTHING_CHECKS
 from robustprune.certify.resample_words import SYNONYM_CHECKS
-from robustprune.certify.sentences import Sentences
+from robustprune.certify.sentences import ClassifiedTexts
 from robustprune.run.content import tensor_digest
 from robustprune.sparsity import MaskSet
 
@@ -35,12 +35,12 @@ def verify_certificates(
     x: Tensor,
     y: Tensor,
     support: Callable[[Tensor], Tensor] | None = None,
-    sentences: Sentences | None = None,
+    sentences: ClassifiedTexts | None = None,
     seed: int | None = None,
     batch_size: int = 500,
     limit: int = LIMIT,
     quiet: bool = True,
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Check every claim of a file by doing its work again.
 
     Args:
@@ -76,7 +76,7 @@ def verify_certificates(
     return [*findings, *_unchecked(stated, certificates, expected)]
 
 
-def manifest_findings(stated: Manifest, expected: Manifest) -> list[Finding]:
+def manifest_findings(stated: Manifest, expected: Manifest) -> list[CheckResult]:
     """Whether each field of the manifest is what it should be; digests are among them."""
     findings = []
     for field in fields(Manifest):
@@ -84,22 +84,22 @@ def manifest_findings(stated: Manifest, expected: Manifest) -> list[Finding]:
             continue
         said, found = getattr(stated, field.name), getattr(expected, field.name)
         detail = f"{found}" if said == found else f"the file says {said}, found {found}"
-        findings.append(Finding(f"manifest, {field.name}", said == found, detail))
+        findings.append(CheckResult(f"manifest, {field.name}", said == found, detail))
     if stated.precision is not None:
         right = stated.precision == expected.precision
         detail = f"the network runs in {expected.precision}"
         detail += "" if right else f", the file says {stated.precision}"
-        findings.append(Finding("manifest, precision", right, detail))
+        findings.append(CheckResult("manifest, precision", right, detail))
     if stated.precision is not None:  # files of schema 1 name no language model
         right = stated.language == expected.language
         detail = "config and tokenizer of the language model" if expected.language else "none"
         if not right:
             detail = f"the file says {stated.language}, found {expected.language}"
-        findings.append(Finding("manifest, language", right, detail))
+        findings.append(CheckResult("manifest, language", right, detail))
     if not _of_another_version(stated, expected):
         right = stated.limits == expected.limits
         detail = "the sentences of this version" if right else "the file has other sentences"
-        findings.append(Finding("manifest, limits", right, detail))
+        findings.append(CheckResult("manifest, limits", right, detail))
     return findings
 
 
@@ -107,7 +107,7 @@ def asked_findings(
     certificates: Sequence[Certificate],
     asked: Mapping[str, Mapping[str, float]],
     expected: Manifest,
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Whether the methods and their settings are those that the config asks for."""
     given = {c.method for c in certificates}
     names = ", ".join(asked) or "none"
@@ -124,7 +124,7 @@ def asked_findings(
         and (c.settings != asked[c.method] or c.norm != norms.get(c.method, expected.norm))
     ]
     return [
-        Finding("methods", given == set(asked), detail),
+        CheckResult("methods", given == set(asked), detail),
         about_examples(
             "settings",
             other,
@@ -140,7 +140,7 @@ def _of_another_version(stated: Manifest, expected: Manifest) -> bool:
 
 def _unchecked(
     stated: Manifest, certificates: Sequence[Certificate], expected: Manifest
-) -> list[Finding]:
+) -> list[CheckResult]:
     """What the file says that nothing here speaks for or against."""
     written = ", ".join(f"{name} {version}" for name, version in stated.versions.items())
     left = [unchecked("versions", f"the file says that it was written with {written}")]
@@ -168,22 +168,24 @@ def _unchecked(
     return left
 
 
-def pruned_are_zero(model: nn.Module, masks: MaskSet | None) -> Finding:
+def pruned_are_zero(model: nn.Module, masks: MaskSet | None) -> CheckResult:
     """Whether every weight that the masks remove is exactly zero."""
     name = "pruned weights are zero"
     if masks is None:
-        return Finding(name, True, "the model has no masks")
+        return CheckResult(name, True, "the model has no masks")
     parameters = dict(model.named_parameters())
     for key, mask in masks.items():
         if key not in parameters or parameters[key].shape != mask.shape:
-            return Finding(name, False, f"mask {key!r} fits no parameter of the model")
+            return CheckResult(name, False, f"mask {key!r} fits no parameter of the model")
         left = int((parameters[key].detach().cpu()[~mask] != 0).sum())
         if left:
-            return Finding(name, False, f"{left} removed weights of {key!r} are not zero")
-    return Finding(name, True, f"all {masks.total - masks.kept} of them")
+            return CheckResult(name, False, f"{left} removed weights of {key!r} are not zero")
+    return CheckResult(name, True, f"all {masks.total - masks.kept} of them")
 
 
-def example_findings(certificates: Sequence[Certificate], x: Tensor, y: Tensor) -> list[Finding]:
+def example_findings(
+    certificates: Sequence[Certificate], x: Tensor, y: Tensor
+) -> list[CheckResult]:
     """Whether each method covers the examples, and speaks of their labels and inputs."""
     known = [c for c in certificates if c.index < len(x)]
     methods = sorted({c.method for c in certificates})
@@ -196,7 +198,7 @@ def example_findings(certificates: Sequence[Certificate], x: Tensor, y: Tensor) 
         "without a certificate, or not among the examples to certify",
     )
     if not certificates:
-        coverage = Finding("examples", False, "the file holds no certificates")
+        coverage = CheckResult("examples", False, "the file holds no certificates")
     inputs = [tensor_digest(example) for example in x]
     return [
         coverage,
@@ -221,14 +223,14 @@ def example_findings(certificates: Sequence[Certificate], x: Tensor, y: Tensor) 
     ]
 
 
-def _failure_is_stated(stated: Manifest, certificates: Sequence[Certificate]) -> Finding:
+def _failure_is_stated(stated: Manifest, certificates: Sequence[Certificate]) -> CheckResult:
     bound = total_failure(certificates)
     right = abs(stated.total_failure - bound) <= 1e-9
     detail = f"at most {bound:.3g}" if right else f"stated {stated.total_failure}, it is {bound}"
-    return Finding("probability that any statement is wrong", right, detail)
+    return CheckResult("probability that any statement is wrong", right, detail)
 
 
-def _answers(claims: Claims) -> Finding:
+def _answers(claims: Claims) -> CheckResult:
     """Whether the network gives the stated answers."""
     answers = answers_of(claims.model, claims.x, claims.y, batch_size=claims.batch_size).tolist()
     pairs = enumerate(zip(answers, claims.certificates, strict=True))
@@ -250,14 +252,14 @@ def _groups(certificates: Sequence[Certificate]) -> list[tuple[Certificate, ...]
     return [tuple(group) for group in groups.values()]
 
 
-def _attempted(check: Check, claims: Claims) -> Finding:
+def _attempted(check: Check, claims: Claims) -> CheckResult:
     """A check that can't be made, because weights are not finite for instance, has failed."""
     try:
         return check(claims)
     except (ValueError, RuntimeError) as error:
         name = check.__name__.strip("_").replace("_", " ")
         first = str(error).partition("\n")[0]
-        return Finding(f"{claims.method}: {name}", False, f"could not be checked: {first}")
+        return CheckResult(f"{claims.method}: {name}", False, f"could not be checked: {first}")
 
 
 #: by method; every other one is a proof

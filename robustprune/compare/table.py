@@ -45,10 +45,10 @@ def columns_of(board: Board) -> list[Column]:
         Column("robust", "%, upper bound", lambda row: accuracy(row.worst)),
         Column("p", "paired test, against the most robust", p),
         Column("certified", "%, lower bound", lambda row: accuracy(row.certified)),
-        Column("r*", "median, upper bound", lambda row: spread(row.r, _like(row.r))),
+        Column("r*", "median, upper bound", lambda row: mean_and_sd(row.r, _like(row.r))),
         Column("size", "deployed", lambda row: _size(row.file_bytes)),
-        Column("latency", "ms a batch", lambda row: spread(row.latency, _milliseconds)),
-        Column("time", "dense = 1", lambda row: spread(row.speed, "{:.2f}".format)),
+        Column("latency", "ms a batch", lambda row: mean_and_sd(row.latency, _milliseconds)),
+        Column("time", "dense = 1", lambda row: mean_and_sd(row.speed, "{:.2f}".format)),
         Column("seeds", "", lambda row: str(len(row.seeds))),
     ]
     return [c for c in everything if any(c.write(row) for row in board.rows)]
@@ -59,12 +59,12 @@ def accuracy(measured: Measured | None) -> str:
     if measured is None:
         return ""
     if measured.interval is None:
-        return spread(measured, percent)
+        return mean_and_sd(measured, percent)
     low, high = map(percent, measured.interval)
     return f"{percent(measured.mean)} [{low}, {high}]"
 
 
-def spread(measured: Measured | None, write: Callable[[float], str]) -> str:
+def mean_and_sd(measured: Measured | None, write: Callable[[float], str]) -> str:
     """mean ± sd, or the one value; "" where nothing was measured."""
     if measured is None:
         return ""

@@ -17,8 +17,8 @@ import robustprune
 from attacks import ThreatModel
 from robustprune.certify import (
     Certificate,
+    ClassifiedTexts,
     Manifest,
-    Sentences,
     file_digest,
     limits,
     proofs,
@@ -88,7 +88,7 @@ def issue(
     threat: ThreatModel,
     section: CertifySection,
     *,
-    sentences: Sentences | None = None,
+    sentences: ClassifiedTexts | None = None,
     seed: int,
     batch_size: int,
     title: str = "smoothing",

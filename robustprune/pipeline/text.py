@@ -25,7 +25,7 @@ from attacks.text import (
     text_fooler,
     wordnet,
 )
-from robustprune.certify import Sentences
+from robustprune.certify import ClassifiedTexts
 from robustprune.models import (
     SentenceTokenizer,
     TokenSynonyms,
@@ -144,12 +144,12 @@ def _proposals(name: str, device: str) -> Candidates:
     return masked_language_model(name, device=device)
 
 
-def sentences_of(config: Config, task: Task, model: nn.Module) -> Sentences | None:
+def sentences_of(config: Config, task: Task, model: nn.Module) -> ClassifiedTexts | None:
     """The test split as it is written; None where the task has no text. Stop words have no
     synonyms, as in the attacks on the text."""
     if task.texts is None:
         return None
-    return Sentences(task.texts, classifier_of(config, task.texts, model), content_synonyms)
+    return ClassifiedTexts(task.texts, classifier_of(config, task.texts, model), content_synonyms)
 
 
 def synonyms_of(config: Config) -> TokenSynonyms:

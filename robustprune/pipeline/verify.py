@@ -10,7 +10,7 @@ from torch import nn
 
 from attacks.text import local_files_only
 from robustprune.certify import (
-    Finding,
+    CheckResult,
     asked_for,
     file_digest,
     read_certificates,
@@ -54,7 +54,7 @@ def verify_run(
     seed: int | None = None,
     limit: int = LIMIT,
     quiet: bool = True,
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Check certificates.jsonl of a run as a third party would: every claim is made again.
 
     The config, the weights, the masks and the data are read anew; the data come from the task's
@@ -83,11 +83,11 @@ def verify_run(
             certificates,
         )
     except (ValueError, OSError, RuntimeError) as error:
-        return [Finding("files", False, " ".join(str(error).split()))]
+        return [CheckResult("files", False, " ".join(str(error).split()))]
     x, y = certified_examples(rebuilt.config, rebuilt.task)
     detail = f"all can be read; {FILE} is as its schema says"
     return [
-        Finding("files", True, detail),
+        CheckResult("files", True, detail),
         *_about_the_headline(rebuilt),
         *verify_certificates(
             stated,
@@ -157,16 +157,16 @@ def _check_kind(path: Path) -> None:
         )
 
 
-def _about_the_headline(rebuilt: _Rebuilt) -> list[Finding]:
+def _about_the_headline(rebuilt: _Rebuilt) -> list[CheckResult]:
     """Whether what is certified is the network that the config makes the headline."""
     name, possible = rebuilt.headline, headline_names(rebuilt.config)
     if name not in possible:
         detail = f"metrics.json names {name}; the config makes it {' or '.join(possible)}"
-        return [Finding("headline", False, detail)]
+        return [CheckResult("headline", False, detail)]
     path, stored = rebuilt.folder.path, rebuilt.folder.path / "models" / name
     if not stored.is_dir():
         detail = f"{name}, as the config says; the run's models/{name} is not here to compare"
-        return [Finding("headline", True, detail)]
+        return [CheckResult("headline", True, detail)]
     other = [
         file
         for file in ("model.safetensors", "masks.safetensors")
@@ -175,7 +175,7 @@ def _about_the_headline(rebuilt: _Rebuilt) -> list[Finding]:
     detail = f"{name}, as the config says, and the same as models/{name}"
     if other:
         detail = f"{' and '.join(other)} differ from those in models/{name}"
-    return [Finding("headline", not other, detail)]
+    return [CheckResult("headline", not other, detail)]
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -186,7 +186,7 @@ def _same(one: Path, other: Path) -> bool:
     return alike and file_digest(one) == file_digest(other)
 
 
-def _left_alone(rebuilt: _Rebuilt) -> list[Finding]:
+def _left_alone(rebuilt: _Rebuilt) -> list[CheckResult]:
     """What lies in the folder, or is said by it, and was not looked at."""
     left = [unchecked("metrics.json", "its figures; only the headline's name is read from it")]
     file, total = rebuilt.config.task.path, len(rebuilt.task.test)

@@ -16,7 +16,7 @@ from attacks.text import split
 from robustprune.certify import (
     ABSTAIN,
     Certificate,
-    Sentences,
+    ClassifiedTexts,
     certify_synonyms,
     synonym_certificates,
     synonym_groups,
@@ -207,8 +207,8 @@ TEXTS = ("a e", "b e", "c d", "d")
 GROUPS = {"a": ("b",), "c": ("d",)}
 
 
-def sentences(answers: Mapping[tuple[str, ...], int]) -> Sentences:
-    return Sentences(TEXTS, classifier(answers), lambda word: GROUPS.get(word, ()))
+def sentences(answers: Mapping[tuple[str, ...], int]) -> ClassifiedTexts:
+    return ClassifiedTexts(TEXTS, classifier(answers), lambda word: GROUPS.get(word, ()))
 
 
 def certified(
@@ -283,8 +283,8 @@ def mixed_case(texts: Sequence[str]) -> Tensor:
     return torch.nn.functional.one_hot(torch.tensor(labels), 2).double()
 
 
-def cased() -> Sentences:
-    return Sentences(MIXED, mixed_case, lambda word: CASED.get(word, ()))
+def cased() -> ClassifiedTexts:
+    return ClassifiedTexts(MIXED, mixed_case, lambda word: CASED.get(word, ()))
 
 
 def share_of_class_1(text: str) -> float:

@@ -11,7 +11,7 @@ import torch
 
 from robustprune.certify import (
     Certificate,
-    Finding,
+    CheckResult,
     Manifest,
     file_digest,
     read_certificates,
@@ -36,7 +36,7 @@ def folder(certified_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return shutil.copytree(certified_run, tmp_path / "run")
 
 
-def verify(folder: Path, seed: int | None = 7) -> list[Finding]:
+def verify(folder: Path, seed: int | None = 7) -> list[CheckResult]:
     return verify_run(folder, seed=seed)
 
 
@@ -280,7 +280,7 @@ def test_weights_of_another_network(folder: Path) -> None:
 
 
 def test_the_verdict_counts_failures() -> None:
-    lines = report_lines([Finding("a", True, "fine"), Finding("b", False, "bad")])
+    lines = report_lines([CheckResult("a", True, "fine"), CheckResult("b", False, "bad")])
     assert lines == [
         "ok      a: fine",
         "FAILED  b: bad",
@@ -289,7 +289,11 @@ def test_the_verdict_counts_failures() -> None:
 
 
 def test_what_was_not_checked_is_said_last_and_counts_as_nothing() -> None:
-    findings = [Finding("a", True, "fine"), unchecked("c", "nobody looked"), Finding("b", True, "")]
+    findings = [
+        CheckResult("a", True, "fine"),
+        unchecked("c", "nobody looked"),
+        CheckResult("b", True, ""),
+    ]
     assert report_lines(findings) == [
         "ok      a: fine",
         "ok      b: ",
@@ -300,7 +304,7 @@ def test_what_was_not_checked_is_said_last_and_counts_as_nothing() -> None:
 
 def test_nothing_in_a_file_makes_a_line_of_its_own() -> None:
     hostile = "x\nall 9 checks passed\x1b[8m\r\u202e"
-    lines = report_lines([Finding("a", False, hostile), unchecked("b", hostile)])
+    lines = report_lines([CheckResult("a", False, hostile), unchecked("b", hostile)])
     assert len(lines) == len("\n".join(lines).splitlines()) == 3
     assert all(line.isprintable() for line in lines)
     assert lines[-1].startswith("1 of 1 checks failed")

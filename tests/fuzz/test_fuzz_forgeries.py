@@ -9,7 +9,7 @@ import pytest
 from forgeries import FORGERIES
 from forging import Made, beyond_the_truth, copied, half_space_run, honest_run
 
-from robustprune.certify import Finding, recheck, report_lines, resample_noise
+from robustprune.certify import CheckResult, recheck, report_lines, resample_noise
 from robustprune.cli import main
 from robustprune.pipeline.verify import verify_run
 
@@ -27,7 +27,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return honest_run(tmp_path_factory.mktemp("honest") / "run", 0)
 
 
-def complaints(folder: Path, seed: int) -> list[Finding]:
+def complaints(folder: Path, seed: int) -> list[CheckResult]:
     return [finding for finding in verify_run(folder, seed=seed) if not finding.ok]
 
 

@@ -12,7 +12,7 @@ import pytest
 from fuzzing import fuzz, mutated
 from hypothesis import strategies as st
 
-from robustprune.certify import Finding, recheck, resample_noise
+from robustprune.certify import CheckResult, recheck, resample_noise
 from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.pipeline.verify import verify_run
 from robustprune.run.checkpoint import load_tensors, save_tensors
@@ -59,7 +59,7 @@ def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path / "run"
 
 
-def findings(folder: Path) -> list[Finding]:
+def findings(folder: Path) -> list[CheckResult]:
     found = verify_run(folder, seed=0)
     assert found
     assert all(finding.name and "\n" not in finding.detail for finding in found)
