@@ -1,8 +1,8 @@
-"""Deterministic lower bounds on margins and radii: the mirror image of ``attacks``.
+"""Deterministic lower bounds on margins and radii. (``attacks`` gives upper bounds.)
 
-``margin_bounds``, ``certified``, ``certified_radius`` and ``output_bounds`` certify, in float64
-with rounding paid for; ``interval_margins`` and ``crown_ibp_margins`` are differentiable, for
-training.  ``trace`` a model once where it is bounded often.
+``margin_bounds``, ``certified``, ``certified_radius`` and ``output_bounds`` certify in float64 and
+account for rounding errors. ``interval_margins`` and ``crown_ibp_margins`` are differentiable, for
+training. Use ``trace`` once for a model that is bounded often.
 """
 
 from robustprune.bounds.certify import certified, margin_bounds, output_bounds

@@ -1,8 +1,8 @@
-"""Elementwise nonlinearities between two lines: ReLU, leaky ReLU, tanh, sigmoid.
+"""Enclose elementwise nonlinearities between two lines: ReLU, leaky ReLU, tanh, sigmoid.
 
-On [l, u] a nonlinearity f is enclosed by  s z + t ≤ f(z) ≤ s' z + t'.  Whatever slope is chosen,
-the shift is then computed from the extremes of f(z) − s z over [l, u], so lines are sound for any
-slope, optimised and rounded ones included.
+On [l, u] a nonlinearity f is enclosed by s z + t ≤ f(z) ≤ s' z + t'. For any slope, the shift is
+computed from the extremes of f(z) − s z over [l, u]. So the lines are sound for every slope, also
+for optimised and for rounded ones.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ HALVINGS = 30
 
 
 class Lines(NamedTuple):
-    """Slopes in [0, 1] and shifts of both lines, (N, 1 or S, …); a shift of None is 0.
+    """Slopes in [0, 1] and shifts of both lines, (N, 1 or S, …). A shift of None means 0.
 
-    ``choice`` is what α-CROWN may vary: the lower slope of a ReLU, or the points at which the two
-    tangents of tanh or sigmoid touch, along a last dimension of 2.
+    ``choice`` is what α-CROWN may optimise: the lower slope of a ReLU, or the points where the two
+    tangents of tanh or sigmoid touch the curve, along a last dimension of size 2.
     """
 
     lower_slope: Tensor
@@ -37,23 +37,24 @@ class Lines(NamedTuple):
 
 
 class Elementwise(ABC):
-    """What all elementwise nonlinearities share; they are monotone with slopes in [0, 1]."""
+    """The base class of all elementwise nonlinearities, which are monotone with slopes in [0,
+    1]."""
 
-    #: bound of |f(z)| − |z|, for the size of shifts (see ``rounding``)
+    #: an upper bound of |f(z)| − |z|, for the size of shifts (see ``rounding``)
     bounded_by: float = 0.0
     function_error: float = EPS
 
     @abstractmethod
     def clean(self, z: Tensor) -> Tensor:
-        """f(z)."""
+        """Return f(z)."""
 
     @abstractmethod
     def relax(self, box: Interval, choice: Tensor | None = None) -> Lines:
-        """Lines around f on the box, drawn with `choice` where it is given."""
+        """Return lines around f on the box. `choice`, where it is given, selects them."""
 
     @abstractmethod
     def unsettled(self, box: Interval) -> Tensor:
-        """Where tighter bounds of the input would give tighter lines."""
+        """Return where tighter bounds of the input would give tighter lines."""
 
     def interval(self, *inputs: Interval, gamma: float) -> Interval:
         lo, hi = self.clean(inputs[0].lo), self.clean(inputs[0].hi)
@@ -66,14 +67,14 @@ class Elementwise(ABC):
     def deviation(
         self, precision: Precision, inputs: Sequence[Interval], out: Interval, size: Tensor | None
     ) -> Tensor | None:
-        """How far the network's own f(z) may be off, (N, …); None where it is exact."""
+        """Return the largest error of the network's own f(z), (N, …), or None where it is exact."""
 
     def size(self, *inputs: Tensor) -> Tensor:
         # |slope ⊙ z| ≤ m, |shift| ≤ |f(z)| + |slope ⊙ z|
         return 2 * inputs[0] + self.bounded_by
 
     def backward(self, A: Tensor, lines: Lines) -> tuple[list[Tensor], Tensor | None]:
-        """Positive coefficients take the lower line, negative ones the upper line.
+        """Use the lower line for positive coefficients and the upper line for negative ones.
 
         arXiv 1811.00866, Theorem 3.2.
         """
@@ -93,7 +94,7 @@ def _inner(A: Tensor, vector: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rectifier(Elementwise):
-    """max(z, a z) with 0 ≤ a ≤ 1: ReLU for a = 0."""
+    """max(z, a z) with 0 ≤ a ≤ 1, which is ReLU for a = 0."""
 
     slope: float = 0.0
 
@@ -105,16 +106,16 @@ class Rectifier(Elementwise):
     ) -> Tensor | None:
         if not self.slope:
             return None
-        # a slope below the smallest number becomes another one, or 0, before it meets z
+        # a slope below the smallest number is rounded, possibly to 0, before it multiplies z
         lost = precision.floor * (-inputs[0].lo).clamp(min=0)
         return precision.of_result((-out.lo).clamp(min=0), 2) + lost
 
     def unsettled(self, box: Interval) -> Tensor:
-        """Where tighter bounds would give tighter lines: l < 0 < u."""
+        """Return where tighter bounds of the input would give tighter lines: l < 0 < u."""
         return (box.lo < 0) & (box.hi > 0)
 
     def relax(self, box: Interval, choice: Tensor | None = None) -> Lines:
-        """Above the chord; below α z with α = 1 where u > −l, else a, or ``choice``.
+        """Return the chord above, and below α z with α = 1 where u > −l, else a, or ``choice``.
 
         arXiv 1811.00866, §3.3 (adaptive bounds).
         """
@@ -137,7 +138,7 @@ class Rectifier(Elementwise):
 
 @dataclass(frozen=True)
 class Sigmoidal(Elementwise):
-    """tanh(z), or the sigmoid ½ + ½ tanh(z/2)."""
+    """The function tanh(z), or the sigmoid ½ + ½ tanh(z/2)."""
 
     sigmoid: bool = False
     bounded_by = 1.0
@@ -171,12 +172,12 @@ class Sigmoidal(Elementwise):
 
 
 def _under_tanh(lo: Tensor, hi: Tensor, touch: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Slope and shift of a line below tanh on [lo, hi], and the point where its tangent touches.
+    """Return slope and shift of a line below tanh on [lo, hi], and the point of its tangent.
 
-    Where the chord lies below the curve it is the line.  Elsewhere it is the tangent at ``touch``
-    (arXiv 1811.00866, Table 1), which may lie no further right than where a tangent passes through
-    (hi, tanh hi).  The default is the midpoint, or as near as that allows: the area below a line
-    is (hi − lo) times its height at the midpoint.
+    Where the chord lies below the curve, it is the line. Elsewhere the line is the tangent at
+    ``touch`` (arXiv 1811.00866, Table 1). That point may not lie to the right of the one whose
+    tangent passes through (hi, tanh hi). The default is the midpoint, or the nearest allowed point,
+    because the area below a line is (hi − lo) times its height at the midpoint.
     """
     gap = torch.where(hi > lo, hi - lo, 1.0)
     chord = torch.where(hi > lo, (hi.tanh() - lo.tanh()) / gap, _slope(lo))
@@ -201,10 +202,10 @@ def _slope(z: Tensor) -> Tensor:
 
 
 def _tangent_through(lo: Tensor, hi: Tensor) -> Tensor:
-    """The d ≤ 0 at which the tangent of tanh passes through (hi, tanh hi), hi ≥ 0; not below lo.
+    """Return the d ≤ 0 whose tangent of tanh passes through (hi, tanh hi), hi ≥ 0; at least lo.
 
-    Bisection of g(d) = tanh'(d)(hi − d) − (tanh hi − tanh d), which rises with d; a last Newton
-    step carries the gradient in hi.
+    It is found by bisection of g(d) = tanh'(d)(hi − d) − (tanh hi − tanh d), which increases with
+    d. A last Newton step carries the gradient with respect to hi.
     """
     with torch.no_grad():
         below, above = lo.clamp(max=0), torch.zeros_like(lo)

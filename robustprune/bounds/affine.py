@@ -1,4 +1,4 @@
-"""Affine operations: how they move points, intervals and coefficients."""
+"""Affine operations: how they map points, intervals and coefficients."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ Shape = tuple[int, ...]
 #: relative error of a float64 sum of fewer than VERY_LONG products
 ROUNDED, VERY_LONG = 2.0**-30, 2**22
 Map = Callable[[Tensor], Tensor]
-#: first and last place, the last not included, along each dimension after the channels
+#: first and last position (the last is not included) along each dimension after the channels
 Region = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Affine:
-    """z ↦ W z + b on one input.
+    """The map z ↦ W z + b on one input.
 
     Attributes:
-        linear, absolute: z ↦ W z and z ↦ |W| z on batches (M, *in).
-        adjoint: A ↦ A W, (M, *out) -> (M, *in).
-        bias, bias_size: b and a bound of |b| before any cancellation inside it, (1, *out).
-        exact: True where W only moves entries around, so that nothing is rounded.
-        arithmetic: how the network may evaluate it; not needed where ``exact``, nor in training.
-        mixing: False where each output depends on one input at most.
-        crop: the same for outputs in a region alone, and the region of inputs that it then takes,
-            which may reach beyond the input; None where W is not local.  Only ``backward`` of it
-            is of use.
+        linear, absolute: the maps z ↦ W z and z ↦ |W| z on batches (M, *in).
+        adjoint: the map A ↦ A W, (M, *out) -> (M, *in).
+        bias, bias_size: b, and an upper bound of |b| before any cancellation inside it, (1, *out).
+        exact: whether W only moves entries, so that nothing is rounded.
+        arithmetic: how the network may evaluate the map; not needed if ``exact`` or in training.
+        mixing: whether an output may depend on more than one input.
+        crop: a function that returns the same map for the outputs of a region, and the region of
+            inputs that these depend on, which may extend beyond the input; None where W is not
+            local. Only ``backward`` of the result may be used.
     """
 
     linear: Map
@@ -52,7 +52,7 @@ class Affine:
         return out if self.bias is None else out + self.bias
 
     def interval(self, *inputs: Interval, gamma: float) -> Interval:
-        """W c + b ± |W| r (arXiv 1810.12715, Eq. 6), with the forward correction."""
+        """Return W c + b ± |W| r (arXiv 1810.12715, Eq. 6), with the forward correction."""
         (box,) = inputs
         if self.exact:
             return Interval(self.linear(box.lo), self.linear(box.hi))
@@ -73,7 +73,8 @@ class Affine:
     def deviation(
         self, precision: Precision, inputs: Sequence[Interval], out: Interval, size: Tensor | None
     ) -> Tensor | None:
-        """How far the network's own evaluation may be off, (N, *out); None where it is exact."""
+        """Return the largest error of the network's evaluation, (N, *out), or None if it is
+        exact."""
         if self.exact:
             return None
         assert self.arithmetic is not None, "an operation must say how it is evaluated"
@@ -84,7 +85,7 @@ class Affine:
         return precision.of_sums(self.arithmetic, size, partial, flat.sum(1), flat.amax(1))
 
     def _partial_sums(self, box: Interval, both: Tensor) -> Tensor:
-        """max(Σ p⁺, Σ p⁻) over the terms p of W z + b, for all z in the box.
+        """Return max(Σ p⁺, Σ p⁻) over the terms p of W z + b, for all z in the box.
 
         Args:
             both: Σ p⁺ + Σ p⁻, which is the ``size`` of ``box.parts``.
@@ -100,7 +101,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Sum:
-    """Σ ±z_i over inputs of one shape."""
+    """Σ ±z_i over inputs of the same shape."""
 
     signs: tuple[int, ...]
 
@@ -130,7 +131,7 @@ class Sum:
 
 @dataclass(frozen=True)
 class Concat:
-    """Concatenation of features or channels, ``lengths`` of each input."""
+    """The concatenation of features or channels; ``lengths`` has the number of each input."""
 
     lengths: tuple[int, ...]
 
@@ -155,7 +156,7 @@ class Concat:
 def linear(
     weight: Tensor, bias: Tensor | None, out_shape: Shape, arithmetic: Arithmetic | None = None
 ) -> Affine:
-    """z Wᵀ + b on the last dimension."""
+    """Return the map z ↦ z Wᵀ + b on the last dimension."""
     return Affine(
         lambda z: F.linear(z, weight),
         lambda z: F.linear(z, weight.abs()),
@@ -173,7 +174,7 @@ def scale(
     arithmetic: Arithmetic | None = None,
     shift_size: Tensor | None = None,
 ) -> Affine:
-    """factor ⊙ z + shift, both broadcasting against one example."""
+    """Return the map z ↦ factor ⊙ z + shift, where both broadcast against one example."""
     wide = factor.expand(shape)
 
     def crop(region: Region) -> tuple[Affine, Region]:
@@ -193,9 +194,9 @@ def scale(
 
 
 def average(function: Map, in_shape: Shape, arithmetic: Arithmetic | None = None) -> Affine:
-    """A linear map with coefficients ≥ 0 and no parameters: means, sums, reflected padding.
+    """Return a linear map with coefficients ≥ 0 and no parameters, such as a mean or a sum.
 
-    The adjoint is autograd's gradient of the map, which does not depend on where it is taken.
+    The adjoint is autograd's gradient of the map, which is the same at every point.
     """
 
     def adjoint(A: Tensor) -> Tensor:
@@ -209,7 +210,8 @@ def average(function: Map, in_shape: Shape, arithmetic: Arithmetic | None = None
 
 
 def zero_pad(before: Sequence[int], after: Sequence[int]) -> Affine:
-    """Zeros around the places of every channel, or fewer places where a number is negative."""
+    """Add zeros around the positions of every channel, or cut positions where a number is
+    negative."""
     amounts = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
 
     def forward(z: Tensor) -> Tensor:
@@ -231,7 +233,7 @@ def zero_pad(before: Sequence[int], after: Sequence[int]) -> Affine:
 
 
 def rearrange(in_shape: Shape, out_shape: Shape) -> Affine:
-    """Another shape for the same entries in the same order."""
+    """Give the same entries another shape, in the same order."""
 
     def forward(z: Tensor) -> Tensor:
         return z.reshape(len(z), *out_shape)
@@ -244,7 +246,7 @@ def rearrange(in_shape: Shape, out_shape: Shape) -> Affine:
 def whole_bias(
     bias: Tensor | None, shape: Sequence[int], *, size: Tensor | None = None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The last two fields of ``Affine``, for one example."""
+    """Return the fields ``bias`` and ``bias_size`` of ``Affine``, for one example."""
     if bias is None:
         return None, None
     size = bias.abs() if size is None else size
@@ -252,12 +254,12 @@ def whole_bias(
 
 
 def inside(region: Region) -> tuple[slice, ...]:
-    """The index of a region, for tensors (N, C, *places)."""
+    """Return the index of a region, for tensors (N, C, *positions)."""
     return (slice(None), slice(None), *(slice(lo, hi) for lo, hi in region))
 
 
 def cropped_bias(op: Affine, region: Region) -> Affine:
-    """The operation with its bias in a region alone."""
+    """Return the operation with only the part of its bias in a region."""
     if op.bias is None or op.bias_size is None:
         return op
     at = inside(region)
@@ -265,7 +267,8 @@ def cropped_bias(op: Affine, region: Region) -> Affine:
 
 
 def moved(A: Tensor, own: Region, other: Region) -> Tensor:
-    """Coefficients (…, *places) known in one region, cut and filled with 0 to fit another."""
+    """Cut coefficients (…, *positions) of one region, or fill them with 0, to fit another
+    region."""
     if own == other:
         return A
     if any(a_hi <= lo or hi <= a_lo for (a_lo, a_hi), (lo, hi) in zip(own, other, strict=True)):

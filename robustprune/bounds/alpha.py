@@ -23,8 +23,8 @@ def optimised(
     steps: int,
     progress: Progress = UNTOLD,
 ) -> Tensor:
-    """``_ascended`` for as many rows at a time as memory allows; none depends on the others."""
-    # each entry of a row has slopes, their gradient, two moments, and what autograd keeps
+    """Call ``_ascended`` for as many rows at a time as memory allows; rows are independent."""
+    # each entry of a row needs slopes, their gradient, two moments, and the graph of autograd
     held = 8 * len(known.inputs.x) * known.program.entries
     step = max(1, linear.CHUNK // max(1, held))
     parts = list(zip(torch.split(A, step, dim=1), torch.split(start, step, dim=1), strict=True))
@@ -39,9 +39,9 @@ def optimised(
 def _ascended(known: Sweep, A: Tensor, start: Tensor, *, steps: int, progress: Progress) -> Tensor:
     """Raise the lower bounds ``start`` of ⟨A_ns, logits⟩, (N, S), by the choice of lines.
 
-    max_α min_x of the linear bound (Eq. 8), by Adam with slopes of their own for every bounded
-    quantity; the best bound of all steps counts, so none falls.  The intervals of the
-    nonlinearities' inputs stay as they are.
+    It computes max_α min_x of the linear bound (Eq. 8) by Adam, with separate slopes for every
+    bounded quantity. The best bound of all steps is returned, so none gets worse. The intervals of
+    the nonlinearities' inputs do not change.
     """
     position = known.program.output
     choices = {

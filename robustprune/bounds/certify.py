@@ -1,4 +1,4 @@
-"""Sound lower bounds on margins, of the network as it is evaluated in its own precision."""
+"""Sound lower bounds on margins, for the network as it is evaluated in its own precision."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from robustprune.bounds.progress import OnProgress, Progress
 from robustprune.bounds.rounding import plain_arithmetic
 from robustprune.bounds.specification import by_class, margins_over_others
 
-#: share of the work of a costly method that "crown-ibp" before it takes
+#: the share of the work that the first method, "crown-ibp", takes before a costly one
 FIRST = 0.02
 
 
@@ -43,31 +43,36 @@ def margin_bounds(
     batch_size: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Tensor:
-    """Lower bounds of min (z_y − z_j) over all inputs that ``threat`` allows, for every class j.
+    """Return lower bounds of min (z_y − z_j) over all allowed inputs, for every class j.
 
-    The model is bounded in eval mode, in float64, with all rounding errors paid for (see
-    ``bounds.rounding``).  A method is never below the ones before it in this list, for the best
-    of them counts:
+    z are the logits. The model is bounded in eval mode and in float64, and the bounds account for
+    all rounding errors (see ``bounds.rounding``). A method is never worse than those before it in
+    this list, because the best of them is returned:
 
     - "ibp": intervals (arXiv 1810.12715).
     - "crown-ibp": one linear bound over intervals (arXiv 1906.06316).
-    - "crown": linear bounds of every nonlinearity's input too (arXiv 1811.00866).
-    - "alpha-crown": the slopes of the last pass optimised (arXiv 2011.13824).
+    - "crown": linear bounds also of every nonlinearity's input (arXiv 1811.00866).
+    - "alpha-crown": optimised slopes in the last pass (arXiv 2011.13824).
 
     Args:
-        model: a module of supported layers, or what ``trace`` made of it.
-        x: (N, …); y: (N,).
-        steps: of the ascent of "alpha-crown".
-        batch_size: examples bounded at a time at most; fewer, and not all classes at once, where
-            all would need much more than 1 GiB beside the network (see ``linear.CHUNK``).
-        on_progress: is told the share of the work that is done, from 0 to 1 and never falling,
-            after every few neurons; stable neurons count as work, but take no time.
+        model: a module of supported layers, or the result of ``trace`` for it.
+        x: (N, …) inputs; y: (N,) class indices.
+        steps: the number of gradient steps of "alpha-crown", at least 0.
+        threat: what the adversary may do.
+        method: one of the list above.
+        batch_size: the largest number of examples that are bounded at a time; None for no such
+            limit. There are fewer, and not all classes at once, if all would need much more than 1
+            GiB beside the network (see ``linear.CHUNK``).
+        on_progress: a function that is called with the share of the work that is done, from 0 to 1
+            and never falling, after every few neurons. Stable neurons count as work, although they
+            take no time.
 
     Returns:
-        (N, C), float64, ∞ at j = y: ``.amin(1)`` is the worst margin.
+        (N, C), float64, with ∞ at j = y, so that ``.amin(1)`` is the worst margin.
 
     Raises:
-        ValueError: an operation without bounds; x, y as in ``attacks.inputs``; unknown method.
+        ValueError: an operation has no bounds, x or y is invalid (see ``attacks.inputs``), or the
+            method is unknown.
     """
     y = check_call(x, y, threat, method, steps, batch_size)
     how = Settings(method, steps, batch_size)
@@ -85,9 +90,9 @@ def output_bounds(
     batch_size: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds of the logits over all inputs that ``threat`` allows.
+    """Return lower and upper bounds of the logits over all inputs that ``threat`` allows.
 
-    Args, raises: as ``margin_bounds``.
+    Arguments and errors are those of ``margin_bounds``.
 
     Returns:
         lower, upper: (N, C), float64.
@@ -120,10 +125,10 @@ def certified(
     batch_size: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Tensor:
-    """Whether no allowed input is classified other than y: all margin bounds positive.
+    """Return whether no allowed input is classified other than y: all margin bounds are positive.
 
-    "crown-ibp" goes first, and costlier methods see only the examples that it leaves open.  Args
-    and raises as ``margin_bounds``.
+    "crown-ibp" is tried first, and costlier methods are used only for the examples that it does not
+    certify. Arguments and errors are those of ``margin_bounds``.
 
     Returns:
         (N,), bool; False where x itself is misclassified.
@@ -135,7 +140,7 @@ def certified(
 
 
 class Settings(NamedTuple):
-    """How to bound: see ``margin_bounds``."""
+    """The options of ``margin_bounds``."""
 
     method: BoundMethod
     steps: int
@@ -150,7 +155,7 @@ def proven(
     how: Settings,
     progress: Progress,
 ) -> Tensor:
-    """``certified`` for a program that is ``ready``."""
+    """Do the work of ``certified`` for a program that is ``ready``."""
     done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     cheap = how.method in ("ibp", "crown-ibp")
     attempts: tuple[BoundMethod, ...]
@@ -159,7 +164,7 @@ def proven(
         left = (~done).nonzero().squeeze(1)
         if len(left) == 0:
             break
-        # the first takes next to nothing
+        # the first method takes very little time
         begin = FIRST * number
         stretch = progress.part(begin, 1 if number == len(attempts) - 1 else FIRST)
         again = how._replace(method=attempt)
@@ -188,7 +193,7 @@ def _margins(
 def _lower_bounds(
     program: Program, inputs: InputSet, A: Tensor, how: Settings, progress: Progress
 ) -> Tensor:
-    """Lower bounds of ⟨A_ns, logits⟩, (N, S): the best of ``method`` and all before it."""
+    """Return lower bounds of ⟨A_ns, logits⟩, (N, S): the best of ``method`` and all before it."""
     method, steps = how.method, how.steps
     known = sweep(program, inputs, exact=tightened_all)
     best = least_by_intervals(known, A)
@@ -214,10 +219,10 @@ def _lower_bounds(
 
 @contextmanager
 def ready(model: nn.Module | BoundGraph, x: Tensor) -> Iterator[Program]:
-    """The operations of a model, compared with it; inside, in eval mode and without gradients.
+    """Trace a model and compare the result with it; inside this context the model is in eval mode.
 
     Raises:
-        ValueError: as ``margin_bounds``, of the model.
+        ValueError: as in ``margin_bounds``, for the model.
     """
     graph = trace(model)
     with plain_arithmetic(), evaluating(graph.model):
@@ -236,7 +241,7 @@ def _in_batches(
     batch_size: int | None,
     progress: Progress,
 ) -> Tensor:
-    """``bound(rows, …)`` for all rows of x, as many at a time as memory allows."""
+    """Call ``bound(rows, …)`` for all rows of x, as many at a time as memory allows."""
     most = _examples_at_once(program)
     parts = rows_of(x, most if batch_size is None else min(most, batch_size))
     found = []
@@ -248,7 +253,8 @@ def _in_batches(
 
 
 def _examples_at_once(program: Program) -> int:
-    """So many that neither their values nor the coefficients of their margins exceed CHUNK."""
+    """Return how many examples fit into CHUNK, with their values and the coefficients of
+    margins."""
     classes = program.nodes[program.output].shape[0]
-    # an example's boxes and errors of all nodes; the margins are made of integers first
+    # the boxes and errors of all nodes for one example; margins are built as integers first
     return max(1, linear.CHUNK // max(4 * program.entries, 2 * classes * classes))

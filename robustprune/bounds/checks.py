@@ -1,4 +1,4 @@
-"""Checks that the certifying functions share, and how they split a batch."""
+"""Checks that the certifying functions share, and the splitting of a batch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ METHODS: tuple[BoundMethod, ...] = get_args(BoundMethod)
 
 
 def rows_of(x: Tensor, batch_size: int | None) -> list[Tensor]:
-    """Indices of the examples, ``batch_size`` at a time; one empty part for an empty batch."""
+    """Return the examples' indices, ``batch_size`` at a time; an empty batch is one empty part."""
     rows = torch.arange(len(x), device=x.device)
     step = batch_size or max(len(x), 1)
     return [rows[begin : begin + step] for begin in range(0, max(len(x), 1), step)]
 
 
 def check_model(model: nn.Module, device: torch.device) -> None:
-    """Raise ValueError where the model does more than its layers say, or is no function at all.
+    """Raise a ValueError if the model does more than its layers say, or is no fixed function.
 
-    Called in eval mode.
+    The model must be in eval mode.
     """
     check_no_hooks(model)
     for name, module in model.named_modules():
@@ -50,14 +50,14 @@ def check_model(model: nn.Module, device: torch.device) -> None:
 
 
 def check_trace(graph: BoundGraph, program: Program, sample: Tensor) -> None:
-    """Raise ValueError where the model's logits are outside the bounds of these points alone."""
+    """Raise a ValueError if the model's logits lie outside the bounds for these points."""
     point = ThreatModel("linf", 0.0)
     inputs = input_set(sample, point, program.dtype, program.precision)
     known = sweep(program, inputs, exact=tightened_all)
     box, lost = known.intervals[program.output], known.lost
     assert lost is not None
     rows = torch.arange(len(sample), device=sample.device)
-    # a model that counts its calls, or its examples, may differ in the second
+    # a model that counts its calls or its examples may give other logits in the second call
     for at in (rows, torch.cat((rows, rows))):
         points = sample[at].to(dtype_of(graph.model, sample))
         logits = logits_of(graph.model, points).double()
@@ -71,14 +71,14 @@ def check_trace(graph: BoundGraph, program: Program, sample: Tensor) -> None:
 
 
 def dtype_of(model: nn.Module, x: Tensor) -> torch.dtype:
-    """What the model computes in."""
+    """Return the dtype in which the model computes."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
 
 
 def check_call(
     x: Tensor, y: Tensor, threat: ThreatModel, method: str, steps: int, batch_size: int | None
 ) -> Tensor:
-    """Check what the public functions share; return y as int64."""
+    """Check the arguments that the public functions share, and return y as int64."""
     y = check_batch(x, y)
     check_values(x, threat.bounds)
     if method not in METHODS:

@@ -1,4 +1,4 @@
-"""Convolutions with zeros as padding, whole and in a region."""
+"""Convolutions with zero padding, for whole feature maps and for regions."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def convolution(
     groups: int,
     arithmetic: Arithmetic | None = None,
 ) -> Affine:
-    """1-D or 2-D convolution."""
+    """Return a 1-D or 2-D convolution as an affine operation."""
     one = weight.dim() == 3
     forward = F.conv1d if one else F.conv2d
     backward = F.conv_transpose1d if one else F.conv_transpose2d
-    # what the stride leaves over at the far end never meets the kernel
+    # positions at the far end that the stride skips are not read by the kernel
     left_over = tuple(
         size - (hi - lo - 2 * p)
         for size, p, (lo, hi) in zip(
@@ -66,7 +66,7 @@ def convolution(
 def field_of(
     region: Region, weight: Tensor, stride: Shape, padding: Shape, dilation: Shape
 ) -> Region:
-    """The places that outputs in a region look at, counted from the first that is no padding."""
+    """Return the input positions that outputs in a region depend on, counted without padding."""
     return tuple(
         (lo * s - p, (hi - 1) * s - p + d * (kernel - 1) + 1)
         for (lo, hi), kernel, s, p, d in zip(
@@ -76,10 +76,10 @@ def field_of(
 
 
 def transposed(A: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
-    """Transposed convolution of small maps, (M, out, …) -> (M, in, …).
+    """Compute the transposed convolution of small maps, (M, out, …) -> (M, in, …).
 
-    One matrix product over all of the M maps, then one shifted sum a tap: torch's own loops over
-    the maps, with a product for each, which is several times slower where maps are small.
+    It makes one matrix product over all of the M maps, and then one shifted sum for each tap. torch
+    loops over the maps with a product for each, which is several times slower for small maps.
     """
     places, taps = A.shape[2:], weight.shape[2:]
     rows = A.flatten(2).transpose(1, 2).reshape(-1, A.shape[1])

@@ -1,7 +1,7 @@
-"""The part of a network that a few places of one feature map depend on.
+"""Restrict a network to the part on which a few positions of one feature map depend.
 
-A bound of a neuron of a convolutional layer has coefficients 0 outside the neuron's field of view,
-so nothing else need be computed.
+A bound of a neuron of a convolutional layer has coefficients 0 outside the neuron's receptive
+field, so nothing else needs to be computed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from robustprune.bounds.program import Node, Op
 
 
 def cropped(known: Sweep, position: int, region: Region) -> Sweep:
-    """What is known of ``region`` of the node ``position``, and of all places it depends on.
+    """Restrict a sweep to ``region`` of the node ``position`` and all positions it depends on.
 
-    Nodes keep their positions; those that the region does not depend on are empty.
+    Nodes keep their positions in the program; nodes on which the region does not depend are empty.
     """
     nodes = known.program.nodes
     seen = {position: region}
@@ -55,7 +55,7 @@ def cropped(known: Sweep, position: int, region: Region) -> Sweep:
 
 
 def _cropped_op(node: Node, region: Region, shapes: list[Shape]) -> tuple[Op, list[Region]]:
-    """The operation for a region of its outputs, and the regions of its inputs that it takes."""
+    """Return the operation for a region of its outputs, and the input regions that it needs."""
     op, whole = node.op, _whole(node.shape)
     assert op is not None
     if region == whole:
@@ -78,7 +78,7 @@ def _whole(shape: Shape) -> Region:
 
 
 def _valid(field: Region, shape: Shape) -> Region:
-    """The places of a field of view that are no padding; at least one."""
+    """Return the positions of a receptive field that are no padding, and at least one."""
     clipped = []
     for (lo, hi), size in zip(field, shape[1:], strict=True):
         first = min(max(lo, 0), size - 1)

@@ -1,4 +1,4 @@
-"""From an ``nn.Module`` to a ``Program``, by way of ``torch.fx``."""
+"""Turn an ``nn.Module`` into a ``Program`` by means of ``torch.fx``."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from robustprune.bounds.tracer import Root, Tracer, exported, only_read, shown
 
 @dataclass(frozen=True)
 class BoundGraph:
-    """A traced model; wherever bounds take a model they take this too.
+    """A traced model. All functions for bounds accept it in place of the model.
 
-    The trace holds which operations the model does in which order, in eval mode.  Weights, masks
-    and buffers are read from the model each time, so it stays valid while they change.
+    The trace records the operations of the model and their order, in eval mode. Weights, masks and
+    buffers are read from the model at each use, so the trace stays valid while they change.
     """
 
     model: nn.Module
@@ -43,16 +43,16 @@ class BoundGraph:
         batch_statistics: bool = False,
         precision: Precision | None = None,
     ) -> Program:
-        """The operations with the weights of this moment, for examples like those of ``sample``.
+        """Return the operations with the present weights, for examples like those of ``sample``.
 
         Args:
-            sample: (M, …), in the dtype that bounds are computed in.
-            batch_statistics: batch norms in train mode take the statistics of ``sample``.
-            precision: what the network computes in, for certificates; None in training.
+            sample: (M, …), in the dtype in which bounds are computed.
+            batch_statistics: whether batch norms in train mode use the statistics of ``sample``.
+            precision: the precision of the network, for certificates; None in training.
 
         Raises:
-            ValueError: an operation without bounds, by name and place, or logits that are not
-                (M, C) with C ≥ 2.
+            ValueError: an operation has no bounds (the message names it and its place), or logits
+                are not (M, C) with C ≥ 2.
         """
         program = Program.start(sample, batch_statistics=batch_statistics, precision=precision)
         env: dict[fx.Node, Any] = {}
@@ -80,7 +80,7 @@ class BoundGraph:
         env: dict[fx.Node, Any],
         memory: Memory,
     ) -> None:
-        """Put the value of an operation into ``env``."""
+        """Store the value of an operation in ``env``."""
         if node.op == "call_module":
             assert isinstance(node.target, str)
             module = self.root.get_submodule(node.target)
@@ -109,7 +109,7 @@ class BoundGraph:
             raise ValueError(f"no bounds for this use of {what}: {reason}") from error
 
     def _constant(self, target: str) -> Any:
-        """As it is: what constants make of each other is computed in the network's own dtype."""
+        """Return a constant unchanged, because the network combines constants in its own dtype."""
         value: Any = self.root
         for part in target.split("."):
             value = getattr(value, part)
@@ -117,12 +117,12 @@ class BoundGraph:
 
 
 def trace(model: nn.Module | BoundGraph) -> BoundGraph:
-    """Trace once what is bounded often; a ``BoundGraph`` is returned as it is.
+    """Trace a model once that is bounded often. A ``BoundGraph`` is returned unchanged.
 
     Raises:
-        ValueError: no module, one whose Python code isn't there any more, hooks and other things
-            that run beside ``forward``, control flow that depends on the input, or a parametrized
-            module that is no standard layer.
+        ValueError: it is no module, its Python code does not exist any more, hooks or other code
+            run beside ``forward``, the control flow depends on the input, or a parametrized module
+            is no standard layer.
     """
     if isinstance(model, BoundGraph):
         return model
@@ -143,7 +143,7 @@ def trace(model: nn.Module | BoundGraph) -> BoundGraph:
     try:
         with evaluating(model), only_read(model):
             graph = Tracer().trace(root)
-    except Exception as error:  # whatever a foreign forward raises when it meets no real tensor
+    except Exception as error:  # the user's forward may raise anything when it gets no real tensor
         if isinstance(error, ValueError) and not isinstance(error, fx.proxy.TraceError):
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
@@ -170,7 +170,7 @@ def _finished(program: Program, logits: Any) -> Program:
 
 
 def _evaluator(node: fx.Node) -> Any:
-    """What computes a constant from constants."""
+    """Return a function that computes a constant from constants."""
     target: Any = node.target
     if node.op == "call_method":
         return lambda program, own, *args, **kwargs: getattr(own, target)(*args, **kwargs)
@@ -178,7 +178,7 @@ def _evaluator(node: fx.Node) -> Any:
 
 
 def _leaves(value: Any) -> list[Any]:
-    """What tuples, lists and dictionaries hold; a Value counts as one."""
+    """Return the items of nested tuples, lists and dictionaries; a Value is one item."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple) and not isinstance(value, Value):
@@ -187,7 +187,7 @@ def _leaves(value: Any) -> list[Any]:
 
 
 def _surroundings(node: fx.Node) -> str:
-    """The innermost module whose forward calls the function."""
+    """Name the innermost module whose forward calls the function."""
     stack = node.meta.get("nn_module_stack") or {}
     name = shown(next(reversed(stack))) if stack else ""
     return f"module '{name}'" if name else "the model's forward"

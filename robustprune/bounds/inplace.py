@@ -1,7 +1,7 @@
 """Operations in place: which other values of a traced model they change.
 
-A trace names results, not memory.  After ``F.relu(z, inplace=True)`` every name of the memory of z,
-z itself and what ``dropout`` or ``view`` made of it, means the new entries.
+A trace names results, not memory. After ``F.relu(z, inplace=True)``, z itself and the results of
+``dropout`` or ``view`` on z, which share its memory, have the new entries.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import fx, nn
 from robustprune.bounds.program import Value
 from robustprune.bounds.tensors import Unsupported
 
-#: functions and methods whose result is in the memory of their input
+#: functions and methods whose result uses the memory of their input
 VIEWS = {"view", "squeeze", "unsqueeze", "unflatten", "dropout", "dropout1d", "dropout2d"}
 VIEW_LAYERS = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Unflatten)
-#: those whose result may be there, or a copy
+#: those whose result may use that memory or be a copy
 MAYBE_VIEWS = {"flatten", "reshape", "contiguous", "float", "double"}
 MAYBE_VIEW_LAYERS = (nn.Flatten,)
 OPERATORS = {"iadd", "isub", "imul", "itruediv", "ipow", "ifloordiv", "imod"}
-#: where ``inplace`` comes among the arguments of a function
+#: the position of ``inplace`` among the arguments of a function
 PLACE = {"relu": 1, "leaky_relu": 2, "dropout": 3, "dropout1d": 3, "dropout2d": 3}
 
 
@@ -52,17 +52,17 @@ NOTHING = Effect(False, False, False)
 
 @dataclass
 class Memory:
-    """Which values of a graph share memory, filled in the order of its nodes."""
+    """The values of a graph that share memory, filled in the order of its nodes."""
 
     owner: dict[fx.Node, fx.Node] = field(default_factory=dict)
     unsure: set[fx.Node] = field(default_factory=set)
 
     def note(self, node: fx.Node, env: dict[fx.Node, Any], effect: Effect) -> None:
-        """Take in a node with its value; where it changes memory, give its value to the others.
+        """Add a node and its value, which other nodes of the memory get if the memory is changed.
 
         Raises:
-            Unsupported: a constant is changed, or another name of the memory is used later, of
-                which it isn't known what it means then.
+            Unsupported: a constant is changed, or a value that shares the memory is used later and
+                its meaning is then not known.
         """
         source = node.args[0] if node.args else None
         if effect.changes and not isinstance(env.get(source), Value):  # type: ignore[arg-type]

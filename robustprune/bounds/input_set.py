@@ -1,4 +1,4 @@
-"""The set of inputs that a threat model allows, as bounds see it."""
+"""The set of inputs that a threat model allows, in the form that bounds need."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from robustprune.bounds.rounding import EPS, TINY, outward
 
 @dataclass(frozen=True)
 class InputSet:
-    """{x' : ‖x' − x‖_p ≤ ε} ∩ bounds, with its box hull.
+    """{x' : ‖x' − x‖_p ≤ ε} ∩ bounds, with the smallest box around it.
 
     Attributes:
         x: (N, …), the centres; box: the smallest box around each set.
         radius: ε, broadcasting against x; norm: "linf", "l2" or "l1".
-        cut: whether the bounds may cut the ball, so that the box says something of its own.
+        cut: whether the bounds may cut the ball, so that the box adds information.
         free: where x may change, broadcasting against x; None for everywhere.
-        cast: how far each entry may move when the network's own format is coarser than x's and the
-            input is cast to it, (N, …); None where it isn't.  The box has room for it.
+        cast: how far each entry may move, (N, …), when the input is cast to the network's own
+            format, which is coarser than that of x; None without such a cast. The box includes it.
     """
 
     x: Tensor
@@ -38,10 +38,10 @@ class InputSet:
     cast: Tensor | None = None
 
     def least(self, A: Tensor, gamma: float) -> Tensor:
-        """A lower bound of min ⟨A_ns, x'⟩ over the set, (N, S).
+        """Return a lower bound of min ⟨A_ns, x'⟩ over the set, (N, S).
 
-        L∞: exact, over the box.  L2, L1: ⟨a, x⟩ − ε‖a‖_dual, exact without bounds; with bounds
-        the better of that and of the minimum over the box.
+        In L∞ it is exact, over the box. In L2 and L1 it is ⟨a, x⟩ − ε‖a‖_dual, which is exact
+        without bounds; with bounds it is the better of that and of the minimum over the box.
         """
         if self.norm == "linf":
             return least_over_box(A, self.box, gamma)
@@ -59,7 +59,7 @@ class InputSet:
         return torch.maximum(least, least_over_box(A, self.box, gamma)) if self.cut else least
 
     def cropped(self, inside: tuple[slice, ...]) -> InputSet:
-        """The same for some places of the inputs, where all others have coefficients 0."""
+        """Return the set for some positions of the inputs; all others must have coefficients 0."""
         return replace(
             self,
             x=self.x[inside],
@@ -72,13 +72,13 @@ class InputSet:
 def input_set(
     x: Tensor, threat: ThreatModel, dtype: torch.dtype, precision: Precision | None = None
 ) -> InputSet:
-    """The set around x in ``dtype``; for a certificate the box is rounded outward.
+    """Return the set around x in ``dtype``. For a certificate the box is rounded outward.
 
-    Bounds are widened to what they are in x's own dtype, for an attack clamps to that: 0.1 is
-    0.10000000149 in float32; and to x itself, which may lie beyond them by a rounding error.
+    The bounds are widened to their values in the dtype of x, to which an attack clamps (0.1 is
+    0.10000000149 in float32), and to x itself, which may lie beyond them by a rounding error.
 
     Args:
-        precision: what the network computes in, for certificates; None in training.
+        precision: the precision of the network, for certificates; None in training.
     """
     centre = x.to(dtype)
     radius = per_example(threat.eps, centre)

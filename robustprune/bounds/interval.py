@@ -23,16 +23,18 @@ from robustprune.bounds.rounding import TINY
 
 @dataclass
 class Sweep:
-    """What is known of every node around one batch, filled in order.
+    """What is known of every node for one batch. It is filled in the order of the nodes.
 
     Attributes:
-        intervals: box of each node; node 0 is the input's.
-        slack: of each node, what a step back through it may be wrong by, for each entry and unit of
-            its coefficient (see ``rounding`` and ``precision``), (N, …); None where it is exact.
-        floors: of each node, and for each example, (N,), what underflow adds to that.
-        progress: of the bounds that are being tightened.
-        lost: examples with a value that may overflow, of which nothing is known, (N,).
-        relaxed: lines or planes of nonlinear nodes, as far as they were asked for.
+        intervals: the box of each node; node 0 is the input.
+        slack: for each node, the error of a step back through it, for each entry and per unit of
+            its coefficient (see ``rounding`` and ``precision``), (N, …); None where the step is
+            exact.
+        floors: for each node and each example, (N,), what underflow adds to that error.
+        progress: the progress of tightening bounds.
+        lost: whether an example has a value that may overflow, (N,); nothing is known of such an
+            example.
+        relaxed: the lines or planes of nonlinear nodes, as far as they were needed.
     """
 
     program: Program
@@ -46,14 +48,15 @@ class Sweep:
 
     @property
     def rounding(self) -> bool:
-        """Whether all bounds pay for rounding errors, the network's own among them."""
+        """Whether all bounds account for rounding errors, including those of the network itself."""
         return self.program.precision is not None
 
     def gamma(self, position: int) -> float:
         return self.program.gamma(position) if self.rounding else 0.0
 
     def relaxation(self, position: int) -> Any:
-        """Lines or planes of a nonlinear node, drawn once over the interval of its input."""
+        """Return the lines or planes of a nonlinear node, computed once over its input's
+        interval."""
         if position not in self.relaxed:
             node = self.program.nodes[position]
             assert isinstance(node.op, Elementwise | MaxPool)
@@ -61,13 +64,13 @@ class Sweep:
         return self.relaxed[position]
 
     def redrawn(self, position: int, choice: Tensor) -> Lines:
-        """Other lines for an elementwise node."""
+        """Return other lines for an elementwise node."""
         node = self.program.nodes[position]
         assert isinstance(node.op, Elementwise)
         return node.op.relax(self.intervals[node.inputs[0]], choice)
 
 
-#: Returns better bounds of a node, of which those in the mask (N, …) are wanted
+#: a function that returns better bounds for the entries of a node in the mask (N, …)
 Tighten = Callable[[Sweep, int, Tensor], Interval]
 
 
@@ -82,11 +85,11 @@ def sweep(
     """Bound every node from the input to the logits.
 
     Args:
-        exact: bounds of a node that depends on the input affinely.  Used in L2 and L1, where
-            intervals only know the box around the ball, which is far larger; in L∞ they are
-            exact behind a first affine layer by themselves.
-        tighten: better bounds for the inputs of nonlinearities than intervals give; each is asked
-            for once.
+        exact: a function that bounds a node that depends on the input affinely. It is used in L2
+            and L1, where intervals only know the box around the ball, which is far larger. In L∞
+            intervals are exact behind a first affine layer.
+        tighten: a function that returns better bounds than intervals for the inputs of
+            nonlinearities; it is called once for each.
     """
     known = Sweep(program, inputs, [inputs.box])
     if known.rounding:
@@ -120,7 +123,7 @@ def _start(known: Sweep) -> None:
 
 
 def _pay(known: Sweep, position: int) -> None:
-    """Add to a node's box what the network's evaluation may change; note its errors for later."""
+    """Add the network's own rounding errors to a node's box, and store its errors for later."""
     program, node, box = known.program, known.program.nodes[position], known.intervals[position]
     precision, lost = program.precision, known.lost
     assert node.op is not None
@@ -142,14 +145,15 @@ def _pay(known: Sweep, position: int) -> None:
 
 
 def _floor(known: Sweep, position: int, *sizes: Tensor) -> Tensor:
-    """What underflow takes from float64 sums of products with values of these sizes, (N,)."""
+    """Return what underflow takes from float64 sums of products with values of these sizes,
+    (N,)."""
     total = sum((z.flatten(1).sum(1) for z in sizes), start=sizes[0].new_zeros(()))
     return 4 * TINY * (known.program.terms(position) + total)
 
 
 def _meet(known: Sweep, position: int, new: Interval) -> None:
-    """Keep the better of old and new bounds."""
+    """Keep the better of the old and the new bounds."""
     old = known.intervals[position]
-    # fmax and fmin pass over NaN, which overflow in a linear bound may leave
+    # fmax and fmin ignore NaN, which an overflow in a linear bound may cause
     lo, hi = torch.fmax(old.lo, new.lo), torch.fmin(old.hi, new.hi)
     known.intervals[position] = Interval(lo, hi if known.rounding else torch.maximum(lo, hi))

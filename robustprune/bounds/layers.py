@@ -1,4 +1,4 @@
-"""Layers with weights, nonlinearities and pooling as operations of a ``Program``."""
+"""Layers with weights, nonlinearities and pooling, as operations of a ``Program``."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def conv_layer(p: Program, layer: Any, input: Value) -> Value:
 
 
 def batch_norm(p: Program, layer: Any, input: Value) -> Value:
-    """(z − μ)/√(σ² + ε) · w + b with constants μ, σ²: of the sample in train mode, else running."""
+    """Compute (z − μ)/√(σ² + ε) · w + b; in train mode μ, σ² are the sample's, else running."""
     if p.batch_statistics and layer.training:
         over = [dim for dim in range(input.sample.dim()) if dim != 1]
         mean = input.sample.mean(over)
@@ -103,10 +103,10 @@ def batch_norm(p: Program, layer: Any, input: Value) -> Value:
 
 
 def _normalising(p: Program, layer: Any, mean: Tensor, var: Tensor) -> Arithmetic:
-    """For (z − μ) · 1/√(σ² + ε) · w + b, or z · scale + shift with both computed first.
+    """Bound the errors of (z − μ) · 1/√(σ² + ε) · w + b, or of z · scale + shift computed from it.
 
-    No product meets 16 roundings, an inverse root of two units in the last place among them.  The
-    root's error grows where σ² + ε cancels, or is next to the smallest number.
+    A product has fewer than 16 roundings, among them an inverse root with an error of two units in
+    the last place. The error of the root grows where σ² + ε cancels or is near the smallest number.
     """
     assert p.precision is not None
     total = var + layer.eps

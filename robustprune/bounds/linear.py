@@ -1,4 +1,4 @@
-"""CROWN: linear bounds carried back from the logits, or from any neuron, to the input.
+"""CROWN: linear bounds that are propagated back from the logits, or from any neuron, to the input.
 
 Zhang et al. 2018, arXiv 1811.00866.
 """
@@ -21,9 +21,9 @@ from robustprune.bounds.interval import Sweep
 from robustprune.bounds.pooling import MaxPool
 from robustprune.bounds.rounding import EPS
 
-#: entries of the largest tensor that bounds hold (128 MiB); about eight exist at a time
+#: the entries of the largest tensor for bounds (128 MiB); about eight exist at a time
 CHUNK = 2**24
-#: neurons that are bounded at once, at least, where a feature map has as many
+#: the least number of neurons that are bounded at once, if a feature map has as many
 ROWS = 256
 
 
@@ -35,15 +35,15 @@ def least(
     stop: int = 0,
     choices: Mapping[int, Tensor] | None = None,
 ) -> Tensor:
-    """A lower bound of ⟨A_ns, z_start⟩ over the input set, (N, S).
+    """Return a lower bound of ⟨A_ns, z_start⟩ over the input set, (N, S).
 
-    Steps back from node to node, replacing z_k by what bounds it in terms of its inputs, until
-    only the input is left (arXiv 1811.00866, Eq. 13), or the node ``stop``, which every path from
-    ``start`` must pass.
+    It goes back from node to node and replaces z_k by bounds in terms of its inputs, until only the
+    input is left (arXiv 1811.00866, Eq. 13), or the node ``stop``, through which every path from
+    ``start`` must lead.
 
     Args:
         A: (N or 1, S, *shape of the node start).
-        choices: by node, what to draw other lines with (see ``activations.Lines``).
+        choices: for some nodes, the choice of other lines (see ``activations.Lines``).
     """
     nodes = known.program.nodes
     waiting, total = {start: A}, A.new_zeros(())
@@ -82,12 +82,12 @@ def least(
         total = _floored(known, stop, total)
     if known.lost is None:
         return total
-    # nothing is known of what overflows, in the network or here
+    # nothing is known if a value overflows, in the network or here
     return total.where(total.isfinite() & ~known.lost[:, None], -torch.inf)
 
 
 def _paid(known: Sweep, position: int, A: Tensor, total: Tensor) -> Tensor:
-    """Subtract what ⟨A_ns, z⟩ may be wrong by after a step back through the node."""
+    """Subtract the possible error of ⟨A_ns, z⟩ after a step back through the node."""
     if not known.rounding:
         return total
     slack = known.slack[position]
@@ -101,7 +101,7 @@ def _floored(known: Sweep, position: int, total: Tensor) -> Tensor:
 
 
 def least_in_parts(known: Sweep, A: Tensor, start: int, *, stop: int = 0) -> Tensor:
-    """``least`` for as many rows at a time as CHUNK allows."""
+    """Call ``least`` for as many rows at a time as CHUNK allows."""
     step = max(1, CHUNK // max(1, len(known.inputs.x) * known.program.widest(start)))
     return torch.cat(
         [least(known, part, start, stop=stop) for part in torch.split(A, step, dim=1)], dim=1
@@ -109,9 +109,9 @@ def least_in_parts(known: Sweep, A: Tensor, start: int, *, stop: int = 0) -> Ten
 
 
 def least_by_intervals(known: Sweep, A: Tensor) -> Tensor:
-    """The same from intervals alone, (N, S): back through the affine layers at the end only.
+    """Return lower bounds like ``least``, but from intervals before the last affine layers.
 
-    Folding them into A bounds differences of logits directly (arXiv 1810.12715, §3).
+    Folding these layers into A bounds differences of logits directly (arXiv 1810.12715, §3).
     """
     nodes, stop = known.program.nodes, known.program.output
     while isinstance(nodes[stop].op, Affine):
@@ -120,9 +120,10 @@ def least_by_intervals(known: Sweep, A: Tensor) -> Tensor:
 
 
 def tightened(known: Sweep, position: int, wanted: Tensor) -> Interval:
-    """CROWN bounds of the wanted entries of a node; the others keep their interval.
+    """Return CROWN bounds of the wanted entries of a node; the others keep their interval.
 
-    Feature maps are bounded a few places at a time, in the part of the network that these see.
+    Feature maps are bounded a few positions at a time, in the part of the network on which these
+    depend.
 
     Args:
         wanted: (N, *shape), bool.
@@ -172,6 +173,7 @@ def _tightened(known: Sweep, position: int, wanted: Tensor) -> Interval:
 
 
 def tightened_all(known: Sweep, position: int) -> Interval:
-    """``tightened`` for every entry: exact where the node depends on the input affinely."""
+    """Call ``tightened`` for every entry, which is exact if the node depends on the input
+    affinely."""
     box = known.intervals[position]
     return tightened(known, position, torch.ones_like(box.lo, dtype=torch.bool))

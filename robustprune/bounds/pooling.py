@@ -1,4 +1,4 @@
-"""Max pooling between two planes."""
+"""Enclose max pooling between two planes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from robustprune.bounds.rounding import EPS, TINY
 
 
 class Planes(NamedTuple):
-    """z_lower ≤ max ≤ upper_slope · z_upper + upper_shift, one entry of each window on each side.
+    """z_lower ≤ max ≤ upper_slope · z_upper + upper_shift, with one entry of each window each.
 
-    Indices point into the flattened places of one channel; all are (N, C, windows).
+    Indices refer to the flattened positions of one channel; all tensors are (N, C, windows).
     """
 
     lower_index: Tensor
@@ -28,7 +28,7 @@ class Planes(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """Size, step, padding before the first and spread of the windows, along each dimension."""
+    """The size, stride, padding and dilation of the windows, along each dimension."""
 
     kernel: Shape
     stride: Shape
@@ -37,12 +37,12 @@ class Windows(NamedTuple):
 
 
 class MaxPool:
-    """Maximum over windows of the places of each channel.
+    """The maximum over windows of the positions of each channel.
 
     Attributes:
-        in_shape, out_shape: of one example, channels first.
-        index: (taps, windows), places in the flattened input; real: whether each is one, and not
-            padding.
+        in_shape, out_shape: the shapes of one example, channels first.
+        index: (taps, windows), positions in the flattened input; real: whether each is a position,
+            and not padding.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class MaxPool:
         self.index, self.real = _places(windows, in_shape[1:], out_shape[1:], device)
 
     def cropped(self, region: Region) -> tuple[MaxPool, Region]:
-        """The windows in a region alone, and the region of inputs that they cover."""
+        """Return the windows of a region, and the region of inputs that they cover."""
         field, padding = [], []
         for (lo, hi), size, k, s, p, d in zip(
             region, self.in_shape[1:], *self.windows, strict=True
@@ -66,7 +66,7 @@ class MaxPool:
         return MaxPool(windows, in_shape, out_shape, self.index.device), tuple(field)
 
     def _windows(self, z: Tensor) -> Tensor:
-        """(N, C, …) -> (N, C, taps, windows), −∞ on padding."""
+        """Arrange (N, C, …) as (N, C, taps, windows), with −∞ for padding."""
         return torch.where(self.real, z.flatten(2)[:, :, self.index], -torch.inf)
 
     def clean(self, z: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class MaxPool:
         return None
 
     def unsettled(self, box: Interval) -> Tensor:
-        """Entries of windows with more than one candidate for the maximum."""
+        """Return the entries of windows in which more than one entry may be the maximum."""
         lo, hi = self._windows(box.lo), self._windows(box.hi)
         candidate = hi > lo.amax(2, keepdim=True)
         open_ = candidate & (candidate.sum(2, keepdim=True) > 1) & self.real
@@ -94,10 +94,10 @@ class MaxPool:
         return (found > 0).reshape(box.lo.shape)
 
     def relax(self, box: Interval) -> Planes:
-        """Below: the entry with the greatest lower bound.
+        """Use below the entry with the greatest lower bound.
 
-        Above: with j the entry of the greatest upper bound u_j and u' the next one's,
-        max z ≤ max(z_j, u'), and that lies under its chord on [l_j, u_j].
+        Above, let j be the entry with the greatest upper bound u_j, and u' the next greatest. Then
+        max z ≤ max(z_j, u'), which lies below its chord on [l_j, u_j].
         """
         lo, hi = self._windows(box.lo), self._windows(box.hi)
         best = hi.topk(min(2, hi.shape[2]), dim=2)
@@ -108,7 +108,7 @@ class MaxPool:
         gap = torch.where(first > low, first - low, 1.0)
         slope = torch.where(first > low, (first - start) / gap, 0.0).clamp(0, 1)
         shift = torch.maximum(start - slope * low, first - slope * first)
-        # alone above all others: max = z_j without any rounding
+        # z_j is always above all others: max = z_j without any rounding
         alone = low >= other
         slope, shift = torch.where(alone, 1.0, slope), torch.where(alone, 0.0, shift)
         margin = 8 * (EPS * torch.maximum(first.abs(), low.abs()) + TINY)
@@ -134,7 +134,7 @@ class MaxPool:
 def _places(
     windows: Windows, in_places: Shape, out_places: Shape, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Which places each window covers: index and real, both (taps, windows), in 1-D or 2-D."""
+    """Return the positions that each window covers: index and real, both (taps, windows)."""
     index = torch.zeros(1, 1, dtype=torch.long, device=device)
     real = torch.ones(1, 1, dtype=torch.bool, device=device)
     for size, after, k, s, p, d in zip(in_places, out_places, *windows, strict=True):

@@ -1,27 +1,27 @@
-"""What the precision in which a network runs may make of its values.
+"""Bound the rounding errors of a network in its own precision.
 
-A network is proven robust as it is deployed: evaluated in its own floating point format, not in
-real numbers.  With unit roundoff u, a sum of n products in any order, with or without fused
-operations, obeys (Higham 2002, *Accuracy and Stability of Numerical Algorithms*, §3.1)
+A certificate holds for the network as it is deployed, evaluated in its own floating point format,
+and not in real numbers.  With unit roundoff u, a sum of n products in any order, with or without
+fused operations, obeys (Higham 2002, *Accuracy and Stability of Numerical Algorithms*, §3.1)
 
     |fl(Σ aᵢbᵢ) − Σ aᵢbᵢ| ≤ γₙ Σ |aᵢ||bᵢ|,   γₙ = n u / (1 − n u),
 
-where products by weights of 0 are exact and don't count.  A long sum is bounded more tightly: each
-of its at most n additions is wrong by u times a partial sum, and no partial sum of terms p is
-beyond M = max(Σ p⁺, Σ p⁻), about half of Σ |p| where signs are mixed; so the additions cost γₙ M,
-and the products u Σ |p|.  Where numbers are so small that u is no bound of their relative error,
-every operation may lose an absolute amount too, its ``floor``: the smallest normal number, so that
-hardware which flushes smaller ones to zero is covered.  A value that may exceed the ``largest``
-number counts as unbounded.
+where products with weights of 0 are exact and don't count.  A long sum has a tighter bound: each of
+its at most n additions has an error of at most u times a partial sum, and no partial sum of terms p
+exceeds M = max(Σ p⁺, Σ p⁻), which is about half of Σ |p| for mixed signs.  So the error of the
+additions is γₙ M, and that of the products u Σ |p|.  For very small numbers, u does not bound the
+relative error, and every operation has an absolute error, its ``floor``: the smallest normal
+number, which covers hardware that flushes smaller numbers to zero.  A value that may exceed the
+``largest`` number counts as unbounded.
 
-All these errors are added to the box of the node where they arise, and are paid for in every linear
-bound that passes it, like the errors of the bounds themselves (see ``rounding``).  A node's box
-thus holds its value in real numbers and in every evaluation.
+All these errors are added to the box of the node where they arise, and are subtracted from every
+linear bound that passes it, like the errors of the bounds themselves (see ``rounding``).  So a
+node's box contains its value in real numbers and in every evaluation.
 
-Assumed: IEEE arithmetic in the format of the weights, or a better one (no TF32, no autocast, no
-convolution by Winograd's or Fourier's algorithm), and tanh and sigmoid right to ULPS units in the
-last place.  Weights that are computed, and constants combined before they meet the input, are
-taken as the network computes them here.
+The assumptions are IEEE arithmetic in the format of the weights, or a better one (no TF32, no
+autocast, no convolution by Winograd's or Fourier's algorithm), and tanh and sigmoid with an error
+of at most ULPS units in the last place.  Computed weights, and constants that are combined before
+they meet the input, have the values that the network computes here.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-#: units in the last place that tanh and sigmoid may be off
+#: the largest error of tanh and sigmoid, in units in the last place
 ULPS = 4
-#: pays for the float64 rounding of the error bounds themselves
+#: a factor that covers the float64 rounding of the error bounds themselves
 MARGIN = 1 + 2.0**-20
-#: number of terms from which the tighter bound of a sum is worth its two products
+#: the number of terms from which on the tighter bound of a sum is worth its two products
 LONG = 16
 
 
@@ -45,10 +45,10 @@ class Arithmetic(NamedTuple):
     """How a network may evaluate an affine operation.
 
     Attributes:
-        terms: roundings that one product meets on its way into an output, at most.
-        lost: operations of one output that may fall below the smallest number, times the factors
-            that meet them later.
-        peak: no value on the way exceeds peak · (1 + max |z|), unless the operation's size does.
+        terms: the largest number of roundings of one product on its way into an output.
+        lost: the number of operations for one output that may fall below the smallest number, times
+            the factors that multiply them later.
+        peak: no intermediate value exceeds peak · (1 + max |z|), unless the operation's size does.
     """
 
     terms: float
@@ -65,7 +65,7 @@ class Precision:
 
     Attributes:
         unit: u, half the distance from 1 to the next number.
-        floor: absolute error of an operation whose result is too small for a relative one.
+        floor: the absolute error of an operation whose result is too small for a relative bound.
         largest: the largest number.
     """
 
@@ -76,17 +76,17 @@ class Precision:
     @classmethod
     def of(cls, dtype: torch.dtype) -> Precision:
         info = torch.finfo(dtype)
-        # nothing flushes float16, whose smallest normal number is as large as many weights
+        # no hardware flushes float16, whose smallest normal number is as large as many weights
         floor = info.smallest_normal * (info.eps if dtype == torch.float16 else 1)
         return cls(info.eps / 2, floor, info.max)
 
     @property
     def reach(self) -> float:
-        """Added to every |z| in a size, it pays for inputs below the smallest normal number."""
+        """A number that is added to every |z| in a size, to cover subnormal inputs."""
         return self.floor / self.unit
 
     def gamma(self, terms: float) -> float:
-        """γ for so many roundings and two more; ∞ where that bounds nothing."""
+        """Return γ for this number of roundings and two more, or ∞ where that is no bound."""
         if terms == 0:
             return 0.0
         error = (terms + 2) * self.unit
@@ -100,11 +100,12 @@ class Precision:
         total: Tensor,
         greatest: Tensor,
     ) -> Tensor:
-        """Errors of an affine operation, (N, *out); ∞ where a value on the way may overflow.
+        """Return the errors of an affine operation, (N, *out); ∞ where a value on the way may
+        overflow.
 
         Args:
             size: |W| |z| + |b| of each output, with ``reach`` added to |z|.
-            partial: a bound of all partial sums, where it is known to be better than that.
+            partial: a bound of all partial sums that is better than ``size``, or None.
             total, greatest: Σ |z| and max |z| of each example, (N,).
         """
         gamma = self.gamma(arithmetic.terms)
@@ -118,19 +119,20 @@ class Precision:
         return error.where((1 + gamma) * size < self.largest / MARGIN, torch.inf)
 
     def of_result(self, value: Tensor, terms: float) -> Tensor:
-        """Errors of operations that are right to so many roundings of their result, |value|."""
+        """Return the errors of operations with this number of relative roundings of |value|."""
         error = self.gamma(terms) * value + 2 * self.floor
         return error.where(value < self.largest / 2, torch.inf)
 
 
 def precision_of(model: nn.Module, dtype: torch.dtype) -> Precision:
-    """The coarsest format among the network's weights; that of the inputs where it has none."""
+    """Return the coarsest format among the network's weights, or that of the inputs if it has
+    none."""
     found = {p.dtype for p in model.parameters() if p.is_floating_point()} or {dtype}
     return Precision.of(max(found, key=lambda kind: torch.finfo(kind).eps))
 
 
 def sum_of_products(weight: Tensor, bias: Tensor | None) -> Arithmetic:
-    """For rows of weights (out, …) whose products are summed up."""
+    """Return the arithmetic of rows of weights (out, …) whose products are summed."""
     rows = weight.flatten(1)
     count = int((rows != 0).sum(1).max()) if rows.numel() else 0
     terms = count + (bias is not None)
@@ -138,14 +140,15 @@ def sum_of_products(weight: Tensor, bias: Tensor | None) -> Arithmetic:
 
 
 def mean_of(count: int) -> Arithmetic:
-    """For the sum of so many entries, divided by a number."""
+    """Return the arithmetic of a sum of this number of entries, divided by a number."""
     return Arithmetic(count + 2, 4 * count + 8, peak=count)
 
 
 def constants(
     roundings: int, factor: Tensor, shift: Tensor | None, precision: Precision
 ) -> Arithmetic:
-    """For factor ⊙ z + shift, whose constants are rounded too and must be numbers of the format."""
+    """Return the arithmetic of factor ⊙ z + shift; constants are rounded and must fit the
+    format."""
     values = (factor,) if shift is None else (factor, shift)
     fits = all(bool((value.abs() < precision.largest / 4).all()) for value in values)
     return Arithmetic(roundings if fits else math.inf, 8)

@@ -22,11 +22,11 @@ class Node(NamedTuple):
     """One operation of a program.
 
     Attributes:
-        op: None for the input of the network.
-        inputs: positions in the program.
-        shape: of one example.
-        moves: for each input, the region that coefficients come back for and the region that the
-            input is known in; only in a crop.
+        op: the operation, or None for the input of the network.
+        inputs: the positions of its inputs in the program.
+        shape: the shape for one example.
+        moves: only in a crop: for each input, the region of the coefficients that come back and the
+            region in which the input is known.
     """
 
     op: Op | None
@@ -40,7 +40,7 @@ class Node(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A value that depends on the input: its node, and what it is for the sample batch."""
+    """A value that depends on the input: its node, and its value for the sample batch."""
 
     node: int
     sample: Tensor
@@ -51,10 +51,10 @@ class Program:
     """Nodes in an order in which each comes after its inputs; node 0 is the input.
 
     Attributes:
-        dtype: of all weights and bounds.
+        dtype: the dtype of all weights and bounds.
         batch_statistics: whether batch norms in train mode use the sample's statistics.
-        precision: what the network computes in, for certificates; None in training.
-        output, logits: the node of the logits, and what they are for the sample.
+        precision: the precision of the network, for certificates; None in training.
+        output, logits: the node of the logits, and their values for the sample.
     """
 
     sample: Tensor
@@ -72,7 +72,7 @@ class Program:
         batch_statistics: bool = False,
         precision: Precision | None = None,
     ) -> Program:
-        """Nothing but the input."""
+        """Return a program that consists of the input only."""
         nodes = [Node(None, (), tuple(sample.shape[1:]))]
         return cls(sample, batch_statistics, precision, nodes)
 
@@ -92,7 +92,7 @@ class Program:
         return Value(len(self.nodes) - 1, out)
 
     def cast(self, tensor: Tensor | None) -> Any:
-        """A weight in the program's dtype; None stays None."""
+        """Return a weight in the program's dtype; None stays None."""
         if tensor is None:
             return None
         if tensor.is_complex():
@@ -101,17 +101,17 @@ class Program:
         return (tensor if torch.is_grad_enabled() else tensor.detach()).to(self.dtype)
 
     def terms(self, position: int) -> int:
-        """The longest sum that bounds of this node compute."""
+        """Return the length of the longest sum that bounds of this node compute."""
         node = self.nodes[position]
         entries = math.prod(node.shape) + len(self.nodes)
         return entries + sum(math.prod(self.nodes[i].shape) for i in node.inputs)
 
     def gamma(self, position: int) -> float:
-        """γ for the sums that this node computes (see ``rounding``)."""
+        """Return γ for the sums that this node computes (see ``rounding``)."""
         return gamma(self.terms(position))
 
     def ends_of_affine_part(self) -> set[int]:
-        """Nodes that depend on the input affinely and lead to one that does not, or to nowhere."""
+        """Return the nodes that depend on the input affinely but whose next node does not."""
         affine, left = {0}, set()
         for position, node in enumerate(self.nodes[1:], start=1):
             if not node.nonlinear and affine.issuperset(node.inputs):
@@ -121,7 +121,7 @@ class Program:
         return (left | ({self.output} & affine)) - {0}
 
     def exact_by_intervals(self) -> set[int]:
-        """Nodes whose intervals are exact over a box: behind one layer that mixes, at most."""
+        """Return the nodes whose intervals are exact over a box: they mix inputs at most once."""
         mixed = {0: 0}
         for position, node in enumerate(self.nodes[1:], start=1):
             if isinstance(node.op, Affine) and node.inputs[0] in mixed:
@@ -129,8 +129,8 @@ class Program:
         return {position for position, times in mixed.items() if times <= 1}
 
     def share(self, position: int) -> tuple[float, float]:
-        """Of the work of bounding every input of a nonlinearity, by one pass back for each entry:
-        where the entries of this node begin and end."""
+        """Return where the entries of this node begin and end, as shares of the whole work of
+        bounding every input of a nonlinearity, with one backward pass for each entry."""
         entries = [math.prod(node.shape) for node in self.nodes]
         sources = {node.inputs[0] for node in self.nodes if node.nonlinear}
         works = [n * sum(entries[: k + 1]) * (k in sources) for k, n in enumerate(entries)]
@@ -138,7 +138,8 @@ class Program:
         return sum(works[:position]) / total, sum(works[: position + 1]) / total
 
     def ascent(self, rows: int, steps: int) -> float:
-        """The share that optimising bounds of so many rows has of all the work; see ``share``."""
+        """Return the share of all work for optimising the bounds of `rows` quantities
+        (``share``)."""
         sources = [node.inputs[0] for node in self.nodes if node.nonlinear]
         entries = [math.prod(node.shape) for node in self.nodes]
         before = sum(entries[k] * sum(entries[: k + 1]) for k in set(sources))
@@ -146,10 +147,10 @@ class Program:
         return own / (before + own)
 
     def widest(self, position: int) -> int:
-        """Entries of the largest node up to this one."""
+        """Return the number of entries of the largest node up to this one."""
         return max(math.prod(node.shape) for node in self.nodes[: position + 1])
 
     @property
     def entries(self) -> int:
-        """Entries of all nodes."""
+        """The number of entries of all nodes."""
         return sum(math.prod(node.shape) for node in self.nodes)

@@ -1,4 +1,4 @@
-"""Certified radii: lower bounds on r*, by bisection."""
+"""Certified radii: lower bounds on r*, found by bisection."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def certified_radius(
     batch_size: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Tensor:
-    """A lower bound of r* for every example: the largest ε tried at which it is certified.
+    """Return a lower bound of r* for each example: the largest ε that was tried and certified.
 
-    The first ε is the distance to the boundary if the network were linear around x; then ε
-    doubles until it is not certified, or until the ball holds all that ``bounds`` allow, and
-    bisection follows.
+    The first ε is the distance to the boundary of the network linearised at x. Then ε doubles until
+    it is not certified, or until the ball contains all inputs within ``bounds``; bisection follows.
 
     Args:
-        norm, bounds: of the threat model.
-        eps_max: no ε beyond it is tried.
-        rounds: values of ε tried in all; each halves the gap once there is one.
-        method, steps, batch_size, on_progress: as ``margin_bounds``.
+        norm, bounds: as in the threat model.
+        eps_max: the largest ε that is tried, in input units.
+        rounds: the number of values of ε that are tried in all. Each one halves the interval in
+            which the largest certified ε lies, once it has two ends.
+        method, steps, batch_size, on_progress: as in ``margin_bounds``.
 
     Returns:
-        (N,), float64; 0 where x is misclassified or no ε tried was certified.
+        (N,), float64; 0 where x is misclassified or no ε was certified.
 
     Raises:
-        ValueError: as ``margin_bounds``; eps_max or rounds out of range.
+        ValueError: as in ``margin_bounds``, or ``eps_max`` or ``rounds`` is out of range.
     """
     check_norm(norm)
     check_bounds(bounds)
@@ -84,9 +84,9 @@ def certified_radius(
 def _distance_if_linear(
     model: nn.Module, x: Tensor, y: Tensor, norm: str, batch_size: int | None
 ) -> Tensor:
-    """Distance to the nearest class if the network were linear around x, (N,) float64.
+    """Return the distance to the nearest class of the network linearised at x, (N,) float64.
 
-    0 where misclassified.  Only a place to start: nothing sound rests on it.
+    It is 0 where x is misclassified. It is only a start value, on which soundness does not depend.
     """
     parts = []
     with attacking(model, "eval"):

@@ -1,4 +1,4 @@
-"""What to bound of the logits: margins z_y − z_j as rows of coefficients."""
+"""Write margins z_y − z_j as rows of coefficients of the logits."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from robustprune.bounds.program import Program
 
 
 def others(y: Tensor, classes: int) -> Tensor:
-    """The classes j ≠ y in rising order, (N, C − 1)."""
+    """Return the classes j ≠ y in increasing order, (N, C − 1)."""
     index = torch.arange(classes - 1, device=y.device)
     return index + (index >= y.unsqueeze(1))
 
 
 def margins_over_others(y: Tensor, program: Program) -> Tensor:
-    """Coefficients of z_y − z_j for j in ``others``, (N, C − 1, C): a single row for two classes.
+    """Return the coefficients of z_y − z_j for j in ``others``, (N, C − 1, C).
 
     Raises:
-        ValueError: a label outside [0, C).
+        ValueError: a label lies outside [0, C).
     """
     classes = program.nodes[program.output].shape[0]
     if len(y) and not bool(((y >= 0) & (y < classes)).all()):
@@ -33,7 +33,7 @@ def margins_over_others(y: Tensor, program: Program) -> Tensor:
 
 
 def by_class(values: Tensor, y: Tensor, *, own: float) -> Tensor:
-    """Values over ``others``, (N, C − 1), put at their classes, (N, C), with ``own`` at y."""
+    """Put values over ``others``, (N, C − 1), at their classes, (N, C), with ``own`` at y."""
     classes = values.shape[1] + 1
     out = values.new_full((len(values), classes), own)
     return out.scatter(1, others(y, classes), values)

@@ -1,4 +1,4 @@
-"""Which layers and functions have bounds, by type and by name."""
+"""The layers and functions that have bounds, by type and by name."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MODULES: dict[type[nn.Module], Callable[[Program, Any, Value], Value]] = {
     nn.Dropout2d: lambda p, m, z: z,
 }
 
-#: torch functions, operators and tensor methods of one name do the same
+#: torch functions, operators and tensor methods with the same name do the same
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "linear": layers.linear,
     "matmul": layers.matmul,
@@ -92,10 +92,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def standard_layer(module: nn.Module) -> type[nn.Module] | None:
-    """The supported class whose forward the module runs; a parametrized layer counts as its own.
+    """Return the supported class whose forward the module runs, also for a parametrized layer.
 
-    None where a subclass or the instance itself replaces anything that the class computes with, as
-    ``_conv_forward``: its forward is then followed like any other.
+    It returns None if a subclass or the instance itself replaces a method of the computation, such
+    as ``_conv_forward``. Then its forward is traced like any other.
     """
     ancestors = type(module).__mro__
     kind = next((c for c in ancestors if c in MODULES), None)
@@ -106,7 +106,7 @@ def standard_layer(module: nn.Module) -> type[nn.Module] | None:
     return None if any(hasattr(kind, name) for name in replaced - _HARMLESS) else kind
 
 
-#: what a subclass may have of its own without computing anything else
+#: attributes that a subclass may define without changing the computation
 _HARMLESS = {name for name in dir(nn.Module) if name.startswith("__")} - {
     "__call__",
     "__getattr__",
@@ -115,7 +115,7 @@ _HARMLESS = {name for name in dir(nn.Module) if name.startswith("__")} - {
 
 
 def function_name(target: Any) -> str:
-    """The name that FUNCTIONS knows it by; one's own functions keep their module's name."""
+    """Return the key of a function in FUNCTIONS; a user's function keeps its module's name."""
     name: str = target if isinstance(target, str) else target.__name__
     origin = getattr(target, "__module__", None) or ""
     torchs = isinstance(target, str | BuiltinFunctionType) or origin.partition(".")[0] == "torch"

@@ -17,13 +17,14 @@ from robustprune.bounds.program import Program, Value
 
 
 class Unsupported(ValueError):
-    """A use of a known operation that has no bounds; the message says which and what to do."""
+    """A known operation is used in a way that has no bounds. The message says which and what to
+    do."""
 
 
 def scaled(p: Program, input: Value, factor: Any, shift: Any, *, roundings: int = 2) -> Value:
-    """factor ⊙ z + shift for constants that broadcast against one example; None stands for 1, 0.
+    """Return factor ⊙ z + shift for constants that broadcast against one example; None is 1 or 0.
 
-    roundings: of one result in the network, its constant's among them.
+    roundings: the number of roundings of one result in the network, with those of its constants.
     """
     like = input.sample
     factor = like.new_ones(()) if factor is None else constant_like(p, factor, like)
@@ -91,7 +92,7 @@ def averaged(
 
 
 def pooled(name: str) -> Callable[..., Value]:
-    """The average pooling function of that name."""
+    """Return the average pooling function of that name."""
 
     def pool(p: Program, input: Value, *args: Any, **kwargs: Any) -> Value:
         window = args[0] if args else kwargs["output_size" if adaptive else "kernel_size"]
@@ -110,7 +111,7 @@ def pooled(name: str) -> Callable[..., Value]:
 
 
 def sizes(p: Program, input: Value, dim: int | None = None) -> Any:
-    """A shape, as the sample has it; reshapes check that the batch dimension is left alone."""
+    """Return the shape of the sample; reshapes check that the batch dimension does not change."""
     return input.sample.shape if dim is None else input.sample.shape[dim]
 
 
@@ -148,7 +149,7 @@ def pad(
 
 
 def reshaped(name: str) -> Callable[..., Value]:
-    """The tensor method of that name, which keeps entries in order and example i in row i."""
+    """Return the tensor method of that name; it must keep the entries' order and the examples."""
 
     def reshape(p: Program, input: Value, *args: Any, **kwargs: Any) -> Value:
         if any(isinstance(arg, torch.dtype) for arg in (*args, *kwargs.values())):
@@ -171,7 +172,7 @@ def identity(p: Program, input: Value, *args: Any, **kwargs: Any) -> Value:
 
 
 def as_float32(p: Program, input: Value) -> Value:
-    """A cast that loses nothing in a network whose every operation pays for float32, or less."""
+    """Return the input, because a cast to float32 loses nothing at this precision or a lower."""
     if p.precision is not None and p.precision.unit < Precision.of(torch.float32).unit:
         raise Unsupported("a cast to float32 inside a float64 network; leave it out")
     return input
@@ -197,7 +198,7 @@ def dims_of(dim: Any, like: Tensor) -> tuple[int, ...]:
 
 
 def constant_like(p: Program, value: Any, like: Tensor) -> Tensor:
-    """A constant that broadcasts against one example without widening it."""
+    """Return a constant that broadcasts against one example without widening it."""
     if not isinstance(value, Tensor):  # torch would round a number to float32
         value = torch.as_tensor(value, dtype=p.dtype)
     tensor: Tensor = p.cast(value.to(like.device))

@@ -1,4 +1,4 @@
-"""Tracing a foreign model by ``torch.fx`` without leaving a trace in it."""
+"""Trace the user's model by ``torch.fx`` without changing it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch.nn.utils import parametrize
 from attacks.network import logits_in
 from robustprune.bounds.supported import standard_layer
 
-ROOT = "model"  # the user's model inside the wrapper that makes every layer a submodule
+ROOT = "model"  # the user's model inside the wrapper, in which every layer is a submodule
 
 
 @contextmanager
 def only_read(model: nn.Module) -> Iterator[None]:
-    """Calls of the modules run their Python code, ``module.compile()`` or not, and what they assign
-    to themselves is forgotten.
+    """Run the Python code of the modules, even after ``module.compile()``, and undo what they
+    assign to themselves.
 
     Raises:
-        ValueError: a forward assigns a buffer.
+        ValueError: a forward method assigns a buffer.
     """
     modules = dict(model.named_modules())
     before = {name: (dict(vars(m)), dict(m._buffers)) for name, m in modules.items()}
@@ -58,7 +58,7 @@ def exported(module: nn.Module) -> bool:
 
 
 class Root(nn.Module):
-    """The model, and which part of its output the logits are."""
+    """The model, with a forward that returns only the logits of its output."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Root(nn.Module):
 
 
 class _Proxy(fx.Proxy):
-    """A value that records ``z += …`` as what it is; fx takes it for ``z = z + …``."""
+    """A value that records ``z += …`` as an in-place operation; fx would record ``z = z + …``."""
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self._changed(operator.iadd, other)
@@ -98,7 +98,7 @@ class _Proxy(fx.Proxy):
 
 
 class Tracer(fx.Tracer):
-    # computing with a buffer during the trace would freeze its value in
+    # computing with a buffer during the trace would store its present value
     proxy_buffer_attributes = True
 
     def __init__(self) -> None:
@@ -126,10 +126,10 @@ class Tracer(fx.Tracer):
 
 
 def _casting() -> list[bool]:
-    """On which devices autocast is on."""
+    """Return for the CPU and for CUDA whether autocast is on."""
     return [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")]
 
 
 def shown(target: str) -> str:
-    """A module's name as the user knows it."""
+    """Return a module's name as the user knows it."""
     return target.removeprefix(ROOT).removeprefix(".")

@@ -1,4 +1,4 @@
-"""Differentiable bounds for certified training: no rounding slack, the model's own precision."""
+"""Differentiable bounds for certified training, without rounding errors."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from robustprune.bounds.specification import by_class, margins_over_others
 def interval_margins(
     model: nn.Module | BoundGraph, x: Tensor, y: Tensor, threat: ThreatModel
 ) -> Tensor:
-    """IBP lower bounds of z_y − z_j over the threat set (Gowal et al. 2018, arXiv 1810.12715).
+    """Return IBP lower bounds of z_y − z_j over the threat set (arXiv 1810.12715).
 
-    ``F.cross_entropy(-margins, y)`` is the worst-case loss of its Eq. 11.
+    ``F.cross_entropy(-margins, y)`` is the worst-case loss of Eq. 11 of Gowal et al. 2018.
 
-    Batch norm: a layer in train mode normalises by mean and variance of the *clean* batch, with
-    their gradients, as certified training with batch norm does (Shi et al. 2021, arXiv
-    2103.17268); a layer in eval mode by its running statistics.  These are not updated here: that
-    is done by the clean forward pass of the same step.  Dropout is left out.
+    A batch norm in train mode uses the mean and variance of the *clean* batch, with their
+    gradients, as certified training with batch norm does (Shi et al. 2021, arXiv 2103.17268); in
+    eval mode it uses its running statistics. These are not updated here, but by the clean forward
+    pass of the same step. Dropout is left out.
 
-    Weights are read through their modules, so masks and scores behind a parametrization get their
+    Weights are read through their modules, so masks and scores behind a parametrization get
     gradients.
 
     Args:
-        model: pass ``trace(model)`` to trace once, not in every step.
+        model: the model, or ``trace(model)``, which avoids a trace in every step.
         x: (N, …), in the dtype of the weights; y: (N,).
 
     Returns:
-        (N, C), differentiable in the parameters, 0 at j = y.
+        (N, C), differentiable in the parameters, with 0 at j = y.
 
     Raises:
-        ValueError: an operation without bounds, labels or shapes that do not fit.
+        ValueError: an operation has no bounds, or labels or shapes do not fit.
     """
     known, A = _around(model, x, y, threat)
     return by_class(least_by_intervals(known, A), y, own=0.0)
@@ -45,10 +45,10 @@ def interval_margins(
 def crown_ibp_margins(
     model: nn.Module | BoundGraph, x: Tensor, y: Tensor, threat: ThreatModel
 ) -> Tensor:
-    """CROWN-IBP lower bounds of z_y − z_j (Zhang et al. 2020, arXiv 1906.06316, §3.2).
+    """Return CROWN-IBP lower bounds of z_y − z_j (Zhang et al. 2020, arXiv 1906.06316, §3.2).
 
-    Intervals for the inputs of the nonlinearities, one linear bound for the margins.  Otherwise as
-    ``interval_margins``.
+    It uses intervals for the inputs of the nonlinearities and one linear bound for the margins.
+    Everything else is as in ``interval_margins``.
     """
     known, A = _around(model, x, y, threat)
     return by_class(least(known, A, known.program.output), y, own=0.0)
