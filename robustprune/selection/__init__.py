@@ -1,4 +1,4 @@
-"""Which adversarial examples to train on, where data are few."""
+"""Choose the adversarial examples to train on, where training data are few."""
 
 from robustprune.selection.boundary import BoundaryDistance, boundary_weights, steps_to_break
 from robustprune.selection.controls import HighestLoss, Random

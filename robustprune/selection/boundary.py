@@ -1,4 +1,4 @@
-"""Weights by the distance to the decision boundary, counted in steps of an attack.
+"""Weight examples by their distance to the decision boundary, counted in steps of an attack.
 
 Zhang et al., Geometry-aware instance-reweighted adversarial training (GAIRAT), ICLR 2021,
 arXiv 2010.01736.
@@ -30,22 +30,24 @@ def steps_to_break(
     step_size: float | None = None,
     mode: str = "eval",
 ) -> Tensor:
-    """κ: how many steps of PGD from x it takes until an example is misclassified.
+    """Return κ: how many steps of PGD from x it takes until an example is misclassified.
 
-    0 is misclassified without an attack, and `steps` one that stands until then or longer. The
-    attack starts at x itself, so that the count is no matter of chance.
+    0 means that the example is misclassified without an attack, and `steps` that it was still
+    correct before the last step. The attack starts at x itself, so the count does not depend on
+    chance.
 
     Args:
-        x, y: (N, ...), (N,), clean examples.
-        steps: K.
-        step_size: in input units; None for 2.5 ε / K.
-        mode: "eval" (restored afterwards), "train" or "keep" for a module's mode meanwhile.
+        x, y: (N, ...) and (N,), the clean examples and their labels.
+        steps: K, the number of steps of the attack, at least 1.
+        step_size: the length of a step in input units; None for 2.5 ε / K.
+        mode: the model's mode during the attack: "eval", "train" or "keep"; it is restored
+            afterwards.
 
     Returns:
         (N,) int64.
 
     Raises:
-        ValueError: steps below 1, or NaN logits.
+        ValueError: `steps` is below 1, or logits are NaN.
     """
     y = check_batch(x, y)
     alpha = PGD(threat, steps=steps, step_size=step_size).alpha(threat)
@@ -62,21 +64,23 @@ def steps_to_break(
 
 
 def boundary_weights(kappa: Tensor, *, steps: int, lam: float = -1.0) -> Tensor:
-    """ω = (1 + tanh(λ + 5 (1 − 2κ/K))) / 2: near 1 close to the boundary, near 0 far from it.
+    """Return ω = (1 + tanh(λ + 5 (1 − 2κ/K))) / 2, near 1 close to the boundary and 0 far from it.
 
     Args:
-        kappa: (N,) of `steps_to_break`.
-        steps: K.
-        lam: λ; the authors' code takes −1.
+        kappa: (N,), the result of `steps_to_break`.
+        steps: K, the number of steps of the attack.
+        lam: λ; the authors' code uses −1.
     """
     return (1 + torch.tanh(lam + 5 * (1 - 2 * kappa / steps))) / 2
 
 
 @dataclass(frozen=True)
 class BoundaryDistance:
-    """`boundary_weights` of the pool's clean examples.
+    """Score candidates by the `boundary_weights` of their clean examples.
 
-    As in the paper, take `keep=1.0, weighted=True`.
+    The paper's method is `keep=1.0, weighted=True` of `select_adversarial_examples`. The fields are
+    the arguments of `steps_to_break` and `boundary_weights`; `batch_size` examples are attacked at
+    a time.
     """
 
     threat: ThreatModel

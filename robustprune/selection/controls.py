@@ -1,4 +1,4 @@
-"""What every other method has to beat: the hardest candidates, and any."""
+"""The controls that every other method must beat: the hardest candidates, and random ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustprune.selection.pool import Examples, Pool, batches
 
 @dataclass(frozen=True)
 class HighestLoss:
-    """The cross-entropy of each candidate, in eval mode."""
+    """Score each candidate by its cross-entropy, in eval mode."""
 
     batch_size: int = 256
     signed: ClassVar[bool] = False
@@ -33,7 +33,7 @@ class HighestLoss:
 
 @dataclass(frozen=True)
 class Random:
-    """A number drawn for each candidate; the same on every device."""
+    """Score each candidate by a random number, which is the same on every device."""
 
     seed: int
     signed: ClassVar[bool] = False

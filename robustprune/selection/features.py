@@ -1,4 +1,4 @@
-"""What a network's last linear layer sees."""
+"""Compute the inputs of a network's last linear layer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from robustprune.selection.pool import batches
 
 @torch.no_grad()
 def last_linear(model: nn.Module, x: Tensor) -> str:
-    """The name of the `nn.Linear` that is called last when the model runs on x (N, ...).
+    """Return the name of the `nn.Linear` that is called last when the model runs on x (N, ...).
 
     Raises:
-        ValueError: the model calls none.
+        ValueError: the model calls no `nn.Linear`.
     """
     called: list[str] = []
     linears = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
@@ -39,17 +39,17 @@ def last_linear(model: nn.Module, x: Tensor) -> str:
 
 @torch.no_grad()
 def penultimate_features(model: nn.Module, x: Tensor, *, batch_size: int = 256) -> Tensor:
-    """The input of the last linear layer in eval mode: (N, ...) -> (N, F).
+    """Return the input of the last linear layer in eval mode: (N, ...) -> (N, F).
 
-    The model may go on after that layer. Weights, mode and hooks are left as they were.
+    Other layers may follow that layer. Weights, mode and hooks of the model do not change.
 
     Raises:
-        ValueError: the model calls no nn.Linear.
+        ValueError: the model calls no `nn.Linear`.
     """
     layer = model.get_submodule(last_linear(model, x))
     seen: list[Tensor] = []
     handle = layer.register_forward_pre_hook(
-        lambda _module, args: seen.append(args[0].flatten(1).clone())  # before it is worked on
+        lambda _module, args: seen.append(args[0].flatten(1).clone())  # the layer may change it
     )
     parts = []
     try:

@@ -25,29 +25,30 @@ def knn_shapley(
     k: int,
     batch_size: int = 256,
 ) -> Tensor:
-    """The Shapley value of each of N examples for K nearest neighbours (Theorem 1).
+    """Return the Shapley value of each of N examples for K nearest neighbours (Theorem 1).
 
-    The utility of a set S is, on average over the validation examples, the share of right labels
+    The utility of a set S is the mean over the validation examples of the share of correct labels
     among the neighbours, v(S) = 1/K · Σ_{j ≤ min(K, |S|)} 1[y_{α_j(S)} = y_val]. With α_1 … α_N
     the examples from the nearest to the farthest and m_i = 1[y_{α_i} = y_val],
 
         s_{α_N} = m_N · min(K, N)/(K N),
         s_{α_i} = s_{α_{i+1}} + (m_i − m_{i+1}) · min(K, i)/(K i):
 
-    one sort for each validation example. The first equation is the paper's 1/N · m_N, and holds
-    for K > N too.
+    which takes one sort for each validation example. The first equation generalises the paper's
+    1/N · m_N, and also holds for K > N.
 
     Args:
-        features, validation_features: (N, F) and (M, F), compared by Euclidean distance; of
-            equally far ones the first counts as nearer.
+        features, validation_features: (N, F) and (M, F), compared by Euclidean distance; of two
+            equally far examples the first counts as nearer.
         y, validation_y: (N,) and (M,) class indices.
-        k: K.
+        k: K, the number of neighbours, at least 1.
+        batch_size: the number of validation examples that are sorted at a time.
 
     Returns:
-        (N,) float64; the sum is v(all).
+        (N,) float64, whose sum is v of all examples.
 
     Raises:
-        ValueError: k below 1, or shapes that do not fit.
+        ValueError: `k` is below 1, or the shapes do not fit.
     """
     if k < 1:
         raise ValueError(f"k={k} must be at least 1")
@@ -63,7 +64,7 @@ def knn_shapley(
     share = rank.clamp_max(k) / (k * rank)
     total = torch.zeros(count, device=y.device, dtype=torch.float64)
     for rows, labels in batches(batch_size, validation_features, validation_y):
-        # without the matrix product: its rounding would decide between close neighbours
+        # not by a matrix product, whose rounding could change the order of close neighbours
         distance = torch.cdist(
             rows.double(),
             features.double(),
@@ -80,11 +81,12 @@ def knn_shapley(
 
 @dataclass(frozen=True)
 class KnnShapley:
-    """`knn_shapley` on the penultimate features of the network.
+    """Score candidates by `knn_shapley` on the penultimate features of the network.
 
     Attributes:
-        k: K; the paper's experiments take 1 to 10.
-        batch_size: examples at a time in the network, and validation examples in the sort.
+        k: K, the number of neighbours; the paper's experiments use 1 to 10.
+        batch_size: the number of examples at a time in the network, and of validation examples in
+            the sort.
     """
 
     k: int = 5

@@ -1,4 +1,4 @@
-"""What a set of candidates is worth to the network's last layer, trained anew on it."""
+"""The utility of a set of candidates for the network's last layer, retrained on them."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ def last_layer_utility(
     ridge: float = 1e-2,
     batch_size: int = 256,
 ) -> Utility:
-    """v(S) = −1/M Σ_j ‖Wᵀφ'_j − e_{y'_j}‖² with W the ridge regression on the candidates S.
+    """Return v(S) = −1/M Σ_j ‖Wᵀφ'_j − e_{y'_j}‖², with W a ridge regression on candidates S.
 
         W = argmin 1/N Σ_{i ∈ S ∪ base} ‖Wᵀφ_i − e_{y_i}‖² + λ ‖W‖²
 
     φ are the penultimate features and a constant, divided by the root of their mean square over
-    the pool; N counts all candidates and the base, so that a larger set is regularised less. It is
-    a retraining in closed form: what Monte-Carlo Shapley values need thousands of.
+    the pool. N counts all candidates and the base, so that a larger set is regularised less. This
+    is a retraining in closed form; Monte-Carlo Shapley values need thousands of retrainings.
 
     Args:
-        validation: (x, y) that the last layer shall be right on.
-        base: (x, y) that is always trained on, such as the clean examples.
-        ridge: λ.
+        validation: the examples (x, y) on which the last layer is judged.
+        base: examples (x, y) that are always trained on, such as the clean examples; None for none.
+        ridge: λ, above 0.
 
     Returns:
-        from int64 indices of the pool to the score, for `monte_carlo_shapley`.
+        A function from int64 indices of the pool to the score, for `monte_carlo_shapley`.
 
     Raises:
-        ValueError: ridge not above zero, or a model without a last linear layer.
+        ValueError: `ridge` is not above zero, or the model has no last linear layer.
     """
     if not ridge > 0:
         raise ValueError(f"ridge={ridge} must be above 0")
@@ -45,7 +45,7 @@ def last_layer_utility(
     classes = 1 + max(int(labels.max()) for labels in (pool.y, validation[1]))
     features = _with_constant(penultimate_features(model, pool.x_adv, batch_size=batch_size))
     scale = features.square().mean(0).sqrt()
-    scale = torch.where(scale > 0, scale, 1.0)  # a unit that answers to no candidate
+    scale = torch.where(scale > 0, scale, 1.0)  # a unit that is zero for all candidates
     held = _with_constant(penultimate_features(model, validation[0], batch_size=batch_size))
     features, held = features / scale, held / scale
     labels = F.one_hot(pool.y, classes).double()

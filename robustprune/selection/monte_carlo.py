@@ -20,10 +20,12 @@ Utility = Callable[[Tensor], float]
 
 @dataclass(frozen=True, eq=False)
 class ShapleyEstimate:
-    """Attributes:
-    values: (N,) float64, the means of the marginal contributions.
-    errors: (N,) float64, their standard errors; truncation's bias is not in them.
-    calls: how often the utility was asked for.
+    """An estimate of Shapley values.
+
+    Attributes:
+        values: (N,) float64, the means of the marginal contributions.
+        errors: (N,) float64, their standard errors, without the bias of truncation.
+        calls: how many times the utility was called.
     """
 
     values: Tensor
@@ -34,23 +36,24 @@ class ShapleyEstimate:
 def monte_carlo_shapley(
     utility: Utility, count: int, *, permutations: int, tolerance: float = 0.0, seed: int = 0
 ) -> ShapleyEstimate:
-    """Estimate φ_i = E_π[v(S_π^i ∪ {i}) − v(S_π^i)], S_π^i what comes before i in the order π
-    (alg. 1).
+    """Estimate φ_i = E_π[v(S_π^i ∪ {i}) − v(S_π^i)], where S_π^i precedes i in the order π.
 
-    Without truncation the estimate is unbiased and its sum is v(all) − v(∅) exactly. With it, the
-    rest of an order counts as zero once |v(all) − v(S)| < tolerance, which saves trainings.
+    This is alg. 1. Without truncation the estimate is unbiased and its sum is exactly
+    v(all) − v(∅). With it, the rest of an order counts as zero once |v(all) − v(S)| < tolerance,
+    which saves trainings.
 
     Args:
-        utility: v, from int64 indices in ascending order, none of them included, to a score:
-            train on these examples and score on the validation set. It must always answer
-            alike: give the training its own seed.
-        count: N.
-        permutations: orders to draw, at least 2.
-        tolerance: of the truncation; 0 never truncates. The paper takes the score's own noise.
-        seed: of the orders.
+        utility: v, a function from int64 indices in ascending order (possibly empty) to a score: it
+            trains on these examples and measures the score on the validation set. It must always
+            return the same score for the same indices, so give the training a fixed seed.
+        count: N, the number of examples.
+        permutations: the number of random orders, at least 2.
+        tolerance: the tolerance of the truncation, at least 0; 0 never truncates. The paper uses
+            the noise of the score.
+        seed: the seed of the random orders.
 
     Raises:
-        ValueError: numbers out of range, or a score that is not finite.
+        ValueError: a number is out of range, or a score is not finite.
     """
     if count < 1 or permutations < 2:
         raise ValueError(
@@ -86,9 +89,9 @@ def monte_carlo_shapley(
 
 @dataclass(frozen=True)
 class DataShapley:
-    """`monte_carlo_shapley` with the user's own utility on indices of the pool.
+    """Score candidates by `monte_carlo_shapley` with the user's own utility on indices of the pool.
 
-    It asks for N − 1 trainings an order: small pools, or a tolerance.
+    It needs N − 1 trainings for each order, so use small pools or a tolerance.
     """
 
     utility: Utility

@@ -1,4 +1,4 @@
-"""What is chosen from, and what a method of choosing is."""
+"""The candidates, and the interface of a method that scores them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class Pool:
     Attributes:
         x_adv: (N, ...) in input units.
         y: (N,) int64 class indices.
-        x: (N, ...) the clean examples that they were made of; `BoundaryDistance` starts there.
+        x: (N, ...) the clean examples that they were made from, where `BoundaryDistance` starts; or
+            None.
 
     Raises:
-        ValueError: no candidates, different lengths, or other shapes of x and x_adv.
+        ValueError: there are no candidates, lengths differ, or x and x_adv have different shapes.
     """
 
     x_adv: Tensor
@@ -41,27 +42,27 @@ class Pool:
 
 
 class Method(Protocol):
-    """Values every candidate; its fields are its options.
+    """It scores every candidate. Its fields are its options.
 
     Attributes:
-        signed: whether a value below zero says that the candidate does harm.
+        signed: whether a score below zero means that the candidate does harm.
     """
 
     signed: ClassVar[bool]
 
     def __call__(self, model: nn.Module, pool: Pool, validation: Examples | None) -> Tensor:
-        """(N,) scores; the higher, the more worth training on."""
+        """Return scores (N,). The higher a score, the more useful is training on the candidate."""
         ...
 
 
 def batches(batch_size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors side by side, `batch_size` rows at a time."""
+    """Yield the tensors side by side, `batch_size` rows at a time."""
     for start in range(0, len(tensors[0]), batch_size):
         yield tuple(tensor[start : start + batch_size] for tensor in tensors)
 
 
 def check_examples(x: Tensor, y: Tensor, what: str) -> None:
-    """Raise ValueError unless x and y are as many, at least one."""
+    """Raise a ValueError unless x and y have the same length, at least one."""
     if y.dim() != 1 or len(x) != len(y) or len(y) == 0:
         raise ValueError(
             f"{what} has x of shape {tuple(x.shape)} and y of shape {tuple(y.shape)}; give "
@@ -70,7 +71,7 @@ def check_examples(x: Tensor, y: Tensor, what: str) -> None:
 
 
 def needed(validation: Examples | None, method: Method) -> Examples:
-    """The validation examples, which the method cannot do without."""
+    """Return the validation examples, or raise a ValueError if there are none."""
     if validation is None:
         raise ValueError(
             f"{type(method).__name__} values candidates by validation examples; give "

@@ -1,4 +1,4 @@
-"""From scores to a choice."""
+"""Choose candidates by their scores."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from robustprune.selection.pool import Examples, Method, Pool
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What a method says of N candidates, and which are taken.
+    """The scores of N candidates, and which of them are chosen.
 
     Attributes:
-        scores: (N,) the method's values; the higher, the more worth training on.
-        chosen: (K,) int64 indices of those taken, from the highest score down.
-        weights: (N,) what each candidate's loss is to be multiplied with: 0 where it is not
-            taken, and 1 on average where it is.
+        scores: (N,) the method's scores; higher ones are better.
+        chosen: (K,) int64 indices of the chosen ones, from the highest score down.
+        weights: (N,) factors for the loss of each candidate: 0 where it is not chosen, and 1 on
+            average where it is.
     """
 
     scores: Tensor
@@ -37,28 +37,28 @@ def select_adversarial_examples(
     balanced: bool = False,
     weighted: bool = False,
 ) -> Selection:
-    """Value every candidate and take the best.
-
-    Ties go to the candidate that comes first.
+    """Score every candidate and choose the best. Of equal scores the first candidate is chosen.
 
     Args:
-        model: the network whose view of the candidates counts; left as it is.
+        model: the network that scores the candidates; it is not changed.
         pool: the candidates, on the model's device.
-        validation: (x, y) by which the candidates are valued, attacked or clean, whichever the
-            network shall be good at; `BoundaryDistance`, `HighestLoss`, `Random` and
-            `DataShapley`, whose utility has its own, need none. Never the test set.
+        validation: the examples (x, y) by which candidates are scored: attacked ones or clean ones,
+            depending on what the network must be good at. `BoundaryDistance`, `HighestLoss` and
+            `Random` need none, nor does `DataShapley`, whose utility has its own. Never use the
+            test set.
         method: `KnnShapley(...)`, `DataShapley(...)`, `TracIn(...)`, `BoundaryDistance(...)`,
-            `HighestLoss()`, `Random(...)` or a function like them.
-        keep: the fraction to take, in (0, 1], rounded to the nearest number and at least one; or
-            "positive" for all that have a value above zero, where the method has a sign.
-        balanced: take that fraction of each class. Values of one class are often higher than those
-            of another, and a network that sees one class attacked alone learns to answer with it.
-        weighted: weights in proportion to the scores instead of 1.
+            `HighestLoss()`, `Random(...)` or your own function of this kind.
+        keep: the fraction to choose, in (0, 1], rounded to the nearest number and at least one; or
+            "positive" for all scores above zero, if the method is signed.
+        balanced: whether that fraction is chosen from each class. Scores of one class are often
+            higher than those of another, and a network that sees only one class attacked learns to
+            answer with it.
+        weighted: whether weights are proportional to the scores; otherwise they are 1.
 
     Raises:
-        ValueError: keep out of range, "positive" with a method without a sign, where no score is
-            above zero or balanced, scores that are not one finite number a candidate, or weights
-            from scores that are below zero or all zero.
+        ValueError: `keep` is out of range; it is "positive" for a method without a sign, with
+            `balanced`, or if no score is above zero; the scores are not one finite number for each
+            candidate; or weights would come from scores that are negative or all zero.
     """
     if keep != "positive" and not (isinstance(keep, int | float) and 0 < keep <= 1):
         raise ValueError(f"keep={keep!r} must be a fraction in (0, 1] or 'positive'")
@@ -84,7 +84,7 @@ def select_adversarial_examples(
 def _best(
     scores: Tensor, y: Tensor, keep: float | Literal["positive"], *, balanced: bool
 ) -> Tensor:
-    """(K,) indices from the highest score down."""
+    """Return the chosen indices (K,), from the highest score down."""
     ranked = scores.argsort(descending=True, stable=True)
     if keep == "positive":
         chosen = ranked[scores[ranked] > 0]

@@ -1,4 +1,4 @@
-"""Adversarial training on chosen examples: scored along the way, inside the one training loop."""
+"""Adversarial training on chosen examples, which are chosen again during the training."""
 
 from __future__ import annotations
 
@@ -19,44 +19,45 @@ from robustprune.selection.pool import Pool, batches
 from robustprune.selection.select import Selection
 from robustprune.sparsity import computed_once
 
-#: (model, pool, epoch) -> Selection; the epoch seeds what is drawn anew each time
+#: (model, pool, epoch) -> Selection; the epoch may seed random draws, so that they differ
 Choose = Callable[[nn.Module, Pool, int], Selection]
 
 
 class Indexed(Protocol):
-    """A loader that says which training examples its last batch is made of."""
+    """A loader that stores the indices of the training examples in its last batch."""
 
     indices: Tensor
 
 
 class Selective:
-    """Adversarial training in which each example has a say of its own:
+    """Adversarial training in which each example has its own weight:
 
         1/B Σ_i w_i ℓ(f(x_i + δ_i), y_i)   over the chosen,
         1/B Σ_i r ℓ(f(x_i), y_i)           over the others,
 
-    with w the weights of the last selection. Before the first one all are chosen, with weight 1.
-    The candidates are one adversarial example of each training example, made of the network as it
-    then is; what is trained on is attacked anew at each step.
+    where w are the weights of the last selection. Before the first one all are chosen with weight
+    1. The candidates are one adversarial example for each training example, made with the present
+    network. The examples of a training step are attacked again at that step.
 
-    An objective for `train`, which calls `before_epoch` and keeps its state in the checkpoint.
+    It is an objective for `train`, which calls `before_epoch` and stores its state in a checkpoint.
 
     Args:
-        loader: gives the batches and says which examples are in them.
-        attack: the inner maximisation.
-        choose: values the candidates and takes some.
-        x, y: (N, ...), (N,), all training examples in the loader's order, on the model's device.
-        pool_attack: makes the candidates; None for `attack`.
-        start: epochs before the first selection.
-        every: epochs between two selections; None for one only.
-        clean_rest: whether the others are trained on as they are (r = 1) or not at all (r = 0).
-        warmup: epochs in which ε of `attack` grows from zero.
-        batch_size: candidates attacked at a time.
-        on_selection: called after each selection.
+        loader: the loader of the batches, which stores the indices of their examples.
+        attack: the inner attack.
+        choose: a function that scores the candidates and chooses some.
+        x, y: (N, ...) and (N,), all training examples in the loader's order, on the model's device.
+        pool_attack: the attack that makes the candidates; None for `attack`.
+        start: the number of epochs before the first selection.
+        every: the number of epochs between two selections; None for only one selection.
+        clean_rest: whether the others are trained on without an attack (r = 1) or not at all (r =
+            0).
+        warmup: the number of epochs in which ε of `attack` grows from zero.
+        batch_size: the number of candidates that are attacked at a time.
+        on_selection: a function that is called after each selection; None for none.
 
     Attributes:
-        epochs: at which epochs of this training was selected, counted from 0.
-        selections: what was selected then.
+        epochs: the epochs of this training before which a selection was made, counted from 0.
+        selections: the selections of these epochs.
         pool: the candidates of the last selection; None before the first.
     """
 
@@ -97,7 +98,7 @@ class Selective:
         self.pool: Pool | None = None
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
-        """Select, where it is time to; epoch 0 is another training."""
+        """Make a selection if it is due. Epoch 0 begins a new training."""
         if epoch == 0:
             self._reset()
         since = epoch - self.start
@@ -110,7 +111,7 @@ class Selective:
 
     def _candidates(self, model: nn.Module) -> Tensor:
         parts = batches(self.batch_size, self.x, self.y)
-        with computed_once(model):  # not around `choose`: TracIn differentiates by the weights
+        with computed_once(model):  # not around `choose`: TracIn needs gradients of weights
             return torch.cat([self.pool_attack(model, x, y) for x, y in parts]).detach()
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
@@ -128,7 +129,8 @@ class Selective:
         return StepResult((share * losses).mean(), *tally(logits, y), adversarial=True)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every selection of this training (R of them), and the last pool's candidates."""
+        """Return every selection of this training (R of them), and the candidates of the last
+        pool."""
         if self.pool is None:
             return {}
         return {
@@ -139,10 +141,10 @@ class Selective:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state_dict` gave, for the same training examples.
+        """Restore a result of `state_dict`, for the same training examples.
 
         Raises:
-            ValueError: another number of examples, or other keys.
+            ValueError: the number of examples differs, or there are other keys.
         """
         self._reset()
         if not state:

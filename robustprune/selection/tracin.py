@@ -1,4 +1,4 @@
-"""TracIn: how much a step on a candidate would have lowered the validation loss.
+"""TracIn: how much a training step on a candidate would have lowered the validation loss.
 
 Pruthi et al., Estimating training data influence by tracing gradient descent, NeurIPS 2020,
 arXiv 2002.08484.
@@ -34,27 +34,29 @@ def tracin(
     layers: Layers = "last",
     batch_size: int = 256,
 ) -> Tensor:
-    """TracInCP, on average over the validation examples:
+    """Return the TracInCP score of each candidate, averaged over the validation examples:
 
         s_i = Σ_t η_t ∇ℓ(w_t, z_i) · 1/M Σ_j ∇ℓ(w_t, z'_j)
 
-    with ℓ the cross-entropy in eval mode. The second factor is one backward pass; the products
-    with it are directional derivatives of the losses, two backward passes for all z_i of a batch.
+    where ℓ is the cross-entropy in eval mode. The second factor takes one backward pass. The
+    products with it are directional derivatives of the losses, which take two backward passes for
+    all z_i of a batch.
 
     Args:
-        model: the architecture; its own weights, mode and gradients are left as they are.
+        model: the architecture; its own weights, mode and gradients do not change.
         candidates, validation: (x, y), on the model's device.
-        checkpoints: state dicts w_t of the model along its training.
-        learning_rates: η_t, as many.
-        layers: "last" for the weights of the last linear layer alone, "all" for every parameter
-            that requires a gradient.
+        checkpoints: state dicts w_t of the model from its training.
+        learning_rates: η_t, one for each checkpoint.
+        layers: "last" for the parameters of the last linear layer only, or "all" for every
+            parameter that requires a gradient.
 
     Returns:
-        (N,), of the weights' dtype.
+        The scores (N,), in the dtype of the candidates.
 
     Raises:
-        ValueError: no checkpoints, other numbers of learning rates, a checkpoint of another
-            model, unknown layers, or nothing in them that requires a gradient.
+        ValueError: there are no checkpoints or another number of learning rates, a checkpoint
+            belongs to another model, `layers` is unknown, or no parameter in them requires a
+            gradient.
     """
     if not checkpoints or len(checkpoints) != len(learning_rates):
         raise ValueError(
@@ -81,7 +83,7 @@ def tracin(
 
 
 def _fitting(model: nn.Module, state: State) -> dict[str, Tensor]:
-    """The checkpoint as plain tensors on the model's device."""
+    """Return the checkpoint as plain tensors on the model's device."""
     own = model.state_dict()
     if set(own) != set(state):
         odd = sorted(set(own) ^ set(state))
@@ -100,7 +102,7 @@ def _products(
     validation: Examples,
     batch_size: int,
 ) -> Tensor:
-    """(N,) ∇ℓ(z_i) · mean_j ∇ℓ(z'_j) in the parameters `names`."""
+    """Return ∇ℓ(z_i) · mean_j ∇ℓ(z'_j) with respect to the parameters `names`, (N,)."""
     weights = tuple(state[name].clone().requires_grad_() for name in names)
 
     def losses(x: Tensor, y: Tensor, values: tuple[Tensor, ...]) -> Tensor:
@@ -115,8 +117,8 @@ def _products(
             gradient = [a + b / len(validation[1]) for a, b in zip(gradient, parts, strict=True)]
         products = []
         for x, y in batches(batch_size, *candidates):
-            # Jᵀu is linear in u, and the derivative of ⟨Jᵀu, g⟩ in u is J g: a product for each
-            # example without its gradient (torch's forward mode would do, but warns)
+            # Jᵀu is linear in u, and the derivative of ⟨Jᵀu, g⟩ with respect to u is J g, the
+            # product for each example (torch's forward mode could do it, but gives a warning)
             values = losses(x, y, weights)
             u = torch.ones_like(values).requires_grad_()
             parts = torch.autograd.grad(values, weights, u, create_graph=True)
@@ -127,7 +129,7 @@ def _products(
 
 @dataclass(frozen=True, eq=False)
 class TracIn:
-    """`tracin` of the candidates; the fields are its options."""
+    """Score candidates by `tracin`. The fields are its options."""
 
     checkpoints: Sequence[State]
     learning_rates: Sequence[float]
