@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -81,13 +81,16 @@ def coverage(model: nn.Module, masks: MaskSet) -> Coverage:
     )
 
 
-def left_out_of(model: nn.Module) -> str | None:
+def left_out_of(model: nn.Module, *, besides: Iterable[str] = ()) -> str | None:
     """Return a sentence on the matrix weights that searches can't mask, or None if there are few.
 
     Layers that stay dense because `dense` names them are not counted.
+
+    Args:
+        besides: names of weights that other searches mask and this one can't.
     """
     matrices, _ = _matrices(model)
-    can = maskable_layers(model)
+    can = maskable_layers(model).keys() - set(besides)
     left = {name: size for name, size in matrices.items() if name not in can}
     share = sum(left.values()) / max(sum(matrices.values()), 1)
     if share < NOTABLE:

@@ -1,0 +1,232 @@
+"""Walk a network in the order in which it runs, and gather each layer's least squares.
+
+For a layer, the dense network and the one pruned so far are run on each batch up to the layer (or
+to the addition to its stream), and no further. Where modules follow one another (see `Chain`), what
+goes into the first of them is kept on the CPU for all batches; it is then moved on module by module
+while the layers in them are visited, so that each module runs a few times, not once for each layer
+behind it. No activations are kept besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from robustprune.layerwise.cache import Cache, Enough
+from robustprune.layerwise.calls import input_of
+from robustprune.layerwise.chains import Chain, place_of
+from robustprune.layerwise.inputs import Batch
+from robustprune.layerwise.moments import Moments, outputs_of
+from robustprune.layerwise.route import Route
+from robustprune.layerwise.targets import Stream, TargetName, watching
+from robustprune.sparsity import Groups
+
+#: batch -> runs a network, or a part of it, on that batch
+Run = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The network as it was and the one pruned so far, and what both are run on.
+
+    Attributes:
+        dense, pruned: two copies of a network, in eval mode.
+        layers: names of the weights of the layers to visit.
+        groups: how the weights of each fall into groups.
+        device: where both are.
+    """
+
+    dense: nn.Module
+    pruned: nn.Module
+    layers: Sequence[str]
+    groups: Mapping[str, Groups]
+    batches: Sequence[Batch]
+    device: torch.device
+
+    def both(self) -> tuple[nn.Module, nn.Module]:
+        return self.dense, self.pruned
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one run shows of layers that share their inputs, call by call.
+
+    Attributes:
+        inputs: of each call.
+        streams: of the layers that write into one.
+    """
+
+    inputs: list[Tensor] = field(default_factory=list)
+    streams: dict[str, list[Stream]] = field(default_factory=dict)
+
+
+def layer_of(network: nn.Module, name: str) -> nn.Module:
+    """The layer whose weight has this name."""
+    return network.get_submodule(name.rpartition(".")[0])
+
+
+@torch.no_grad()
+def walk(
+    pair: Pair,
+    route: Route,
+    *,
+    target: TargetName,
+    dtype: torch.dtype = torch.float64,
+    cached: bool = True,
+) -> Iterator[tuple[tuple[str, ...], Moments]]:
+    """Yield layers that share their inputs with their moments, in the order in which they run.
+
+    Whoever takes them puts the new weights into `pair.pruned` before asking for the next.
+
+    Args:
+        target: see `robustprune.layerwise.targets`.
+        dtype: of the sums.
+        cached: False runs the whole network for every layer, for networks whose modules are not to
+            be run alone.
+
+    Raises:
+        ValueError: inputs or targets that are NaN or infinite, or calls that differ between the two
+            networks.
+    """
+    chains = route.chains if cached else ()
+    done: set[str] = set()
+    for group in route.groups:
+        if group[0] in done:
+            continue
+        place = place_of(group[0], chains)
+        if place is None:
+            runs = [_whole(pair, network) for network in pair.both()]
+            yield group, _gather(pair, route, group, runs, target, dtype)
+            continue
+        chain = next(chain for chain in chains if place in chain.modules)
+        for found in _along(pair, route, chain, target, dtype):
+            done.update(found[0])
+            yield found
+
+
+def _whole(pair: Pair, network: nn.Module) -> Run:
+    return lambda number: pair.batches[number].call(network, pair.device)
+
+
+def _along(
+    pair: Pair, route: Route, chain: Chain, target: TargetName, dtype: torch.dtype
+) -> Iterator[tuple[tuple[str, ...], Moments]]:
+    """The groups inside a chain, module by module."""
+    here = {module: [] for module in chain.modules}  # type: dict[str, list[tuple[str, ...]]]
+    for group in route.groups:
+        if (place := place_of(group[0], (chain,))) is not None:
+            here[place].append(group)
+    last = max(k for k, module in enumerate(chain.modules) if here[module])
+    wanted = pair.both()[target == "own" :]
+    caches = [
+        Cache(network, chain, [b.call for b in pair.batches], pair.device) for network in wanted
+    ]
+    for number in range(last + 1):
+        for group in here[chain.modules[number]]:
+            runs = [cache.run for cache in caches]
+            yield group, _gather(pair, route, group, [*runs, *runs][-2:], target, dtype)
+        if number < last:
+            for cache in caches:
+                cache.move_on()
+
+
+def _gather(
+    pair: Pair,
+    route: Route,
+    group: tuple[str, ...],
+    runs: Sequence[Run],
+    target: TargetName,
+    dtype: torch.dtype,
+) -> Moments:
+    """Sum up a group's moments over all batches."""
+    layers = {name: layer_of(pair.dense, name) for name in group}
+    one = layers[group[0]]
+    moments = Moments(one, pair.groups[group[0]], dtype=dtype)
+    streams = [name for name in group if target == "residual" and name in route.streams]
+    for number, batch in enumerate(pair.batches):
+        now = observe(pair.pruned, group, route, lambda n=number: runs[-1](n), streams)  # type: ignore[misc]
+        was = now
+        if target != "own":
+            was = observe(pair.dense, group, route, lambda n=number: runs[0](n), streams)  # type: ignore[misc]
+        if len(was.inputs) != len(now.inputs):
+            raise ValueError(
+                f"layer {group[0]!r} is called {len(was.inputs)} times in the dense network and "
+                f"{len(now.inputs)} times in the pruned one; name it in `dense`, or take the "
+                "target 'own'"
+            )
+        for call, (x, seen) in enumerate(zip(was.inputs, now.inputs, strict=True)):
+            targets: dict[str, Tensor] = {}
+            for name, layer in layers.items() if target != "own" else ():
+                weight = cast(Tensor, layer.weight)
+                targets[name] = outputs_of(layer, weight.to(dtype), x.to(dtype))
+                if name in streams:
+                    step = was.streams[name][call].minus(now.streams[name][call], dtype)
+                    targets[name] = targets[name] + step
+            moments.add(seen, targets, batch.counted)
+    _refuse_not_finite(moments, group)
+    return moments
+
+
+def observe(
+    network: nn.Module,
+    group: Sequence[str],
+    route: Route,
+    run: Callable[[], object],
+    streams: Sequence[str] = (),
+) -> Seen:
+    """Run a network until the inputs, and the streams, of a group's layers are known."""
+    seen = Seen(streams={name: [] for name in streams})
+    times = route.calls[group[0]]
+
+    def enough() -> None:
+        if len(seen.inputs) == times and all(len(s) == times for s in seen.streams.values()):
+            raise Enough
+
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = input_of(args, kwargs)
+        assert x is not None
+        seen.inputs.append(x.detach().clone())  # what follows may write over it
+        enough()
+
+    def found(name: str, stream: Stream) -> None:
+        seen.streams[name].append(Stream(stream.value.detach().clone(), stream.scale))
+        enough()
+
+    handle = layer_of(network, group[0]).register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with ExitStack() as stack:
+            if streams:
+                followed = {name: layer_of(network, name) for name in streams}
+                stack.enter_context(watching(network, followed, found))
+            run()
+    except Enough:
+        pass
+    finally:
+        handle.remove()
+    for name, known in seen.streams.items():
+        if len(known) != len(seen.inputs):
+            raise ValueError(
+                f"the output of layer {name!r} is added to a stream in some batches and not in "
+                "others; take the target 'dense'"
+            )
+    return seen
+
+
+def _refuse_not_finite(moments: Moments, group: tuple[str, ...]) -> None:
+    """Raise ValueError where sums are NaN or infinite."""
+    if not bool(torch.isfinite(moments.gram).all()):
+        raise ValueError(
+            f"the inputs of layer {group[0]!r} are NaN or infinite on the calibration data; look "
+            "for NaN in the data and in the weights before it, or give the network in float32"
+        )
+    for name, cross in moments.cross.items():
+        if not bool(torch.isfinite(cross).all()):
+            raise ValueError(
+                f"the outputs that layer {name!r} should give are NaN or infinite; look for NaN in "
+                "its weights, or give the network in float32"
+            )

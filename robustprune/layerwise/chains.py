@@ -1,0 +1,109 @@
+"""Modules that follow one another, each run on what the one before it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustprune.layerwise.calls import PLAIN, Arguments, Log, equal, first_and_rest, mapped
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Modules that are called once each, one on what the one before it gives.
+
+    Attributes:
+        modules: their names, in order.
+        first: whether a module takes the first of the tuple that the one before it gives.
+        other: what each module is given besides, if that is the same for every batch; else None.
+    """
+
+    modules: tuple[str, ...]
+    first: tuple[bool, ...]
+    other: tuple[Arguments, ...] | None
+
+
+def place_of(layer: str, chains: Sequence[Chain]) -> str | None:
+    """The module of a chain that a layer is in."""
+    for chain in chains:
+        for module in chain.modules:
+            if layer.startswith(f"{module}."):
+                return module
+    return None
+
+
+def chain_of(
+    network: nn.Module, log: Log, name: str, container: nn.Module, call: Callable[[], object]
+) -> Chain | None:
+    """The children of a container as a chain, if they are one."""
+    names = [f"{name}.{child}".lstrip(".") for child, _ in container.named_children()]
+    marks = [(i, e) for i, e in enumerate(log.events) if e.name in names and e.kind != "layer"]
+    wanted = [(kind, child) for child in names for kind in ("begin", "end")]
+    if [(event.kind, event.name) for _, event in marks] != wanted:
+        return None
+    begins, ends = marks[::2], marks[1::2]
+    if not _keeps_to_itself(log, names, [i for i, _ in begins], [i for i, _ in ends]):
+        return None
+    first, given = [], []
+    for place, (_, event) in enumerate(begins):
+        if event.value is None:
+            return None
+        hidden, rest = event.value
+        given.append(rest)
+        if not all(isinstance(leaf, (Tensor, *PLAIN)) for leaf in rest.leaves()):
+            return None
+        if place:
+            before = ends[place - 1][1].value
+            of_tuple = isinstance(before, tuple) and len(before) > 0 and before[0] is hidden
+            if before is not hidden and not of_tuple:
+                return None
+            first.append(of_tuple)
+        elif not isinstance(hidden, Tensor):
+            return None
+    if not any(isinstance(leaf, Tensor) for rest in given for leaf in rest.leaves()):
+        return Chain(tuple(names), tuple(first), tuple(given))
+    if _moves_with_first(network, names, given, call):
+        return None
+    return Chain(tuple(names), tuple(first), None)
+
+
+def _keeps_to_itself(log: Log, names: list[str], begins: list[int], ends: list[int]) -> bool:
+    """Whether all calls and additions of the layers in these modules are inside their calls, and
+    no other layer is called between."""
+    for place, event in enumerate(log.events):
+        if event.kind not in ("layer", "stream"):
+            continue
+        owner = next((k for k, n in enumerate(names) if event.name.startswith(f"{n}.")), None)
+        if owner is None:
+            if event.kind == "layer" and begins[0] < place < ends[-1]:
+                return False
+        elif not begins[owner] < place < ends[owner]:
+            return False
+    return True
+
+
+def _moves_with_first(
+    network: nn.Module, names: list[str], given: list[Arguments], call: Callable[[], object]
+) -> bool:
+    """Whether what later modules are given besides depends on what the first one gives."""
+    again: list[Arguments] = []
+
+    def other(_: nn.Module, args: tuple[Any, ...], output: object) -> object:
+        return mapped(output, lambda t: t * 1.25 + 0.125 if t.is_floating_point() else t)
+
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found = first_and_rest(args, kwargs)
+        again.append(Arguments((), {}) if found is None else found[1])
+
+    parts = [network.get_submodule(name) for name in names]
+    handles = [part.register_forward_pre_hook(note, with_kwargs=True) for part in parts]
+    handles.append(parts[0].register_forward_hook(other))
+    try:
+        call()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return len(again) != len(given) or not all(map(equal, again, given))

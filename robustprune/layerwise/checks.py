@@ -1,0 +1,155 @@
+"""What can be pruned here, and whether what is asked for fits."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from attacks import Attack
+from robustprune.layerwise.inputs import Batch
+from robustprune.layerwise.moments import is_solvable
+from robustprune.layerwise.problem import Solution
+from robustprune.layerwise.route import Route, find_route
+from robustprune.layerwise.solvers import SOLVERS
+from robustprune.layerwise.targets import TARGETS
+from robustprune.run.suggest import did_you_mean
+from robustprune.sparsity import LeftOut
+from robustprune.sparsity.coverage import left_out_of
+
+#: problem -> mask and weights: a row of SOLVERS, or one's own
+SolverLike = str | Callable[..., Solution]
+
+
+class FewExamples(UserWarning):
+    """Layers have fewer calibration samples than inputs, so that many weights fit them alike."""
+
+
+def route_of(
+    network: nn.Module, layers: Mapping[str, nn.Module], batch: Batch, device: torch.device
+) -> Route:
+    known = {name: layer for name, layer in layers.items() if is_solvable(layer)}
+    try:
+        return find_route(network, known, lambda: batch.call(network, device))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"the model does not take the loader's first batch: {reason}") from error
+
+
+def supported(
+    network: nn.Module, layers: Mapping[str, nn.Module], route: Route
+) -> dict[str, nn.Module]:
+    """The layers that can be pruned here; warns (`LeftOut`) of what is left whole unasked.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = {name: layers[name] for name in route.calls}
+    uncalled = [
+        name
+        for name, layer in layers.items()
+        if is_solvable(layer) and name not in found and name not in route.unlike
+    ]
+    for names, why in (
+        (uncalled, "are not called in the first batch"),
+        (
+            route.unlike,
+            "answer otherwise than their weights say (a forward or a hook of their own)",
+        ),
+    ):
+        if names:
+            sizes = sum(cast(Tensor, layers[name].weight).numel() for name in names)
+            total = sum(cast(Tensor, layer.weight).numel() for layer in layers.values())
+            warnings.warn(
+                f"{', '.join(names)} {why}, so that they stay dense: {sizes:,} of "
+                f"{total:,} weights ({sizes / total:.0%})",
+                LeftOut,
+                stacklevel=3,
+            )
+    if not found:
+        raise ValueError(
+            f"{type(network).__name__} has no layer that can be pruned here: a Linear, Conv1d-3d "
+            "or transformers' Conv1D that is called and not in `dense`"
+        )
+    unsolvable = [name for name, layer in layers.items() if not is_solvable(layer)]
+    if (said := left_out_of(network, besides=unsolvable)) is not None:
+        warnings.warn(said, LeftOut, stacklevel=3)
+    return found
+
+
+def without_cache(network: nn.Module) -> set[str]:
+    """Keep language models from filling a cache of keys and values; the modules that would have."""
+    names = {
+        name
+        for name, module in network.named_modules()
+        if getattr(getattr(module, "config", None), "use_cache", None) is True
+    }
+    for name in names:
+        cast(Any, network.get_submodule(name).config).use_cache = False
+    return names
+
+
+def checked_solver(solver: SolverLike, options: Mapping[str, Any]) -> Callable[..., Solution]:
+    """The function that solves a layer.
+
+    Raises:
+        ValueError: an unknown name, or an option that the solver doesn't have.
+    """
+    if isinstance(solver, str):
+        if solver not in SOLVERS:
+            raise ValueError(
+                f"unknown solver {solver!r}{did_you_mean(solver, SOLVERS)}; choose one of "
+                f"{', '.join(SOLVERS)}, or give a function (problem, **options) -> Solution"
+            )
+        solve = SOLVERS[solver].solve
+    else:
+        solve = solver
+    named = solver if isinstance(solver, str) else getattr(solver, "__name__", "given")
+    parameters = list(inspect.signature(solve).parameters.values())
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return solve
+    positional = inspect.Parameter.POSITIONAL_ONLY
+    known = [p.name for p in parameters[1:] if p.kind is not positional]
+    for name in options:
+        if name not in known:
+            raise ValueError(
+                f"unknown option {name!r}{did_you_mean(name, known)}; solver {named!r} has "
+                f"{', '.join(known) or 'none'}"
+            )
+    return solve
+
+
+def check_options(
+    target: str,
+    attack: Attack | None,
+    batches: int | None,
+    clean: float | None,
+    sweeps: int,
+    dtype: torch.dtype,
+) -> None:
+    if target not in TARGETS:
+        raise ValueError(
+            f"unknown target {target!r}{did_you_mean(target, TARGETS)}; choose one of "
+            f"{', '.join(TARGETS)}"
+        )
+    if batches is not None and batches < 1:
+        raise ValueError(f"batches={batches} must be at least 1, or None for all")
+    if clean is not None and attack is None:
+        raise ValueError(f"clean={clean!r} has no effect without an attack; leave it out")
+    if clean is not None and not 0 <= clean <= 1:
+        raise ValueError(f"clean={clean!r} must be in [0, 1], the share of examples left clean")
+    if sweeps < 1:
+        raise ValueError(f"sweeps={sweeps} must be at least 1")
+    if sweeps > 1 and attack is None:
+        raise ValueError(
+            f"sweeps={sweeps} has no effect without an attack: what a layer sees depends on the "
+            "layers before it alone, and a second walk would give them the same weights"
+        )
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype={dtype} must be torch.float64 or torch.float32")

@@ -1,0 +1,215 @@
+"""Pruning without training: walk the network, solve each layer's least squares, go on."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from attacks import Attack
+from robustprune.layerwise.calibrate import Pair, layer_of, walk
+from robustprune.layerwise.checks import (
+    FewExamples,
+    SolverLike,
+    check_options,
+    checked_solver,
+    route_of,
+    supported,
+    without_cache,
+)
+from robustprune.layerwise.inputs import attacked, calibration_batches
+from robustprune.layerwise.moments import Moments, as_weight
+from robustprune.layerwise.problem import Solution
+from robustprune.layerwise.ratios import Ratios, check_ratios, layer_counts
+from robustprune.layerwise.route import Route
+from robustprune.layerwise.targets import TargetName
+from robustprune.minmax import Batches, EpochRecord
+from robustprune.search.ticket import Ticket, copy_on, device_of
+from robustprune.sparsity import (
+    Groups,
+    MaskSet,
+    check_density,
+    check_pattern,
+    group_weight,
+    maskable_layers,
+)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is done at each layer."""
+
+    solve: Callable[..., Solution]
+    options: Mapping[str, Any]
+    groups: Mapping[str, Groups]
+    counts: Mapping[str, int]
+    bias: bool
+
+
+def prune_layerwise(
+    model: nn.Module,
+    loader: Batches,
+    *,
+    density: float,
+    attack: Attack | None = None,
+    pattern: str = "element",
+    allocate: Ratios = "layer",
+    dense: Iterable[str] = (),
+    seed: int = 0,
+    solver: SolverLike = "admm",
+    target: TargetName = "dense",
+    batches: int | None = None,
+    clean: float | None = None,
+    sweeps: int = 1,
+    bias: bool = False,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> Ticket:
+    """Prune a trained network layer by layer, each the least squares
+
+        min over Ŵ in S of ‖Ŵ X̂ − T‖²_F
+
+    of `robustprune.layerwise.problem`, over calibration data and without training. Layers are
+    visited in the order in which the network runs; X̂ is what each sees in the network pruned so
+    far. Linear layers, convolutions and the Conv1D of transformers are pruned; what is left whole
+    is named.
+
+    Args:
+        model: a trained network, in any mode; run in eval mode. Copied, never changed.
+        loader: yields (x, y) batches, or, without an attack, dicts with `input_ids`, whose
+            `attention_mask` says which tokens count. Its inputs are kept on the CPU.
+        density: kept fraction of the groups, in (0, 1].
+        attack: calibrate on inputs that it makes against the dense network.
+        pattern, dense: as in `find_scratch_ticket`.
+        allocate: also "owl", and "global" by scores that look at inputs, see `layer_counts`.
+        seed: draws which examples are attacked.
+        solver: a name in `robustprune.layerwise.solvers.SOLVERS`, or a function
+            (problem, **options) -> Solution.
+        target: "own", "dense" or "residual": see `robustprune.layerwise.targets`.
+        batches: how many batches of the loader to take; None for all.
+        clean: the share of examples that stay clean under an attack, in [0, 1]; default 0.5.
+        sweeps: walks over the layers. In all but the first, the attack is on the network that the
+            one before gave.
+        bias: give layers that have a bias the one that goes with their new weights.
+        dtype: of the sums and the solver, float64 or float32.
+        options: of the solver.
+
+    Returns:
+        Ticket(masks, model, history): masks in the order of the walk, and a record for each layer
+        in the same order, whose loss and "relative_error" are ‖Ŵ X̂ − T‖² / ‖T‖².
+
+    Raises:
+        ValueError: an option out of range, unknown or without effect, no batch, activations that
+            are not finite, or nothing to prune.
+    """
+    check_pattern(pattern, check_density(density))
+    solve = checked_solver(solver, options)
+    check_options(target, attack, batches, clean, sweeps, dtype)
+    network = copy_on(model, device)
+    modes = {name: module.training for name, module in network.named_modules()}
+    network.eval()
+    uncached = without_cache(network)
+    where = device_of(network)
+    data = calibration_batches(network, loader, batches, device=where, attack=attack)
+    layers = maskable_layers(network, dense=dense)
+    route = route_of(network, layers, data[0], where)
+    layers = supported(network, layers, route)
+    by_row = allocate == "row"
+    groups = {name: group_weight(layer, pattern, by_row=by_row) for name, layer in layers.items()}
+    check_ratios(allocate, groups, density)
+    pruned, history = network, []  # type: tuple[nn.Module, list[EpochRecord]]
+    for _ in range(sweeps):
+        taken, share = data, 0.5 if clean is None else clean
+        if attack is not None:
+            taken = attacked(pruned, data, attack, clean=share, seed=seed, device=where)
+        counts = layer_counts(
+            network, layers, groups, taken, density=density, allocate=allocate, device=where
+        )
+        pruned = copy.deepcopy(network)
+        plan = _Plan(solve, options, groups, counts, bias)
+        pair = Pair(network, pruned, tuple(layers), groups, taken, where)
+        masks = _one_walk(pair, route, plan, target, dtype, history)
+    for name, module in pruned.named_modules():
+        module.training = modes[name]
+        if name in uncached:
+            cast(Any, module.config).use_cache = True
+    return Ticket(MaskSet(masks), pruned, history)
+
+
+def _one_walk(
+    pair: Pair,
+    route: Route,
+    plan: _Plan,
+    target: TargetName,
+    dtype: torch.dtype,
+    history: list[EpochRecord],
+) -> dict[str, Tensor]:
+    """Prune `pair.pruned`; the masks, and a record more in the history for each layer."""
+    masks: dict[str, Tensor] = {}
+    few: dict[str, tuple[int, int]] = {}
+    began = time.perf_counter()
+    for names, moments in walk(pair, route, target=target, dtype=dtype):
+        for name in names:
+            masks[name], error = _solve(pair, plan, name, moments)
+            inputs = int((moments.gram.diagonal(dim1=-2, dim2=-1) > 0).sum(-1).max())
+            if moments.samples < inputs:
+                few[name] = moments.samples, inputs
+            now = time.perf_counter()
+            history.append(_record(len(history), error, masks[name], now - began))
+            began = now
+    if few:
+        worst = min(few, key=lambda name: few[name][0] / few[name][1])
+        samples, inputs = few[worst]
+        warnings.warn(
+            f"{len(few)} of {len(masks)} layers have fewer calibration samples than inputs, so "
+            f"that the ridge decides what the samples leave open: {worst!r} has a Gram matrix of "
+            f"rank {samples} at most for {inputs} inputs; give more examples",
+            FewExamples,
+            stacklevel=3,
+        )
+    return masks
+
+
+def _record(number: int, error: float, mask: Tensor, seconds: float) -> EpochRecord:
+    """A layer's line in the history."""
+    density = float(mask.double().mean())
+    return EpochRecord(
+        epoch=number, step=number + 1, loss=error, clean=None, robust=None, lr=0.0, seconds=seconds,
+        figures={"relative_error": error, "density": density},
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _solve(pair: Pair, plan: _Plan, name: str, moments: Moments) -> tuple[Tensor, float]:
+    """Solve one layer and put its weights into the pruned network; its mask and error."""
+    groups = plan.groups[name]
+    weight = cast(Tensor, layer_of(pair.dense, name).weight)
+    layer = layer_of(pair.pruned, name)
+    refit_bias = plan.bias and isinstance(layer.bias, Tensor)
+    problem = moments.problem(name, groups, weight, plan.counts[name], centred=refit_bias)
+    solution = plan.solve(problem, **plan.options)
+    if solution.mask.shape != problem.weight.shape or solution.weight.shape != problem.weight.shape:
+        raise ValueError(
+            f"the solver returned a weight of shape {tuple(solution.weight.shape)} and a mask of "
+            f"{tuple(solution.mask.shape)} for layer {name!r}; both must have the shape "
+            f"{tuple(problem.weight.shape)} of `problem.weight`"
+        )
+    found = torch.where(solution.mask, solution.weight, 0.0)
+    if not bool(torch.isfinite(found).all()):
+        raise ValueError(
+            f"the solver gave weights of layer {name!r} that are NaN or infinite; take dtype "
+            "torch.float64, more examples, or a larger ridge where the solver has one"
+        )
+    cast(Tensor, layer.weight).copy_(as_weight(groups, found))
+    if refit_bias:
+        bias = cast(Tensor, layer.bias)
+        step = moments.bias_step(name, problem.weight, found)
+        bias.copy_((bias.to(step) + step).to(bias.dtype))
+    return as_weight(groups, solution.mask), problem.error(found)

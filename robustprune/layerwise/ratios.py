@@ -1,0 +1,209 @@
+"""How many groups each layer keeps: the allocations of `robustprune.sparsity.allot`, and those that
+look at the inputs of the dense network, which is run once for them.
+
+Both of these go by s_ij = |w_ij| ‖x_j‖₂, Wanda's score (Sun et al. 2023, arXiv 2306.11695).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from robustprune.layerwise.calls import input_of
+from robustprune.layerwise.inputs import Batch
+from robustprune.layerwise.moments import as_matrices, as_weight, energy_of, outputs_of
+from robustprune.run.suggest import did_you_mean
+from robustprune.sparsity import (
+    ALLOCATIONS,
+    Allocation,
+    Groups,
+    allot,
+    apportion,
+    check_allocation,
+    count_kept,
+    transformer_blocks,
+)
+
+#: the least share of its groups that OWL leaves a layer
+LEAST = 0.01
+
+
+@dataclass(frozen=True)
+class Owl:
+    """Outlier-weighed layer densities (Yin et al. 2024, arXiv 2310.05175).
+
+    With D_l the share of the scores of block l that exceed `outliers` times their mean,
+
+        density_l = density + 2 λ (δ_l − mean δ),   δ_l = (D_l − min D) / (max D − min D),
+
+    where the mean counts each block by its size, so that the total is kept. A block is a layer of a
+    transformer; in another network each layer is one. Densities are brought into [0.01, 1].
+
+    Attributes:
+        outliers: M, 5 in the authors' README.
+        spread: λ, 0.08 there: densities differ by at most 2 λ.
+    """
+
+    outliers: float = 5.0
+    spread: float = 0.08
+
+    def __post_init__(self) -> None:
+        if not self.outliers > 0:
+            raise ValueError(
+                f"outliers={self.outliers} must be more than 0, in means of the scores"
+            )
+        if not 0 <= self.spread <= 0.5:
+            raise ValueError(f"spread={self.spread} must be in [0, 0.5]")
+
+
+#: what `prune_layerwise` takes: also "owl", which is Owl()
+Ratios = Allocation | Literal["owl"] | Owl
+
+
+def check_ratios(allocate: Ratios, groups: Mapping[str, Groups], density: float) -> None:
+    """Refuse what `layer_counts` would.
+
+    Raises:
+        ValueError: an unknown allocation, or one that doesn't fit the density or the pattern.
+    """
+    if isinstance(allocate, Owl) or allocate == "owl":
+        if fixed := [g.pattern for g in groups.values() if g.fixed is not None]:
+            raise ValueError(
+                f"pattern {fixed[0]!r} fixes what each layer keeps, so that allocate='owl' has no "
+                "effect; set allocate to 'layer'"
+            )
+        return
+    if isinstance(allocate, str) and allocate not in ALLOCATIONS:
+        names = (*ALLOCATIONS, "owl")
+        raise ValueError(
+            f"unknown allocation {allocate!r}{did_you_mean(allocate, names)}; choose one of "
+            f"{', '.join(names)}, or give a density for each layer"
+        )
+    check_allocation(allocate, groups, density)
+
+
+def layer_counts(
+    network: nn.Module,
+    layers: Mapping[str, nn.Module],
+    groups: Mapping[str, Groups],
+    batches: Sequence[Batch],
+    *,
+    density: float,
+    allocate: Ratios,
+    device: torch.device,
+) -> dict[str, int]:
+    """Groups that each layer keeps.
+
+    "owl" is `Owl`; "global" keeps the groups with the largest Σ s_ij² / ‖W X‖²_F of all layers, the
+    share of a layer's outputs that goes with a weight; the others are those of
+    `robustprune.sparsity.allot` and look at no data.
+
+    Args:
+        network: the dense network, in eval mode.
+        layers: its layers by the names of their weights.
+    """
+    if isinstance(allocate, Owl) or allocate == "owl":
+        owl = allocate if isinstance(allocate, Owl) else Owl()
+        scores = _scores(network, layers, groups, batches, device, share=False)
+        return _outlier_weighed(owl, scores, _blocks(network, layers), groups, density)
+    values: dict[str, Tensor] = {}
+    if allocate == "global":
+        scores = _scores(network, layers, groups, batches, device, share=True)
+        values = {name: groups[name].reduce(score) for name, score in scores.items()}
+    return allot(values, groups, density, allocate)
+
+
+@torch.no_grad()
+def _scores(
+    network: nn.Module,
+    layers: Mapping[str, nn.Module],
+    groups: Mapping[str, Groups],
+    batches: Sequence[Batch],
+    device: torch.device,
+    *,
+    share: bool,
+) -> dict[str, Tensor]:
+    """|w_ij| ‖x_j‖, or with `share` its square divided by ‖W X‖²_F, shaped as the weights are."""
+    energy: dict[str, Tensor] = {}
+    power: dict[str, Tensor] = {}
+    counted: list[Tensor | None] = [None]
+
+    def look(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = input_of(args, kwargs)
+        assert x is not None
+        found = energy_of(layer, x, dtype=torch.float64, counted=counted[0])
+        energy[name] = energy[name] + found if name in energy else found
+        if share:
+            weight = cast(Tensor, layer.weight)
+            given = outputs_of(layer, weight, x.to(weight.dtype)).double().square().sum()
+            power[name] = power[name] + given if name in power else given
+
+    handles = [
+        layer.register_forward_pre_hook(
+            lambda module, args, kwargs, name=name: look(name, module, args, kwargs),
+            with_kwargs=True,
+        )
+        for name, layer in layers.items()
+    ]
+    try:
+        for batch in batches:
+            counted[0] = batch.counted
+            batch.call(network, device)
+    finally:
+        for handle in handles:
+            handle.remove()
+    scores: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        weight = as_matrices(groups[name], cast(Tensor, layer.weight).double())
+        score = weight.abs() * energy[name].sqrt().unsqueeze(-2)
+        if share:
+            score = score.square() / power[name].clamp_min(torch.finfo(torch.float64).tiny)
+        scores[name] = as_weight(groups[name], score)
+    return scores
+
+
+def _blocks(network: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Layer -> the block that it is compared in: a transformer's layer, or itself."""
+    try:
+        blocks = [block.name for block in transformer_blocks(network)]
+    except ValueError:
+        blocks = []
+    return {
+        name: next((block for block in blocks if name.startswith(f"{block}.")), name)
+        for name in layers
+    }
+
+
+def _outlier_weighed(
+    owl: Owl,
+    scores: Mapping[str, Tensor],
+    blocks: Mapping[str, str],
+    groups: Mapping[str, Groups],
+    density: float,
+) -> dict[str, int]:
+    members: dict[str, list[str]] = {}
+    for name, block in blocks.items():
+        members.setdefault(block, []).append(name)
+    outliers: dict[str, float] = {}
+    for block, names in members.items():
+        size = sum(scores[name].numel() for name in names)
+        mean = sum(float(scores[name].sum()) for name in names) / size
+        above = sum(int((scores[name] > owl.outliers * mean).sum()) for name in names)
+        outliers[block] = above / size
+    low, high = min(outliers.values()), max(outliers.values())
+    raised = {
+        block: 2 * owl.spread * (share - low) / (high - low) if high > low else 0.0
+        for block, share in outliers.items()
+    }
+    numbers = {name: groups[name].number for name in scores}
+    total = sum(numbers.values())
+    mean_raise = sum(raised[blocks[name]] * number for name, number in numbers.items()) / total
+    shares = {
+        name: number * min(max(density + raised[blocks[name]] - mean_raise, LEAST), 1.0)
+        for name, number in numbers.items()
+    }
+    return apportion(shares, numbers, count_kept(density, total))

@@ -1,0 +1,175 @@
+"""The route that data take through a network, found by running it on one batch.
+
+Which layers are called, in which order and how often; which of them share their inputs; which write
+into a residual stream; and where modules follow one another, so that one can be run without those
+before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from robustprune.layerwise.calls import Event, Log, first_and_rest, input_of
+from robustprune.layerwise.chains import Chain, chain_of, place_of
+from robustprune.layerwise.moments import geometry, outputs_of
+from robustprune.layerwise.targets import watching
+
+#: an output that differs by more from what its weight gives is another kind of layer's
+_CLOSE = 0.02
+
+
+@dataclass(frozen=True)
+class Route:
+    """What a run on one batch shows of a network; layers by the names of their weights.
+
+    Attributes:
+        calls: how often each layer is called, in the order of their first calls.
+        groups: layers one after the other that share their inputs, each layer once.
+        streams: the layers each of whose outputs is added to a residual stream.
+        chains: see `Chain`; no module is in two of them.
+        unlike: layers whose outputs aren't those of their weights, by something of their own.
+    """
+
+    calls: Mapping[str, int]
+    groups: tuple[tuple[str, ...], ...]
+    streams: frozenset[str]
+    chains: tuple[Chain, ...]
+    unlike: tuple[str, ...]
+
+
+@torch.no_grad()
+def find_route(
+    network: nn.Module, layers: Mapping[str, nn.Module], call: Callable[[], object]
+) -> Route:
+    """Run the network in the mode that it is in.
+
+    Args:
+        layers: to look for, by the names of their weights.
+        call: runs the network on a batch.
+    """
+    containers: list[tuple[str, nn.Module]] = [
+        (name, module)
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Sequential | nn.ModuleList) and len(module) > 1
+    ]
+    log = _run(network, layers, containers, call)
+    calls: dict[str, int] = {}
+    for event in log.of("layer"):
+        if event.name not in log.unlike:
+            calls[event.name] = calls.get(event.name, 0) + 1
+    streams = [event.name for event in log.of("stream")]
+    chains: list[Chain] = []
+    for name, module in containers:
+        inside_another = any(
+            f"{name}.".startswith(f"{done}.") for chain in chains for done in chain.modules
+        )
+        if not inside_another and (chain := chain_of(network, log, name, module, call)) is not None:
+            chains.append(chain)
+    return Route(
+        calls=calls,
+        groups=_groups(log, layers, calls, chains),
+        streams=frozenset(name for name, times in calls.items() if streams.count(name) == times),
+        chains=tuple(chains),
+        unlike=tuple(name for name in layers if name in log.unlike),
+    )
+
+
+def _run(
+    network: nn.Module,
+    layers: Mapping[str, nn.Module],
+    containers: list[tuple[str, nn.Module]],
+    call: Callable[[], object],
+) -> Log:
+    log, handles = Log(), []
+
+    def begin_layer(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = input_of(args, kwargs)
+            log.events.append(Event("layer", name, (x, None if x is None else x._version)))
+
+        return hook
+
+    def end_layer(name: str) -> Callable[..., None]:
+        def hook(
+            layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
+        ) -> None:
+            if not _as_its_weight(layer, input_of(args, kwargs), output):
+                log.unlike.add(name)
+
+        return hook
+
+    def begin(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            log.events.append(Event("begin", name, first_and_rest(args, kwargs)))
+
+        return hook
+
+    def end(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: object) -> None:
+            log.events.append(Event("end", name, output))
+
+        return hook
+
+    for name, layer in layers.items():
+        handles.append(layer.register_forward_pre_hook(begin_layer(name), with_kwargs=True))
+        handles.append(layer.register_forward_hook(end_layer(name), with_kwargs=True))
+    for holder, module in containers:
+        for child, part in module.named_children():
+            name = f"{holder}.{child}".lstrip(".")
+            # before the hooks of layers: a module may be a layer itself
+            handles.append(
+                part.register_forward_pre_hook(begin(name), with_kwargs=True, prepend=True)
+            )
+            handles.append(part.register_forward_hook(end(name)))
+    try:
+        with watching(network, layers, lambda n, _: log.events.append(Event("stream", n))):
+            call()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return log
+
+
+def _as_its_weight(layer: nn.Module, x: Tensor | None, output: object) -> bool:
+    if x is None or not isinstance(output, Tensor):
+        return False
+    weight, bias = cast(Tensor, layer.weight), layer.bias
+    try:
+        expected = outputs_of(layer, weight, x.to(weight.dtype))
+    except RuntimeError:
+        return False
+    if expected.shape != output.shape:
+        return False
+    if isinstance(bias, Tensor):
+        dims = len(getattr(layer, "kernel_size", ()))
+        expected = expected + bias.view(-1, *[1] * dims)
+    apart = (output.float() - expected.float()).norm()
+    size = output.float().norm()
+    return bool(apart <= _CLOSE * size) or not bool(torch.isfinite(size))
+
+
+def _groups(
+    log: Log, layers: Mapping[str, nn.Module], calls: Mapping[str, int], chains: list[Chain]
+) -> tuple[tuple[str, ...], ...]:
+    """Layers called once each, one after the other, on the very same tensor."""
+    groups: list[tuple[str, ...]] = []
+    last: tuple[object, ...] | None = None
+    seen: set[str] = set()
+    for event in log.of("layer"):
+        name = event.name
+        if name in seen or name not in calls:
+            continue
+        seen.add(name)
+        x, version = event.value
+        key = (id(x), version, geometry(layers[name]), place_of(name, chains))
+        if last == key and calls[name] == 1:
+            groups[-1] = (*groups[-1], name)
+        else:
+            groups.append((name,))
+        last = key if calls[name] == 1 else None
+    return tuple(groups)

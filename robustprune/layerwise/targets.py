@@ -1,0 +1,185 @@
+"""What a layer should give, in place of what it gave: its target T.
+
+With W the dense weights, X the layer's inputs in the dense network and X̂ those in the network
+pruned so far:
+
+- "own": T = W X̂, as Wanda, SparseGPT and ADMM have it. What earlier layers did wrong stays.
+- "dense": T = W X. The layer makes up for what earlier layers did wrong.
+- "residual": T = W X + (h − ĥ) where a layer's output is added to a residual stream, h before it in
+  the dense network and ĥ in the pruned one: what is matched is the stream after the layer. With a
+  batch norm y ↦ a y + b in between, T = W X + (h − ĥ) / a. Of other layers it is "dense".
+
+Streams are found by running the network: `StreamWatch` sees every addition, and whether one of its
+operands is a layer's output, be it through dropout, batch norm, casts and changes of shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+TargetName = Literal["own", "dense", "residual"]
+TARGETS: tuple[TargetName, ...] = get_args(TargetName)
+
+_ADDITIONS = ("add", "add_")
+_SAME = (
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout",
+    "contiguous", "clone", "to", "type_as", "float", "double", "half", "bfloat16",
+)  # fmt: skip
+_SHAPES = (
+    "view", "reshape", "flatten", "unflatten", "transpose", "permute", "squeeze", "unsqueeze",
+    "movedim", "swapaxes", "swapdims", "roll",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a layer's output is added to: `value`, before the addition, and `scale`, by which the
+    output is multiplied on its way there; both laid out as the output is."""
+
+    value: Tensor
+    scale: Tensor | None = None
+
+    def minus(self, other: Stream, dtype: torch.dtype) -> Tensor:
+        """(h − ĥ) / a, and 0 where a = 0."""
+        step = self.value.to(dtype) - other.value.to(dtype)
+        if self.scale is None:
+            return step
+        a = self.scale.to(dtype)
+        return torch.where(a == 0, 0.0, step / torch.where(a == 0, 1.0, a))
+
+
+@dataclass(frozen=True)
+class _Derived:
+    """A tensor that is a layer's output, up to the order of its entries and a scale.
+
+    `index` says which entry of the output each of its own is; None for the same order.
+    """
+
+    layer: str
+    shape: torch.Size
+    version: int
+    index: Tensor | None = None
+    scale: Tensor | None = None
+
+    def laid_back(self, value: Tensor) -> Tensor:
+        """A tensor of this one's shape as the layer's output is laid out."""
+        if self.index is None:
+            return value
+        back = torch.empty(self.index.numel(), dtype=value.dtype, device=value.device)
+        back[self.index.flatten()] = value.flatten()
+        return back.view(self.shape)
+
+
+class StreamWatch(TorchFunctionMode):
+    """Calls `found(layer, stream)` at the first addition that a followed output goes into.
+
+    The value of the stream is the tensor itself: who wants to keep it takes a copy.
+    """
+
+    def __init__(self, found: Callable[[str, Stream], None]) -> None:
+        super().__init__()
+        self.found = found
+        self.known = WeakIdKeyDictionary()
+
+    def follow(self, layer: str, output: object) -> None:
+        """Look out for this output of a layer."""
+        if isinstance(output, Tensor) and not output.is_inference():
+            self.known[output] = _Derived(layer, output.shape, output._version)
+
+    def after_batch_norm(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        """A forward hook: an affine map of each channel is followed."""
+        was = self._origin(args[0]) if args else None
+        fixed = not module.training and isinstance(module.running_var, Tensor)
+        if was is None or not fixed or not isinstance(output, Tensor):
+            return
+        scale = (cast(Tensor, module.running_var) + cast(float, module.eps)).rsqrt()
+        if isinstance(module.weight, Tensor):
+            scale = scale * module.weight.detach()
+        scale = scale.view(-1, *[1] * (output.ndim - 2)).expand(output.shape)
+        scale = was.laid_back(scale)
+        scale = scale if was.scale is None else scale * was.scale
+        self.known[output] = replace(was, scale=scale, version=output._version)
+
+    def _origin(self, tensor: object) -> _Derived | None:
+        if not isinstance(tensor, Tensor) or tensor.is_inference():
+            return None
+        was = cast("_Derived | None", self.known.get(tensor))  # type: ignore[no-untyped-call]
+        return was if was is not None and was.version == tensor._version else None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _ADDITIONS and not kwargs and len(args) == 2:
+            self._look(*args)
+        was = self._origin(args[0]) if args and name in (*_SAME, *_SHAPES) else None
+        result = func(*args, **kwargs)
+        if was is not None and isinstance(result, Tensor):
+            self._follow_on(was, name, func, args, kwargs, result)
+        return result
+
+    def _look(self, left: object, right: object) -> None:
+        """Whether an operand of an addition is followed, before it is made."""
+        if isinstance(left, Tensor) and isinstance(right, Tensor) and left.shape == right.shape:
+            for output, stream in ((left, right), (right, left)):
+                if (was := self._origin(output)) is not None:
+                    del self.known[output]
+                    self.found(was.layer, Stream(was.laid_back(stream), was.scale))
+
+    def _follow_on(
+        self,
+        was: _Derived,
+        name: str,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        result: Tensor,
+    ) -> None:
+        if "dropout" in name and result.data_ptr() != args[0].data_ptr():
+            return  # it dropped something
+        index = was.index
+        if name in _SHAPES:
+            if result.numel() != was.shape.numel():
+                return
+            if index is None:
+                index = torch.arange(was.shape.numel(), device=result.device).view(was.shape)
+            index = func(index, *args[1:], **kwargs)
+        self.known[result] = replace(was, index=index, version=result._version)
+
+
+@contextmanager
+def watching(
+    network: nn.Module,
+    layers: Mapping[str, nn.Module],
+    found: Callable[[str, Stream], None],
+) -> Iterator[None]:
+    """Inside, `found` is called for every output of these layers that is added to a stream."""
+    watch = StreamWatch(found)
+    handles = [
+        layer.register_forward_hook(lambda _m, _args, output, name=name: watch.follow(name, output))
+        for name, layer in layers.items()
+    ]
+    handles += [
+        module.register_forward_hook(watch.after_batch_norm)
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
+    try:
+        with watch:
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
