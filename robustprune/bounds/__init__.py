@@ -5,9 +5,9 @@ account for rounding errors. ``interval_margins`` and ``crown_ibp_margins`` are 
 training. Use ``trace`` once for a model that is bounded often.
 """
 
-from robustprune.bounds.certify import certified, margin_bounds, output_bounds
 from robustprune.bounds.checks import METHODS, BoundMethod
 from robustprune.bounds.graph import BoundGraph, trace
+from robustprune.bounds.margins import certified, margin_bounds, output_bounds
 from robustprune.bounds.radius import certified_radius
 from robustprune.bounds.training import crown_ibp_margins, interval_margins
 

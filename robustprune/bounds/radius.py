@@ -13,9 +13,9 @@ from attacks.inputs import loss_and_gradient
 from attacks.losses import margin
 from attacks.nearest import farthest, first_order_distance
 from attacks.threat import Bounds, check_bounds
-from robustprune.bounds.certify import Settings, proven, ready
 from robustprune.bounds.checks import BoundMethod, check_call, dtype_of, rows_of
 from robustprune.bounds.graph import BoundGraph, trace
+from robustprune.bounds.margins import Settings, proven, ready
 from robustprune.bounds.progress import OnProgress, Progress
 
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from robustprune.pipeline.attack_text import attack_text
-from robustprune.pipeline.certify import certify_headline
 from robustprune.pipeline.cost import measure_cost
 from robustprune.pipeline.fit import Fitted, fit_dense, fit_finetuned
 from robustprune.pipeline.measure import findings, measure_model, measure_switch, write_per_example
 from robustprune.pipeline.methods import methods_of
 from robustprune.pipeline.plan import headline_names
 from robustprune.pipeline.prepare import prepare
+from robustprune.pipeline.run_certificates import certify_headline
 from robustprune.pipeline.searches import Sources
 from robustprune.pipeline.shared import Run
 from robustprune.report import write_report

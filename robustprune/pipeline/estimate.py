@@ -18,10 +18,10 @@ from robustprune.bounds import certified_radius
 from robustprune.certify.issue import REACH
 from robustprune.measure.accuracy import CURVE
 from robustprune.minmax import Natural, Objective
-from robustprune.pipeline.certify import certified_examples
 from robustprune.pipeline.fit import optimizer_of
 from robustprune.pipeline.measure import test_examples
 from robustprune.pipeline.plan import measuring_passes, planned_trainings, text_queries
+from robustprune.pipeline.run_certificates import certified_examples
 from robustprune.pipeline.shared import Run
 
 #: seconds after which a measurement is not repeated

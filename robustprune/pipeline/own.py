@@ -20,8 +20,8 @@ from robustprune.measure import (
     nearest_adversarial,
     proportion,
 )
-from robustprune.pipeline.certify import describe, issue
 from robustprune.pipeline.measure import sanity_checks
+from robustprune.pipeline.run_certificates import describe, issue
 from robustprune.run.checkpoint import write_atomically
 from robustprune.run.runtime import is_first, wait
 from robustprune.run.settings import CertifySection
@@ -114,7 +114,7 @@ def certify_network(
 
     Raises:
         ValueError: `out` holds certificates of something else, which are left alone; neither a
-            bound nor smoothing is asked for; as `pipeline.certify.issue`.
+            bound nor smoothing is asked for; as `pipeline.run_certificates.issue`.
     """
     if section.method == "none" and section.sigma is None:
         raise ValueError("nothing to certify with; give --method, such as crown, or --sigma")

@@ -20,10 +20,10 @@ from robustprune.certify import (
 from robustprune.certify.certificate import FILE
 from robustprune.certify.claims import LIMIT
 from robustprune.models import build_model
-from robustprune.pipeline.certify import certified_examples, manifest_of
 from robustprune.pipeline.own import SETTINGS
 from robustprune.pipeline.plan import headline_names
 from robustprune.pipeline.prepare import task_of
+from robustprune.pipeline.run_certificates import certified_examples, manifest_of
 from robustprune.pipeline.text import sentences_of
 from robustprune.run.checkpoint import load_state, load_tensors
 from robustprune.run.config import Config, load_config

@@ -12,8 +12,8 @@ from attacks import ThreatModel, minimal_perturbation
 from robustprune.certify import SandwichViolation, limits, proofs, smoothed_certificates
 from robustprune.measure import nearest_adversarial
 from robustprune.pipeline import prepare
-from robustprune.pipeline.certify import certify_headline
 from robustprune.pipeline.fit import Fitted
+from robustprune.pipeline.run_certificates import certify_headline
 from robustprune.run.config import load_config, parse_config
 from robustprune.sparsity import full_masks
 
@@ -98,7 +98,7 @@ def test_the_stage_is_done_once(
     config = load_config(certified_run / "config.yaml")
     again = prepare(config, out=tmp_path / "runs", quiet=True)
     model = again.fresh_model()
-    monkeypatch.delattr("robustprune.pipeline.certify.proofs")
+    monkeypatch.delattr("robustprune.pipeline.run_certificates.proofs")
     path = certify_headline(again, Fitted("rst", "RST", model, full_masks(model)))
     assert path == again.folder.path / "certificates.jsonl"
     assert path.read_bytes() == (certified_run / path.name).read_bytes()

@@ -31,8 +31,8 @@ from robustprune.certify import (
     tensor_digest,
     write_certificates,
 )
-from robustprune.pipeline.certify import certified_examples
 from robustprune.pipeline.prepare import task_of
+from robustprune.pipeline.run_certificates import certified_examples
 from robustprune.run.checkpoint import load_tensors, save_tensors
 
 Forgery = Callable[[Made, Rng], None]

@@ -21,8 +21,8 @@ from robustprune.certify import (
 )
 from robustprune.certify.smoothing import clopper_pearson_lower, smoothed_radius
 from robustprune.models import build_model
-from robustprune.pipeline.certify import certified_examples, issue, manifest_of
 from robustprune.pipeline.prepare import task_of
+from robustprune.pipeline.run_certificates import certified_examples, issue, manifest_of
 from robustprune.run.checkpoint import save_tensors
 from robustprune.run.config import Config, load_config, parse_config
 from robustprune.run.rundir import RunDir

@@ -63,7 +63,8 @@ def test_a_finished_run_is_found_and_not_repeated(
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("trained or measured again")
 
-    for name in ("fit.train", "searches.find_scratch_ticket", "measure.evaluate", "certify.issue"):
+    stages = ("fit.train", "searches.find_scratch_ticket", "measure.evaluate")
+    for name in (*stages, "run_certificates.issue"):
         monkeypatch.setattr(f"robustprune.pipeline.{name}", forbidden)
     run = prepare(config_of("old"), out=runs, quiet=True)
     assert run.folder.path == folder

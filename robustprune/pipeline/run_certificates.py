@@ -1,4 +1,4 @@
-"""The certifying stage: lower bounds on r* of the headline model, in certificates.jsonl."""
+"""The certificates of a run: lower bounds on r* of its headline model, in certificates.jsonl."""
 
 from __future__ import annotations
 
