@@ -117,10 +117,9 @@ class LayerProblem:
         samples: how many columns X̂ has, in each group.
         groups: how the weights fall into groups that are kept or pruned together.
         kept: how many of these groups to keep.
-        mean: of each input, its sum over the positions of an example, on average over the
-            examples, (groups, columns): what DSnoT weighs weights by, and nothing else reads.
-        variance: of each input, its variance over the positions of an example, on average over the
-            examples, (groups, columns). Where an example has one position, over the examples.
+        mean: of each input, (groups, columns), which DSnoT needs and nothing else reads.
+        variance: of each input, (groups, columns), as `mean`.
+        examples: how many examples the columns of X̂ come from; default, as many as `samples`.
 
     Raises:
         ValueError: shapes or dtypes that don't fit together; NaN or infinity; a number of groups
@@ -136,6 +135,7 @@ class LayerProblem:
     kept: int
     mean: Tensor | None = None
     variance: Tensor | None = None
+    examples: int | None = None
 
     def __post_init__(self) -> None:
         groups, rows, columns = self.weight.shape

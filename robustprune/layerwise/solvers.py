@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from robustprune.layerwise.admm import admm
+from robustprune.layerwise.alps import alps
+from robustprune.layerwise.dsnot import dsnot
 from robustprune.layerwise.greedy import cosamp, gomp, omp, stomp
+from robustprune.layerwise.lasso import basis_pursuit, lasso
 from robustprune.layerwise.obs import obs
 from robustprune.layerwise.problem import Solution
 from robustprune.layerwise.refit import refit
@@ -25,6 +28,7 @@ class Solver:
         changes_weights: whether the weights that are kept get other values.
         needs_cross: whether it reads the target T, that is `cross` of the problem. If not, its
             mask is the same for every target.
+        single: whether it can choose single weights (and N:M) only, not groups of them.
     """
 
     solve: Callable[..., Solution]
@@ -32,6 +36,7 @@ class Solver:
     citation: str
     changes_weights: bool = True
     needs_cross: bool = True
+    single: bool = False
 
 
 SOLVERS: Mapping[str, Solver] = {
@@ -83,5 +88,26 @@ SOLVERS: Mapping[str, Solver] = {
     "stomp": Solver(stomp, "orthogonal matching pursuit by a threshold", "Donoho et al. 2012"),
     "cosamp": Solver(
         cosamp, "compressive sampling matching pursuit", "Needell & Tropp 2009, arXiv 0803.2392"
+    ),
+    "lasso": Solver(
+        lasso,
+        "least squares with an l1 penalty that leaves as many weights as wanted, then without it",
+        "Tibshirani 1996; Beck & Teboulle 2009",
+    ),
+    "basis_pursuit": Solver(
+        basis_pursuit, "the smallest l1 norm that meets the target exactly", "Chen et al. 1998"
+    ),
+    "dsnot": Solver(
+        dsnot,
+        "a mask (Wanda's) with weights swapped until each output keeps its mean",
+        "Zhang et al. 2024, arXiv 2310.08915",
+        changes_weights=False,
+        needs_cross=False,
+        single=True,
+    ),
+    "alps": Solver(
+        alps,
+        "ADMM whose penalty grows until the mask stays, then conjugate gradients",
+        "Meng et al. 2024, arXiv 2406.07831",
     ),
 }

@@ -1,0 +1,113 @@
+"""Dynamic sparse no training (Zhang et al., ICLR 2024, arXiv 2310.08915): swaps in a mask bring the
+mean of each output back, and no weight changes its value.
+
+What the pruned weights of a row leave out of its mean output is ε = Σ_pruned w_j x̄_j. A cycle
+
+    regrows the pruned weight of largest w_j x̄_j / var_jᵖ if ε > 0, else of the smallest,
+    prunes the kept weight of least |w_j| ‖x̂_j‖₂ of those whose w_j x̄_j and ε differ in sign.
+
+A row ends with |ε| ≤ a threshold, or before a swap that would turn the sign of ε. x̄ is the sum of
+an example's positions, on average over the examples, as in the authors' code, so that the scale of
+ε depends on the length of the examples.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustprune.layerwise.bundles import families
+from robustprune.layerwise.problem import LayerProblem, Solution
+from robustprune.layerwise.scores import choose_by, wanda_scores
+
+
+def dsnot(
+    problem: LayerProblem,
+    mask: Tensor | None = None,
+    *,
+    scores: str = "wanda",
+    cycles: int = 50,
+    threshold: float = 0.1,
+    power: float = 1.0,
+) -> Solution:
+    """Swap weights until each row keeps its mean output (Zhang et al. 2024, Alg. 1).
+
+    No weight moves twice. Of N:M, the weight that is pruned is the one of least score in the block
+    of the one that is regrown, whatever its sign; the mask stays N:M.
+
+    Args:
+        mask: (groups, rows, columns), boolean, to begin with; default, the one that `scores`
+            choose, a name of `SCORES`.
+        cycles: swaps in a row, at most.
+        threshold: of |ε|, below which a row is left as it is.
+        power: p, of the variance.
+
+    Raises:
+        ValueError: no mean and variance in the problem; groups of more than one weight.
+    """
+    g = problem.groups
+    if problem.mean is None or problem.variance is None:
+        raise ValueError(
+            "DSnoT needs the mean and the variance of a layer's inputs, which this problem lacks; "
+            "give them to LayerProblem, or take another solver"
+        )
+    if g.fixed is None and g.pattern != "element":
+        raise ValueError(
+            f"DSnoT swaps single weights, pattern {g.pattern!r} groups them; take pattern "
+            "'element' or N:M, or another solver"
+        )
+    if mask is None:
+        mask = choose_by(problem, scores)
+    length = problem.samples / (problem.examples or problem.samples)
+    effect = (problem.weight * problem.mean.unsqueeze(-2) * length).flatten(0, 1)
+    spread = problem.variance.pow(power).clamp(min=torch.finfo(effect.dtype).tiny)
+    growth = effect / spread.repeat_interleave(problem.weight.shape[1], 0)
+    cost = wanda_scores(problem).flatten(0, 1)
+    family = families(problem)[0].to(cost.device) if g.fixed is not None else None
+    kept = mask.flatten(0, 1)
+    return _as_chosen(problem, _swap(kept, effect, growth, cost, family, cycles, threshold))
+
+
+def _swap(
+    kept: Tensor,
+    effect: Tensor,
+    growth: Tensor,
+    cost: Tensor,
+    family: Tensor | None,
+    cycles: int,
+    threshold: float,
+) -> Tensor:
+    """The mask (rows, columns) after the swaps; `effect` is w x̄, `family` the blocks of N:M."""
+    rows = torch.arange(len(kept), device=kept.device)
+    missing = torch.where(kept, 0.0, effect).sum(1)
+    sign = missing.sign()
+    kept, can_grow, can_prune = kept.clone(), ~kept, kept.clone()
+    going = torch.ones_like(missing, dtype=torch.bool)
+    for _ in range(cycles):
+        up = missing.unsqueeze(1) > 0
+        grow_from = can_grow
+        if family is not None:
+            left = torch.zeros(len(kept), int(family.max()) + 1, device=kept.device)
+            left.index_add_(1, family, can_prune.float())
+            grow_from = can_grow & (left[:, family] > 0)
+        grown = torch.where(up, growth, -growth).masked_fill(~grow_from, -torch.inf).argmax(1)
+        if family is None:
+            prune_from = can_prune & torch.where(up, effect < 0, effect > 0)
+        else:
+            prune_from = can_prune & (family == family[grown].unsqueeze(1))
+        pruned = cost.masked_fill(~prune_from, torch.inf).argmin(1)
+        after = missing + effect[rows, pruned] - effect[rows, grown]
+        going &= grow_from.any(1) & prune_from.any(1)
+        going &= (missing.abs() > threshold) & (after.sign() == sign)
+        if not bool(going.any()):
+            break
+        own, grown, pruned = rows[going], grown[going], pruned[going]
+        kept[own, grown], kept[own, pruned] = True, False
+        can_grow[own, grown] = can_prune[own, pruned] = False
+        missing = torch.where(going, after, missing)
+    return kept
+
+
+def _as_chosen(problem: LayerProblem, kept: Tensor) -> Solution:
+    mask = kept.view(problem.weight.shape)
+    return Solution(torch.where(mask, problem.weight, 0.0), mask)
