@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from attacks.network import check_no_hooks
 from attacks.text import refuse_kernels
 from robustprune.run.checkpoint import load_state, load_tensors, save_tensors
+from robustprune.run.size import check_size
 from robustprune.sparsity import Block, transformer_blocks
 from robustprune.sparsity.plain import computed_weights, copy_of
 
@@ -80,7 +82,8 @@ def load_slim_language(path: Path | str, wrap: type[nn.Module]) -> nn.Module:
         wrap: the class of the saved model, `models.EmbeddingClassifier`.
 
     Raises:
-        ValueError: the file is damaged or of another format.
+        ValueError: the file is damaged or of another format, or the network, before heads and
+            neurons were taken out, is larger than `run.files.memory_limit` allows.
     """
     import transformers
 
@@ -91,12 +94,18 @@ def load_slim_language(path: Path | str, wrap: type[nn.Module]) -> nn.Module:
             raise ValueError(f"format {meta['format']} is not {_FORMAT}")
         config = dict(meta["config"])
         refuse_kernels(config, str(path))
-        network = auto.AutoModelForSequenceClassification.from_config(
-            auto.AutoConfig.for_model(config.pop("model_type"), **config), trust_remote_code=False
+        config.pop("num_labels", None)  # never written; transformers would make so many names
+        build = partial(
+            auto.AutoModelForSequenceClassification.from_config,
+            auto.AutoConfig.for_model(config.pop("model_type"), **config),
+            trust_remote_code=False,
         )
-        model = wrap(network)
-        blocks = _layers(model)
-        for block, (heads, neurons) in zip(blocks, meta["sizes"], strict=True):
+        check_size(build, model=str(path), held=Path(path).stat().st_size)
+        model = wrap(build())
+        pairs = zip(_layers(model), language_sizes(model), meta["sizes"], strict=True)
+        for block, most, (heads, neurons) in pairs:
+            if not (1 <= heads <= most[0] and 1 <= neurons <= most[1]):
+                raise ValueError(f"{path} has {heads, neurons} heads and neurons of {most}")
             _shrink(model, block, range(heads), range(neurons))
         load_state(model, tensors, Path(path))
     except (KeyError, RuntimeError, TypeError) as error:

@@ -14,8 +14,8 @@ from robustprune.models.language import language_model
 from robustprune.models.normalize import Normalize
 from robustprune.models.options import checked_options
 from robustprune.models.residual import preact_resnet18, wide_resnet
-from robustprune.models.size import check_size
 from robustprune.models.timeseries import FCN, ResNet, TinyCNN
+from robustprune.run.size import check_size
 from robustprune.run.suggest import did_you_mean
 
 

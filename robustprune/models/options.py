@@ -7,6 +7,9 @@ from typing import Any
 
 from robustprune.run.suggest import did_you_mean
 
+#: the most entries of a list, each of which makes a layer or more
+_MOST_ENTRIES = 1000
+
 
 def checked_options(
     build: Callable[..., Any], options: Mapping[str, Any], *, model: str
@@ -18,7 +21,7 @@ def checked_options(
 
     Raises:
         ValueError: `build` has no such option (the message names the nearest one), or the value has
-            another type.
+            another type, or is a list of more than 1,000 entries.
     """
     function = build.__init__ if inspect.isclass(build) else build
     hints = typing.get_type_hints(function)
@@ -43,6 +46,10 @@ def _of_type(hint: Any, value: Any, where: str) -> Any:
     if typing.get_origin(hint) is tuple:
         item = typing.get_args(hint)[0]
         if isinstance(value, (list, tuple)):
+            if len(value) > _MOST_ENTRIES:
+                raise ValueError(
+                    f"{where} has {len(value):,} entries; give at most {_MOST_ENTRIES:,}"
+                )
             return tuple(_of_type(item, part, f"an entry of {where}") for part in value)
         raise ValueError(f"{where} is {value!r}; give a list of {item.__name__}")
     accepted = (int, float) if hint is float else (hint,)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -111,5 +112,15 @@ class MaskSet(Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: Path | str) -> MaskSet:
-        """Read a file that `save` wrote."""
-        return cls(load_file(path))
+        """Read a file that `save` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: a folder, a named pipe or a device, or a file of something else.
+        """
+        if Path(path).exists() and not Path(path).is_file():
+            raise ValueError(f"{path} is not an ordinary file; give one with masks")
+        try:
+            return cls(load_file(path))
+        except SafetensorError as error:
+            raise ValueError(f"{path} holds no masks, or is damaged ({error})") from error

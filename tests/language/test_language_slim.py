@@ -14,6 +14,7 @@ from robustprune.deploy.language import (
     slim_language,
 )
 from robustprune.models import EmbeddingClassifier
+from robustprune.run.checkpoint import load_tensors, save_tensors
 from robustprune.sparsity import MaskSet, apply_masks, bake, draw_masks, gate_groups
 from robustprune.tasks import Split
 
@@ -105,3 +106,34 @@ def test_refusals(make_model: MakeModel, tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match="damaged"):
         load_slim_language(tmp_path / "bad.safetensors", EmbeddingClassifier)
+
+
+@pytest.mark.parametrize(
+    ("config", "sizes", "message"),
+    [
+        ({"vocab_size": 10**9}, None, "more than the limit of 1 GiB"),
+        ({"num_labels": 10**12}, None, None),
+        ({}, (10**12, 1), "heads and neurons of"),
+        ({}, (1, 0), "heads and neurons of"),
+        ({}, (1,), "not enough values"),
+    ],
+)
+def test_a_file_that_asks_for_more_than_it_holds(
+    make_model: MakeModel,
+    tmp_path: Path,
+    config: dict[str, int],
+    sizes: tuple[int, ...] | None,
+    message: str | None,
+) -> None:
+    path = tmp_path / "slim.safetensors"
+    save_slim_language(path, make_model())
+    tensors, meta = load_tensors(path)
+    meta["config"] |= config
+    if sizes is not None:
+        meta["sizes"][0] = sizes
+    save_tensors(path, tensors, meta)
+    if message is None:
+        load_slim_language(path, EmbeddingClassifier)
+    else:
+        with pytest.raises(ValueError, match=message):
+            load_slim_language(path, EmbeddingClassifier)

@@ -158,6 +158,7 @@ def test_normalize_refuses_useless_statistics() -> None:
         ("lenet", DIGITS, {"width": 0}, "width 0 must be at least 1"),
         ("lenet", ModelInputs((1, 3, 9), 2), {}, "at least 4 x 4, got 3 x 9"),
         ("fcn", SERIES, {"widths": 3}, "is 3; give a list of int"),
+        ("fcn", SERIES, {"widths": [1] * 10**5}, "has 100,000 entries; give at most 1,000"),
         ("fcn", SERIES, {"widths": [1, "a", 2]}, "an entry of option 'widths' .* is 'a'"),
         ("fcn", SERIES, {"widths": [1, 2]}, "must have the same length"),
         ("fcn", SERIES, {"widths": [1, 0, 2]}, "must be at least 1"),

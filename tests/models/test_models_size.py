@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from robustprune.models import ModelInputs, build_model
-from robustprune.models.size import check_size
+from robustprune.run.size import check_size
 
 FLAT, SERIES, COLOURS = ModelInputs((96,), 2), ModelInputs((1, 96), 2), ModelInputs((3, 32, 32), 10)
 
@@ -20,7 +20,6 @@ FLAT, SERIES, COLOURS = ModelInputs((96,), 2), ModelInputs((1, 96), 2), ModelInp
         ("mlp", FLAT, {"hidden": [10**8]}, r"9,600,000,000 weights or more would take 35\.76 GiB"),
         ("mlp", ModelInputs((10**12,), 2), {}, "more than the limit of 1 GiB"),
         ("mlp", FLAT, {"hidden": [10**30]}, "cannot be built"),
-        ("mlp", FLAT, {"hidden": [1] * 10_001}, "more than 20,000 tensors"),
         ("fcn", SERIES, {"widths": [10**9], "kernels": [10**9]}, "more than the limit"),
         ("tiny_cnn", SERIES, {"kernel": 10**18 + 1}, "cannot be built"),
         ("resnet1d", SERIES, {"widths": [10**5]}, "more than the limit"),
@@ -41,6 +40,13 @@ def test_too_large_is_one_line_and_takes_no_memory(
     assert str(refused.value).isprintable()
     assert len(str(refused.value)) < 400
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+
+
+def test_the_number_of_tensors_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustprune.run.size._MOST_TENSORS", 8)
+    build_model("mlp", FLAT, options={"hidden": [1] * 3})
+    with pytest.raises(ValueError, match="'mlp' would have more than 8 tensors of weights"):
+        build_model("mlp", FLAT, options={"hidden": [1] * 4})
 
 
 def test_the_limit_is_counted_in_weights(monkeypatch: pytest.MonkeyPatch) -> None:

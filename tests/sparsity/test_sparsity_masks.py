@@ -1,6 +1,7 @@
 """MaskSet, allocation, and masks on a model."""
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,16 @@ def test_saved_masks_come_back(tmp_path: Path) -> None:
     masks.save(tmp_path / "masks.safetensors")
     assert MaskSet.load(tmp_path / "masks.safetensors") == masks
     assert MaskSet({"a": mask_of(1)}) != masks
+
+
+def test_what_holds_no_masks_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "text").write_text("masks", encoding="utf-8")
+    for name, message in (("pipe", "not an ordinary"), (".", "not an ordinary"), ("text", "damag")):
+        with pytest.raises(ValueError, match=message):
+            MaskSet.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        MaskSet.load(tmp_path / "missing")
 
 
 @pytest.mark.parametrize(
