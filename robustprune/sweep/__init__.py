@@ -1,4 +1,4 @@
-"""Many runs from one description: a grid of configs, each run in a directory of its own."""
+"""Make many runs from one description: a grid of configs, each with its own run directory."""
 
 from robustprune.sweep.grid import Point, Sweep, load_sweep, points_of
 from robustprune.sweep.jobs import Job, jobs_of

@@ -1,4 +1,4 @@
-"""The description of a sweep: a config, and the values that some of its fields take."""
+"""The description of a sweep: a config, and values for some of its fields."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustprune.run.files import not_special
 from robustprune.run.packaged import config_names, config_path
 from robustprune.run.settings import Section
 
-#: short names of the fields that sweeps are mostly over; the first two hold lists
+#: short names of the fields that most sweeps vary; the first two fields are lists
 SHORT = {
     "method": "search.methods",
     "density": "search.density",
@@ -30,10 +30,13 @@ class Sweep(Section):
     """A grid of runs.
 
     Attributes:
-        config: name of a packaged config, or a file, beside the sweep's own if it is relative.
-        set: overrides that all runs share, such as "evaluation.curve=false".
-        grid: field -> values; runs are all combinations, the last field changing fastest. A field
-            is a dotted one of the config, or method, density, objective, attack.
+        name: the name of the sweep: letters, digits, '.', '_' and '-'.
+        config: the name of a packaged config, or a file; a relative path starts at the folder of
+            the sweep's file.
+        set: overrides for all runs, such as "evaluation.curve=false".
+        grid: for each field its values; there is a run for each combination, and the last field
+            changes fastest. A field is a dotted name of the config, or method, density, objective,
+            attack.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
@@ -44,7 +47,7 @@ class Sweep(Section):
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep: the values of its fields, and the whole config."""
+    """One run of a sweep: the values of its fields, and its whole config."""
 
     values: Mapping[str, Any]
     config: Config
@@ -58,8 +61,9 @@ def load_sweep(path: Path) -> Sweep:
     """Read a sweep's YAML file.
 
     Raises:
-        ValueError: not a mapping, an unknown key, a field without values or a repeated value.
-        FileNotFoundError: no such file.
+        ValueError: the file is not a mapping, a key is unknown, a field has no values, or a value
+            is repeated.
+        FileNotFoundError: there is no such file.
     """
     if path.is_dir():
         raise ValueError(f"sweep {path} is a folder; give a YAML file in it")
@@ -82,7 +86,7 @@ def load_sweep(path: Path) -> Sweep:
         raise ValueError(f"{path}: {where}: {first['msg']}; a sweep has {allowed}") from error
     for field, values in sweep.grid.items():
         if not values:
-            raise ValueError(f"{path}: grid.{field} has no values; give at least one, or leave it")
+            raise ValueError(f"{path}: grid.{field} has no values; give one, or leave it out")
         if len({json.dumps(value, default=str) for value in values}) < len(values):
             raise ValueError(f"{path}: grid.{field} has a value twice: {_short(values)}")
     beside = path.parent / sweep.config
@@ -92,10 +96,11 @@ def load_sweep(path: Path) -> Sweep:
 
 
 def points_of(sweep: Sweep) -> list[Point]:
-    """Every combination of the grid's values, each a checked config.
+    """Return every combination of the grid's values, each as a checked config.
 
     Raises:
-        ValueError, FileNotFoundError: as `load_config`, for the first one that is not valid.
+        ValueError, FileNotFoundError: as in `load_config`, for the first combination that is not
+            valid.
     """
     path = config_path(sweep.config)
     shared = parsed_overrides(sweep.set)
@@ -108,7 +113,7 @@ def points_of(sweep: Sweep) -> list[Point]:
 
 
 def _value(item: tuple[str, Any]) -> tuple[str, Any]:
-    """(dotted field, value as plain JSON has it)"""
+    """Return the dotted name of a field and its value as plain JSON."""
     field, value = item
     if field in _LISTS and not isinstance(value, list):
         value = [value]

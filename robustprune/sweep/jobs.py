@@ -1,4 +1,4 @@
-"""The runs of a sweep as commands that any scheduler can start."""
+"""Turn the runs of a sweep into commands that any scheduler can start."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from robustprune.sweep.grid import Point
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One run to be started.
+    """One run that is to be started.
 
     Attributes:
-        point: what distinguishes it.
+        point: the field values and the config of the run.
         run: its run directory.
-        config: the file with its whole config, which `write_config` makes.
-        log: where its output goes.
+        config: the path of the file with its whole config, which `write_config` writes.
+        log: the path of the file for its output.
         options: further arguments of `robustprune run`.
     """
 
@@ -33,16 +33,16 @@ class Job:
 
     @property
     def command(self) -> list[str]:
-        """The same command line, to the letter, as a user would give."""
+        """The command line, which a user could also type."""
         return [sys.executable, "-m", "robustprune", "run", str(self.config), *self.options]
 
     @property
     def finished(self) -> bool:
-        """Whether its last stage, the report, is there."""
+        """Whether the report, which is the last stage of the run, exists."""
         return (self.run / "report.html").exists()
 
     def write_config(self) -> None:
-        """Write the file that its command names, unless it is there."""
+        """Write the config file of the command, unless it exists with this content."""
         text = self.point.config.to_yaml()
         if not self.config.exists() or self.config.read_text(encoding="utf-8") != text:
             self.config.parent.mkdir(parents=True, exist_ok=True)
@@ -52,11 +52,11 @@ class Job:
 def jobs_of(
     points: Sequence[Point], folder: Path, *, out: Path, options: Sequence[str] = ()
 ) -> list[Job]:
-    """How to start each run; nothing is written yet.
+    """Return a job for each run. Nothing is written yet.
 
     Args:
-        folder: of the sweep, where configs and logs will be.
-        out: where run directories are kept.
+        folder: the folder of the sweep, for configs and logs.
+        out: the folder of the run directories.
         options: further arguments of `robustprune run`, such as ("--device", "cpu").
     """
     return [
@@ -72,13 +72,13 @@ def jobs_of(
 
 
 def environment(threads: int) -> dict[str, str]:
-    """This process's environment with so many threads for torch and what lies beneath it."""
+    """Return this process's environment with this number of threads for torch and its libraries."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {**os.environ, **dict.fromkeys(names, str(threads))}
 
 
 def start(job: Job, *, threads: int, options: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    """Start a job; its output, all of it, goes to its log."""
+    """Start a job. All of its output goes to its log."""
     job.write_config()
     with open(job.log, "wb") as log:
         return subprocess.Popen(
@@ -91,5 +91,5 @@ def start(job: Job, *, threads: int, options: Sequence[str] = ()) -> subprocess.
 
 
 def run_job(job: Job, threads: int) -> int:
-    """Run a job to its end: what a scheduler calls on its node. Returns the exit status."""
+    """Run a job to its end and return the exit status. A scheduler calls it on its node."""
     return start(job, threads=threads).wait()

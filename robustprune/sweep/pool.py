@@ -1,4 +1,4 @@
-"""A local pool: so many runs at a time, each a process of its own."""
+"""A local pool that runs several jobs at a time, each in its own process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from robustprune.sweep.jobs import Job, start
 
-#: seconds between two looks at the running processes, and until a stopped one must be gone
+#: seconds between two checks of the processes, and until a stopped process is killed
 _LOOK = 0.1
 _GRACE = 20.0
 
@@ -25,22 +25,23 @@ def run_local(
     on_start: Callable[[Job], None] = lambda job: None,
     on_end: Callable[[Job, int], None] = lambda job, status: None,
 ) -> dict[Job, int]:
-    """Run every job, `at_once` at a time; one that fails does not stop the others.
+    """Run every job, `at_once` at a time. A job that fails does not stop the others.
 
     Args:
-        threads: of each process.
-        devices: given to the places of the pool in turn; none leaves the choice to the run.
-        on_start, on_end: called as things happen; the latter with the exit status, negative for
-            a signal.
+        threads: the number of threads of each process.
+        devices: devices that the places of the pool get in turn, such as ("cuda:0", "cuda:1"); ()
+            lets each run choose.
+        on_start, on_end: functions that are called when a job starts and ends; the second also gets
+            the exit status, which is negative for a signal.
 
     Returns:
-        exit status of each.
+        The exit status of each job.
 
-    On KeyboardInterrupt, and on SIGTERM, which becomes one, all that run are stopped, then it is
-    raised on: what they had done is kept, and the same sweep takes it up.
+    On KeyboardInterrupt and on SIGTERM all running jobs are stopped, and then KeyboardInterrupt is
+    raised. Their results so far are kept, and the same sweep continues from them.
 
     Raises:
-        ValueError: at_once or threads below 1.
+        ValueError: `at_once` or `threads` is below 1.
     """
     if at_once < 1 or threads < 1:
         raise ValueError(f"jobs={at_once} and threads={threads} must be at least 1")
@@ -70,10 +71,10 @@ def run_local(
 
 @contextmanager
 def _termination() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM only makes the returned function true: wherever it strikes, no process that
-    has just been started is lost sight of, and stopping them is not itself cut short."""
+    """Inside this context, SIGTERM only makes the returned function true. So it can't come between
+    the start of a process and its entry in the list, and it can't interrupt the stopping."""
     told = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # signals come to that one alone
+    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
         yield told.is_set
         return
     before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())

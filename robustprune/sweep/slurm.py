@@ -1,4 +1,4 @@
-"""The runs of a sweep as one SLURM array, through submitit."""
+"""Submit the runs of a sweep as one SLURM array, through submitit."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def submit(
 ) -> list[str]:
     """Submit the jobs as one array and return their ids, without waiting for them.
 
-    A job's log is written as it runs, so that the state of the sweep can be read from its folder
-    at any time. submitit hands the job to the node as a pickle of its own in `folder`; write
-    access to that folder is access to the account that runs the jobs.
+    The log of a job is written while it runs, so that the folder always shows the state of the
+    sweep. submitit passes the job to the node as a pickle in `folder`. So everybody who may write
+    to that folder can run code under the account of the jobs.
 
     Args:
-        at_once: tasks of the array that may run at the same time.
-        threads: CPUs of each task.
+        at_once: the largest number of tasks of the array that run at the same time.
+        threads: the number of CPUs of each task.
         settings: parameters of `submitit.AutoExecutor`, such as {"slurm_partition": "gpu",
             "timeout_min": 600}.
-        cluster: "slurm"; "local" and "debug" are submitit's own stand-ins.
+        cluster: "slurm"; "local" and "debug" are replacements by submitit for tests.
 
     Raises:
-        ValueError: submitit is missing, or a setting that it does not know.
-        OSError: no SLURM here.
+        ValueError: submitit is missing, or it does not know a setting.
+        OSError: there is no SLURM on this machine.
     """
     try:
         import submitit
@@ -46,7 +46,7 @@ def submit(
         executor = submitit.AutoExecutor(folder=folder / "slurm", cluster=cluster)
         array = {"slurm_array_parallelism": at_once} if cluster == "slurm" else {}
         executor.update_parameters(cpus_per_task=threads, **array, **settings)
-    except (NameError, TypeError) as error:  # submitit's ways of refusing a parameter
+    except (NameError, TypeError) as error:  # submitit raises these for a parameter that it refuses
         raise ValueError(f"submitit refuses the settings: {error}") from error
     except RuntimeError as error:
         raise OSError(f"cannot submit to {cluster}: {error}") from error

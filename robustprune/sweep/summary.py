@@ -1,4 +1,4 @@
-"""How the runs of a sweep stand, read from what they left."""
+"""Summarise the state of the runs of a sweep, from the files that they wrote."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from robustprune.run.files import not_special
 from robustprune.sweep.jobs import Job
 
 Status = Literal["finished", "failed", "begun", "waiting"]
-#: bytes at the end of a log that are searched for the reason
+#: number of bytes at the end of a log in which the reason of a failure is searched
 _TAIL = 8192
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run of a sweep.
+    """The state of one run of a sweep.
 
     Attributes:
-        values: of the grid's fields.
-        run: its directory.
-        status: "finished"; "failed", with the reason; "begun" where a log or a directory is there
-            without either; "waiting".
-        reason: of a failure, one line.
-        log: of its output.
-        figures: of the headline of a finished run: density, clean and worst-case accuracy, and
-            whether it gives one class for everything (constant).
-        stamp: when its report was written, in nanoseconds: as long as it is the same, the figures
-            need not be read again.
+        values: the values of the grid's fields.
+        run: its run directory.
+        status: "finished"; "failed", with a reason; "begun", if there is a log or a directory and
+            it is neither finished nor failed; or "waiting".
+        reason: the reason of a failure in one line, or None.
+        log: the file of its output.
+        figures: for a finished run the figures of the headline model: density, clean and worst-case
+            accuracy, and whether its answer is constant; otherwise None.
+        stamp: the time at which its report was written, in nanoseconds. While it is the same, the
+            figures need not be read again.
     """
 
     values: Mapping[str, Any]
@@ -47,25 +47,26 @@ class RunStatus:
 
 
 def status_of(job: Job, exit_status: int | None = None) -> RunStatus:
-    """How a run stands; `exit_status` is that of its process, where it is known."""
+    """Return the state of a run. `exit_status` is that of its process, or None if it is not
+    known."""
     return _status(job, exit_status, _Present(), {})
 
 
 def statuses_of(
     jobs: Sequence[Job], summary: Path, exits: Mapping[Job, int] | None = None
 ) -> list[RunStatus]:
-    """How all runs stand, from one listing of each folder; what `summary`, the file of an earlier
-    call, has of runs that are as they were is not read again.
+    """Return the states of all runs, with one listing of each folder. What the file `summary` of
+    an earlier call contains about runs that did not change is not read again.
 
-    exits: exit statuses of the processes that are known.
+    exits: the exit statuses of the processes, as far as they are known.
     """
     present, known = _Present(), _known(summary)
     return [_status(job, (exits or {}).get(job), present, known) for job in jobs]
 
 
 class _Present:
-    """What there is in folders, each of which is listed once: there may be ten thousand runs, on a
-    file system where every question takes a millisecond."""
+    """The content of folders, each of which is listed only once, because there may be ten thousand
+    runs on a file system where every request takes a millisecond."""
 
     def __init__(self) -> None:
         self._names: dict[Path, frozenset[str]] = {}
@@ -84,7 +85,7 @@ class _Present:
 def _status(
     job: Job, exit_status: int | None, present: _Present, known: Mapping[str, Mapping[str, Any]]
 ) -> RunStatus:
-    # the folder of all seeds first: where it is not there, it need not be listed
+    # the folder of all seeds first: if it does not exist, it need not be listed
     run = job.run.parent in present and job.run in present
     log, stamp = job.log in present, _written(job.run / "report.html") if run else None
     reason, figures = None, None
@@ -112,7 +113,7 @@ def write_summary(path: Path, name: str, runs: Sequence[RunStatus]) -> dict[str,
         "counts": {state: sum(run.status == state for run in runs) for state in states},
         "runs": [dict(vars(run)) for run in runs],
     }
-    # a line a run: what people can read, without the time that an indented file takes
+    # one line for each run, which people can read and which is faster than an indented file
     parts = [f"{json.dumps(key)}: {json.dumps(content[key])}" for key in ("sweep", "counts")]
     lines = ",\n".join(map(json.dumps, content["runs"]))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +129,7 @@ def _written(path: Path) -> int | None:
 
 
 def _known(summary: Path) -> dict[str, Mapping[str, Any]]:
-    """The finished runs of an earlier summary, by directory; nothing where it is not as written."""
+    """Return the finished runs of an earlier summary by directory, or {} if it can't be read."""
     try:
         runs = json.loads(not_special(summary).read_text(encoding="utf-8"))["runs"]
         return {run["run"]: run for run in runs if run["figures"] and "stamp" in run}
@@ -137,7 +138,7 @@ def _known(summary: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def _figures(path: Path) -> dict[str, float | bool]:
-    """The headline's figures.
+    """Return the figures of the headline model.
 
     Raises:
         ValueError: the file is not as a run writes it.
@@ -160,7 +161,7 @@ def _figures(path: Path) -> dict[str, float | bool]:
 
 
 def _last_error(log: Path) -> str | None:
-    """The line with which a run said why it failed, or with which Python did."""
+    """Return the line in which a run, or Python, said why it failed; None if there is none."""
     if not log.exists():
         return None
     with open(not_special(log), "rb") as file:
