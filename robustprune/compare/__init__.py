@@ -1,5 +1,4 @@
-"""Runs side by side: one table and figures for each task and threat model, and leaderboard
-entries."""
+"""Compare runs: one table and figures for each task and threat model, and leaderboard entries."""
 
 from robustprune.compare.board import Board, Measured, Row, boards_of, on_front
 from robustprune.compare.entry import benchmark_entry, write_entry

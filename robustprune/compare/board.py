@@ -1,4 +1,4 @@
-"""Rows that may be set against each other: same task, same adversary, same attacks."""
+"""Collect rows that can be compared: same task, same adversary, same attacks."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from robustprune.measure.statistics import Proportion, mean_sd
 from robustprune.report.records import ThreatRecord
 from robustprune.run.constant import NOTE
 
-#: fields of a config that a row's title or its columns tell anyway
+#: fields of a config that a row's title or its columns show anyway
 _TOLD = ("name", "seed", "search.methods", "search.density")
 
 
-#: how a title says what density was asked for
+#: the part of a title that names the requested density
 _KEPT = re.compile(r", ([\d.e-]+) (?:asked, [\d.e-]+ )?kept")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure of one or several seeds.
+    """A figure for one or several seeds.
 
     Attributes:
-        values: of each seed.
-        interval: 95% interval, of a proportion with a single seed.
-        n: examples behind each value, of a proportion.
+        values: the value for each seed.
+        interval: the 95% interval of a proportion with a single seed; otherwise None.
+        n: the number of examples of each proportion; None for other figures.
     """
 
     values: tuple[float, ...]
@@ -46,27 +46,29 @@ class Measured:
 
     @property
     def sd(self) -> float | None:
-        """Sample standard deviation over seeds; None for one seed."""
+        """The sample standard deviation over seeds, or None for one seed."""
         return mean_sd(self.values).sd if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network over its seeds; what was not measured is None.
+    """One network over its seeds. Figures that were not measured are None.
 
     Attributes:
-        family: the title's part that does not depend on density, for the look of its points.
-        clean, worst: accuracy as a fraction; worst is an upper bound on robust accuracy.
-        certified: share certified beyond eps, a lower bound, on its own n.
-        r: median r*, an upper bound, input units; None too where no attack reached it.
-        asked: the density in the title, which what is kept differs from by rounding, or by what a
-            method has learned; density where the title has none.
-        kept, total: weights, of the first seed.
-        file_bytes, latency: of the form that would be deployed; seconds a batch.
-        speed: latency as a multiple of the dense network's in the same run.
-        constant: in how many of its seeds it gives one class for everything.
-        answers: seed -> (N,) bool, which examples are right in the worst case; seeds of which a
-            run has kept none are missing. labels: of these examples.
+        family: the part of the title that does not depend on the density, for the style of its
+            points.
+        clean, worst: accuracy as a fraction; worst is an upper bound of robust accuracy.
+        certified: the share that is certified beyond eps, a lower bound, with its own n.
+        r: the median of r*, an upper bound, in input units; also None if no attack reached it.
+        asked: the density in the title, from which the kept density may differ by rounding or
+            because the method learned it; the density itself where the title has none.
+        kept, total: the numbers of kept and of all maskable weights, for the first seed.
+        file_bytes, latency: of the form that would be deployed; the latency is in seconds per
+            batch.
+        speed: the latency as a multiple of that of the dense network in the same run.
+        constant: the number of its seeds in which it gives one class for every input.
+        answers: seed -> (N,) bool, which examples are correct in the worst case, without seeds
+            whose run has stored none. labels: the labels of these examples.
     """
 
     title: str
@@ -91,10 +93,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """Rows of one task and threat model; attacks: name -> description, seed and threat left out.
+    """Rows of one task and threat model. attacks: name -> description, without seed and threat.
 
-    Networks that give one class for everything come last: no attack can change what they say, and
-    that is no robustness.
+    Networks that give one class for every input come last. No attack can change their answer, but
+    they are not robust.
     """
 
     task: str
@@ -105,22 +107,23 @@ class Board:
 
     @property
     def front(self) -> tuple[Row, ...]:
-        """The rows that no other beats, by density; constant answers are left out."""
+        """The rows that no other row beats, by density. Constant answers are left out."""
         able = [row for row in self.rows if not row.constant]
         return tuple(sorted(on_front(able), key=lambda row: row.density))
 
     @property
     def commonest(self) -> float | None:
-        """The accuracy of giving the commonest class for everything; None where it isn't known."""
+        """The accuracy of always answering the most frequent class, or None where it isn't
+        known."""
         labels = next((row.labels for row in self.rows if row.labels), None)
         return max(Counter(labels).values()) / len(labels) if labels else None
 
 
 def boards_of(results: Sequence[Result]) -> list[Board]:
-    """Results sorted into boards; seeds of one config are one row.
+    """Sort results into boards. The seeds of one config are one row.
 
-    Dense networks that came out the same in several runs, because those share data, training and
-    seeds, appear once.
+    Dense networks that are the same in several runs, because these share data, training and seeds,
+    appear once.
     """
     by_board: dict[str, list[Result]] = {}
     for result in results:
@@ -129,7 +132,7 @@ def boards_of(results: Sequence[Result]) -> list[Board]:
 
 
 def on_front(rows: Iterable[Row]) -> list[Row]:
-    """Rows for which no other is at most as dense and at least as robust, and better in one."""
+    """Return the rows for which no other is at most as dense and as robust, and better in one."""
     rows = list(rows)
 
     def beaten(row: Row) -> bool:
@@ -151,7 +154,7 @@ def _board_key(result: Result) -> str:
 
 
 def _shortened(description: str) -> str:
-    """An attack without its seed, and without the threat model, which the board has."""
+    """Return an attack's description without its seed and the threat model of the board."""
     threat = r"\bthreat=ThreatModel\((?:[^()]|\([^()]*\))*\)(?:, )?"
     return re.sub(rf"{threat}|,? ?\bseed=\w+", "", description)
 
@@ -176,7 +179,8 @@ def _board(results: Sequence[Result]) -> Board:
 
 
 def _same_baseline(members: Sequence[Result]) -> object:
-    """What two dense networks have in common when they are the same one; None for others."""
+    """Return a key that is equal for two dense networks that are the same; None for other
+    networks."""
     if not members[0].model.is_dense:
         return None
     figures = [(m.seed, m.model.total, m.model.clean.value, m.model.worst.value) for m in members]
@@ -184,7 +188,7 @@ def _same_baseline(members: Sequence[Result]) -> object:
 
 
 def _titles(groups: Sequence[Sequence[Result]]) -> list[str]:
-    """Titles of the networks; equal ones are told apart by the fields in which they differ."""
+    """Return titles of the networks. Equal ones get the config fields in which they differ."""
     plain = [members[0].model.title for members in groups]
     flat = [dict(_flatten(members[0].config)) for members in groups]
     titles = []
@@ -251,7 +255,7 @@ def _of(cost: Any, read: Callable[[Any], float]) -> float | None:
 
 
 def _all(values: Sequence[Any], make: Callable[[list[Any]], Measured]) -> Measured | None:
-    """A figure only where every seed has it: a mean over some of them would mislead."""
+    """Return a figure only if every seed has it, because a mean over some of them would mislead."""
     return None if any(value is None for value in values) else make(list(values))
 
 

@@ -1,8 +1,9 @@
-"""An entry for the Adversarial Pruning Benchmark (Piras et al. 2024, arXiv 2409.01249).
+"""Write an entry for the Adversarial Pruning Benchmark (Piras et al. 2024, arXiv 2409.01249).
 
-The benchmark takes a taxonomy entry (one JSON object a method), and for each checkpoint its clean
-accuracy, its accuracy under AutoAttack at ε = 0.031, and the distances that FMN found with tuned
-options, of which the share beyond 8/255 counts. What a run does otherwise is listed with the entry.
+The benchmark needs a taxonomy entry (one JSON object for each method), and for each checkpoint its
+clean accuracy, its accuracy under AutoAttack at ε = 0.031, and the distances that FMN found with
+tuned options, from which the share beyond 8/255 is computed. The deviations of a run from this are
+listed with the entry.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _KEY = re.compile(r"^[A-Za-z0-9]+_[A-Za-z]+\d{4}[A-Za-z0-9]+$")
 
 
 class Method(Protocol):
-    """What an entry says of a method: the fields of its row in `pipeline.methods`."""
+    """The fields of a method's row in `pipeline.methods` that an entry needs."""
 
     @property
     def section(self) -> str: ...
@@ -45,21 +46,23 @@ class Method(Protocol):
 def benchmark_entry(
     results: Sequence[Result], *, key: str, paper: str, methods: Mapping[str, Method]
 ) -> dict[str, Any]:
-    """The entry of one method's headline networks.
+    """Return the entry for the headline networks of one method.
 
     Args:
-        results: of runs of one method and structure; networks that are no headline are left out.
-        key: the benchmark's name of the method, such as HYDRA_Sehwag2020Hydra.
-        paper: link to it.
-        methods: by their names in configs: `robustprune.pipeline.methods.ROWS`.
+        results: the results of runs of one method and structure; networks that are no headline are
+            left out.
+        key: the benchmark's name for the method, such as HYDRA_Sehwag2020Hydra.
+        paper: a link to the paper.
+        methods: the rows of methods by their names in configs: `robustprune.pipeline.methods.ROWS`.
 
     Returns:
-        "entry": the taxonomy object, field by field as the benchmark writes it; "models": for each
-        network its key, clean, AutoAttack and FMN accuracy in percent (None where not measured)
-        and distances; "deviations": where the runs differ from what the benchmark asks for.
+        A mapping. "entry" is the taxonomy object, with the benchmark's fields; "models" has for
+        each network its key, its clean, AutoAttack and FMN accuracy in percent (None where not
+        measured) and its distances; "deviations" lists how the runs differ from the protocol.
 
     Raises:
-        ValueError: a key of another form, no headline, or runs of several methods.
+        ValueError: the key has another form, there is no headline, or the runs are of several
+            methods.
     """
     if not _KEY.match(key):
         raise ValueError(f"key {key!r} must be NAME_Author2026Word, as in HYDRA_Sehwag2020Hydra")
@@ -78,8 +81,8 @@ def benchmark_entry(
 
 
 def write_entry(content: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write taxonomy.json, results.md (as the benchmark's issue form asks) and, for each model,
-    distances/<key>.json; the benchmark keeps the same list as a pickle, which we don't write."""
+    """Write taxonomy.json, results.md (in the form of the benchmark's issues) and, for each model,
+    distances/<key>.json. The benchmark stores that list as a pickle, which we don't write."""
     folder.mkdir(parents=True, exist_ok=True)
     entry = json.dumps(content["entry"], indent=2, ensure_ascii=False)
     written = [write_atomically(folder / "taxonomy.json", f"{entry}\n")]
@@ -105,8 +108,7 @@ def write_entry(content: Mapping[str, Any], folder: Path) -> list[Path]:
 def _taxonomy(
     result: Result, methods: Mapping[str, Method], key: str, paper: str
 ) -> dict[str, str]:
-    """The object that the benchmark keeps of a method; its keys are the benchmark's, to the
-    letter."""
+    """Return the object that the benchmark stores for a method, with exactly its keys."""
     config = result.config
     name = config["search"]["methods"][0]
     if name not in methods:

@@ -1,4 +1,4 @@
-"""The pictures of a board."""
+"""Draw the figures of a board."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from robustprune.report.panels import wrap
 from robustprune.report.style import INK, SERIES_COLOURS, Look, Plot, canvas, finish, looks
 from robustprune.report.wording import norm_name, share
 
-_MANY_TICKS = 7  # densities beyond which their labels would overlap
+_MANY_TICKS = 7  # with more densities, their labels would overlap
 
 
 def figures(board: Board, *, prefix: str = "") -> list[Plot]:
-    """Density against robust accuracy, the bounds of each row, r*, latency: where measured.
+    """Plot density against robust accuracy, the bounds of each row, r* and latency, where measured.
 
-    prefix: of the plots' keys, to keep those of several boards apart.
+    prefix: the beginning of the plots' keys, which must differ between boards.
     """
     plots = [_front(board, f"{prefix}front"), _bounds(board, f"{prefix}bounds")]
     with_r = [row for row in board.rows if row.r is not None]
@@ -75,7 +75,7 @@ def _points(axes: Axes, members: list[Row], family: str, look: Look) -> None:
 
 
 def _bounds(board: Board, key: str) -> Plot:
-    """Certified, attacked and clean accuracy of each row on one line."""
+    """Plot the certified, attacked and clean accuracy of each row on one line."""
     rows = board.rows
     with canvas(width=5.6, height=1.4 + 0.32 * len(rows)) as (figure, axes):
         for place, row in enumerate(rows):
@@ -138,8 +138,8 @@ def _bars(rows: list[Row], read: Callable[[Row], Measured | None], key: str, lab
 
 
 def error_bars(measured: list[Measured], *, most: float = math.inf) -> list[list[float]]:
-    """Below and above each mean: sd over seeds, the interval of a single one, or nothing; no bar
-    leaves [0, most], where the figures lie."""
+    """Return the lengths below and above each mean: the sd over seeds, the interval of a single
+    seed, or 0. Bars are cut at 0 and `most`, because the figures lie between them."""
     below, above = [], []
     for one in measured:
         low, high = one.interval or (one.mean - (one.sd or 0.0), one.mean + (one.sd or 0.0))
@@ -149,7 +149,7 @@ def error_bars(measured: list[Measured], *, most: float = math.inf) -> list[list
 
 
 def _percent_error(measured: list[Measured]) -> list[list[float]]:
-    """Of proportions, in percent."""
+    """Return the error bars of proportions, in percent."""
     return [[100 * length for length in side] for side in error_bars(measured, most=1.0)]
 
 
@@ -162,7 +162,7 @@ def _rows_axis(axes: Axes, rows: list[Row]) -> None:
 
 def _density_axis(axes: Axes, densities: list[float]) -> None:
     axes.set_xscale("log")
-    ticks = {share(density): density for density in densities}  # one a label
+    ticks = {share(density): density for density in densities}  # one tick for each label
     if len(ticks) <= _MANY_TICKS:
         axes.xaxis.set_major_locator(FixedLocator(sorted(ticks.values())))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda density, _: share(density)))

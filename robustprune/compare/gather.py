@@ -1,4 +1,4 @@
-"""Read finished runs and take from each what a comparison is about."""
+"""Read finished runs and take from each what a comparison needs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from robustprune.report.collect import collect
 from robustprune.report.records import CostRecord, MetricsRecord, ModelRecord, RunRecord
 from robustprune.run.config import parse_config, read_yaml
 
-#: the dense networks that stand beside every search
+#: the dense networks that every run has
 BASELINES = ("natural", "adversarial")
-#: forms of a network in cost.json, the one that a user would deploy first
+#: the forms of a network in cost.json; the first that exists is what a user would deploy
 _DEPLOYED = ("slim, CSR where measured faster", "slim", "masks baked in")
 
 
@@ -29,17 +29,18 @@ class Result:
     """One network of one run.
 
     Attributes:
-        run: its directory.
-        config: the run's config as a tree; group: what it is the digest of, the seed left out.
-        metrics: of the whole run.
+        run: its run directory.
+        config: the run's config as a tree; group: its digest without the seed.
+        metrics: the metrics of the whole run.
         model: the network's entry in them.
-        headline: whether it is the run's headline.
-        answers: which of the test examples are right in the worst case, (N,) bool; None where the
-            run has kept none. labels: of these examples.
-        constant: whether it gives one class for everything.
-        certified: share of the first so many test examples certified beyond eps: a lower bound,
-            of the headline only.
-        cost: of the form that would be deployed; dense_cost: of the dense network beside it.
+        headline: whether it is the headline model of the run.
+        answers: (N,) bool, which test examples are correct in the worst case, or None if the run
+            has stored none. labels: the labels of these examples.
+        constant: whether it gives one class for every input.
+        certified: the share of the first test examples that is certified beyond eps, a lower bound;
+            only for the headline model.
+        cost: of the form that would be deployed; dense_cost: of the dense network beside it; or
+            None.
     """
 
     run: Path
@@ -61,11 +62,11 @@ class Result:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run directories among and beneath `paths`, each once.
+    """Return the run directories among `paths` and inside of them, each once.
 
     Raises:
-        FileNotFoundError: no such folder.
-        ValueError: a folder without a finished run.
+        FileNotFoundError: there is no such folder.
+        ValueError: a folder has no finished run.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -79,10 +80,10 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 def gather(runs: Sequence[Path], *, everything: bool = False) -> list[Result]:
-    """The headline and the dense networks of each run, or all its networks.
+    """Return the headline model and the dense networks of each run, or all its networks.
 
     Raises:
-        ValueError: a run that cannot be read, or two of one config and seed.
+        ValueError: a run cannot be read, or two runs have the same config and seed.
     """
     results, seen = [], dict[tuple[str, int], Path]()
     for path in runs:
@@ -131,7 +132,8 @@ def _result(
 
 
 def _certified(found: tuple[Manifest, Sequence[Certificate]] | None) -> Proportion | None:
-    """Examples that any proof covers beyond eps; smoothing speaks of another classifier."""
+    """Return the share that any proof certifies beyond eps; smoothing certifies another
+    classifier."""
     if found is None:
         return None
     manifest, certificates = found
@@ -155,9 +157,9 @@ def _tree(text: str, path: Path) -> dict[str, Any]:
 
 
 def _digest(config: Mapping[str, Any]) -> str:
-    """One for all seeds, whatever options there were when the run was made."""
+    """Return one digest for all seeds, whatever options existed when the run was made."""
     try:
         return parse_config(config).digest()
-    except ValueError:  # of a newer version
+    except ValueError:  # the config is of a newer version
         described = {key: value for key, value in config.items() if key != "seed"}
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

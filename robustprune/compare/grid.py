@@ -1,4 +1,4 @@
-"""A board as a grid: methods down, densities across, robust accuracy in the cells."""
+"""Show a board as a grid: a row for each method, a column for each density."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Cell = TypeVar("Cell")
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows by method and density.
+    """The rows of a board by method and density.
 
     Attributes:
-        densities: the columns, as asked for, falling.
-        lines: (method, its row at each of them or None); dense networks are not among them.
+        densities: the columns, which are the requested densities in decreasing order.
+        lines: (method, its row at each density or None), without dense networks.
         dense: the dense networks.
     """
 
@@ -35,7 +35,7 @@ class Grid:
 
 
 def grid_of(board: Board) -> Grid:
-    """The board's networks by method and the density that was asked for."""
+    """Sort the board's networks by method and requested density."""
     sparse = [row for row in board.rows if not row.baseline]
     densities = tuple(sorted({row.asked for row in sparse}, reverse=True))
     lines: dict[str, dict[float, Row]] = {}
@@ -49,7 +49,7 @@ def grid_of(board: Board) -> Grid:
 
 
 def terminal_grid(board: Board) -> Table:
-    """For a terminal: robust accuracy in percent, its spread, and clean accuracy below."""
+    """Return the grid for a terminal: robust accuracy (%), its spread, and clean accuracy."""
     grid, parts = grid_of(board), _heading(board)
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -67,7 +67,7 @@ def terminal_grid(board: Board) -> Table:
 
 
 def markdown_grid(board: Board) -> str:
-    """The same as Markdown: "robust / clean" in a cell."""
+    """Return the same grid as Markdown, with "robust / clean" in each cell."""
     grid, parts = grid_of(board), _heading(board)
     heads = ("network", *_heads(grid))
     lines = [
@@ -120,6 +120,6 @@ def _beside(row: Row | None) -> str:
 
 
 def _remark(row: Row) -> str:
-    """What the place in the grid does not say: a constant answer, or another density."""
+    """Return what the place in the grid does not show: a constant answer, or another density."""
     kept = "" if f"{row.density:.3g}" == f"{row.asked:.3g}" else f"{row.density:.3g} kept"
     return ", ".join(part for part in ("one class" if row.constant else "", kept) if part)

@@ -1,4 +1,4 @@
-"""The comparison as files: HTML with its figures, CSV, LaTeX."""
+"""Write the comparison to files: HTML with its figures, CSV, LaTeX."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from robustprune.run.checkpoint import write_atomically
 
 
 def write_comparison(boards: Sequence[Board], folder: Path, runs: Sequence[Path]) -> list[Path]:
-    """Write compare.html, .csv, .tex, plots/*.svg and grid.md; each whole or not at all.
+    """Write compare.html, .csv, .tex, plots/*.svg and grid.md; each file whole or not at all.
 
     Args:
-        runs: the run directories that the boards come from, to be named in the page.
+        runs: the run directories from which the boards come; the page names them.
 
     Raises:
         OSError: the folder can't be written to.

@@ -1,4 +1,4 @@
-"""Rows against the most robust one, on the same examples."""
+"""Test rows against the most robust one, on the same examples."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from robustprune.measure.comparison import holm
 
 @dataclass(frozen=True)
 class AgainstBest:
-    """What a paired test says of each row of a board.
+    """The result of a paired test for each row of a board.
 
     Attributes:
-        best: the row with the highest robust accuracy, the sparser of two alike; rows that give
-            one class for everything are left out. None where no row has its answers.
-        p: of each row, two-sided and adjusted by Holm over all of them; None of the best one, of
-            constant rows, and where answers or common seeds are missing.
+        best: the row with the highest robust accuracy, and of equal ones the sparsest; rows with a
+            constant answer are left out. None if no row has its answers.
+        p: for each row the two-sided p-value, adjusted by Holm's method over all rows; None for the
+            best one, for constant rows, and if answers or common seeds are missing.
     """
 
     best: Row | None
@@ -29,12 +29,12 @@ class AgainstBest:
 
 
 def against_best(board: Board) -> AgainstBest:
-    """Every row against the most robust one: is it right less often under attack?
+    """Test for every row whether it is correct less often under attack than the most robust one.
 
-    Examples are paired, seeds of the same number are, too: d_i is the number of seeds in which the
-    row alone is right on example i, less those in which the best alone is. If neither is better,
-    each d_i is as likely as −d_i, which `sign_test` goes by. With one seed it is McNemar's exact
-    test. It speaks of these trained networks on examples like these, not of other seeds.
+    Examples are paired, and so are seeds with the same number: d_i is the number of seeds in which
+    only this row is correct on example i, minus those in which only the best row is. If neither is
+    better, d_i is as likely as −d_i, which `sign_test` uses. With one seed it is McNemar's exact
+    test. The result is about these trained networks on examples like these, not about other seeds.
     """
     able = [row for row in board.rows if not row.constant and row.answers]
     if not able:
@@ -55,11 +55,11 @@ def _p(row: Row, best: Row) -> float | None:
 
 
 def sign_test(differences: Sequence[int]) -> float:
-    """Two-sided p of Σ d_i where every d_i is as likely as −d_i: the share of all sign flips whose
-    sum is as far from zero, counted exactly (Fisher's randomisation test for pairs, 1935; with
-    d_i in {−1, 0, 1} it is McNemar's)."""
+    """Return the two-sided p-value of Σ d_i if every d_i is as likely as −d_i. It is the exact
+    share of all sign flips whose sum is at least as far from zero (Fisher's randomisation test for
+    pairs, 1935; for d_i in {−1, 0, 1} it is McNemar's test)."""
     sizes = np.abs(np.asarray(differences, dtype=np.int64))
-    chances: NDArray[np.float64] = np.ones(1)  # of each sum, from the lowest in steps of one
+    chances: NDArray[np.float64] = np.ones(1)  # for each sum, from the lowest in steps of one
     for size, times in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
         part = np.zeros(2 * size * times + 1)
         part[:: 2 * size] = binom.pmf(np.arange(times + 1), times, 0.5)

@@ -1,4 +1,4 @@
-"""A board as a table: in the terminal, CSV, LaTeX, JSON."""
+"""Show a board as a table: for the terminal, and as CSV, LaTeX and JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from robustprune.run.terminal import printable
 
 @dataclass(frozen=True)
 class Column:
-    """A column of figures: heading, what it bounds, and how a row's figure is written."""
+    """A column of figures: its heading, what it bounds, and how a row's figure is written."""
 
     title: str
     note: str
@@ -31,7 +31,7 @@ class Column:
 
 
 def columns_of(board: Board) -> list[Column]:
-    """The columns that have a figure in at least one row."""
+    """Return the columns that have a figure in at least one row."""
     tested = dict(zip(map(id, board.rows), against_best(board).p, strict=True))
 
     def p(row: Row) -> str:
@@ -55,7 +55,7 @@ def columns_of(board: Board) -> list[Column]:
 
 
 def accuracy(measured: Measured | None) -> str:
-    """83.2 ± 0.8, or 83.0 [74.2, 89.8] for one seed; "" where nothing was measured."""
+    """Write 83.2 ± 0.8, or 83.0 [74.2, 89.8] for one seed; "" where nothing was measured."""
     if measured is None:
         return ""
     if measured.interval is None:
@@ -65,7 +65,7 @@ def accuracy(measured: Measured | None) -> str:
 
 
 def mean_and_sd(measured: Measured | None, write: Callable[[float], str]) -> str:
-    """mean ± sd, or the one value; "" where nothing was measured."""
+    """Write mean ± sd, or the one value; "" where nothing was measured."""
     if measured is None:
         return ""
     sd = "" if measured.sd is None else f" ± {write(measured.sd)}"
@@ -73,7 +73,7 @@ def mean_and_sd(measured: Measured | None, write: Callable[[float], str]) -> str
 
 
 def terminal_board(board: Board) -> Table:
-    """For a terminal; rows on the Pareto front have a star."""
+    """Return a table for a terminal. Rows on the Pareto front have a star."""
     counts = {len(row.seeds) for row in board.rows}
     seeds = f", {max(counts)} seeds" if len(counts) == 1 and counts != {1} else ""
     table = Table(
@@ -96,40 +96,40 @@ def terminal_board(board: Board) -> Table:
     tested = next((column for column in columns_of(board) if column.title == "p"), None)
     for row in board.rows:
         cells = [_stacked(column.write(row)) for column in columns]
-        if tested is not None and (p := tested.write(row)):  # a column of its own is too wide
+        if tested is not None and (p := tested.write(row)):  # one more column would be too wide
             cells[places["robust"]].append(f"\np {p}", "dim")
         table.add_row("*" if row in front else "", Text(printable(row.title)), *cells)
     return table
 
 
-#: characters of a line of the notes
+#: the largest number of characters in a line of the notes
 _CAPTION = 79
-#: what the column p means
+#: the explanation of the column p
 PAIRED = (
-    "p: the same examples paired, exactly, with the most robust row (McNemar's test), by Holm over "
-    "the rows; overlapping intervals are no test of that"
+    "p: exact paired test against the most robust row on the same examples (McNemar's test), "
+    "corrected by Holm's method; overlapping intervals are no test of this"
 )
 
 
 def _notes(board: Board) -> list[str]:
-    """What is said below a table."""
+    """Return the notes below a table."""
     notes = ["*: no other row is sparser and as robust. ± sd over seeds, [95%]. ≤ ≥: bounds"]
     if any(p is not None for p in against_best(board).p):
         notes.append(PAIRED)
     if any(row.constant for row in board.rows):
         share = "" if board.commonest is None else f" (the commonest: {percent(board.commonest)}%)"
         notes.append(
-            f"One class for everything can't be attacked: no robustness, ranked last{share}"
+            f"A network that gives one class for everything isn't robust and comes last{share}"
         )
     return notes
 
 
 def _p_value(p: float) -> str:
-    """.034, or <.001"""
+    """Write a p-value as .034, or <.001."""
     return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
-#: columns that fit on 80 characters, and their headings there
+#: the columns that fit into 80 characters, and their headings there
 _NARROW = {
     "density": "kept",
     "clean": "clean\n%",
@@ -143,7 +143,7 @@ _NARROW = {
 
 
 def apart(text: str) -> tuple[str, str]:
-    """("83.2", "± 0.8") or ("83.0", "[74.2, 89.8]"): a figure, and how sure it is."""
+    """Split a figure from its uncertainty: ("83.2", "± 0.8") or ("83.0", "[74.2, 89.8]")."""
     value, _, rest = text.replace(" ± ", "\n± ").replace(" [", "\n[").partition("\n")
     return value, rest
 
@@ -157,8 +157,8 @@ _FIGURES = ("clean", "worst", "certified", "r", "file_bytes", "latency", "speed"
 
 
 def as_json(boards: Sequence[Board]) -> list[dict[str, Any]]:
-    """Boards as JSON-able values: every figure with mean, sd, values, interval and n; constant
-    counts seeds; p is against the row that is `best`, see `against_best`."""
+    """Return boards as values for JSON: every figure has mean, sd, values, interval and n;
+    constant is a number of seeds; p compares with the row that is `best`, see `against_best`."""
     tests = [against_best(board) for board in boards]
     return [
         {
@@ -189,7 +189,7 @@ def as_json(boards: Sequence[Board]) -> list[dict[str, Any]]:
 
 
 def as_csv(boards: Sequence[Board]) -> str:
-    """One line a row, plain numbers: fractions, input units, bytes, seconds."""
+    """Write one line for each row in plain numbers: fractions, input units, bytes, seconds."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     parts = ("mean", "sd", "low", "high", "n")
@@ -222,7 +222,7 @@ def as_csv(boards: Sequence[Board]) -> str:
 
 
 def as_latex(boards: Sequence[Board]) -> str:
-    r"""A booktabs table for each board; needs \usepackage{booktabs} alone."""
+    r"""Return a LaTeX table for each board, which needs only \usepackage{booktabs}."""
     return "\n".join(map(_latex, boards))
 
 
@@ -290,7 +290,7 @@ def _size(measured: Measured | None) -> str:
 
 
 def _like(measured: Measured | None) -> Callable[[float], str]:
-    """Writes a mean with three significant digits, and its sd with as many decimals."""
+    """Return a function that writes a mean with three significant digits, and its sd alike."""
     mean = 0.0 if measured is None else abs(measured.mean)
     decimals = max(0, 2 - math.floor(math.log10(mean))) if mean else 2
     return f"{{:.{decimals}f}}".format

@@ -108,7 +108,7 @@ def test_a_constant_answer_leads_nothing(make_run: MakeRun, tmp_path: Path) -> N
     assert against_best(board).best is not last
     assert board.commonest == 0.5
     text = " ".join(shown(board).split())
-    assert "can't be attacked: no robustness, ranked last (the commonest: 50.0%)" in text
+    assert "one class for everything isn't robust and comes last (the commonest: 50.0%)" in text
     assert as_json([board])[0]["rows"][-1]["constant"] == 1
     assert "50.0 [39.8, 60.2] / 50.0 (one class)" in markdown_grid(board)
     assert main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "c")]) == 0
