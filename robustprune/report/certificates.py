@@ -1,4 +1,4 @@
-"""The report's part on certificates: lower bounds beside the upper bounds of attacks."""
+"""The report's part on certificates, with lower bounds beside the upper bounds of attacks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Certificates = tuple[Manifest, tuple[Certificate, ...]]
 
 @dataclass(frozen=True)
 class CertificateRow:
-    """One method's certificates, as text."""
+    """The certificates of one method, as text."""
 
     method: str
     speaks_of: str
@@ -31,7 +31,7 @@ class CertificateRow:
 
 
 def certificate_rows(found: Certificates | None) -> list[CertificateRow]:
-    """A row for each method; none where the run has no certificates."""
+    """Return a row for each method, or no rows if the run has no certificates."""
     if found is None:
         return []
     manifest, certificates = found
@@ -40,7 +40,7 @@ def certificate_rows(found: Certificates | None) -> list[CertificateRow]:
 
 
 def sandwich(found: Certificates | None) -> list[Plot]:
-    """Certified radius and attacked distance of each example, by the latter."""
+    """Plot the certified radius and the attacked distance of each example, sorted by the latter."""
     if found is None:
         return []
     manifest, certificates = found

@@ -1,4 +1,4 @@
-"""Read a run directory, refusing what a report could not be honest about."""
+"""Read a run directory, and refuse content that would make the report wrong."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ SWITCH_ATTACKS = ("adaptive", "eot", WORST, "independent")
 
 
 def collect(run_dir: Path) -> RunRecord:
-    """Read config.yaml, env.json, metrics.json, per_example.csv, each model's history.jsonl and,
-    where they are there, cost.json, certificates.jsonl, the models' selection.safetensors and
-    what attacks on text wrote.
+    """Read the files of a run for its report.
+
+    These are config.yaml, env.json, metrics.json, per_example.csv and each model's history.jsonl;
+    and, if they exist, cost.json, certificates.jsonl, the models' selection.safetensors and the
+    results of attacks on text.
 
     Raises:
-        ValueError: a file is missing, unreadable or not as described; the message names it.
+        ValueError: a file is missing, unreadable or malformed; the message names it.
     """
     metrics_path = run_dir / "metrics.json"
     metrics = _metrics(parse_json(read_text(metrics_path), source=str(metrics_path)))

@@ -1,4 +1,4 @@
-"""The table of what the headline network costs in each of its forms."""
+"""The table of the cost of the headline model in each of its forms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CostRow:
 
 @dataclass(frozen=True)
 class CostTable:
-    """Rows, the first one the dense network, and what they were measured with."""
+    """The rows, of which the first is the dense network, and the conditions of the measurement."""
 
     headline: str
     conditions: str
@@ -34,7 +34,7 @@ class CostTable:
 
 
 def cost_table(costs: CostsRecord | None) -> CostTable | None:
-    """None where the run has no costs; without rows where none could be measured."""
+    """Return the table; None if the run has no costs, and no rows if none could be measured."""
     if costs is None or not (costs.rows or costs.note):
         return None
     if not costs.rows:
@@ -65,5 +65,5 @@ def _row(cost: CostRecord, dense: CostRecord) -> CostRow:
 
 
 def _at_least(cost: CostRecord) -> str:
-    """What stands before counts that leave something out."""
+    """Return the words before counts that leave something out."""
     return "at least " if cost.uncounted else ""

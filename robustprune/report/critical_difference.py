@@ -1,4 +1,4 @@
-"""The critical difference diagram: methods by average rank, those not told apart joined."""
+"""The critical difference diagram: methods by average rank; a bar joins those that don't differ."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from robustprune.report.style import INK, SERIES_COLOURS, Plot, canvas, finish
 
 
 def critical_difference(ranking: Ranking, *, key: str, title: str) -> Plot:
-    """Average ranks on a line, the best on the left, after Demšar (JMLR 2006, Fig. 1).
+    """Plot average ranks on a line, the best on the left, after Demšar (JMLR 2006, Fig. 1).
 
-    A bar joins methods whose ranks lie within Nemenyi's critical difference: on so many blocks,
-    the test does not tell them apart.
+    A bar joins methods whose ranks lie within Nemenyi's critical difference. With this number of
+    blocks, the test does not show a difference between them.
     """
     names, ranks = list(ranking.ranks), list(ranking.ranks.values())
     joined = groups(ranking)

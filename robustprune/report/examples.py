@@ -1,4 +1,4 @@
-"""What per_example.csv says: which test examples each network classifies correctly."""
+"""Read per_example.csv, which says which test examples each network classifies correctly."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _CLEAN, _WORST = "clean_correct", "worst_correct"
 
 
 def read_examples(path: Path, headline: str) -> Lines:
-    """The lines of each network, in the order of the file.
+    """Return the lines of each network, in the order of the file.
 
     Raises:
-        ValueError: no line of the headline, or a label that is no whole number.
+        ValueError: the headline model has no line, or a label is no whole number.
     """
     lines: dict[str, list[dict[str, str]]] = {}
     reader = csv.DictReader(read_text(path).splitlines())
@@ -36,11 +36,11 @@ def read_examples(path: Path, headline: str) -> Lines:
 
 
 def answers_of(lines: Lines, metrics: MetricsRecord, *, source: str) -> dict[str, AnswersRecord]:
-    """Each network's answers; nothing where the file has no column of them.
+    """Return which examples each network classifies correctly, or {} if the file does not say.
 
     Raises:
-        ValueError: an answer that is neither 0 nor 1, or a number of right ones that is not what
-            metrics.json says.
+        ValueError: an entry is neither 0 nor 1, or the number of correct answers differs from
+            metrics.json.
     """
     if any(one not in line for found in lines.values() for line in found[:1] for one in _COLUMNS):
         return {}

@@ -1,4 +1,4 @@
-"""Read values out of parsed JSON, with an error that names the file and the field."""
+"""Read values from parsed JSON, with errors that name the file and the field."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustprune.run.files import not_special
 
 @dataclass(frozen=True)
 class Field:
-    """A JSON value, the file it came from and the way to it."""
+    """A JSON value, with its file and its path inside the file."""
 
     source: str
     path: str
@@ -27,7 +27,7 @@ class Field:
         return child
 
     def find(self, key: str) -> Field | None:
-        """The field `key`, or None where it is absent or null."""
+        """Return the field `key`, or None where it is absent or null."""
         value = self.mapping().get(key)
         path = f"{self.path}.{key}" if self.path else key
         return None if value is None else Field(self.source, path, value)
@@ -42,12 +42,12 @@ class Field:
         return self.value
 
     def entries(self) -> Iterator[tuple[str, Field]]:
-        """The fields of an object, with their names."""
+        """Yield the fields of an object with their names."""
         for key in self.mapping():
             yield key, self[key]
 
     def items(self) -> list[Field]:
-        """The elements of a list."""
+        """Return the elements of a list."""
         if not isinstance(self.value, list | tuple):
             raise self.wrong(f"must be a list, got {_kind(self.value)}")
         return [
@@ -85,7 +85,7 @@ class Field:
         return int(value)
 
     def proportion(self) -> Proportion:
-        """`{"value": v, "n": n, "ci95": [low, high]}` with low <= v <= high."""
+        """Read `{"value": v, "n": n, "ci95": [low, high]}` with low <= v <= high."""
         bounds = [bound.fraction() for bound in self["ci95"].items()]
         value, n = self["value"].fraction(), self["n"].count()
         if n < 1:
@@ -96,7 +96,7 @@ class Field:
 
 
 def read_text(path: Path) -> str:
-    """A file's text; ValueError with its name when it can't be read."""
+    """Return the text of a file. A ValueError names the file if it can't be read."""
     try:
         return not_special(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -106,7 +106,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str, *, source: str) -> Field:
-    """Text as a Field; ValueError that names the source when it is not JSON."""
+    """Parse text as a Field. A ValueError names the source if it is not JSON."""
     try:
         return Field(source, "", json.loads(text))
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""What the pictures share: which networks stand in one, its title, its legend."""
+"""What all figures share: which networks are in one figure, its title and its legend."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from robustprune.report.records import ModelRecord
 
 
 def groups(models: Sequence[ModelRecord]) -> list[tuple[str, list[ModelRecord]]]:
-    """(density, networks) of each picture: the dense ones beside the tickets of one density.
+    """Return (density, networks) of each figure: the dense networks and one density's tickets.
 
-    With a single density there is one picture of all, and the density is left empty.
+    If there is only one density, there is one figure with all networks, and its density is "".
     """
     dense = [model for model in models if model.is_dense]
     by_density: dict[str, list[ModelRecord]] = {}
@@ -47,7 +47,7 @@ def _legend_columns(labels: Sequence[str]) -> int:
 
 
 def legend_height(models: Sequence[ModelRecord]) -> float:
-    """Inches the legend needs, added to the figure so that the axes keep their size."""
+    """Return the height of the legend in inches, which is added to the height of the figure."""
     rows = sum(wrap(model.title).count("\n") + 1 for model in models)
     return 0.2 * rows / _legend_columns([model.title for model in models])
 

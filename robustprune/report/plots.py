@@ -1,4 +1,4 @@
-"""The pictures of a report."""
+"""The figures of a report."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from robustprune.report.records import (
 from robustprune.report.style import FAINT, INK, SERIES_COLOURS, Look, Plot, canvas, finish, looks
 from robustprune.report.wording import count, norm_name, share
 
-_MANY_EPOCHS = 15  # beyond this a marker at every epoch hides the line
-_ZOOM = 4.0  # a curve reaching further than this many chosen eps is also shown close up
+_MANY_EPOCHS = 15  # with more epochs, a marker at each one would hide the line
+_ZOOM = 4.0  # a curve beyond this many times the chosen eps is also shown close up
 
 
 def accuracy_vs_eps(metrics: MetricsRecord) -> list[Plot]:
-    """Attacked accuracy as the perturbation grows, one line a network."""
+    """Plot accuracy under attack against the size of the perturbation, a line for each network."""
     plots = []
     for density, models in groups([model for model in metrics.models if model.curve]):
         furthest = max((point.eps for model in models for point in model.curve), default=0.0)
@@ -45,7 +45,7 @@ def accuracy_vs_eps(metrics: MetricsRecord) -> list[Plot]:
 
 
 def layer_density(metrics: MetricsRecord) -> list[Plot]:
-    """How much of each layer is kept; networks with the same densities share a picture."""
+    """Plot the kept fraction of each layer. Networks with the same densities share a figure."""
     shared: dict[tuple[object, ...], list[ModelRecord]] = {}
     for model in metrics.models:
         if not model.is_dense and model.layers:
@@ -54,7 +54,7 @@ def layer_density(metrics: MetricsRecord) -> list[Plot]:
 
 
 def training_curves(run: RunRecord) -> list[Plot]:
-    """Loss, clean and attacked batch accuracy and, where measured, validation, by epoch."""
+    """Plot loss, clean and attacked batch accuracy and, where measured, validation, by epoch."""
     panels: tuple[tuple[str, str, Callable[[EpochRecord], float | None]], ...] = (
         ("loss", "training loss", lambda epoch: epoch.loss),
         ("clean", "clean batch accuracy (%)", lambda epoch: _hundred(epoch.clean)),
@@ -71,7 +71,7 @@ def training_curves(run: RunRecord) -> list[Plot]:
 
 
 def search_figures(run: RunRecord) -> list[Plot]:
-    """What the searches record of themselves, by epoch: residuals of ADMM, rates of HARP."""
+    """Plot what the searches record about themselves by epoch: residuals of ADMM, rates of HARP."""
     names = dict.fromkeys(
         name
         for model in run.metrics.models
@@ -98,7 +98,7 @@ def search_figures(run: RunRecord) -> list[Plot]:
 
 
 def density_tradeoff(metrics: MetricsRecord) -> list[Plot]:
-    """Accuracy by density with 95% intervals; nothing to show below two densities."""
+    """Plot accuracy against density with 95% intervals, if there are two densities or more."""
     sparse = [model for model in metrics.models if not model.is_dense]
     if len({density_key(model) for model in sparse}) < 2:
         return []
@@ -149,7 +149,7 @@ def _eps_line(axes: Axes, model: ModelRecord, look: Look, *, strong: bool) -> No
         zorder=4 if strong else 3,
         **look.line(),
     )
-    if strong:  # one band shows how wide all are; five would hide the lines
+    if strong:  # one band shows how wide they all are; five would hide the lines
         bands = [proportion(round(point.value * point.n), point.n) for point in model.curve]
         axes.fill_between(
             eps,
@@ -244,7 +244,7 @@ def _density_plot(
             axes.axhline(100 * read(model).value, label=wrap(model.title), **style)
         for place, family in enumerate(families):
             members = sorted((m for m in sparse if m.family == family), key=lambda m: m.density)
-            # A small step sideways keeps the bars of one density from hiding each other.
+            # A small shift to the side separates the bars of one density.
             shift = 1.03 ** (place - (len(families) - 1) / 2)
             measured = [read(model) for model in members]
             axes.errorbar(
@@ -286,5 +286,5 @@ def _hundred(fraction: float | None) -> float | None:
 
 
 def _tail(name: str, *, width: int = 30) -> str:
-    """The end of a long layer name, which is the part that tells layers apart."""
+    """Return the end of a long layer name, which distinguishes the layers."""
     return name if len(name) <= width else f"…{name[1 - width :]}"

@@ -1,4 +1,4 @@
-"""What a run directory says, as plain values."""
+"""The content of a run directory, as plain values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustprune.measure.accuracy import constant_answer
 from robustprune.measure.statistics import Proportion
 from robustprune.run.constant import constant_networks
 
-WORST = "worst"  # the key, in metrics.json, of the worst case per example over all attacks
+WORST = "worst"  # the key in metrics.json of the worst case over all attacks for each example
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class MinimalRecord:
-    """r* over n examples: upper bounds; a quantile that no attack reached is None."""
+    """r* over n examples. These are upper bounds; a quantile that no attack reached is None."""
 
     norm: str
     n: int
@@ -74,7 +74,7 @@ class MinimalRecord:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """One network of the run: its size and how it fared."""
+    """One network of the run: its size and its accuracy."""
 
     name: str
     title: str
@@ -98,18 +98,19 @@ class ModelRecord:
 
     @property
     def reaches_zero(self) -> bool:
-        """Whether its curve was followed until no example stayed correct."""
+        """Whether its curve goes on until no example is correct."""
         return bool(self.curve) and self.curve[-1].value == 0.0
 
     @property
     def family(self) -> str:
-        """The name without its density: rst-0.05-inherit and rst-0.2-inherit are one family."""
+        """The name without its density: rst-0.05-inherit and rst-0.2-inherit belong to one
+        family."""
         return re.sub(r"-\d+(?:\.\d+)?(?=-|$)", "", self.name)
 
 
 @dataclass(frozen=True)
 class SwitchRecord:
-    """Random robust scratch ticket switch: one of several tickets answers each query."""
+    """The random robust scratch ticket switch (R2S): one of several tickets answers a query."""
 
     densities: tuple[float, ...]
     draws: int
@@ -120,7 +121,7 @@ class SwitchRecord:
 
 @dataclass(frozen=True)
 class TextAttackRecord:
-    """One attack on the text of one network's test sentences; a mean over nothing is None."""
+    """One attack on the text of one network's test sentences. A mean over nothing is None."""
 
     model: str
     attack: str
@@ -158,7 +159,7 @@ class MetricsRecord:
 
     @property
     def constant(self) -> frozenset[str]:
-        """Names of the networks that were found to give one class for everything."""
+        """The names of the networks that were found to give one class for every input."""
         return frozenset(constant_networks((found.name, found.ok) for found in self.findings))
 
     @property
@@ -170,7 +171,7 @@ class MetricsRecord:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of history.jsonl; what a training did not measure is None."""
+    """One line of history.jsonl. What a training did not measure is None."""
 
     epoch: int
     loss: float
@@ -178,12 +179,12 @@ class EpochRecord:
     robust: float | None
     val_clean: float | None
     val_robust: float | None
-    figures: Mapping[str, float]  # what the search itself records, by name
+    figures: Mapping[str, float]  # what the search records about itself, by name
 
 
 @dataclass(frozen=True)
 class CostRecord:
-    """One form of a network and what it costs; see `robustprune.measure.Cost`."""
+    """One form of a network and its cost; see `robustprune.measure.Cost`."""
 
     name: str
     parameters: int
@@ -201,7 +202,7 @@ class CostRecord:
 
 @dataclass(frozen=True)
 class CostsRecord:
-    """The headline network in its forms, beside the dense one; the note says what is missing."""
+    """The forms of the headline model, beside the dense network. The note says what is missing."""
 
     headline: str
     note: str
@@ -210,7 +211,7 @@ class CostsRecord:
 
 @dataclass(frozen=True, eq=False)
 class WaveRecord:
-    """A candidate beside the clean example it was made of; both are (channels, length)."""
+    """A candidate beside the clean example that it was made from; both are (channels, length)."""
 
     index: int
     label: int
@@ -222,19 +223,20 @@ class WaveRecord:
 
 @dataclass(frozen=True, eq=False)
 class SelectionRecord:
-    """On which adversarial examples one network was trained: R selections among N candidates."""
+    """The adversarial examples on which one network was trained: R selections among N
+    candidates."""
 
     epochs: NDArray[np.int64]  # (R,), counted from 0
     scores: NDArray[np.float64]  # (R, N)
-    weights: NDArray[np.float64]  # (R, N), 0 where not taken
+    weights: NDArray[np.float64]  # (R, N), 0 for candidates that were not chosen
     labels: NDArray[np.int64]  # (N,)
-    waves: tuple[WaveRecord, ...]  # of the last selection; none where examples are no series
+    waves: tuple[WaveRecord, ...]  # of the last selection; empty if examples are no series
 
 
 @dataclass(frozen=True, eq=False)
 class AnswersRecord:
-    """Which test examples one network classifies correctly, without attack and in the worst case
-    over all attacks: (N,) bool each."""
+    """The test examples that one network classifies correctly, without attack and in the worst
+    case over all attacks; (N,) bool each."""
 
     clean: NDArray[np.bool_]
     worst: NDArray[np.bool_]
@@ -242,14 +244,14 @@ class AnswersRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything the report is made from."""
+    """Everything from which the report is made."""
 
     metrics: MetricsRecord
     costs: CostsRecord | None
     certificates: tuple[Manifest, tuple[Certificate, ...]] | None
     labels: tuple[int, ...]
-    answers: Mapping[str, AnswersRecord]  # by network; empty where a run has kept none
-    texts: Mapping[str, tuple[TextResult, ...]]  # of the headline, by attack
+    answers: Mapping[str, AnswersRecord]  # by network; empty if the run has stored none
+    texts: Mapping[str, tuple[TextResult, ...]]  # of the headline model, by attack
     selections: Mapping[str, SelectionRecord]
     histories: Mapping[str, tuple[EpochRecord, ...]]
     config: str
@@ -257,8 +259,8 @@ class RunRecord:
 
     @property
     def constant(self) -> frozenset[str]:
-        """Names of the networks that give one class for everything, by the run's own checks or by
-        what they are right on."""
+        """The names of the networks that give one class for every input, which the checks of the
+        run or the correct examples show."""
         seen = (
             name
             for name, answers in self.answers.items()
@@ -269,5 +271,5 @@ class RunRecord:
 
     @property
     def commonest_share(self) -> float:
-        """The accuracy of giving the commonest label of the test examples as every answer."""
+        """The accuracy of always answering with the most frequent label of the test examples."""
         return max(Counter(self.labels).values()) / len(self.labels)

@@ -1,4 +1,4 @@
-"""Fill the templates and put the finished files in place."""
+"""Fill the templates and write the finished files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SWITCH_ROWS = {
 
 @dataclass(frozen=True)
 class Illustration:
-    """Plots that belong together, with what to see in them and how many stand side by side."""
+    """Plots that belong together, with a caption and the number of plots in a row."""
 
     title: str
     caption: str
@@ -51,7 +51,7 @@ class Illustration:
 
 @dataclass(frozen=True)
 class SwitchRow:
-    """One figure of the switch; `standing` says what it may be used for."""
+    """One figure of the switch; `standing` says how it may be used."""
 
     label: str
     value: str
@@ -61,12 +61,12 @@ class SwitchRow:
 
 
 def write_report(run_dir: Path) -> tuple[Path, Path]:
-    """Write report.html, report.md and plots/*.svg into a run directory; returns the first two.
+    """Write report.html, report.md and plots/*.svg into a run directory; return the first two.
 
-    Each file is written under a temporary name and moved into place.
+    Each file is written under a temporary name and then renamed.
 
     Raises:
-        ValueError: a file of the run is missing, unreadable or not as described.
+        ValueError: a file of the run is missing, unreadable or malformed.
         OSError: the directory can't be written to.
     """
     run = collect(run_dir)
@@ -227,7 +227,7 @@ def _switch_rows(switch: SwitchRecord | None) -> list[SwitchRow]:
 
 
 def render_html(template: str, context: Mapping[str, object]) -> str:
-    """A template of `templates/` filled in, every value escaped."""
+    """Fill a template of `templates/`. Every value is escaped."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -241,7 +241,7 @@ def render_html(template: str, context: Mapping[str, object]) -> str:
 def _render_markdown(context: Mapping[str, object]) -> str:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
-        # Here the escaping is Markdown's, so HTML's own is off and every value passes through it.
+        # Values are escaped for Markdown by `finalize`, so the escaping for HTML is off.
         autoescape=False,
         finalize=_escaped,
         undefined=StrictUndefined,
@@ -258,7 +258,7 @@ def _escaped(value: object) -> object:
 
 
 def escape_markdown(value: str) -> str:
-    """Keep a value from ending its table cell, making a link or bringing in HTML."""
+    """Escape a value so that it can't end its table cell, make a link or bring in HTML."""
     if isinstance(value, Markup):
         return value
     line = printable(re.sub(r"[\r\n]+", " ", value))
@@ -267,7 +267,7 @@ def escape_markdown(value: str) -> str:
 
 
 def _fenced(text: str) -> Markup:
-    """A code block whose fence is longer than any run of backticks inside it."""
+    """Return a code block whose fence is longer than any sequence of backticks inside it."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return Markup(f"{fence}\n{text.rstrip()}\n{fence}")

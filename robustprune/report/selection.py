@@ -1,4 +1,5 @@
-"""Which adversarial examples were trained on: their values, and the best and worst as waveforms."""
+"""Show the adversarial examples that were trained on: their scores, and the best and worst of
+them."""
 
 from __future__ import annotations
 
@@ -18,10 +19,10 @@ _GREY, _TAKEN, _LEFT = SERIES_COLOURS[0], SERIES_COLOURS[1], SERIES_COLOURS[2]
 
 
 def read_selections(run_dir: Path, models: Sequence[str]) -> dict[str, SelectionRecord]:
-    """The selections of those models that have some.
+    """Read the selections of those models that have some.
 
     Raises:
-        ValueError: a file is damaged or not as described; the message names it.
+        ValueError: a file is damaged or malformed; the message names it.
     """
     paths = {name: run_dir / "models" / name / SELECTION for name in models}
     return {name: _read(path) for name, path in paths.items() if path.exists()}
@@ -59,7 +60,7 @@ def _read(path: Path) -> SelectionRecord:
 
 
 def score_figures(run: RunRecord) -> list[Plot]:
-    """Values in order, and their histogram; two pictures a network."""
+    """Plot the scores in order and as a histogram: two figures for each network."""
     return [
         draw(name, _titled(run, name), run.selections[name])
         for name in _looked_at(run)
@@ -68,12 +69,12 @@ def score_figures(run: RunRecord) -> list[Plot]:
 
 
 def wave_figures(run: RunRecord) -> list[Plot]:
-    """The best and the worst candidates of the network that was looked at last."""
+    """Plot the best and the worst candidates of the last network in `_looked_at`."""
     return [_wave(name, one) for name in _looked_at(run)[-1:] for one in run.selections[name].waves]
 
 
 def _looked_at(run: RunRecord) -> list[str]:
-    """The dense network and the headline, or what else was selected for."""
+    """Return the dense network and the headline model, or else any network with a selection."""
     wanted = [n for n in ("adversarial", run.metrics.headline) if n in run.selections]
     return list(dict.fromkeys(wanted or list(run.selections)[:1]))
 

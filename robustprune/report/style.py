@@ -1,4 +1,4 @@
-"""How plots look, and how they are turned into SVG text that is the same every time."""
+"""The style of plots, and their conversion to SVG text that is the same every time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INK = "#1b2430"
 FAINT = "#dde1e7"
 PAPER = "#ffffff"
 
-# Apart for the colour-blind, by dash and by marker too, so that a grey print keeps them apart.
+# Colour-blind readers can distinguish them; dashes and markers differ, too, for prints in grey.
 # Each hex value is also a CSS variable of the page, which brightens it on a dark screen.
 SERIES_COLOURS = (
     "#69707c",
@@ -37,21 +37,22 @@ _MARKERS = ("s", "D", "o", "^", "v", "P", "X", "*")
 
 @dataclass(frozen=True)
 class Look:
-    """One line's colour, dash pattern and marker."""
+    """The colour, dash pattern and marker of one line."""
 
     colour: str
     dashes: tuple[float, ...]
     marker: str
 
     def line(self) -> dict[str, Any]:
-        """Keyword arguments for a matplotlib line."""
+        """Return keyword arguments for a matplotlib line."""
         linestyle = (0, self.dashes) if self.dashes else "-"
         return {"color": self.colour, "linestyle": linestyle, "marker": self.marker}
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A finished picture: a file's stem, a standalone SVG, a text for those who can't see it."""
+    """A finished figure: the stem of its file name, a standalone SVG, and a text for blind
+    readers."""
 
     key: str
     svg: str
@@ -59,9 +60,9 @@ class Plot:
 
 
 def looks(names: Sequence[str]) -> Mapping[str, Look]:
-    """A look for each different name, in order of first appearance.
+    """Return a look for each different name, in order of first appearance.
 
-    When the colours come round again they meet other dashes and markers.
+    When the colours repeat, they come with other dashes and markers.
     """
     count = len(SERIES_COLOURS)
     return {
@@ -76,7 +77,7 @@ def looks(names: Sequence[str]) -> Mapping[str, Look]:
 
 @contextmanager
 def canvas(*, width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """A figure with one pair of axes in the report's style; sizes in inches."""
+    """Make a figure with one pair of axes in the report's style; sizes are in inches."""
     with mpl.rc_context(_RC):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
@@ -85,10 +86,10 @@ def canvas(*, width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
 
 
 def finish(figure: Figure, *, key: str, alt: str) -> Plot:
-    """Draw to SVG; to be called inside `canvas`."""
+    """Draw the figure to SVG. Call it inside `canvas`."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
-        # Text stays text in the SVG, so a glyph that matplotlib's own font lacks is no loss.
+        # Text stays text in the SVG, so glyphs that are missing in matplotlib's font don't matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=metadata)
@@ -96,7 +97,7 @@ def finish(figure: Figure, *, key: str, alt: str) -> Plot:
 
 
 def inline(plot: Plot) -> str:
-    """The SVG for embedding in HTML: own ids, page colours, a name for screen readers."""
+    """Return the SVG for HTML, with own ids, page colours and a name for screen readers."""
     svg = plot.svg[plot.svg.index("<svg") :]
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{plot.key}-", svg)
@@ -107,7 +108,7 @@ def inline(plot: Plot) -> str:
 
 
 def page_colours() -> Mapping[str, str]:
-    """CSS variable name -> the colour it has on light paper."""
+    """Return for each CSS variable its colour on light paper."""
     return {name: colour for colour, name in _PAGE_COLOURS.items()}
 
 
@@ -118,7 +119,7 @@ _PAGE_COLOURS = {
     **{colour: f"series-{index}" for index, colour in enumerate(SERIES_COLOURS, start=1)},
 }
 
-# The keys are typed differently from one matplotlib to the next.
+# The types of the keys differ between versions of matplotlib.
 _RC: dict[Any, Any] = {
     "svg.hashsalt": "robustprune",
     "svg.fonttype": "none",

@@ -1,4 +1,4 @@
-"""What a decision-maker has to know, in sentences and four figures."""
+"""Summarise the run for a decision, in sentences and four figures."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from robustprune.report.wording import (
 )
 
 DENSE_BASELINE = "adversarial"
-#: p from which a difference may be chance
+#: the least p-value at which a difference may be chance
 LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A number to see at a glance."""
+    """One number with its label and a note."""
 
     label: str
     value: str
@@ -33,8 +33,8 @@ class Figure:
 
 
 def against_dense(run: RunRecord) -> PairedTest | None:
-    """The headline's worst case against that of the dense network beside it, on the same examples
-    (`mcnemar`); None where there is no other, or no answers were kept."""
+    """Compare the worst case of the headline model with that of the dense network, on the same
+    examples (`mcnemar`). None if there is no other network, or no answers were stored."""
     dense, headline = run.answers.get(DENSE_BASELINE), run.answers.get(run.metrics.headline)
     if dense is None or headline is None or dense is headline:
         return None
@@ -48,12 +48,13 @@ def sentences(
     paired: PairedTest | None = None,
     constant: Collection[str] = (),
 ) -> list[str]:
-    """The summary paragraph, sentence by sentence.
+    """Return the sentences of the summary paragraph.
 
     Args:
-        commonest_share: accuracy of always giving the commonest answer, which no attack can lower.
-        paired: see `against_dense`.
-        constant: names of the networks that give one class for everything.
+        commonest_share: the accuracy of always giving the most frequent answer, which no attack can
+            lower.
+        paired: the result of `against_dense`.
+        constant: the names of the networks that give one class for every input.
     """
     model = metrics.headline_model
     clean, worst = model.clean, model.worst
@@ -74,7 +75,7 @@ def sentences(
 
 
 def checks(metrics: MetricsRecord) -> str:
-    """How the sanity checks of the measurement went, in one sentence."""
+    """Say in one sentence whether the sanity checks of the measurement passed."""
     failed = failed_checks(metrics)
     if not metrics.findings:
         return "No sanity checks of the measurement were recorded for this run."
@@ -87,12 +88,12 @@ def checks(metrics: MetricsRecord) -> str:
 
 
 def failed_checks(metrics: MetricsRecord) -> list[str]:
-    """Names of the sanity checks that failed."""
+    """Return the names of the sanity checks that failed."""
     return [finding.name for finding in metrics.findings if not finding.ok]
 
 
 def figures(metrics: MetricsRecord, *, paired: PairedTest | None = None) -> list[Figure]:
-    """The summary's numbers, for display beside it."""
+    """Return the numbers of the summary, which are shown beside it."""
     model = metrics.headline_model
     shown = [
         Figure(
@@ -177,5 +178,5 @@ def _constant_answer(
 
 
 def _points(model: ModelRecord, dense: ModelRecord) -> float:
-    """Difference in percentage points, rounded as shown so that no −0.0 appears."""
+    """Return the difference in percentage points, rounded as shown so that no −0.0 appears."""
     return round(100 * (model.worst.value - dense.worst.value), 1) + 0.0

@@ -1,4 +1,4 @@
-"""The main table: one row a network, the same in HTML, Markdown and on the terminal."""
+"""The main table: one row for each network, the same in HTML, Markdown and the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from robustprune.run.terminal import printable
 
 @dataclass(frozen=True)
 class Column:
-    """A measured column: its heading and what kind of figure it holds."""
+    """A measured column: its heading and the kind of its figures."""
 
     title: str
     note: str
@@ -53,10 +53,10 @@ class MainTable:
 
 
 def main_table(metrics: MetricsRecord, *, constant: Collection[str] = ()) -> MainTable:
-    """Clean accuracy, each attack and the worst case per example, for every network.
+    """Return clean accuracy, each attack and the worst case per example, for every network.
 
-    constant: names of the networks that give one class for everything, besides those that the run
-        itself found to; they come last and are marked, since what they show is not robustness.
+    constant: names of more networks that give one class for every input, besides those that the
+        run itself found. They come last and are marked, because they are not robust.
     """
     constant = metrics.constant.union(constant)
     attacks = [Column(attack_label(a), f"{a.bound} bound") for a in metrics.attacks]
@@ -76,10 +76,10 @@ def main_table(metrics: MetricsRecord, *, constant: Collection[str] = ()) -> Mai
 
 
 def terminal_table(metrics: Mapping[str, object]) -> Table:
-    """The main table for a terminal, from the content of metrics.json.
+    """Return the main table for a terminal, from the content of metrics.json.
 
     Raises:
-        ValueError: the content is not as the schema says.
+        ValueError: the content does not follow the schema.
     """
     record = parse_metrics(metrics)
     content = main_table(record)
@@ -90,7 +90,7 @@ def terminal_table(metrics: Mapping[str, object]) -> Table:
         padding=(0, 1, 1, 0),
         pad_edge=False,
     )
-    # Three short lines a cell, so that every figure fits on a terminal of 80 columns.
+    # Three short lines in each cell, so that every figure fits into 80 columns.
     table.add_column("network", overflow="fold", min_width=14)
     table.add_column("density,\nkept", justify="right", no_wrap=True)
     for column in content.columns:
@@ -118,7 +118,7 @@ _CAUTION = (
 
 
 def _stack(first: str, second: str, third: str, strong: str) -> Text:
-    """Three lines, the first one to be read first."""
+    """Write three lines, the first of which is the most important one."""
     return Text.assemble((first, strong), "\n", (second, "dim"), "\n", (third, "dim"))
 
 
@@ -143,6 +143,7 @@ def _cell(measured: Proportion) -> Cell:
 
 
 def _numbers(measured: list[Proportion]) -> str:
-    """How many examples: once where all columns agree, else column by column."""
+    """Return the numbers of examples: one where all columns agree, otherwise one for each
+    column."""
     numbers = [count(one.n) for one in measured]
     return numbers[0] if len(set(numbers)) == 1 else " / ".join(numbers)

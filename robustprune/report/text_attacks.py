@@ -1,4 +1,4 @@
-"""The report's part on attacks that change the text itself: upper bounds, and what they wrote."""
+"""The report's part on attacks that change the text itself: upper bounds, and the changed texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STATUS = ("success", "failed", "skipped")
 
 @dataclass(frozen=True)
 class TextAttackRow:
-    """The same, as text."""
+    """A row of the table of attacks on text, as text."""
 
     title: str
     attack: str
@@ -35,12 +35,12 @@ class TextAttackRow:
 
 
 def result_file(model: str, attack: str) -> str:
-    """Where a run keeps what an attack wrote."""
+    """Return the file of a run in which the results of an attack are stored."""
     return f"text/{model}.{attack}.json"
 
 
 def parse_text_attacks(field: Field, models: Sequence[str]) -> tuple[TextAttackRecord, ...]:
-    """The list "text" of metrics.json.
+    """Read the list "text" of metrics.json.
 
     Raises:
         ValueError: a field is missing or impossible; the message names it.
@@ -51,10 +51,10 @@ def parse_text_attacks(field: Field, models: Sequence[str]) -> tuple[TextAttackR
 def read_text_results(
     run_dir: Path, model: str, records: Sequence[TextAttackRecord]
 ) -> dict[str, tuple[TextResult, ...]]:
-    """What each attack wrote of one model's sentences: attack -> results.
+    """Read the results of each attack on one model's sentences: attack -> results.
 
     Raises:
-        ValueError: a file is unreadable or not as described.
+        ValueError: a file is unreadable or malformed.
     """
     found = {}
     for record in records:
@@ -68,7 +68,7 @@ def read_text_results(
 def text_attack_rows(
     records: Sequence[TextAttackRecord], titles: Mapping[str, str], headline: str
 ) -> list[TextAttackRow]:
-    """The table, a row for each network and attack."""
+    """Return the table, with a row for each network and attack."""
     return [
         TextAttackRow(
             title=titles[record.model],
@@ -87,7 +87,8 @@ def text_attack_rows(
 
 
 def attack_diffs(found: Mapping[str, Sequence[TextResult]]) -> dict[str, Markup]:
-    """Attack -> the sentences that it broke, with every changed word; without those of none."""
+    """Return for each attack the sentences with which it succeeded, with every changed word
+    marked."""
     diffs = {attack: text_diffs(results) for attack, results in found.items()}
     return {attack: diff for attack, diff in diffs.items() if diff}
 

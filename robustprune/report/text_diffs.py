@@ -1,4 +1,4 @@
-"""Successful attacks on text as HTML: the sentence with every word that was put for another."""
+"""Show successful attacks on text as HTML, with every word that was replaced."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from attacks.text import Diff, TextResult, split
 
 
 def text_diffs(results: Sequence[TextResult], *, most: int = 20) -> Markup:
-    """A list of up to `most` successful attacks, those with the fewest changes first.
+    """Return a list of at most `most` successful attacks, those with the fewest changes first.
 
-    Everything that comes from the data is escaped; the words taken out are in <del>, those put in
-    in <ins>.  Empty where no attack succeeded.
+    Everything that comes from the data is escaped. Removed words are in <del>, and new ones in
+    <ins>. The result is empty if no attack succeeded.
     """
     found = sorted((r for r in results if r.status == "success"), key=lambda r: r.share_changed)
     if not found:
@@ -28,7 +28,7 @@ def text_diffs(results: Sequence[TextResult], *, most: int = 20) -> Markup:
 
 
 def diff_html(text: str, steps: Sequence[Diff]) -> Markup:
-    """The text with what became of its words; `steps` as ``word_diff(text, other)`` gives them."""
+    """Return the text with its changes marked; `steps` comes from ``word_diff(text, other)``."""
     original, at = split(text), 0
     parts = []
     for step in steps:

@@ -1,4 +1,4 @@
-"""How numbers and names are written, the same in every output."""
+"""Write numbers and names in the same way in every output."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ _NORM_NAMES = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 
 
 def percent(fraction: float) -> str:
-    """0.84 -> 84.0 (percent, the sign is in the heading)."""
+    """Write 0.84 as 84.0 (percent; the sign is in the heading)."""
     return f"{100 * fraction:.1f}"
 
 
 def interval(measured: Proportion) -> str:
-    """[75.3, 90.6]"""
+    """Write an interval as [75.3, 90.6], in percent."""
     low, high = measured.ci95
     return f"[{percent(low)}, {percent(high)}]"
 
 
 def p_value(p: float) -> str:
-    """= 0.034, or < 0.001"""
+    """Write a p-value as = 0.034, or < 0.001."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def exact_title(title: str, density: float) -> str:
-    """ "RST, 0.2 kept" of a network that keeps 0.25 -> "RST, 0.2 asked, 0.25 kept".
+    """Write "RST, 0.2 kept" of a network that keeps 0.25 as "RST, 0.2 asked, 0.25 kept".
 
-    What is asked for is a share of the weights that can be masked, in whole groups; what is kept is
-    of all, and may be more.
+    The requested density is a share of the maskable weights, in whole groups. The kept density is a
+    share of all of them, and may be larger.
     """
     said = re.search(r", (\d*\.?\d+(?:e-?\d+)?) kept", title)
     if said is None or f"{float(said[1]):.3g}" == f"{density:.3g}":
@@ -40,7 +40,7 @@ def exact_title(title: str, density: float) -> str:
 
 
 def share(density: float) -> str:
-    """0.05 -> 5%, 0.0123 -> 1.23%"""
+    """Write 0.05 as 5%, and 0.0123 as 1.23%."""
     return f"{100 * density:.3g}%"
 
 
@@ -49,7 +49,7 @@ def count(number: int) -> str:
 
 
 def file_size(size: int) -> str:
-    """12345 -> 12.3 kB"""
+    """Write 12345 as 12.3 kB."""
     if size < 1000:
         return f"{size} B"
     if size < 1_000_000:
@@ -62,7 +62,7 @@ def norm_name(norm: str) -> str:
 
 
 def threat_phrase(threat: ThreatRecord) -> str:
-    """L∞ ≤ 0.1 (input units, inputs kept in [0, 1])"""
+    """Write a threat model as L∞ ≤ 0.1 (input units, inputs kept in [0, 1])."""
     kept_in = (
         "inputs not bounded"
         if threat.bounds is None
@@ -72,7 +72,7 @@ def threat_phrase(threat: ThreatRecord) -> str:
 
 
 def attack_label(attack: AttackRecord) -> str:
-    """pgd20 with restarts=5 in its description -> PGD-20 ×5"""
+    """Write pgd20 with restarts=5 in its description as PGD-20 ×5."""
     split = re.fullmatch(r"([a-z]+)(\d+)", attack.name)
     label = f"{split[1].upper()}-{split[2]}" if split else attack.name.upper()
     restarts = re.search(r"\brestarts=(\d+)", attack.description)
@@ -80,5 +80,5 @@ def attack_label(attack: AttackRecord) -> str:
 
 
 def listing(words: Sequence[str]) -> str:
-    """a, b and c"""
+    """Join words as a, b and c."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
