@@ -1,6 +1,6 @@
-"""The command line: thin callers of the pipeline, with clear one-line errors.
+"""The command line: it calls the pipeline and reports errors in one clear line.
 
-One file a command; `scripts.py` has the entry points of `scripts/*.py`.
+Each command has one file; `scripts.py` has the entry points of `scripts/*.py`.
 """
 
 from robustprune.cli.main import main

@@ -1,4 +1,4 @@
-"""`robustprune certify`: lower bounds on r* of your own network, in certificates.jsonl."""
+"""`robustprune certify` writes lower bounds on r* of your own network to certificates.jsonl."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def certify_script(arguments: Sequence[str] | None = None) -> int:
-    """What scripts/certify.py does; returns the exit status."""
+    """Run scripts/certify.py and return the exit status."""
     parser = Parser(prog="certify.py")
     describe(parser, _ABOUT, _EXAMPLES, closing=_CLOSING)
     add_output_options(parser)
@@ -71,19 +71,35 @@ def certify_script(arguments: Sequence[str] | None = None) -> int:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_own_options(parser)
     parser.add_argument(
-        "--method", choices=METHODS, default="crown", help="of the bounds (default: %(default)s)"
+        "--method",
+        choices=METHODS,
+        default="crown",
+        help="method of the bounds (default: %(default)s)",
     )
-    parser.add_argument("--sigma", type=number, help="smooth with this much noise, input units")
-    parser.add_argument("--n0", type=int, default=100, help="samples that select (default: 100)")
-    parser.add_argument("--n", type=int, default=10_000, help="that certify (default: 10000)")
-    parser.add_argument("--alpha", type=number, default=0.001, help="failure probability of each")
+    parser.add_argument(
+        "--sigma",
+        type=number,
+        help="sd of the noise for smoothing, in input units (default: no smoothing)",
+    )
+    parser.add_argument(
+        "--n0", type=int, default=100, help="noisy samples that choose the class (default: 100)"
+    )
+    parser.add_argument(
+        "--n", type=int, default=10_000, help="samples that certify (default: 10000)"
+    )
+    parser.add_argument(
+        "--alpha",
+        type=number,
+        default=0.001,
+        help="failure probability of each claim (default: 0.001)",
+    )
     path_argument(
         parser,
         "--out",
         folder=True,
         type=Path,
         default=Path("certificates"),
-        help="folder of certificates.jsonl and certify.json (default: %(default)s)",
+        help="folder for certificates.jsonl and certify.json (default: %(default)s)",
     )
 
 
@@ -143,7 +159,7 @@ def _certify(options: argparse.Namespace) -> int:
 
 
 def _spelt(outcomes: Mapping[str, int]) -> str:
-    """12 certified, 3 answered wrongly, 5 without a proof"""
+    """Write the outcomes as: 12 certified, 3 answered wrongly, 5 without a proof."""
     return ", ".join(f"{outcomes[one]} {said}" for one, said in _SAID.items() if outcomes.get(one))
 
 

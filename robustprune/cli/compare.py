@@ -1,4 +1,4 @@
-"""`robustprune compare`: finished runs in one table."""
+"""`robustprune compare` puts finished runs into one table."""
 
 from __future__ import annotations
 
@@ -37,28 +37,30 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         metavar="RUN",
         help="run directories, or folders that hold some",
     )
-    parser.add_argument("--all", action="store_true", help="every network, not only the headlines")
+    parser.add_argument(
+        "--all", action="store_true", help="show every network, not only the headline models"
+    )
     parser.add_argument(
         "--grid",
         action="store_true",
-        help="methods down, densities across, robust and clean accuracy; takes every network",
+        help="show every network by method and density, with robust and clean accuracy",
     )
     path_argument(
         parser,
         "--out",
         folder=True,
         type=Path,
-        help="write compare.html, compare.csv, compare.tex, grid.md and plots/ there",
+        help="folder for compare.html, compare.csv, compare.tex, grid.md and plots/",
     )
     path_argument(
         parser,
         "--entry",
         folder=True,
         type=Path,
-        help="write an entry of the adversarial pruning benchmark there",
+        help="folder for an entry of the adversarial pruning benchmark",
     )
-    parser.add_argument("--key", help="of the entry: NAME_Author2026Word")
-    parser.add_argument("--paper", default="", metavar="URL", help="of the entry")
+    parser.add_argument("--key", help="the entry's key, in the form NAME_Author2026Word")
+    parser.add_argument("--paper", default="", metavar="URL", help="link to the paper of the entry")
 
 
 def _compare(options: argparse.Namespace) -> int:

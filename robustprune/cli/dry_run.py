@@ -1,4 +1,4 @@
-"""`--dry-run`: the whole config, and what it will take."""
+"""`--dry-run` shows the whole config, and how much time and memory the run will need."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def dry_run(config: Config, options: argparse.Namespace) -> int:
-    """Measure a few steps of the run, print what follows from them, write nothing."""
+    """Measure a few steps of the run and print an estimate from them. Nothing is written."""
     from robustprune.pipeline.estimate import estimate
     from robustprune.pipeline.prepare import planned_run
     from robustprune.run.runtime import choose_device

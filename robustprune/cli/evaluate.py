@@ -1,4 +1,4 @@
-"""`robustprune evaluate`: how robust your own network is, by the protocol of the runs."""
+"""`robustprune evaluate` measures how robust your own network is, by the protocol of the runs."""
 
 from __future__ import annotations
 
@@ -39,15 +39,17 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         nargs="*",
         choices=MORE,
         default=["autoattack"],
-        help="besides FGSM and PGD (default: autoattack, the standard protocol)",
+        help="attacks besides FGSM and PGD (default: autoattack, the standard protocol)",
     )
-    parser.add_argument("--steps", type=int, default=20, help="of PGD (default: %(default)s)")
-    parser.add_argument("--restarts", type=int, default=5, help="of PGD (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20, help="steps of PGD (default: %(default)s)")
+    parser.add_argument(
+        "--restarts", type=int, default=5, help="restarts of PGD (default: %(default)s)"
+    )
     parser.add_argument(
         "--minimal",
         type=int,
         default=100,
-        help="r* of the first so many examples, 0 for none (default: %(default)s)",
+        help="number of examples whose r* is measured, 0 for none (default: %(default)s)",
     )
 
 

@@ -1,4 +1,4 @@
-"""`robustprune list`: what there is to choose from, a line each."""
+"""`robustprune list` shows all choices, with one line each."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         commands,
         "list",
         "methods, tasks, models, attacks and configs, with a line each",
-        about="What there is to choose from.",
-        examples=(("", "all of it"), ("methods tasks", "two kinds"), ("--json", "for scripts")),
+        about="Show all methods, tasks, models, attacks and configs that can be chosen.",
+        examples=(("", "everything"), ("methods tasks", "two kinds"), ("--json", "for scripts")),
         run=_list,
     )
     parser.add_argument(
@@ -86,7 +86,7 @@ def _attacks() -> dict[str, str]:
 
 
 def _configs() -> dict[str, str]:
-    """A packaged config's first comment."""
+    """Return the first comment of each packaged config."""
     first = {n: config_path(n).read_text(encoding="utf-8").splitlines()[0] for n in config_names()}
     return {name: line.lstrip("# ") for name, line in first.items()}
 

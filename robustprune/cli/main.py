@@ -1,4 +1,4 @@
-"""`robustprune COMMAND`."""
+"""The command line `robustprune COMMAND`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from robustprune.cli.shared import Parser, carry_out
 _ABOUT = """\
 Find, train, measure and certify sparse networks that stay correct under adversarial perturbation.
 
-  robustprune list                          what there is: methods, tasks, models, attacks, configs
-  robustprune run rst_ecg200 --dry-run      what a run will do and take, before it does
+  robustprune list                          show all methods, tasks, models, attacks, configs
+  robustprune run rst_ecg200 --dry-run      show what a run will do, its time and its memory
   robustprune run rst_ecg200                search, fine-tune, attack, certify, report
-  robustprune COMMAND --help                more, with examples
+  robustprune COMMAND --help                show more, with examples
 """
 
 
 def parser() -> Parser:
-    """The whole command line; importing it does not import torch."""
+    """Return the whole command line. Importing it does not import torch."""
     whole = Parser(prog="robustprune", formatter_class=argparse.RawDescriptionHelpFormatter)
     whole.description = _ABOUT
     whole.epilog = 'completion: eval "$(robustprune --print-completion bash)" (or zsh, tcsh)'
@@ -35,7 +35,7 @@ def parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out one command, or show what there is to choose; returns the exit status."""
+    """Run one command, or show the choices, and return the exit status."""
     whole = parser()
 
     def command(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Options that name somebody's own network and data; shared by `evaluate` and `certify`."""
+"""Options for the user's own network and data, which `evaluate` and `certify` share."""
 
 from __future__ import annotations
 
@@ -21,21 +21,30 @@ NPZ = "x_test and y_test (or x and y)"
 
 
 def add_own_options(parser: argparse.ArgumentParser) -> None:
-    """The network, its weights, the examples, the adversary."""
+    """Add the options for the network, its weights, the examples and the adversary."""
     parser.add_argument(
         "model",
         metavar="PACKAGE.MODULE:FUNCTION",
         help="a function without arguments that returns your nn.Module; its module is imported, "
         "from the current folder first",
     )
-    path_argument(parser, "--state", type=Path, required=True, help="its weights, as .safetensors")
+    path_argument(
+        parser, "--state", type=Path, required=True, help="file of its weights (.safetensors)"
+    )
     data = parser.add_mutually_exclusive_group(required=True)
     path_argument(
-        data, "--config", metavar="FILE|NAME", help="test examples and threat model of a config"
+        data,
+        "--config",
+        metavar="FILE|NAME",
+        help="config whose test examples and threat model are used",
     )
-    path_argument(data, "--data", type=Path, metavar="FILE.npz", help=f"arrays {NPZ}")
-    parser.add_argument("--norm", choices=("linf", "l2", "l1"), help="(default: linf)")
-    parser.add_argument("--eps", type=number, help="radius in input units, such as 8/255")
+    path_argument(data, "--data", type=Path, metavar="FILE.npz", help=f"your own arrays {NPZ}")
+    parser.add_argument(
+        "--norm", choices=("linf", "l2", "l1"), help="norm of perturbations (default: linf)"
+    )
+    parser.add_argument(
+        "--eps", type=number, help="largest perturbation in input units, such as 8/255"
+    )
     parser.add_argument(
         "--bounds",
         type=number,
@@ -43,21 +52,25 @@ def add_own_options(parser: argparse.ArgumentParser) -> None:
         metavar=("LOW", "HIGH"),
         help="range of valid inputs (default: none for floats, 0 1 for uint8 pixels)",
     )
-    parser.add_argument("--examples", type=int, help="the first so many (default: all)")
-    parser.add_argument("--batch-size", type=int, default=250, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the attacks (default: 0)")
+    parser.add_argument(
+        "--examples", type=int, help="number of examples, from the first (default: all)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=250, help="examples at a time (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the attacks (default: 0)")
     add_override_option(parser)
     add_place_options(parser)
 
 
 def load_own(options: argparse.Namespace) -> tuple[torch.nn.Module, Problem]:
-    """The network and the problem that the options name.
+    """Load the network and the problem that the options name.
 
     Raises:
-        ValueError, OSError: whatever does not fit, in one line.
+        ValueError, OSError: something does not fit; the message has one line.
     """
     config = _checked(options)
-    # Torch takes seconds to import: what is wrong with the options is said before it does.
+    # Importing torch takes seconds, so the options are checked before.
     from attacks import ThreatModel
     from robustprune.pipeline.own import Problem
     from robustprune.pipeline.own_network import check_fits, load_network
@@ -84,10 +97,10 @@ def load_own(options: argparse.Namespace) -> tuple[torch.nn.Module, Problem]:
 
 
 def _checked(options: argparse.Namespace) -> Config | None:
-    """The config that the options name, or None, once they go together and their files are there.
+    """Return the config that the options name, or None, after a check of the options and files.
 
     Raises:
-        ValueError, OSError: the first that does not fit.
+        ValueError, OSError: the first problem that was found.
     """
     for name in ("examples", "batch_size"):
         value = getattr(options, name)
@@ -113,7 +126,7 @@ def _checked(options: argparse.Namespace) -> Config | None:
 
 
 def named_settings(options: argparse.Namespace, *others: str) -> dict[str, Any]:
-    """The options as they were given, and those in `others`, for a file."""
+    """Return the options as they were given, and those in `others`, in a form for a file."""
     chosen = {name: getattr(options, name) for name in (*_NAMED, *others)}
     return {name: str(v) if isinstance(v, Path) else v for name, v in chosen.items()}
 

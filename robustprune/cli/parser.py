@@ -1,4 +1,4 @@
-"""An argument parser whose refusals are one line that names what was probably meant."""
+"""An argument parser whose errors are one line that names what was probably meant."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from robustprune.run.suggest import did_you_mean, nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose refusals are one line."""
+    """An argument parser whose errors are one line."""
 
-    #: the words of the command line, which a refusal echoes
+    #: the words of the command line, which an error may repeat
     words: Sequence[str] = ()
 
     def error(self, message: str) -> NoReturn:
@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
         print(f"error: {said} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
-    # argparse names what it does not know without a word of what it does
+    # argparse names an unknown argument without the known ones
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = Parser.words = list(sys.argv[1:] if args is None else args)
         self._refuse_unknown_options(words)
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         return known
 
     def _refuse_unknown_options(self, words: Sequence[str]) -> None:
-        """Refuse a mistyped option before argparse complains of another that is missing."""
+        """Refuse a mistyped option before argparse reports that another one is missing."""
         asked, names = self, self._option_names()
         commands = self._commands()
         for word in words:
@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
         return [name for action in self._actions for name in action.option_strings]
 
     def _without_dashes(self, option: str) -> str:
-        """The hint that what is called `option` stands alone in this command."""
+        """Return the hint that the argument called `option` has no dashes in this command."""
         places = {action.dest: action for action in self._actions if not action.option_strings}
         near = nearest(option, places)
         return f" (the {near} needs none: {self.prog} {near.upper()})" if near else ""
@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         return dict(next((a.choices for a in found), {}))
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """The same as argparse's, but the nearest choice is named."""
+        """Check a value as argparse does, but name the nearest choice in the error."""
         if action.choices is None or value in action.choices:
             return
         choices = [str(choice) for choice in action.choices]

@@ -1,4 +1,4 @@
-"""`robustprune report`: the report of a finished run, written anew."""
+"""`robustprune report` writes the report of a finished run again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from robustprune.cli.shared import Parser, add_command, answer, path_argument
 from robustprune.run.terminal import printable
 
-#: run directories that an error lists
+#: the largest number of run directories that an error lists
 _NAMED = 4
 RUN_HELP = "run directory, such as runs/NAME-DIGEST/seed0"
 
@@ -17,7 +17,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = add_command(
         commands,
         "report",
-        "write report.html and report.md of a run anew",
+        "write report.html and report.md of a run again",
         about="Write report.html, report.md and plots/*.svg of a finished run from its files.",
         examples=(("runs/rst_ecg200-1b2c3d4e/seed0", "one run"),),
         run=_report,
@@ -35,11 +35,12 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def run_directory(path: Path) -> Path:
-    """`path`, if it is the directory of a finished run.
+    """Return `path` if it is the directory of a finished run.
 
     Raises:
-        ValueError: it is another folder, whose runs are named, an unfinished run, or a file.
-        FileNotFoundError: there is nothing.
+        ValueError: it is a file, an unfinished run, or another folder; the message names the runs
+            inside it.
+        FileNotFoundError: it does not exist.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no run directory {path}")

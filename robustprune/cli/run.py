@@ -1,4 +1,4 @@
-"""`robustprune run`: a config, from data to report."""
+"""`robustprune run` runs a config, from the data to the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustprune.run.suggest import did_you_mean
 from robustprune.run.terminal import printable
 
 RESUMES = (
-    "The same command takes up an interrupted run where it stopped. Exit status: 0 done, 2 bad "
+    "The same command continues an interrupted run where it stopped. Exit status: 0 done, 2 bad "
     "input\nor a training that diverged, 130 interrupted."
 )
 
@@ -25,12 +25,12 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = add_command(
         commands,
         "run",
-        "run a config, or take up an interrupted run",
-        about="Data, dense baselines, search, fine-tuning, attacks, certificates, report: all that "
-        "one\nconfig describes, in a folder of its own.",
+        "run a config, or continue an interrupted run",
+        about="Do all that a config describes, in a run directory: load data, train dense "
+        "baselines,\nsearch, fine-tune, attack, certify, and write a report.",
         examples=(
             ("rst_ecg200", "a packaged config"),
-            ("rst_ecg200 --dry-run", "what it would do, how long, how much memory"),
+            ("rst_ecg200 --dry-run", "what it would do, and its time and memory"),
             ("my.yaml --seed 3 --set threat.eps=8/255", "your own, with fields changed"),
             ("rst_mnist --data-dir ~/data --json", "one JSON object at the end"),
         ),
@@ -47,7 +47,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """What every command that runs a config takes."""
+    """Add the options of every command that runs a config."""
     parser.add_argument(
         "--method",
         nargs="+",
@@ -58,12 +58,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--density",
         nargs="+",
         metavar="D",
-        help="kept fractions in (0, 1]; several give several tickets",
+        help="fraction of weights to keep, in (0, 1]; several give several tickets",
     )
     parser.add_argument(
         "--objective",
         metavar="O",
-        help=f"what is descended: {', '.join(OBJECTIVES)} (default: what the config says)",
+        help=f"training loss: {', '.join(OBJECTIVES)} (default: what the config says)",
     )
     parser.add_argument("--seed", help="seed of weights, batches and attacks")
     add_override_option(parser)
@@ -71,7 +71,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the whole config and what it will take, from a few measured steps; do nothing",
+        help="print the whole config and an estimate of time and memory; write nothing",
     )
     path_argument(
         parser,
@@ -79,15 +79,15 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         folder=True,
         type=Path,
         default=Path("runs"),
-        help="where runs are kept (default: %(default)s)",
+        help="folder of the run directories (default: %(default)s)",
     )
     parser.add_argument(
         "--checkpoint-seconds",
         type=float,
         default=15.0,
         metavar="S",
-        help="keep a training's state every S seconds (default: 15); less often within an epoch "
-        "where that would take a twentieth of the time",
+        help="save a training's state every S seconds (default: 15); within an epoch less often, "
+        "if saving would take more than a twentieth of the time",
     )
 
 
@@ -104,13 +104,13 @@ def add_override_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_place_options(parser: argparse.ArgumentParser, *, device: str = "auto") -> None:
-    """Where the data are and where the work is done."""
+    """Add the options for the folder of the data and the device."""
     path_argument(
         parser,
         "--data-dir",
         folder=True,
         type=Path,
-        help="where data sets are, or are downloaded to (default: $ROBUSTPRUNE_DATA)",
+        help="folder of data sets and downloads (default: $ROBUSTPRUNE_DATA)",
     )
     parser.add_argument(
         "--device", default=device, help="cpu, cuda, cuda:1, ... (default: %(default)s)"
@@ -118,11 +118,11 @@ def add_place_options(parser: argparse.ArgumentParser, *, device: str = "auto") 
 
 
 def chosen_config(options: argparse.Namespace) -> Config:
-    """The config that the options name, with their overrides.
+    """Return the config that the options name, with their overrides.
 
     Raises:
-        ValueError: an option that is not as its help says; as `load_config`.
-        FileNotFoundError: as `load_config`.
+        ValueError: an option is not as its help says, or `load_config` refuses the config.
+        FileNotFoundError: as in `load_config`.
     """
     overrides = list(options.overrides)
     if options.method:
@@ -150,7 +150,7 @@ def _one_of(option: str, name: str, allowed: Sequence[str]) -> str:
 
 
 def _density(text: str) -> str:
-    """A density as it was written, once it is one."""
+    """Return a density as it was written, if it is valid."""
     wrong = f"--density {echo(text)}: a density is the share of weights that is kept, in (0, 1]"
     percent = text.endswith("%")
     try:
@@ -169,7 +169,7 @@ def run_config(options: argparse.Namespace) -> int:
     config = chosen_config(options)
     if options.dry_run:
         return dry_run(config, options)
-    # Torch takes seconds to import: `--help` and a mistyped config answer before it does.
+    # Importing torch takes seconds; `--help` and errors in the config come before.
     from rich.console import Console
 
     from robustprune.pipeline import find_sparse_networks, prepare

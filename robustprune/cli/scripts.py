@@ -1,4 +1,4 @@
-"""The entry points of scripts/*.py: one a method, each the command `run` with its own default."""
+"""The entry points of scripts/*.py. Each is the command `run` with its own default config."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from robustprune.run.packaged import config_names
 
 @dataclass(frozen=True)
 class Script:
-    """What tells one script from another: its name, its default config, what its help says."""
+    """One script: its name, its default config and its help text."""
 
     name: str
     config: str
     about: str
     examples: tuple[tuple[str, str], ...]
-    datasets: tuple[tuple[str, str], ...] = ()  # (name of a set, its config), for --dataset
+    datasets: tuple[tuple[str, str], ...] = ()  # pairs of a data set and its config, for --dataset
 
 
 FIND_RST = Script(
@@ -119,7 +119,7 @@ LOWDATA_TIMESERIES = Script(
 
 
 def run_script(script: Script, arguments: Sequence[str] | None = None) -> int:
-    """What `scripts/<name>` does; returns the exit status."""
+    """Run `scripts/<name>` and return the exit status."""
     parser = Parser(prog=script.name)
     describe(parser, script.about, script.examples, closing=RESUMES)
     parser.add_argument(
@@ -145,7 +145,7 @@ def run_script(script: Script, arguments: Sequence[str] | None = None) -> int:
 
 
 def _take_dataset(script: Script, options: argparse.Namespace) -> None:
-    """The set's own config; for a set without one, the last, with the set in place of its own."""
+    """Take the config of the data set; a set without one replaces the set of the last config."""
     known = dict(script.datasets)
     options.config = known.get(options.dataset, script.datasets[-1][1])
     if options.dataset not in known:

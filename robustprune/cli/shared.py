@@ -1,4 +1,4 @@
-"""What every command shares: how it is described, how it answers, how it fails."""
+"""What all commands share: their help, their output and their errors."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from robustprune.cli.wording import one_line
 from robustprune.run.allocator import keep_freed_memory
 from robustprune.run.room import no_room
 
-#: (arguments, what they do), shown below the options
+#: pairs (arguments, what they do), which are shown below the options
 Examples = Sequence[tuple[str, str]]
 
 
 def describe(
     parser: argparse.ArgumentParser, about: str, examples: Examples, *, closing: str
 ) -> None:
-    """Fill in what `--help` says before and after the options."""
+    """Set the text of `--help` before and after the options."""
     wide = max(len(arguments) for arguments, _ in examples)
     lines = [f"  {parser.prog} {a:<{wide}}  {what}" for a, what in examples]
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -47,7 +47,7 @@ def add_command(
     run: Callable[[argparse.Namespace], int],
     closing: str = "Exit status: 0 done, 2 bad input.",
 ) -> Parser:
-    """A command with its help, `--quiet`, `--json` and the function that carries it out."""
+    """Add a command with its help, `--quiet`, `--json` and the function that runs it."""
     parser = commands.add_parser(name, help=summary)
     describe(parser, about, examples, closing=closing)
     parser.set_defaults(run_command=run)
@@ -63,8 +63,8 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def answer(options: argparse.Namespace, content: Any, show: Callable[[], None]) -> None:
-    """What a command has found: as JSON, as `show` prints it, or not at all; of several ranks,
-    the first answers."""
+    """Print the result of a command as JSON or by `show`, or not at all with `--quiet`. Of several
+    ranks, only the first prints."""
     if _rank() > 0:
         return
     if options.json:
@@ -74,28 +74,28 @@ def answer(options: argparse.Namespace, content: Any, show: Callable[[], None]) 
 
 
 def silent(options: argparse.Namespace) -> bool:
-    """Whether progress bars would be in the way."""
+    """Return whether progress bars must be hidden."""
     return bool(options.quiet or options.json or _rank() > 0)
 
 
 def _rank() -> int:
-    """The number that a launcher of several processes gave to this one."""
+    """Return the number that a launcher of several processes gave to this one."""
     return int(os.environ.get("RANK", "0"))
 
 
 def path_argument(
     parser: argparse._ActionsContainer, *names: str, folder: bool = False, **settings: Any
 ) -> None:
-    """An argument whose value the shell completes with files, or with folders."""
+    """Add an argument whose value the shell completes with files, or with folders."""
     action = parser.add_argument(*names, **settings)
     action.complete = shtab.DIRECTORY if folder else shtab.FILE  # type: ignore[attr-defined]
 
 
 def number(text: str) -> float:
-    """A number, or a fraction such as 8/255.
+    """Return a number, which may be written as a fraction such as 8/255.
 
     Raises:
-        ArgumentTypeError: neither.
+        ArgumentTypeError: it is neither a number nor a fraction.
     """
     try:
         return float(Fraction(text)) if "/" in text else float(text)
@@ -110,11 +110,11 @@ def carry_out(
     arguments: Sequence[str] | None,
     command: Callable[[argparse.Namespace], int],
 ) -> int:
-    """Parse the arguments and run the command on them; returns the exit status."""
+    """Parse the arguments, run the command and return the exit status."""
     try:
         try:
             options = parser.parse_args(arguments)
-        finally:  # of --help too, which ends here
+        finally:  # also after --help, which ends here
             sys.stdout.flush()
     except BrokenPipeError:
         return _nobody_reads()
@@ -122,7 +122,7 @@ def carry_out(
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Run a command; what the user can mend is one line on stderr and exit status 2."""
+    """Run a command. An error that the user can correct is one line on stderr and exit status 2."""
     try:
         with warnings.catch_warnings(), _last_words():
             warnings.showwarning = _show_warning
@@ -147,18 +147,18 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def _nobody_reads() -> int:
-    """Stop as a program does whose reader has gone, such as `head`: without a word. Returns the
-    exit status of one that SIGPIPE ended."""
-    with suppress(OSError, ValueError):  # no file behind it, or none that is open
+    """Stop silently because the reader of the output, such as `head`, has ended. Return the exit
+    status of a program that SIGPIPE ended."""
+    with suppress(OSError, ValueError):  # there is no open file behind it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + 13
 
 
 @contextmanager
 def _last_words() -> Iterator[None]:
-    """Inside, SIGTERM kills as ever, but not without a word on how to go on. Nothing is unwound: a
-    run may die at any moment. Not for a rank among others, which may wait for them where no handler
-    of Python's is called."""
+    """Inside this context, SIGTERM prints how to continue and then kills the process. No cleanup is
+    needed, because a run may die at any moment. It does nothing for one of several ranks, which may
+    be waiting for the others where Python can't call a handler."""
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if not alone or threading.current_thread() is not threading.main_thread():
         yield
@@ -191,5 +191,5 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """One line, without the place in the code that it comes from."""
+    """Print a warning in one line, without its place in the code."""
     print(f"warning: {one_line(str(message))}", file=file or sys.stderr)

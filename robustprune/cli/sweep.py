@@ -1,4 +1,4 @@
-"""`robustprune sweep`: a grid of runs, here or as a SLURM array."""
+"""`robustprune sweep` runs a grid of configs, on this machine or as a SLURM array."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         commands,
         "sweep",
         "a grid of runs: methods, densities, seeds, attacks, any field",
-        about="Run every combination of a grid, each in a run directory of its own. Finished runs "
-        "are\nskipped, so the same command takes up what is left; a run that fails is listed with "
-        "its\nreason and does not stop the others.",
+        about="Run every combination of a grid, each in its own run directory. Finished runs are "
+        "skipped,\nso the same command continues with the rest. A run that fails is listed with "
+        "its reason\nand does not stop the others.",
         examples=(
             ("configs/sweeps/methods_ecg200.yaml --jobs 2", "two at a time on this machine"),
-            ("configs/sweeps/methods_ecg200.yaml --status", "how it stands; starts nothing"),
+            (
+                "configs/sweeps/methods_ecg200.yaml --status",
+                "the state of the runs; starts nothing",
+            ),
             (
                 "configs/sweeps/methods_ecg200.yaml --slurm timeout_min=600 slurm_partition=gpu",
                 "as a SLURM array",
@@ -39,20 +42,29 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     path_argument(parser, "sweep", type=Path, metavar="FILE", help="YAML: name, config, set, grid")
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)"
+        "--jobs", type=int, default=1, metavar="N", help="number of runs at a time (default: 1)"
     )
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="of each run (default: the CPUs, shared out)"
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of each run (default: an equal share of the CPUs)",
     )
     parser.add_argument(
-        "--devices", nargs="+", default=[], metavar="D", help="of the places in turn: cuda:0 cuda:1"
+        "--devices",
+        nargs="+",
+        default=[],
+        metavar="D",
+        help="devices that runs use in turn, such as cuda:0 cuda:1",
     )
-    parser.add_argument("--status", action="store_true", help="say how it stands; start nothing")
+    parser.add_argument(
+        "--status", action="store_true", help="show the state of the runs; start nothing"
+    )
     parser.add_argument(
         "--slurm",
         nargs="*",
         metavar="KEY=VALUE",
-        help="submit one array through submitit, with these parameters of it; does not wait",
+        help="submit one array through submitit with these parameters, and do not wait for it",
     )
     path_argument(parser, "--data-dir", folder=True, type=Path, help="as for `run`")
     path_argument(
@@ -61,7 +73,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         folder=True,
         type=Path,
         default=Path("runs"),
-        help="where runs are kept; the sweep's own files go to OUT/sweeps (default: %(default)s)",
+        help="folder of the runs; the sweep's files are in OUT/sweeps (default: %(default)s)",
     )
 
 

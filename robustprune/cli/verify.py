@@ -1,4 +1,4 @@
-"""`robustprune verify`: certificates checked by somebody who trusts nobody."""
+"""`robustprune verify` checks certificates without trust in who made them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = add_command(
         commands,
         "verify",
-        "check a run's certificates with no trust in who made them",
+        "check a run's certificates without trust in who made them",
         about="Check certificates.jsonl of a run: digests, schema, every bound computed again, "
         "smoothing\ndrawn again, a fresh attack inside each certified ball. What is not checked is "
         "listed, too.",
@@ -27,17 +27,19 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
             ("runs/rst_ecg200-1b2c3d4e/seed0 --seed 1 --json", "repeatable, for scripts"),
         ),
         run=_verify,
-        closing="Exit status: 0 all of it holds, 1 something does not, 2 bad input.",
+        closing="Exit status: 0 all claims hold, 1 some do not, 2 bad input.",
     )
     path_argument(parser, "run", folder=True, type=Path, help=RUN_HELP)
     add_place_options(parser, device="cpu")
-    parser.add_argument("--seed", type=int, help="of fresh noise and attacks (default: drawn)")
+    parser.add_argument(
+        "--seed", type=int, help="seed of fresh noise and attacks (default: a random one)"
+    )
     parser.add_argument(
         "--samples",
         type=int,
         default=1_000_000,
-        help="most fresh samples of one smoothed statement, and never more than 100 times those "
-        "that it was made with (default: %(default)s)",
+        help="largest number of fresh samples for one smoothed claim, and at most 100 times as "
+        "many as it was made with (default: %(default)s)",
     )
 
 
@@ -46,7 +48,7 @@ def _verify(options: argparse.Namespace) -> int:
         raise ValueError(f"--samples {options.samples} must be at least 1")
     if options.seed is not None and not 0 <= options.seed < 2**63:
         raise ValueError(f"--seed {options.seed} must be a whole number from 0")
-    # Torch takes seconds to import: what is wrong with the options is said before it does.
+    # Importing torch takes seconds, so the options are checked before.
     from robustprune.certify import report_lines
     from robustprune.pipeline.verify import run_with_certificates, verify_run
     from robustprune.run.runtime import choose_device

@@ -1,4 +1,4 @@
-"""How an error of the command line is worded: one line, and little of what others wrote."""
+"""Write errors of the command line: one line, with little of what others wrote."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Sequence
 
 from robustprune.run.terminal import printable
 
-#: characters of a word of the user's, or of a file, that an error repeats
+#: the largest number of characters of a word that an error repeats
 ECHO = 200
-#: characters of a whole error
+#: the largest number of characters of a whole error
 _LONGEST = 1500
 
 
 def short(text: str, most: int = ECHO) -> str:
-    """A text of at most `most` characters: its beginning and its end."""
+    """Shorten a text to at most `most` characters: its beginning and its end."""
     if len(text) <= most:
         return text
     return f"{text[: most - 63]}...{text[-60:]}"
 
 
 def echo(text: str) -> str:
-    """A word of the user's in quotes, shortened."""
+    """Return a word of the user in quotes, shortened."""
     return repr(short(text))
 
 
 def one_line(message: str, *, foreign: Sequence[str] = ()) -> str:
-    """A message on one line that a terminal can only show.
+    """Return a message as one line without control characters.
 
     Args:
         foreign: words that others wrote and that the message may repeat; long ones are shortened.
