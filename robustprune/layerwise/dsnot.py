@@ -8,7 +8,8 @@ What the pruned weights of a row leave out of its mean output is ε = Σ_pruned 
 
 A row ends with |ε| ≤ a threshold, or before a swap that would turn the sign of ε. x̄ is the sum of
 an example's positions, on average over the examples, as in the authors' code, so that the scale of
-ε depends on the length of the examples.
+ε depends on the length of the examples. The variance is that of all positions here; the authors
+take that within an example, on average.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ class Moments:
         gram: X̂ X̂ᵀ, (groups, columns, columns).
         total: Σ x̂, (groups, columns).
         samples: columns of X̂ so far, in each group.
+        examples: how many examples they come from.
         cross: layer -> T X̂ᵀ, (groups, rows, columns); only of layers with a target.
         power: layer -> ‖T‖²_F of each output, (groups, rows).
         wanted: layer -> Σ t, (groups, rows).
@@ -98,6 +99,7 @@ class Moments:
         self.gram = torch.zeros(g, columns, columns, dtype=dtype, device=weight.device)
         self.total = torch.zeros(g, columns, dtype=dtype, device=weight.device)
         self.samples = 0
+        self.examples = 0
         self.cross: dict[str, Tensor] = {}
         self.power: dict[str, Tensor] = {}
         self.wanted: dict[str, Tensor] = {}
@@ -111,6 +113,7 @@ class Moments:
             counted: (N, T), which tokens count, for inputs that have these leading dimensions;
                 None for all.
         """
+        self.examples += len(x)
         lead, patches = _patches(self.layer, x)
         wanted = {name: _rows(self.layer, t) for name, t in targets.items()}
         if counted is not None and (rows := _which_rows(self.layer, x, counted)) is not None:
@@ -154,7 +157,20 @@ class Moments:
             gram = gram - self.samples * mean.unsqueeze(-1) * mean.unsqueeze(-2)
             cross = cross - self.samples * shift.unsqueeze(-1) * mean.unsqueeze(-2)
             power = power - self.samples * shift.square()
-        return LayerProblem(matrix, gram, cross, power.sum(), self.samples, groups, kept)
+        mean = self.total / max(self.samples, 1)
+        energy = self.gram.diagonal(dim1=-2, dim2=-1) / max(self.samples, 1)
+        return LayerProblem(
+            matrix,
+            gram,
+            cross,
+            power.sum(),
+            self.samples,
+            groups,
+            kept,
+            mean=mean,
+            variance=(energy - mean.square()).clamp(min=0),
+            examples=self.examples,
+        )
 
     def bias_step(self, name: str, dense: Tensor, found: Tensor) -> Tensor:
         """What the best bias adds to the present one, mean(T) − Ŵ mean(X̂), (groups · rows,).

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def boza(weight, gram, kept, rho=1.0, ridge=0.1, iterations=20, chosen=15):
 @pytest.mark.parametrize("options", [{}, {"rho": 0.3, "ridge": 0.02, "iterations": 7, "chosen": 3}])
 def test_is_that_of_the_paper(make_layer, options):
     problem = make_layer(rows=8, columns=20).problem
-    solution = admm(problem, **options)
+    solution = admm(problem, single=False, **options)
     truth = boza(problem.weight[0], problem.gram[0], problem.kept, **options)
     torch.testing.assert_close(solution.weight[0], truth)
     assert int(solution.mask.sum()) == problem.kept
@@ -39,21 +41,37 @@ def test_converges_to_the_refit_of_its_support(make_layer, target):
     mask = wanda(problem).mask
     quadratic = problem.quadratic(0.1)
     best = least_squares(quadratic, mask)
-    errors = [
-        float(quadratic.error(admm(problem, mask, iterations=n).weight)) for n in (1, 10, 50, 2000)
-    ]
+    found = [admm(problem, mask, iterations=n, single=False) for n in (1, 10, 50, 3000)]
+    errors = [float(quadratic.error(solution.weight)) for solution in found]
     assert errors == sorted(errors, reverse=True)
-    torch.testing.assert_close(admm(problem, mask, iterations=3000).weight, best, rtol=1e-5, atol=0)
-    found = admm(problem, iterations=3000)
-    torch.testing.assert_close(
-        found.weight, least_squares(quadratic, found.mask), rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(found[-1].weight, best, rtol=1e-5, atol=0)
+    long = admm(problem, iterations=3000, single=False)
+    best = least_squares(quadratic, long.mask)
+    torch.testing.assert_close(long.weight, best, rtol=1e-5, atol=0)
 
 
 def test_is_better_than_a_refit_of_magnitude_on_correlated_inputs(make_layer):
     for seed in range(5):
         problem = make_layer(rows=32, columns=32, samples=400, density=0.3, seed=seed).problem
         assert problem.error(admm(problem).weight) < problem.error(refit(problem).weight)
+
+
+@pytest.mark.parametrize("pattern", ["element", "2:4", "1x4"])
+def test_single_precision_is_enough_for_its_iterations(make_layer, pattern):
+    """The inputs span six orders of magnitude here, and the errors agree to six digits."""
+    for seed in range(5):
+        problem = make_layer(rows=32, columns=64, samples=50, pattern=pattern, seed=seed).problem
+        scale = torch.logspace(-3, 3, 64, dtype=torch.float64)
+        wide = replace(
+            problem,
+            gram=problem.gram * scale * scale[:, None],
+            cross=problem.cross * scale,
+            weight=problem.weight / scale,
+        )
+        one, two = admm(wide), admm(wide, single=False)
+        assert torch.equal(one.mask, two.mask)
+        assert one.weight.dtype == torch.float64
+        assert wide.error(one.weight) == pytest.approx(wide.error(two.weight), rel=1e-6)
 
 
 def test_another_set_of_weights(make_layer):

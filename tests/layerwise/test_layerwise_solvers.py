@@ -4,11 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from robustprune.layerwise import prune_layerwise
+from robustprune.layerwise.moments import Moments
 from robustprune.layerwise.problem import LayerProblem
 from robustprune.layerwise.scores import magnitude
 from robustprune.layerwise.solvers import SOLVERS
-from robustprune.sparsity import Groups
+from robustprune.sparsity import Groups, group_weight
 
 PATTERNS = ("element", "row", "kernel", "filter", "channel", "column", "2x3", "1x4", "2:4", "1:3")
 SINGLE = ("element", "2:4", "1:3")
@@ -116,3 +119,34 @@ def test_rows_say_what_a_solver_reads(make_layer, solver):
 def test_fewer_examples_than_inputs(make_layer, solver):
     problem = make_layer(8, 24, samples=6, target="other", by_row=True).problem
     check(solver, problem)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_every_solver_prunes_a_network(solver, dtype):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Conv1d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(16, 3)
+    )
+    data = [(torch.rand(40, 2, 8), torch.zeros(40, dtype=torch.long))]
+    ticket = prune_layerwise(network, data, density=0.5, solver=solver, dtype=dtype)
+    assert {name: int(mask.sum()) for name, mask in ticket.masks.items()} == {
+        "0.weight": 12,
+        "2.weight": 12,
+        "4.weight": 24,
+    }
+
+
+def test_moments_hold_the_mean_and_the_variance_of_inputs():
+    """A convolution's patches, against torch's unfold."""
+    layer = nn.Conv2d(3, 2, (2, 3), stride=2)
+    groups = group_weight(layer)
+    moments = Moments(layer, groups, dtype=torch.float64)
+    x = torch.rand(5, 3, 7, 9) + 1
+    moments.add(x[:2], {})
+    moments.add(x[2:], {})
+    problem = moments.problem("", groups, layer.weight.detach(), 4)
+    patches = nn.functional.unfold(x.double(), (2, 3), stride=2).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(problem.mean[0], patches.mean(0))
+    torch.testing.assert_close(problem.variance[0], patches.var(0, correction=0))
+    assert (problem.examples, problem.samples) == (5, len(patches))
