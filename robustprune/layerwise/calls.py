@@ -27,7 +27,7 @@ class Arguments:
 
     def leaves(self) -> list[object]:
         """Every value in it."""
-        return _leaves([*self.args, *self.kwargs.values()])
+        return leaves_of([*self.args, *self.kwargs.values()])
 
 
 def first_and_rest(
@@ -71,11 +71,12 @@ def equal(one: Arguments, other: Arguments) -> bool:
     )
 
 
-def _leaves(value: object) -> list[object]:
+def leaves_of(value: object) -> list[object]:
+    """Every value in tuples, lists and dicts."""
     if isinstance(value, tuple | list) and not isinstance(value, torch.Size):
-        return [leaf for part in value for leaf in _leaves(part)]
+        return [leaf for part in value for leaf in leaves_of(part)]
     if type(value) is dict:
-        return [leaf for part in value.values() for leaf in _leaves(part)]
+        return [leaf for part in value.values() for leaf in leaves_of(part)]
     return [value]
 
 

@@ -9,8 +9,10 @@ pruned so far:
   the dense network and ĥ in the pruned one: what is matched is the stream after the layer. With a
   batch norm y ↦ a y + b in between, T = W X + (h − ĥ) / a. Of other layers it is "dense".
 
-Streams are found by running the network: `StreamWatch` sees every addition, and whether one of its
-operands is a layer's output, be it through dropout, batch norm, casts and changes of shape.
+Streams are found by running the network: `StreamWatch` sees every addition, whether one of its
+operands is a layer's output, be it through dropout, batch norm, casts and changes of shape, and
+whether the other one was made without that output. (The output of a stem is not added to a stream:
+it is the stream, to which is added what layers behind make of it.)
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
+
+from robustprune.layerwise.calls import leaves_of
 
 TargetName = Literal["own", "dense", "residual"]
 TARGETS: tuple[TargetName, ...] = get_args(TargetName)
@@ -79,7 +83,8 @@ class _Derived:
 
 
 class StreamWatch(TorchFunctionMode):
-    """Calls `found(layer, stream)` at the first addition that a followed output goes into.
+    """Calls `found(layer, stream)` at the first addition that a followed output goes into, if the
+    other operand doesn't depend on that output.
 
     The value of the stream is the tensor itself: who wants to keep it takes a copy.
     """
@@ -87,12 +92,14 @@ class StreamWatch(TorchFunctionMode):
     def __init__(self, found: Callable[[str, Stream], None]) -> None:
         super().__init__()
         self.found = found
-        self.known = WeakIdKeyDictionary()
+        self.known = WeakIdKeyDictionary()  # tensor -> _Derived
+        self.made_of = WeakIdKeyDictionary()  # tensor -> the layers whose outputs are in it
 
     def follow(self, layer: str, output: object) -> None:
         """Look out for this output of a layer."""
         if isinstance(output, Tensor) and not output.is_inference():
             self.known[output] = _Derived(layer, output.shape, output._version)
+            self.made_of[output] = self._parts([output]) | {layer}
 
     def after_batch_norm(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """A forward hook: an affine map of each channel is followed."""
@@ -107,6 +114,15 @@ class StreamWatch(TorchFunctionMode):
         scale = was.laid_back(scale)
         scale = scale if was.scale is None else scale * was.scale
         self.known[output] = replace(was, scale=scale, version=output._version)
+
+    def _parts(self, values: Iterable[object]) -> frozenset[str]:
+        """The layers whose outputs are in these values."""
+        found: frozenset[str] = frozenset()
+        for leaf in leaves_of(values):
+            if isinstance(leaf, Tensor):
+                parts = self.made_of.get(leaf)  # type: ignore[no-untyped-call]
+                found |= cast("frozenset[str]", parts or frozenset())
+        return found
 
     def _origin(self, tensor: object) -> _Derived | None:
         if not isinstance(tensor, Tensor) or tensor.is_inference():
@@ -126,7 +142,13 @@ class StreamWatch(TorchFunctionMode):
         if name in _ADDITIONS and not kwargs and len(args) == 2:
             self._look(*args)
         was = self._origin(args[0]) if args and name in (*_SAME, *_SHAPES) else None
+        parts = self._parts([*args, *kwargs.values()])
         result = func(*args, **kwargs)
+        if parts:
+            written = args[:1] if name.endswith("_") else ()  # in place, by __setitem__, too
+            for leaf in leaves_of([result, *written]):
+                if isinstance(leaf, Tensor):
+                    self.made_of[leaf] = self._parts([leaf]) | parts
         if was is not None and isinstance(result, Tensor):
             self._follow_on(was, name, func, args, kwargs, result)
         return result
@@ -137,7 +159,8 @@ class StreamWatch(TorchFunctionMode):
             for output, stream in ((left, right), (right, left)):
                 if (was := self._origin(output)) is not None:
                     del self.known[output]
-                    self.found(was.layer, Stream(was.laid_back(stream), was.scale))
+                    if was.layer not in self._parts([stream]):
+                        self.found(was.layer, Stream(was.laid_back(stream), was.scale))
 
     def _follow_on(
         self,

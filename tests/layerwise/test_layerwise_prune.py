@@ -7,113 +7,247 @@ from typing import Any
 
 import pytest
 import torch
+from layerwise_networks import IMAGES, TEXTS, data_for, made
 from torch import Tensor, nn
 
-from attacks import FGSM, ThreatModel
-from robustprune.layerwise import LayerProblem, Solution, prune_layerwise
+from attacks import FGSM, ThreatModel, evaluating, logits_of
+from robustprune.layerwise import (
+    TARGETS,
+    FewExamples,
+    LayerProblem,
+    Owl,
+    Solution,
+    TargetName,
+    prune_layerwise,
+)
 from robustprune.layerwise.calibrate import layer_of
 from robustprune.sparsity import LeftOut
 
-
-def batches(*shape: int, number: int = 2, classes: int = 3) -> list[tuple[Tensor, Tensor]]:
-    g = torch.Generator().manual_seed(1)
-    return [
-        (torch.rand(8, *shape, generator=g), torch.randint(classes, (8,), generator=g))
-        for _ in range(number)
-    ]
+FEW = pytest.mark.filterwarnings("ignore::robustprune.layerwise.FewExamples")
+NAMES = [*IMAGES, *TEXTS, "twice"]
 
 
-class Residual(nn.Module):
-    """A small pre-activation residual network whose layers are registered backwards."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(8, 3)
-        self.second = nn.Conv2d(8, 8, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(8)
-        self.first = nn.Conv2d(8, 8, 3, padding=1)
-        self.stem = nn.Conv2d(2, 8, 3, padding=1, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.stem(x)
-        y = self.second(torch.relu(self.norm(self.first(torch.relu(h)))))
-        h = h + y
-        return self.head(h.relu_().mean((2, 3)))
+def answer(network: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad(), evaluating(network):
+        return logits_of(network, x)
 
 
-def seeded(make: Any) -> nn.Module:
-    torch.manual_seed(0)
-    network: nn.Module = make()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_var.uniform_(0.5, 2)
-            module.running_mean.normal_()
-            nn.init.uniform_(module.weight, 0.5, 2)
-    return network
+def no_hooks(network: nn.Module) -> bool:
+    return all(not m._forward_hooks and not m._forward_pre_hooks for m in network.modules())
 
 
-def cnn() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-        nn.Conv2d(4, 6, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(54, 8), nn.ReLU(),
-        nn.Linear(8, 3),
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("target", ["own", "dense", "residual"])
-@pytest.mark.parametrize("make", [Residual, cnn])
-@pytest.mark.filterwarnings("ignore::robustprune.layerwise.FewExamples")
+@FEW
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", NAMES)
 def test_density_one_changes_nothing_and_the_given_network_stays_as_it_is(
-    make: Any, target: Any
+    name: str, target: TargetName
 ) -> None:
-    network = seeded(make).train()
-    network.eval() if target == "own" else network.train()
+    network = made(name).train(target != "own")
     before = copy.deepcopy(network.state_dict())
-    data = batches(2, 10, 10)
+    data = data_for(name)
     ticket = prune_layerwise(network, data, density=1.0, target=target, solver="refit")
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(tensor, before[name])
-    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in network.modules())
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[key])
+    assert no_hooks(network)
+    assert no_hooks(ticket.model)
     assert network.training == ticket.model.training == (target != "own")
-    network.eval()
-    torch.testing.assert_close(ticket.model.eval()(data[0][0]), network(data[0][0]))
+    if name in TEXTS:
+        assert network.config.use_cache == ticket.model.config.use_cache
+    torch.testing.assert_close(
+        answer(ticket.model, data[0][0]), answer(network, data[0][0]), atol=1e-4, rtol=1e-4
+    )
     assert ticket.masks.density == 1
 
 
-@pytest.mark.parametrize("target", ["own", "dense", "residual"])
-@pytest.mark.filterwarnings("ignore::robustprune.layerwise.FewExamples")
-def test_two_runs_are_equal_and_keep_what_was_asked_for(target: Any) -> None:
-    network, data = seeded(Residual), batches(2, 10, 10)
-    one, two = (
-        prune_layerwise(network, data, density=0.3, target=target, dense=("head",))
-        for _ in range(2)
-    )
-    for name, tensor in one.model.state_dict().items():
-        assert torch.equal(tensor, two.model.state_dict()[name])
+@FEW
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["pre-activation", "gpt2"])
+def test_two_runs_are_equal_and_keep_what_was_asked_for(name: str, target: TargetName) -> None:
+    network, data = made(name), data_for(name)
+    one, two = (prune_layerwise(network, data, density=0.3, target=target) for _ in range(2))
+    for key, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, two.model.state_dict()[key])
     assert one.masks == two.masks
-    assert list(one.masks) == ["stem.weight", "first.weight", "second.weight"]  # as they run
-    assert len(one.history) == 3
-    for name, mask in one.masks.items():
-        weight = layer_of(one.model, name).weight
+    assert len(one.history) == len(one.masks)
+    for key, mask in one.masks.items():
+        weight = layer_of(one.model, key).weight
         assert isinstance(weight, Tensor)
         assert torch.equal(weight != 0, mask)
         assert int(mask.sum()) == -(-mask.numel() * 3 // 10)
+    if name == "pre-activation":  # as they run
+        order = ["stem.weight", "first.weight", "second.weight", "head.weight"]
+        assert list(one.masks) == order
+
+
+@FEW
+@pytest.mark.parametrize("name", ["resnet", "llama", "bert", "gpt2"])
+def test_the_targets_repair_what_came_before(name: str) -> None:
+    """On the calibration data the residual target ends nearer to the dense network than "own"."""
+    network, data = made(name), data_for(name, batches=8)
+    x = torch.cat([x for x, _ in data])
+    away = {
+        target: float(
+            (answer(prune_layerwise(network, data, density=0.5, target=target).model, x)
+             - answer(network, x)).norm()
+        )
+        for target in TARGETS
+    }  # fmt: skip
+    assert away["residual"] < away["own"]
+    assert away["dense"] < away["own"]
+
+
+@FEW
+@pytest.mark.parametrize("wrap", ["compile", "parallel"])
+def test_wrapped_networks(wrap: str) -> None:
+    network, data = made("cnn"), data_for("cnn")
+    around = nn.DataParallel(network) if wrap == "parallel" else torch.compile(network)
+    plain = prune_layerwise(network, data, density=0.5)
+    assert prune_layerwise(around, data, density=0.5).masks == plain.masks
+
+
+@FEW
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    network = made("cnn").to(dtype)
+    data = [(x.to(dtype), y) for x, y in data_for("cnn")]
+    ticket = prune_layerwise(network, data, density=0.5, target="dense")
+    weight = layer_of(ticket.model, "0.weight").weight
+    assert isinstance(weight, Tensor)
+    assert weight.dtype == dtype
+    assert torch.equal(weight != 0, ticket.masks["0.weight"])
+
+
+@FEW
+@pytest.mark.parametrize("solver", ["magnitude", "admm", "refit"])
+def test_inputs_that_are_always_zero(solver: str) -> None:
+    network = made("twice")
+    data = [(x * torch.tensor([1.0, 0, 1, 0, 1]), y) for x, y in data_for("twice")]
+    ticket = prune_layerwise(network, data, density=0.6, solver=solver)
+    assert bool(torch.isfinite(answer(ticket.model, data[0][0])).all())
+
+
+@FEW
+@pytest.mark.parametrize("layer", [7, 9])
+def test_a_bias_that_goes_with_the_weights_is_better_on_the_same_mask(layer: int) -> None:
+    network, data = made("cnn"), data_for("cnn", batches=4)
+    weight = layer_of(network, f"{layer}.weight").weight
+    assert isinstance(weight, Tensor)
+    torch.manual_seed(0)
+    mask = torch.rand(1, *weight.shape) < 0.3
+    others = [name for name in ("0", "4", "7", "9") if name != str(layer)]
+    x = torch.cat([x for x, _ in data])
+    errors = []
+    for bias in (False, True):
+        net = prune_layerwise(
+            network, data, density=0.3, dense=others, bias=bias, solver="refit", mask=mask, ridge=0
+        ).model
+        away = answer(net[: layer + 1], x) - answer(network[: layer + 1], x)
+        errors.append(float(away.square().sum()))
+    assert errors[1] < errors[0]
+
+
+@FEW
+def test_padding_does_not_count() -> None:
+    """Whatever stands where the mask is 0 behind the sentence, a causal network's rest is the
+    same, and so is the ticket."""
+    network, (ids, _) = made("llama"), data_for("llama")[0]
+    mask = torch.ones_like(ids)
+    mask[:, 5:] = 0
+    other = ids.clone()
+    other[:, 5:] = 1
+    batches = [[{"input_ids": i, "attention_mask": mask, "labels": i}] for i in (ids, other)]
+    one, two = (prune_layerwise(network, batch, density=0.5) for batch in batches)
+    assert one.masks == two.masks
+    counted = prune_layerwise(network, batches[1], density=0.5)
+    whole = prune_layerwise(network, [{"input_ids": other}], density=0.5)
+    assert counted.history[0].loss != whole.history[0].loss
+
+
+@FEW
+@pytest.mark.parametrize("allocate", ["row", "global", "erk", "owl", Owl(3.0, 0.2)])
+@pytest.mark.parametrize("pattern", ["element", "filter", "kernel"])
+def test_allocations_and_patterns(allocate: Any, pattern: str) -> None:
+    if allocate == "row" and pattern == "filter":
+        return
+    ticket = prune_layerwise(
+        made("cnn"), data_for("cnn"), density=0.5, allocate=allocate, pattern=pattern,
+        dense=("last",) if pattern != "kernel" or allocate != "row" else ("7", "9"),
+    )  # fmt: skip
+    if pattern == "element" and allocate != "row":
+        assert ticket.masks.kept == -(-ticket.masks.total // 2)
+    for mask in ticket.masks.values():
+        assert bool(mask.any())
+
+
+@FEW
+def test_two_of_four_along_the_inputs() -> None:
+    ticket = prune_layerwise(made("llama"), data_for("llama"), density=0.5, pattern="2:4")
+    for mask in ticket.masks.values():
+        assert bool((mask.view(len(mask), -1, 4).sum(2) == 2).all())
+
+
+def test_few_examples_are_said() -> None:
+    with pytest.warns(FewExamples, match=r"rank 2 at most for \d+ inputs; give more examples"):
+        prune_layerwise(
+            made("cnn"), [(x[:2], y[:2]) for x, y in data_for("cnn", batches=1)], density=0.5
+        )
+
+
+@FEW
+def test_sweeps_attack_the_network_that_the_one_before_gave() -> None:
+    network, data = made("cnn"), data_for("cnn")
+    attacked: list[nn.Module] = []
+
+    def attack(model: Any, x: Tensor, y: Tensor) -> Tensor:
+        attacked.append(copy.deepcopy(model))
+        return x + 0.01
+
+    ticket = prune_layerwise(network, data, density=0.5, attack=attack, sweeps=2, clean=0.0)
+    assert len(attacked) == 4  # two batches each
+    assert bool((layer_of(attacked[0], "0.weight").weight != 0).all())
+    assert not bool((layer_of(attacked[2], "0.weight").weight != 0).all())
+    assert len(ticket.history) == 2 * len(ticket.masks)
+
+
+@FEW
+@pytest.mark.parametrize(("clean", "moved"), [(0.0, 16), (0.5, 8), (0.7, 5), (1.0, 0)])
+def test_the_share_of_examples_that_stays_clean(clean: float, moved: int) -> None:
+    number = 0
+
+    def attack(model: Any, x: Tensor, y: Tensor) -> Tensor:
+        nonlocal number
+        number += len(x)
+        return x
+
+    prune_layerwise(made("cnn"), data_for("cnn"), density=0.5, attack=attack, clean=clean)
+    assert number == moved
+
+
+def test_layers_with_a_forward_of_their_own_stay_whole() -> None:
+    class Standardised(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, self.weight - self.weight.mean(1, keepdim=True))
+
+    network = nn.Sequential(Standardised(5, 40), nn.ReLU(), nn.Linear(40, 3))
+    with pytest.warns(LeftOut, match=r"0\.weight answer otherwise than their weights say"):
+        ticket = prune_layerwise(network, data_for("twice", batches=9), density=0.5)
+    assert list(ticket.masks) == ["2.weight"]
 
 
 def test_no_hook_is_left_when_a_solver_fails() -> None:
-    network = seeded(cnn)
+    network = made("cnn")
 
     def fails(problem: LayerProblem) -> Solution:
         raise RuntimeError("no solution")
 
     with pytest.raises(RuntimeError, match="no solution"):
-        prune_layerwise(network, batches(2, 10, 10), density=0.5, solver=fails)
-    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in network.modules())
+        prune_layerwise(network, data_for("cnn"), density=0.5, solver=fails)
+    assert no_hooks(network)
 
 
-@pytest.mark.filterwarnings("ignore::robustprune.layerwise.FewExamples")
+@FEW
 def test_attacked_inputs_are_drawn_by_the_seed() -> None:
-    network, data = seeded(cnn).eval(), batches(2, 10, 10)
+    network, data = made("cnn").eval(), data_for("cnn")
     attack = FGSM(ThreatModel("linf", 0.1), random_start=True)
     state = torch.get_rng_state()
     seeds = [
@@ -142,7 +276,7 @@ def test_attacked_inputs_are_drawn_by_the_seed() -> None:
 )
 def test_refused(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        prune_layerwise(seeded(cnn), batches(2, 10, 10), **{"density": 0.5, **options})
+        prune_layerwise(made("cnn"), data_for("cnn"), **{"density": 0.5, **options})
 
 
 @pytest.mark.parametrize(
@@ -157,10 +291,10 @@ def test_refused(options: dict[str, Any], match: str) -> None:
 )
 def test_loaders_that_are_refused(loader: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        prune_layerwise(seeded(cnn), loader, density=0.5)
+        prune_layerwise(made("cnn"), loader, density=0.5)
 
 
-@pytest.mark.filterwarnings("ignore::robustprune.layerwise.FewExamples")
+@FEW
 def test_layers_that_cannot_be_pruned_are_named() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
@@ -173,7 +307,7 @@ def test_layers_that_cannot_be_pruned_are_named() -> None:
             return self.conv(self.up(x)).mean((2, 3))
 
     with pytest.warns(LeftOut) as said:
-        ticket = prune_layerwise(Odd(), batches(2, 10, 10), density=0.5)
+        ticket = prune_layerwise(Odd(), data_for("cnn"), density=0.5)
     assert list(ticket.masks) == ["conv.weight"]
     texts = [str(one.message) for one in said]
     assert any("never.weight are not called" in text for text in texts)

@@ -1,0 +1,213 @@
+"""The walk: order, what a layer sees, runs of single modules, and what is left behind."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from layerwise_networks import IMAGES, TEXTS, data_for, made
+from torch import Tensor, nn
+
+from robustprune.layerwise.calibrate import Pair, layer_of, walk
+from robustprune.layerwise.inputs import Batch
+from robustprune.layerwise.moments import Moments
+from robustprune.layerwise.route import Route, find_route
+from robustprune.layerwise.targets import TARGETS, TargetName
+from robustprune.sparsity import group_weight, maskable_layers
+
+pytest.importorskip("transformers")
+NAMES = [*IMAGES, *TEXTS, "twice"]
+
+
+def pair_of(name: str) -> tuple[Pair, Route]:
+    network, data = made(name), [Batch(x, y) for x, y in data_for(name)]
+    if name in TEXTS:
+        network.config.use_cache = False
+    layers = maskable_layers(network)
+    route = find_route(network, layers, lambda: data[0].call(network, torch.device("cpu")))
+    groups = {name: group_weight(layer) for name, layer in layers.items()}
+    pruned = copy.deepcopy(network)
+    return Pair(network, pruned, tuple(layers), groups, data, torch.device("cpu")), route
+
+
+def halve(weight: Tensor) -> None:
+    """Something like pruning: every other weight goes."""
+    with torch.no_grad():
+        weight.view(-1)[::2] = 0
+
+
+def summed(
+    name: str, target: TargetName, *, cached: bool
+) -> tuple[dict[str, Moments], nn.Module, nn.Module]:
+    pair, route = pair_of(name)
+    found: dict[str, Moments] = {}
+    for names, moments in walk(pair, route, target=target, cached=cached):
+        for layer in names:
+            found[layer] = moments
+            weight = layer_of(pair.pruned, layer).weight
+            assert isinstance(weight, Tensor)
+            halve(weight)
+    return found, pair.dense, pair.pruned
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_modules_run_alone_give_what_the_whole_network_gives(name: str, target: TargetName) -> None:
+    alone, dense, pruned = summed(name, target, cached=True)
+    whole, _, _ = summed(name, target, cached=False)
+    assert list(alone) == list(whole)
+    for layer, moments in alone.items():
+        other = whole[layer]
+        assert moments.samples == other.samples
+        assert torch.equal(moments.gram, other.gram)
+        assert moments.cross.keys() == other.cross.keys()
+        assert (target == "own") == (layer not in moments.cross)
+        for key, cross in moments.cross.items():
+            assert torch.equal(cross, other.cross[key])
+    for network in (dense, pruned):
+        assert all(not m._forward_hooks and not m._forward_pre_hooks for m in network.modules())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_are_those_of_the_network_pruned_before(name: str) -> None:
+    """Each Gram matrix is that of a hook on a network in which just the layers before are pruned,
+    and each dense target that of a hook on the dense network."""
+    found, dense, _ = summed(name, "dense", cached=True)
+    so_far = copy.deepcopy(dense)
+    order = list(found)
+    for layer, moments in found.items():
+        same = [other for other in order if found[other] is moments]
+        if layer == same[0]:
+            inputs = {id(net): seen(net, layer, name) for net in (so_far, dense)}
+        x, was = inputs[id(so_far)], inputs[id(dense)]
+        if isinstance(layer_of(dense, layer), nn.Linear):
+            x, was = (t.flatten(0, -2).double() for t in (x, was))
+            torch.testing.assert_close(moments.gram[0], x.T @ x)
+            weight = layer_of(dense, layer).weight.detach().double()
+            torch.testing.assert_close(moments.cross[layer][0], weight @ was.T @ x)
+        halve(layer_of(so_far, layer).weight)
+
+
+def seen(network: nn.Module, layer: str, name: str) -> Tensor:
+    """All inputs of a layer."""
+    found: list[Tensor] = []
+    handle = layer_of(network, layer).register_forward_pre_hook(
+        lambda _, args: found.append(args[0].detach().clone())
+    )
+    with torch.no_grad():
+        for x, _ in data_for(name):
+            network(x)
+    handle.remove()
+    return torch.cat(found)
+
+
+def test_the_order_is_that_in_which_the_network_runs() -> None:
+    _, route = pair_of("pre-activation")
+    assert list(route.calls) == ["stem.weight", "first.weight", "second.weight", "head.weight"]
+    assert route.streams == {"second.weight"}  # the stem's output is the stream
+    assert route.chains == ()
+    _, route = pair_of("resnet")
+    assert list(route.calls)[5:8] == [
+        "layer2.0.downsample.0.weight", "layer2.0.conv1.weight", "layer2.0.conv2.weight",
+    ]  # fmt: skip
+    assert [chain.modules for chain in route.chains] == [
+        ("layer1.0", "layer1.1"), ("layer2.0", "layer2.1"),
+    ]  # fmt: skip
+    assert route.streams == {
+        "layer1.0.conv2.weight", "layer1.1.conv2.weight", "layer2.0.downsample.0.weight",
+        "layer2.0.conv2.weight", "layer2.1.conv2.weight",
+    }  # fmt: skip
+
+
+def test_a_layer_called_twice_counts_both_calls() -> None:
+    found, _, _ = summed("twice", "dense", cached=True)
+    _, route = pair_of("twice")
+    assert dict(route.calls)["again.weight"] == 2
+    assert found["again.weight"].samples == 2 * 16
+    assert found["left.weight"] is found["right.weight"]
+    assert route.groups == (("again.weight",), ("left.weight", "right.weight"), ("out.weight",))
+
+
+@pytest.mark.parametrize(("name", "ends"), [("llama", "o_proj"), ("gpt2", "attn.c_proj")])
+def test_layers_of_transformers(name: str, ends: str) -> None:
+    _, route = pair_of(name)
+    assert len(route.chains) == 1
+    assert len(route.chains[0].modules) == 2
+    assert len([n for n in route.streams if ends in n]) == 2
+    assert len(route.streams) == 4
+    if name == "llama":
+        assert [len(g) for g in route.groups[:4]] == [3, 1, 2, 1]
+
+
+def test_streams_of_bert() -> None:
+    _, route = pair_of("bert")
+    assert sorted(route.streams) == sorted(
+        f"bert.encoder.layer.{k}.{part}.dense.weight"
+        for k in (0, 1)
+        for part in ("attention.output", "output")
+    )
+
+
+class Skip(nn.Module):
+    """Its second module is given something that the first one made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([Part(), Part(), Part()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, memory = x, torch.zeros_like(x)
+        for part in self.parts:
+            h = part(h, memory)
+            memory = h * 2
+        return h
+
+
+class Part(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        return torch.tanh(self.inner(x)) + memory
+
+
+class Outside(nn.Module):
+    """The addition is outside of the sequence whose output goes into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.f(x)
+
+
+class Early(nn.Module):
+    """Runs its modules in another order than that of their list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Linear(5, 5), nn.Linear(5, 5)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.parts[0](self.parts[1](x).relu())
+
+
+@pytest.mark.parametrize("make", [Skip, Outside, Early])
+def test_what_is_no_chain(make: Callable[[], nn.Module]) -> None:
+    network = make()
+    route = find_route(network, maskable_layers(network), lambda: network(torch.rand(4, 5)))
+    assert route.chains == ()
+
+
+def test_infinite_inputs_name_their_layer() -> None:
+    pair, route = pair_of("cnn")
+    with torch.no_grad():
+        layer_of(pair.dense, "4.weight").bias.fill_(torch.inf)
+        layer_of(pair.pruned, "4.weight").bias.fill_(torch.inf)
+    with pytest.raises(ValueError, match=r"inputs of layer '7\.weight' are NaN or infinite"):
+        list(walk(pair, route, target="dense"))
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in pair.pruned.modules())
