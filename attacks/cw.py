@@ -81,6 +81,8 @@ class CW(MinimalNorm):
                 lead = margin(logits, y)
                 squared = (x_adv - x).flatten(1).square().sum(1)
                 loss = squared + c * (self.confidence - lead).clamp_min(0)
+                if logits.dtype == torch.float16:  # c may be more than its numbers
+                    loss = loss / c.clamp_min(1)  # which Adam does not feel
                 (w.grad,) = torch.autograd.grad(loss.sum(), w)
                 check_gradient(w.grad)
                 point = x_adv.detach()

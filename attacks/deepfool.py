@@ -72,7 +72,8 @@ class DeepFool(MinimalNorm):
             # The bounds clip the step but don't shape it: steps that make up for closed ways
             # go further along a linearisation that holds only nearby (measured: 5 to 10%).
             # A hair beyond the plane, or a point that sits on it would never leave it
-            gap = gap.abs() + 1e-4 * spread(logits)
+            hair = max(1e-4, torch.finfo(logits.dtype).eps)
+            gap = gap.abs() + hair * spread(logits)
             step = step_to_hyperplane(x_adv, normal, gap, self.norm, None)
             moved = x_adv + (1 + self.overshoot) * step
             x_adv = clip(moved, bounds_around(self.bounds, x[live]))

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from attacks.box import Bounds, bounds_around, check_bounds, tensors_of
+from attacks.box import Bounds, bounds_around, bounds_like, check_bounds, tensors_of
 from attacks.geometry import DUAL, check_norm, lengths, per_example
 from attacks.inputs import Configured, batch_of, misclassified, predict
 from attacks.losses import margin, spread
 from attacks.modes import attacking, check_mode
-from attacks.network import Model
+from attacks.network import Model, logits_of
+from attacks.rounding import widened
 
 
 class MinimalNorm(Configured, ABC):
     """The base of the attacks that look for the nearest adversarial example: frozen dataclasses
-    with these fields (without ``norm``: L2) and a ``_search``."""
+    with these fields (without ``norm``: L2) and a ``_search``.
+
+    In half precision the search holds its point in float32, and only the network is given it
+    rounded: the last steps to the boundary are shorter than its numbers are apart.
+    """
 
     norm: str = "l2"
     bounds: Bounds
@@ -34,7 +40,20 @@ class MinimalNorm(Configured, ABC):
         if len(x) == 0:
             return x.clone()
         with attacking(model, self.mode):
-            return self._search(model, x, y)
+            if widened(x) is x:
+                return self._search(model, x, y)
+            config: Any = self
+            fitted = bounds_like(self.bounds, x)
+            rounded = replace(config, bounds=None if fitted is None else tensors_of(fitted, x))
+            limit = lengths(x, "linf").amax() + reach(x)
+
+            def narrowed(held: Tensor) -> Tensor:
+                return held.clamp(-limit, limit).to(x.dtype)
+
+            def answer(held: Tensor) -> Tensor:
+                return logits_of(model, narrowed(held))
+
+            return narrowed(rounded._search(answer, widened(x), y))
 
     @abstractmethod
     def _search(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
@@ -58,8 +77,8 @@ class Nearest(NamedTuple):
 
 
 def nothing_found(x: Tensor) -> Nearest:
-    """The start: x itself at distance ∞."""
-    return Nearest(x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device))
+    """The start: x itself at distance ∞, which is at least in float32."""
+    return Nearest(x.clone(), widened(x).new_full((len(x),), torch.inf))
 
 
 def farthest(x: Tensor, bounds: Bounds, norm: str) -> Tensor:
@@ -88,11 +107,12 @@ def between(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, *, halvings: int)
     """Bisect the segment from x to a misclassified x_adv for its nearest misclassified point."""
     if halvings == 0 or len(x) == 0:
         return x_adv
-    inside, outside = torch.zeros(len(x)).to(x), torch.ones(len(x)).to(x)
+    centre = widened(x)
+    inside, outside = torch.zeros(len(x)).to(centre), torch.ones(len(x)).to(centre)
     best = x_adv
     for _ in range(halvings):
         middle = (inside + outside) / 2
-        point = x + per_example(middle, x) * (x_adv - x)
+        point = (centre + per_example(middle, centre) * (x_adv - centre)).to(x)
         broken = misclassified(predict(model, point, y), y)
         best = torch.where(per_example(broken, x).bool(), point, best)
         inside, outside = (
