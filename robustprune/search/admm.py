@@ -182,11 +182,9 @@ def prune_admm(
         raise ValueError(f"l1={l1} must be positive")
     if density is not None:
         check_pattern(pattern, check_density(density))
-    elif pattern != "element" or allocate != "layer":
-        raise ValueError(
-            f"with `l1` the threshold decides weight by weight, and pattern={pattern!r} and "
-            f"allocate={allocate!r} have no effect; leave them at 'element' and 'layer'"
-        )
+    else:
+        one = "with `l1` one threshold decides weight by weight"
+        refuse_others(one, pattern=(pattern, "element"), allocate=(allocate, "layer"))
     for name, value in {"rho": rho, "rho_max": rho_max, "rho_growth": rho_growth}.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name}={value} must be positive and finite")
@@ -200,7 +198,7 @@ def prune_admm(
         )
     objective = chosen_objective(attack, objective)
     network = copy_on(model, loop.get("device")).requires_grad_(True)
-    layers = layers_to_mask(network, dense)
+    layers = layers_to_mask(network, dense, pattern=pattern, allocate=allocate, density=density)
 
     def support(v: Mapping[str, Tensor], rho: float) -> MaskSet:
         if l1 is not None:
@@ -218,9 +216,9 @@ def prune_admm(
         network,
         loader,
         objective,
+        constraint=constraint,
         epochs=epochs,
         optimizer=optimizer,
-        constraint=constraint,
         **loop,
     )
     masks = constraint.masks(network)

@@ -67,14 +67,7 @@ def train_control(
     network = copy_on(ticket.start, loop.get("device")).requires_grad_(True)
     masks = _mask_control(network, ticket.masks, kind, init or "kaiming_normal", seed)
     loop.setdefault("title", f"control ({kind})")
-    history = train(
-        network,
-        loader,
-        objective,
-        epochs=epochs,
-        optimizer=optimizer,
-        **loop,
-    )
+    history = train(network, loader, objective, epochs=epochs, optimizer=optimizer, **loop)
     return Ticket(masks, bake(network), history)
 
 

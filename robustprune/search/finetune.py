@@ -81,14 +81,7 @@ def finetune_ticket(
     else:
         apply_masks(network, masks)
     loop.setdefault("title", f"fine-tune ({mode})")
-    history = train(
-        network,
-        loader,
-        objective,
-        epochs=epochs,
-        optimizer=optimizer,
-        **loop,
-    )
+    history = train(network, loader, objective, epochs=epochs, optimizer=optimizer, **loop)
     return Ticket(masks, bake(network), history)
 
 

@@ -36,11 +36,9 @@ from robustprune.sparsity import (
     MaskSet,
     apply_masks,
     bake,
-    check_allocation,
     check_density,
     check_pattern,
     count_kept,
-    group_weight,
 )
 
 
@@ -217,9 +215,7 @@ def prune_gradual(
         )
     objective = chosen_objective(attack, objective)
     network = copy_on(model, loop.get("device")).requires_grad_(True)
-    layers = layers_to_mask(network, dense)
-    groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
-    check_allocation(allocate, groups, density)
+    layers = layers_to_mask(network, dense, pattern=pattern, allocate=allocate, density=density)
     constraint = Gradual(
         network, layers, density=density, pattern=pattern, allocate=allocate,
         start=start, stop=stop, every=every, epochs=epochs,
@@ -229,9 +225,9 @@ def prune_gradual(
         network,
         loader,
         objective,
-        optimizer=optimizer,
-        epochs=epochs,
         constraint=constraint,
+        epochs=epochs,
+        optimizer=optimizer,
         **loop,
     )
     if constraint.done < constraint.updates:  # the loader gave fewer batches than its length says

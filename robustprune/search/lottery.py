@@ -43,7 +43,6 @@ from robustprune.sparsity import (
     MaskSet,
     apply_masks,
     bake,
-    check_allocation,
     check_density,
     check_pattern,
     count_kept,
@@ -154,9 +153,7 @@ def find_lottery_ticket(
     title = loop.setdefault("title", f"lottery {density:.0%}")
     checkpoint = loop.get("checkpoint")
     start = copy_on(model, loop.get("device")).requires_grad_(True)
-    layers = layers_to_mask(start, dense)
-    groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
-    check_allocation(allocate, groups, density)
+    layers_to_mask(start, dense, pattern=pattern, allocate=allocate, density=density)
     masks: MaskSet | None = None
 
     def trained(part: str, at: _AtStep | None) -> tuple[nn.Module, list[EpochRecord]]:

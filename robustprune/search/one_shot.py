@@ -26,10 +26,8 @@ from robustprune.sparsity import (
     Allocation,
     apply_masks,
     bake,
-    check_allocation,
     check_density,
     check_pattern,
-    group_weight,
     keep_best,
 )
 from robustprune.sparsity.criteria import CRITERIA, Scene
@@ -87,9 +85,7 @@ def prune_one_shot(
     plain = attack is None and objective is None
     chosen = Natural() if plain else chosen_objective(attack, objective)
     network = copy_on(model, device).requires_grad_(True)
-    layers = layers_to_mask(network, dense)
-    groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
-    check_allocation(allocate, groups, density)
+    layers = layers_to_mask(network, dense, pattern=pattern, allocate=allocate, density=density)
     scene = Scene(network, layers, torch.Generator().manual_seed(seed))
     if needs_data:
         assert loader is not None

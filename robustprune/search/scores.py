@@ -39,7 +39,6 @@ from robustprune.sparsity import (
     allot,
     apportion,
     bake,
-    check_allocation,
     check_density,
     check_pattern,
     count_kept,
@@ -116,7 +115,6 @@ class LearnedRates(Learned):
         values = {name: groups[name].reduce(scores[name].abs()) for name in layers}
         check_scores(scores)
         if isinstance(allocate, Mapping):  # where rates start need not keep the target
-            check_allocation(allocate, groups, None)
             counts = {n: count_kept(allocate[n], g.number) for n, g in groups.items()}
         else:
             counts = allot(values, groups, density, allocate)
@@ -225,7 +223,8 @@ def prune_scores(
         raise ValueError("harp takes its last epoch; leave `validation` to the fine-tuning")
     objective = chosen_objective(attack, objective)
     network = copy_on(model, loop.get("device")).requires_grad_(False)
-    layers = layers_to_mask(network, dense)
+    kept = None if method == "harp" else density  # HARP may start at any rates
+    layers = layers_to_mask(network, dense, pattern=pattern, allocate=allocate, density=kept)
     make = {"hydra": ScoreTopK, "harp": LearnedRates}[method]
     constraint = make(
         layers, density=density, pattern=pattern, allocate=allocate, scores=scaled_scores(layers)

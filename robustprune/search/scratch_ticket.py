@@ -33,7 +33,6 @@ from robustprune.sparsity import (
     Groups,
     allot,
     bake,
-    check_allocation,
     check_density,
     check_pattern,
     group_weight,
@@ -112,12 +111,11 @@ def find_scratch_ticket(
             thresholds=(thresholds, None),
         )
     network = copy_on(model, loop.get("device"))
-    layers = layers_to_mask(network, dense)
+    layers = layers_to_mask(network, dense, pattern=pattern, allocate=allocate, density=density)
     whole = maskable_layers(network)
     if bias_scale and all(getattr(layer, "bias", None) is None for layer in whole.values()):
         raise ValueError(f"bias_scale={bias_scale} has no effect: no layer has a bias")
     groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
-    check_allocation(allocate, groups, density)
     generator = torch.Generator().manual_seed(seed)
     if init is not None:
         initialise(

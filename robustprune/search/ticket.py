@@ -25,12 +25,15 @@ from robustprune.minmax import (
     train,
 )
 from robustprune.sparsity import (
+    Allocation,
     Coverage,
     Folded,
     LeftOut,
     MaskSet,
     bake,
+    check_allocation,
     coverage,
+    group_weight,
     maskable_layers,
 )
 from robustprune.sparsity.apply import refuse_masked
@@ -163,10 +166,23 @@ def _warn_of_folding(computed: Mapping[str, str]) -> None:
         )
 
 
-def layers_to_mask(network: nn.Module, dense: Iterable[str]) -> dict[str, nn.Module]:
-    """`maskable_layers`; warns (`LeftOut`) where a notable share of the weights has no mask."""
+def layers_to_mask(
+    network: nn.Module,
+    dense: Iterable[str],
+    *,
+    pattern: str,
+    allocate: Allocation,
+    density: float | None,
+) -> dict[str, nn.Module]:
+    """`maskable_layers`; warns (`LeftOut`) where a notable share of the weights has no mask.
+
+    Raises:
+        ValueError: as `maskable_layers` and `check_allocation`.
+    """
     layers = maskable_layers(network, dense=dense)
     warn_of_left_out(network, stacklevel=4)
+    groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
+    check_allocation(allocate, groups, density)
     return layers
 
 

@@ -213,8 +213,8 @@ def test_resuming_goes_on_alike(
         ({"density": 0.5, "rho": 2.0}, r"rho=2\.0 must not exceed rho_max=1\.0"),
         ({"density": 0.5, "rho": float("nan")}, "rho=nan must be positive and finite"),
         ({"density": 0.5, "rho_growth": float("inf")}, "rho_growth=inf must be positive and fin"),
-        ({"l1": 0.1, "pattern": "row"}, "pattern='row' and allocate='layer' have no effect"),
-        ({"l1": 0.1, "allocate": "erk"}, "pattern='element' and allocate='erk' have no effect"),
+        ({"l1": 0.1, "pattern": "row"}, "pattern='row' has no effect; leave it at 'element'"),
+        ({"l1": 0.1, "allocate": "erk"}, "allocate='erk' has no effect; leave it at 'layer'"),
     ],
 )
 def test_bad_arguments_are_refused(

@@ -132,7 +132,7 @@ class Case:
     def refused(self) -> str | None:
         """What the refusal must speak of; None where the search has to work."""
         if self.search == "admm, l1" and (self.pattern, self.allocate) != ("element", "layer"):
-            return "have no effect"
+            return "has no effect"
         if self.search == "harp" and ":" in self.pattern:
             return "harp learns each layer's rate"
         if ":" in self.pattern and self.allocate != "layer" and self.search != "language":
