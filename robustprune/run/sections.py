@@ -54,8 +54,8 @@ class SearchSection(TrainingSection):
     methods: tuple[Method, ...] = Field(default=("rst",), min_length=1)
     density: tuple[Density, ...] = Field(default=(0.5,), min_length=1)  # kept fractions
     pattern: str = "element"  # element, row, kernel, filter, channel, column, 4x4, 2:4, ...
-    # layer, row, global, erk, or a density for each layer by its parameter name
-    allocate: Literal["layer", "row", "global", "erk"] | dict[str, Density] = "layer"
+    # layer, row, global, erk, igq, or a density for each layer by its parameter name
+    allocate: Literal["layer", "row", "global", "erk", "igq"] | dict[str, Density] = "layer"
     dense: tuple[str, ...] = ()  # layers left whole: first, last or names
     weights: Weights = "random"  # of rst: random, or trained ones (RTT)
     init: Literal[

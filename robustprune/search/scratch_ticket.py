@@ -84,7 +84,7 @@ def find_scratch_ticket(
         thresholds: make the first layer's units random thresholds, see `draw_thresholds`.
         pattern: what lives or dies together, see `robustprune.sparsity.patterns`.
         allocate: top-k within each "layer", each "row" of a layer, over all layers ("global"),
-            "erk", or a density for each layer by its parameter name, see
+            "erk", "igq", or a density for each layer by its parameter name, see
             `robustprune.sparsity.allot`.
         dense: layers to leave whole: "first", "last" or layer names. They keep their weights as
             drawn, unmasked and untrained.
@@ -148,7 +148,8 @@ def _kept_shares(
     """The fraction that each masked layer keeps; a layer that stays whole isn't named."""
     if isinstance(allocate, Mapping):
         return dict(allocate)
-    if allocate == "erk":
-        kept = allot({n: torch.zeros(g.number) for n, g in groups.items()}, groups, density, "erk")
+    if allocate in ("erk", "igq"):
+        zeros = {name: torch.zeros(g.number) for name, g in groups.items()}
+        kept = allot(zeros, groups, density, allocate)
         return {name: kept[name] / g.number for name, g in groups.items()}
     return dict.fromkeys(groups, density)

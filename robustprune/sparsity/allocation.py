@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
@@ -18,8 +17,9 @@ from robustprune.sparsity.patterns import (
     count_kept,
     group_weight,
 )
+from robustprune.sparsity.ranking import count_best
 
-AllocationName = Literal["layer", "row", "global", "erk"]
+AllocationName = Literal["layer", "row", "global", "erk", "igq"]
 ALLOCATIONS: tuple[AllocationName, ...] = get_args(AllocationName)
 
 #: a name, or a mapping from the parameter name of each layer to its density
@@ -91,9 +91,11 @@ def allot(
       layer without any group would interrupt the network;
     - "erk" keeps a share ∝ (sum of the weight's dimensions) / (their product), so that small layers
       stay denser (Evci et al. 2020, arXiv 1911.11134, Sec. 3);
+    - "igq" keeps the share 1/(1 + F n) of n groups, with one F for all layers, so that small layers
+      stay denser and none is full (ideal gas quotas, Vysogorets & Kempe 2021, arXiv 2107.02306);
     - a mapping keeps ⌈its density · groups⌉ of each layer.
 
-    "global" and "erk" keep ⌈density · groups⌉ in all, or more if each layer needs one.
+    "global", "erk" and "igq" keep ⌈density · groups⌉ in all, or more if each layer needs one.
 
     Args:
         values: for each parameter name one value per group, (number of groups,).
@@ -123,6 +125,8 @@ def allot(
         counts = {n: rows[n] * count_kept(density, numbers[n] // rows[n]) for n in groups}
     else:
         shares = {name: sum(g.out_first) / _size(g) * g.number for name, g in groups.items()}
+        if allocate == "igq":
+            shares = ideal_gas_quotas(numbers, density)
         counts = apportion(shares, limits, count_kept(density, sum(numbers.values())))
     return {name: groups[name].fixed or min(kept, limits[name]) for name, kept in counts.items()}
 
@@ -210,70 +214,16 @@ def apportion(shares: Mapping[str, float], limits: Mapping[str, int], total: int
     return counts
 
 
-def count_best(values: Mapping[str, Tensor], total: int, *, least: int = 0) -> dict[str, int]:
-    """Count for each entry how many of the `total` largest of all values it has.
-
-    Of equal values the first count; NaN counts as less than any number. The values are never
-    copied into one large tensor.
-
-    Args:
-        least: 0, or 1 if each entry must have at least one, which is its largest value.
-    """
-    dtype = functools.reduce(torch.promote_types, (value.dtype for value in values.values()))
-    best = {n: max(int(k.max()) for k in _keys(v, dtype)) for n, v in values.items() if least}
-    wanted = min(max(total, len(best)), sum(v.numel() for v in values.values())) - len(best)
-    if wanted == 0:
-        return dict.fromkeys(values, least)
-    threshold = _key_of_rank(values, dtype, wanted, without=list(best.values()))
-    counts, equal = dict.fromkeys(values, least), dict.fromkeys(values, 0)
-    for name, value in values.items():
-        for keys in _keys(value, dtype):
-            counts[name] += int((keys > threshold).sum())
-            equal[name] += int((keys == threshold).sum())
-        if least:
-            counts[name] -= best[name] > threshold
-            equal[name] -= best[name] == threshold
-    left = wanted + len(best) - sum(counts.values())
-    for name in values:
-        counts[name] += min(equal[name], left)
-        left -= min(equal[name], left)
-    return counts
-
-
-def _keys(values: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Yield whole numbers in the same order as the values, for a piece of the values at a time."""
-    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
-    for piece in torch.split(values.detach().flatten(), 1 << 18):
-        piece = piece.to(dtype)
-        piece = torch.where(piece.isnan(), -torch.inf, piece) + 0.0  # 0 for −0
-        bits = piece.view(whole)
-        # of two negative floats, the smaller one has the larger bits behind its sign
-        bits = torch.where(bits < 0, bits ^ torch.iinfo(whole).max, bits)
-        yield bits.int() if whole == torch.int16 else bits
-
-
-def _key_of_rank(
-    values: Mapping[str, Tensor], dtype: torch.dtype, rank: int, *, without: Sequence[int]
-) -> int:
-    """Return the rank-th largest key of the values except those in `without`. It is found 16 bits
-    at a time from the first, by counting how many values have each of the 65,536 patterns."""
-    start = -(1 << 15)
-    for shift in range(8 * dtype.itemsize - 16, -1, -16):
-        counts = torch.zeros(1 << 16, dtype=torch.int64)
-        for value in values.values():
-            for keys in _keys(value, dtype):
-                digits = (keys >> shift) - start
-                digits = digits[(digits >= 0) & (digits < 1 << 16)]
-                counts += torch.bincount(digits, minlength=1 << 16).cpu()
-        for key in without:
-            if 0 <= (digit := (key >> shift) - start) < 1 << 16:
-                counts[digit] -= 1
-        down = counts.flip(0).cumsum(0)
-        place = int((down < rank).sum())
-        rank -= int(down[place - 1]) if place else 0
-        found = start + (1 << 16) - 1 - place
-        start = found << 16
-    return found
+def ideal_gas_quotas(numbers: Mapping[str, int], density: float) -> dict[str, float]:
+    """What each layer keeps of its n groups, n/(1 + F n), with the F ≥ 0 for which these add up to
+    density · Σ n; found by bisection."""
+    total = density * sum(numbers.values())
+    low, high = 0.0, len(numbers) / total  # n/(1 + F n) < 1/F
+    for _ in range(200):
+        middle = (low + high) / 2
+        kept = sum(n / (1 + middle * n) for n in numbers.values())
+        low, high = (middle, high) if kept > total else (low, middle)
+    return {name: n / (1 + low * n) for name, n in numbers.items()}
 
 
 def _given(numbers: Mapping[str, int], densities: Mapping[str, float]) -> dict[str, int]:

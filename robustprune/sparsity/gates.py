@@ -19,11 +19,11 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from robustprune.sparsity.allocation import count_best
 from robustprune.sparsity.apply import maskable_layers
 from robustprune.sparsity.blocks import Block, out_dim, transformer_blocks
 from robustprune.sparsity.mask import MaskSet
 from robustprune.sparsity.patterns import check_density, check_scores, count_kept, top_k
+from robustprune.sparsity.ranking import count_best
 
 Granularity = Literal["weight", "head", "neuron", "layer"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)

@@ -19,7 +19,8 @@ from robustprune.sparsity import (
     keep_best,
     maskable_layers,
 )
-from robustprune.sparsity.allocation import count_best
+from robustprune.sparsity.allocation import ideal_gas_quotas
+from robustprune.sparsity.ranking import count_best
 
 
 def groups_of(values: dict[str, torch.Tensor]) -> dict[str, Groups]:
@@ -58,6 +59,41 @@ def test_erk_by_hand() -> None:
     # at a high density the small layer is full and the rest goes to the other
     masks = keep_best(scores, layers, density=0.9, allocate="erk")
     assert {m.name: m.kept for m in masks.layers()} == {"0.weight": 356, "1.weight": 40}
+
+
+def test_ideal_gas_quotas_by_hand() -> None:
+    """Of 4 and 12 groups, F = 1/4 keeps 4/2 + 12/4 = 5."""
+    assert ideal_gas_quotas({"a": 4, "b": 12}, 5 / 16) == pytest.approx({"a": 2, "b": 3})
+    values = {"a": torch.zeros(4), "b": torch.zeros(12)}
+    assert allot(values, groups_of(values), 5 / 16, "igq") == {"a": 2, "b": 3}
+    assert allot(values, groups_of(values), 1.0, "igq") == {"a": 4, "b": 12}
+    assert allot(values, groups_of(values), 0.01, "igq") == {"a": 1, "b": 1}
+
+
+def test_ideal_gas_quotas_of_a_resnet() -> None:
+    """A pre-activation ResNet-18 at 1%, by its stem, classifier and last convolutions."""
+    sizes = {"stem": 1728, "fc": 5120}
+    sizes |= {f"1.{i}": 64 * 64 * 9 for i in range(4)}
+    for stage, width in ((2, 128), (3, 256), (4, 512)):
+        sizes[f"{stage}.0"] = width * width // 2 * 9
+        sizes |= {f"{stage}.{i}": width * width * 9 for i in range(1, 4)}
+        sizes[f"{stage}.down"] = width * width // 2
+    kept = ideal_gas_quotas(sizes, 0.01)
+    assert sum(kept.values()) == pytest.approx(0.01 * sum(sizes.values()))
+    shares = {name: kept[name] / size for name, size in sizes.items()}
+    assert shares["stem"] == pytest.approx(0.780, abs=5e-4)
+    assert shares["fc"] == pytest.approx(0.545, abs=5e-4)
+    assert shares["4.1"] == pytest.approx(0.003, abs=5e-4)
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=8), st.floats(0.001, 1))
+def test_ideal_gas_quotas_add_up_and_favour_small_layers(sizes: list[int], density: float) -> None:
+    numbers = {str(i): size for i, size in enumerate(sizes)}
+    kept = ideal_gas_quotas(numbers, density)
+    assert sum(kept.values()) == pytest.approx(density * sum(sizes), rel=1e-6)
+    by_size = sorted(numbers, key=lambda name: numbers[name])
+    shares = [kept[name] / numbers[name] for name in by_size]
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(shares))
 
 
 ROWS = {
