@@ -109,7 +109,7 @@ def layer_counts(
     if isinstance(allocate, Owl) or allocate == "owl":
         owl = allocate if isinstance(allocate, Owl) else Owl()
         scores = _scores(network, layers, groups, batches, device, share=False)
-        return _outlier_weighed(owl, scores, _blocks(network, layers), groups, density)
+        return outlier_weighed(owl, scores, _blocks(network, layers), groups, density)
     values: dict[str, Tensor] = {}
     if allocate == "global":
         scores = _scores(network, layers, groups, batches, device, share=True)
@@ -178,13 +178,19 @@ def _blocks(network: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, st
     }
 
 
-def _outlier_weighed(
+def outlier_weighed(
     owl: Owl,
     scores: Mapping[str, Tensor],
     blocks: Mapping[str, str],
     groups: Mapping[str, Groups],
     density: float,
 ) -> dict[str, int]:
+    """What `owl` leaves each layer.
+
+    Args:
+        scores: one a weight, by layer.
+        blocks: layer -> the block that it is part of.
+    """
     members: dict[str, list[str]] = {}
     for name, block in blocks.items():
         members.setdefault(block, []).append(name)

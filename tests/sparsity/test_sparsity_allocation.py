@@ -1,5 +1,6 @@
 """Allocation and selection, against answers a reader can compute and exact counts."""
 
+import itertools
 import math
 from fractions import Fraction
 
