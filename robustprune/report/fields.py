@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from robustprune.measure.statistics import Proportion
 from robustprune.run.files import not_special
+
+T = TypeVar("T")
+Fraction = Annotated[float, "in [0, 1]"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,54 @@ class Field:
         if len(bounds) != 2 or not bounds[0] <= value <= bounds[1]:
             raise self.wrong(f"ci95 must be [low, high] around the value {value}, got {bounds}")
         return Proportion(value=value, n=n, ci95=(bounds[0], bounds[1]))
+
+    def choice(self, allowed: tuple[str, ...]) -> str:
+        if self.text() not in allowed:
+            raise self.wrong(f"must be one of {', '.join(allowed)}, got {self.text()!r}")
+        return self.text()
+
+    def record(self, kind: type[T], **own: object) -> T:
+        """Read an object as a dataclass, each attribute by its type: a whole number from 0, a
+        finite number, a `Fraction`, text, a `Proportion`, a choice (`Literal`), another such
+        dataclass, a tuple of them, or one of them or None where it is absent or null.
+
+        Args:
+            own: attributes that are not read in this way, by name.
+        """
+        known = _types(kind)  # type: ignore[arg-type]  # mypy: a type is not hashable
+        types = {name: hint for name, hint in known.items() if name not in own}
+        return kind(**own, **{name: self._attribute(name, hint) for name, hint in types.items()})
+
+    def _attribute(self, name: str, hint: Any) -> object:
+        if type(None) not in get_args(hint):
+            return self[name]._as(hint)
+        found = self.find(name)
+        return None if found is None else found._as(get_args(hint)[0])
+
+    def _as(self, hint: Any) -> object:
+        if get_origin(hint) is tuple:
+            return tuple(item._as(get_args(hint)[0]) for item in self.items())
+        if get_origin(hint) is Literal:
+            return self.choice(get_args(hint))
+        return _READERS[hint](self) if hint in _READERS else self.record(hint)
+
+
+@cache
+def _types(kind: Any) -> dict[str, Any]:
+    """The attributes of a dataclass with their types."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {one.name: hints[one.name] for one in fields(kind)}
+
+
+#: by the type of an attribute
+_READERS: Mapping[object, Callable[[Field], object]] = {
+    str: Field.text,
+    bool: Field.truth,
+    int: Field.count,
+    float: Field.number,
+    Fraction: Field.fraction,
+    Proportion: Field.proportion,
+}
 
 
 def read_text(path: Path) -> str:

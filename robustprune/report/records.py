@@ -6,14 +6,17 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attacks.text import TextResult
 from robustprune.certify import Certificate, Manifest
+from robustprune.certify.certificate import Norm
 from robustprune.measure.accuracy import constant_answer
 from robustprune.measure.statistics import Proportion
+from robustprune.report.fields import Fraction
 from robustprune.run.constant import constant_networks
 
 WORST = "worst"  # the key in metrics.json of the worst case over all attacks for each example
@@ -32,7 +35,7 @@ class TaskRecord:
 
 @dataclass(frozen=True)
 class ThreatRecord:
-    norm: str
+    norm: Norm
     eps: float
     bounds: tuple[float, float] | None
     unit: str
@@ -42,13 +45,13 @@ class ThreatRecord:
 class AttackRecord:
     name: str
     description: str
-    bound: str
+    bound: Literal["upper", "lower"]
 
 
 @dataclass(frozen=True)
 class CurvePoint:
     eps: float
-    value: float
+    value: Fraction
     n: int
 
 
@@ -57,16 +60,16 @@ class LayerRecord:
     name: str
     kept: int
     total: int
-    density: float
+    density: Fraction
 
 
 @dataclass(frozen=True)
 class MinimalRecord:
     """r* over n examples. These are upper bounds; a quantile that no attack reached is None."""
 
-    norm: str
+    norm: Norm
     n: int
-    success_rate: float
+    success_rate: Fraction
     median: float | None
     q25: float | None
     q75: float | None
@@ -78,7 +81,7 @@ class ModelRecord:
 
     name: str
     title: str
-    density: float
+    density: Fraction
     kept: int
     total: int
     file_bytes: int
@@ -112,7 +115,7 @@ class ModelRecord:
 class SwitchRecord:
     """The random robust scratch ticket switch (R2S): one of several tickets answers a query."""
 
-    densities: tuple[float, ...]
+    densities: tuple[Fraction, ...]
     draws: int
     clean: Proportion
     attacked: Mapping[str, Proportion]
@@ -128,9 +131,9 @@ class TextAttackRecord:
     description: str
     clean: Proportion
     attacked: Proportion
-    success_rate: float | None
+    success_rate: Fraction | None
     mean_queries: float | None
-    mean_changed: float | None
+    mean_changed: Fraction | None
 
 
 @dataclass(frozen=True)
@@ -175,10 +178,10 @@ class EpochRecord:
 
     epoch: int
     loss: float
-    clean: float | None
-    robust: float | None
-    val_clean: float | None
-    val_robust: float | None
+    clean: Fraction | None
+    robust: Fraction | None
+    val_clean: Fraction | None
+    val_robust: Fraction | None
     figures: Mapping[str, float]  # what the search records about itself, by name
 
 

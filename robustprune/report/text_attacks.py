@@ -15,8 +15,6 @@ from robustprune.report.records import TextAttackRecord
 from robustprune.report.text_diffs import text_diffs
 from robustprune.report.wording import count, interval, percent
 
-_STATUS = ("success", "failed", "skipped")
-
 
 @dataclass(frozen=True)
 class TextAttackRow:
@@ -61,7 +59,9 @@ def read_text_results(
         path = run_dir / result_file(model, record.attack)
         if record.model == model and path.exists():
             content = parse_json(read_text(path), source=str(path))
-            found[record.attack] = tuple(_result(one) for one in content["results"].items())
+            found[record.attack] = tuple(
+                one.record(TextResult) for one in content["results"].items()
+            )
     return found
 
 
@@ -99,34 +99,7 @@ def _record(field: Field, models: Sequence[str]) -> TextAttackRecord:
         raise field["model"].wrong(f"must be one of {', '.join(models)}, got {model!r}")
     if not re.fullmatch(r"\w+", attack):
         raise field["attack"].wrong(f"must be a name of letters, digits and _, got {attack!r}")
-    rate, queries, changed = (
-        field.find(name) for name in ("success_rate", "mean_queries", "mean_changed")
-    )
-    return TextAttackRecord(
-        model=model,
-        attack=attack,
-        description=field["description"].text(),
-        clean=field["clean"].proportion(),
-        attacked=field["attacked"].proportion(),
-        success_rate=rate.fraction() if rate else None,
-        mean_queries=queries.number() if queries else None,
-        mean_changed=changed.fraction() if changed else None,
-    )
-
-
-def _result(field: Field) -> TextResult:
-    status = field["status"].text()
-    if status not in _STATUS:
-        raise field["status"].wrong(f"must be one of {', '.join(_STATUS)}, got {status!r}")
-    return TextResult(
-        text=field["text"].text(),
-        label=field["label"].count(),
-        adversarial=field["adversarial"].text(),
-        status=status,  # type: ignore[arg-type]
-        queries=field["queries"].count(),
-        words=field["words"].count(),
-        changed=field["changed"].count(),
-    )
+    return field.record(TextAttackRecord)
 
 
 def _percent(value: float | None) -> str:
