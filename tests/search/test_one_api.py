@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from attacks import FGSM, ThreatModel
 from robustprune.minmax import Adversarial, LoopOptions, Natural, Validation
+from robustprune.pipeline import tickets
 from robustprune.pipeline.fit import optimizer_of
 from robustprune.pipeline.methods import ROWS
 from robustprune.run.config import Config
@@ -82,6 +84,35 @@ def test_the_defaults_of_a_section_are_those_of_the_call(section: str) -> None:
         assert {"epochs", "optimizer"} <= compared
         assert found["optimizer"] == optimizer_of(config)
     assert {row.section for row in ROWS.values()} | {"finetune"} == set(CALLS)
+
+
+def test_a_config_calls_the_search_for_language_tickets_with_its_defaults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that the section does not name (allocate, dense, pattern) are the paper's, too."""
+    given: dict[str, Any] = {}
+
+    class Asked(Exception):
+        pass
+
+    def ask(*args: Any, **options: Any) -> None:
+        given.update(options)
+        raise Asked
+
+    monkeypatch.setattr(tickets, "find_language_ticket", ask)
+    run = SimpleNamespace(
+        config=Config(), device=None, quiet=False, validation=lambda **kind: None,
+        robust=lambda *args: (Natural(), []), fresh_model=network,
+    )  # fmt: skip
+    search = SimpleNamespace(
+        run=run, name="language", density=0.5, model=network, fit=lambda make, *args: make(None)
+    )
+    with pytest.raises(Asked):
+        tickets.find_language(search)  # type: ignore[arg-type]
+    found = defaults(find_language_ticket)
+    assert {"dense", "seed", "epochs", "optimizer", "granularity", "penalty"} <= set(given)
+    for name in set(given) & set(found) - {"density", "objective", "pretrained"}:
+        assert given[name] == found[name], name
 
 
 def test_what_follows_a_search_takes_the_same() -> None:
