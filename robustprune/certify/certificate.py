@@ -222,7 +222,7 @@ def _is_old(first: str) -> bool:
 #: fields that hold whole numbers, or null
 _WHOLE = ("index", "label", "prediction", "hits", "replaceable", "seed", "n")
 #: what lines of schema 1 lack
-_NEW: dict[str, dict[str, Any]] = {
+NEW: dict[str, dict[str, Any]] = {
     "manifest": {"schema": SCHEMA, "precision": None, "language": None},
     "certificate": {"replaceable": None, "outcome": "unproven"},
 }
@@ -248,10 +248,10 @@ def _line(text: str, kind: str, source: str, old: bool) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is not valid JSON: {error}") from error
     if old and isinstance(value, dict):
-        later = [name for name in _NEW[kind] if name in value and name != "schema"]
+        later = [name for name in NEW[kind] if name in value and name != "schema"]
         if later:
             raise ValueError(f"{source}, {later[0]}: unknown in a file of schema 1")
-        value |= _NEW[kind]
+        value |= NEW[kind]
     fault = best_match(_validator(kind).iter_errors(value))
     if fault is not None:
         where = f"{source}, {fault.json_path[2:]}" if fault.absolute_path else source

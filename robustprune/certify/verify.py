@@ -9,7 +9,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
-from robustprune.certify.certificate import Certificate, Manifest, total_failure
+from robustprune.certify.certificate import NEW, Certificate, Manifest, total_failure
 from robustprune.certify.claims import LIMIT, Claims
 from robustprune.certify.findings import CheckResult, about_examples, unchecked
 from robustprune.certify.issue import answers_of
@@ -21,7 +21,7 @@ from robustprune.run.content import tensor_digest
 from robustprune.sparsity import MaskSet
 
 #: fields of a manifest that have a check of their own
-_APART = ("versions", "limits", "total_failure", "precision", "language")
+_APART = ("versions", "limits", "total_failure")
 
 
 def verify_certificates(
@@ -78,24 +78,13 @@ def verify_certificates(
 
 def manifest_findings(stated: Manifest, expected: Manifest) -> list[CheckResult]:
     """Whether each field of the manifest is what it should be; digests are among them."""
-    findings = []
+    findings, old = [], stated.precision is None  # of schema 1
     for field in fields(Manifest):
-        if field.name in _APART:
+        if field.name in _APART or (old and field.name in NEW["manifest"]):
             continue
         said, found = getattr(stated, field.name), getattr(expected, field.name)
         detail = f"{found}" if said == found else f"the file says {said}, found {found}"
         findings.append(CheckResult(f"manifest, {field.name}", said == found, detail))
-    if stated.precision is not None:
-        right = stated.precision == expected.precision
-        detail = f"the network runs in {expected.precision}"
-        detail += "" if right else f", the file says {stated.precision}"
-        findings.append(CheckResult("manifest, precision", right, detail))
-    if stated.precision is not None:  # files of schema 1 name no language model
-        right = stated.language == expected.language
-        detail = "config and tokenizer of the language model" if expected.language else "none"
-        if not right:
-            detail = f"the file says {stated.language}, found {expected.language}"
-        findings.append(CheckResult("manifest, language", right, detail))
     if not _of_another_version(stated, expected):
         right = stated.limits == expected.limits
         detail = "the sentences of this version" if right else "the file has other sentences"
