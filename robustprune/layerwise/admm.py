@@ -53,13 +53,14 @@ def admm(
         )
     unit, scale = problem.normalised()
     quadratic = unit.quadratic(ridge)
-    columns = problem.weight.shape[-1]
-    one = torch.eye(columns, dtype=unit.gram.dtype, device=unit.gram.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(quadratic.hessian + rho * one))
     free = quadratic.optimum
-    still, inverse = quadratic.cross @ inverse, rho * inverse
+    hessian = quadratic.hessian
     if single:
-        free, still, inverse = free.float(), still.float(), inverse.float()
+        free, hessian = free.float(), hessian.float()
+    one = torch.eye(free.shape[-1], dtype=free.dtype, device=free.device)
+    inverse = rho * torch.cholesky_inverse(torch.linalg.cholesky(hessian + rho * one))
+    # B (H + ρ I)⁻¹, without the large numbers of B
+    still = torch.baddbmm(free, free, inverse, alpha=-1)
     dual = torch.zeros_like(free)
     found = mask
     for iteration in range(iterations):
@@ -70,4 +71,5 @@ def admm(
         dual -= sparse
         free = torch.baddbmm(still, sparse - dual, inverse)
     assert found is not None
-    return Solution(project(dual + free, found).to(scale) / scale, found)
+    weight = project(dual + free, found).to(scale) / scale
+    return Solution(torch.where(found, weight, 0.0), found)

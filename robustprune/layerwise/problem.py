@@ -34,8 +34,9 @@ Projection = Callable[[Tensor, Tensor], Tensor]
 
 
 def keep(values: Tensor, mask: Tensor) -> Tensor:
-    """The projection on all weights with this mask: values ⊙ mask."""
-    return torch.where(mask, values, 0.0)
+    """The projection on all weights with this mask: values ⊙ mask (a product, which is faster than
+    `torch.where`, and may leave −0)."""
+    return values * mask
 
 
 @dataclass(frozen=True)

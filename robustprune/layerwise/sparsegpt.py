@@ -76,7 +76,8 @@ def sparsegpt(
             part[:, i], errors[:, i] = wanted, error
         weight[:, end:].baddbmm_(upper[:, start:end, end:].mT, errors, alpha=-1)
     back = order.argsort()
-    return Solution(weight.mT[..., back].contiguous(), kept.mT[..., back].contiguous())
+    weight, kept = weight.mT[..., back], kept.mT[..., back].contiguous()
+    return Solution(torch.where(kept, weight, 0.0), kept)
 
 
 @dataclass(frozen=True)
