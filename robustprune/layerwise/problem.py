@@ -97,7 +97,8 @@ def factor(matrices: Tensor) -> Tensor:
     lower, failed = torch.linalg.cholesky_ex(matrices)
     n = matrices.shape[-1]
     pivots = lower.diagonal(dim1=-2, dim2=-1).square()
-    smallest = n * torch.finfo(matrices.dtype).eps * matrices.diagonal(dim1=-2, dim2=-1)
+    rounding = 10 * n**0.5 * torch.finfo(matrices.dtype).eps
+    smallest = rounding * matrices.diagonal(dim1=-2, dim2=-1)
     if bool(failed.any()) or bool((pivots <= smallest).any()):
         raise ValueError(
             f"the second moments of {n} inputs of a layer, with their ridge, are singular in "
