@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from attacks import PGD, ThreatModel, check_attacks
+from attacks import PGD, Attack, ThreatModel, check_attacks
 from robustprune.measure import (
     accuracy,
     accuracy_curve,
@@ -43,76 +43,88 @@ def test_examples(run: Run) -> tuple[Tensor, Tensor]:
     return x.to(run.device), y.to(run.device)
 
 
-def measure_model(run: Run, fitted: Fitted, *, minimal: bool = False) -> dict[str, Any]:
-    """The model's entry in metrics.json, with its per-example results under "per_example".
+def figures_of(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    attacks: Mapping[str, Attack],
+    *,
+    curve: PGD | None = None,
+    minimal: int = 0,
+    batch_size: int,
+    title: str = "attacking",
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """What metrics.json says of a network's robustness; all of it are upper bounds.
 
-    minimal: whether r* is wanted too, on the first `evaluation.minimal` examples; the distances
-        are then under "distances".
+    Args:
+        x: (N, ...) and y: (N,), N at least 1.
+        curve: the attack whose accuracy is wanted as ε grows.
+        minimal: r* of the first so many examples; 0 leaves it out.
+
+    Returns:
+        a JSON-able mapping: clean, robust (by attack, and "worst"), curve, per_example (1 is right)
+        and, where r* is wanted, minimal and distances (null: no attack reached it).
+
+    Raises:
+        ValueError: as `measure.evaluate`.
+    """
+    how: dict[str, Any] = {"batch_size": batch_size, "quiet": quiet}
+    outcome = evaluate(model, x, y, attacks, title=title, **how)
+    points: list[tuple[float, float]] = []
+    if curve is not None:
+        points = accuracy_curve(model, x, y, curve, outcome, title=f"{title}, growing eps", **how)
+    results = {"clean": outcome.clean, **outcome.robust, "worst": outcome.worst}
+    figures = {name: proportion(int(r.sum()), len(r)).to_json() for name, r in results.items()}
+    found = {
+        "clean": figures.pop("clean"),
+        "robust": figures,
+        "curve": [{"eps": eps, "value": value, "n": len(y)} for eps, value in points],
+        "per_example": {name: r.int().tolist() for name, r in results.items()},
+    }
+    if minimal:
+        x, y = x[:minimal], y[:minimal]
+        nearest = nearest_adversarial(model, x, y, threat, title=f"{title}, r*", **how)
+        found["minimal"] = minimal_summary(nearest, threat)
+        found["distances"] = [r if math.isfinite(r) else None for r in nearest.r.tolist()]
+    return found
+
+
+def measure_model(run: Run, fitted: Fitted, *, minimal: bool = False) -> dict[str, Any]:
+    """The model's entry in metrics.json, with its `figures_of`.
+
+    minimal: whether r* is wanted too, on the first `evaluation.minimal` examples.
     """
     file = f"measure/{fitted.name}.json"
     if run.folder.has(file):
         return dict(run.folder.read_json(file))
     seed_stage(run.config.seed, file)
     section, attacks = run.config.evaluation, run.evaluation_attacks()
-    x, y = test_examples(run)
-    title = f"measuring {fitted.name}"
-    outcome = evaluate(
+    strongest = attacks[f"pgd{section.steps}"]
+    assert isinstance(strongest, PGD)
+    figures = figures_of(
         fitted.model,
-        x,
-        y,
+        *test_examples(run),
+        run.threat,
         attacks,
+        curve=strongest if section.curve else None,
+        minimal=section.minimal if minimal else 0,
         batch_size=section.batch_size,
-        title=title,
+        title=f"measuring {fitted.name}",
         quiet=run.quiet,
     )
-    points: list[tuple[float, float]] = []
-    if section.curve:
-        strongest = attacks[f"pgd{section.steps}"]
-        assert isinstance(strongest, PGD)
-        points = accuracy_curve(
-            fitted.model,
-            x,
-            y,
-            strongest,
-            outcome,
-            batch_size=section.batch_size,
-            title=f"{title}, growing eps",
-            quiet=run.quiet,
-        )
-    results = {"clean": outcome.clean, **outcome.robust, "worst": outcome.worst}
-    figures = {name: proportion(int(r.sum()), len(r)).to_json() for name, r in results.items()}
     weights = run.folder.path / "models" / fitted.name / "model.safetensors"
     entry = {
         "name": fitted.name,
         "title": fitted.title,
         **_size(run, fitted.masks),
         "file_bytes": weights.stat().st_size,
-        "clean": figures.pop("clean"),
-        "robust": figures,
-        "curve": [{"eps": eps, "value": value, "n": len(y)} for eps, value in points],
-        "per_example": {name: r.int().tolist() for name, r in results.items()},
-        **(_minimal(run, fitted) if minimal and section.minimal else {}),
+        **figures,
     }
     run.folder.write_json(file, entry)
     run.folder.log("measured", model=fitted.name)
     return entry
-
-
-def _minimal(run: Run, fitted: Fitted) -> dict[str, Any]:
-    """r* of a model: the summary, and each example's distance (null: no attack reached it)."""
-    section = run.config.evaluation
-    x, y = (part[: section.minimal] for part in test_examples(run))
-    found = nearest_adversarial(
-        fitted.model,
-        x,
-        y,
-        run.threat,
-        batch_size=section.batch_size,
-        title=f"r* of {fitted.name}",
-        quiet=run.quiet,
-    )
-    distances = [value if math.isfinite(value) else None for value in found.r.tolist()]
-    return {"minimal": minimal_summary(found, run.threat), "distances": distances}
 
 
 def _size(run: Run, masks: MaskSet) -> dict[str, Any]:

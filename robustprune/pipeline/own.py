@@ -13,14 +13,8 @@ from torch import Tensor, nn
 from attacks import ThreatModel
 from robustprune.certify import Certificate, file_digest, read_certificates, write_certificates
 from robustprune.certify.certificate import FILE
-from robustprune.measure import (
-    attack_set,
-    evaluate,
-    minimal_summary,
-    nearest_adversarial,
-    proportion,
-)
-from robustprune.pipeline.measure import sanity_checks
+from robustprune.measure import attack_set
+from robustprune.pipeline.measure import figures_of, sanity_checks
 from robustprune.pipeline.run_certificates import describe, issue
 from robustprune.run.checkpoint import write_atomically
 from robustprune.run.runtime import is_first, wait
@@ -72,22 +66,16 @@ def measure_network(
     """
     x, y, threat = problem.x, problem.y, problem.threat
     attacks = attack_set(threat, steps=steps, restarts=restarts, more=more, seed=seed)
-    outcome = evaluate(model, x, y, attacks, batch_size=batch_size, title="attacking", quiet=quiet)
-    results = {"clean": outcome.clean, **outcome.robust, "worst": outcome.worst}
-    figures = {name: proportion(int(r.sum()), len(r)).to_json() for name, r in results.items()}
-    summary = None
-    if minimal:
-        found = nearest_adversarial(
-            model, x[:minimal], y[:minimal], threat, batch_size=batch_size, quiet=quiet
-        )
-        summary = minimal_summary(found, threat)
+    found = figures_of(
+        model, x, y, threat, attacks, minimal=minimal, batch_size=batch_size, quiet=quiet
+    )
     return {
         "n": len(y),
         "threat": {"norm": threat.norm, "eps": threat.eps, "bounds": threat.bounds},
-        "clean": figures.pop("clean"),
-        "robust": figures,
+        "clean": found["clean"],
+        "robust": found["robust"],
         "attacks": {name: repr(attack) for name, attack in attacks.items()},
-        "minimal": summary,
+        "minimal": found.get("minimal"),
         "findings": sanity_checks(model, x, y, threat),
     }
 
