@@ -21,7 +21,7 @@ from robustprune.layerwise.cache import Cache, Enough
 from robustprune.layerwise.calls import input_of
 from robustprune.layerwise.chains import Chain, place_of
 from robustprune.layerwise.inputs import Batch
-from robustprune.layerwise.moments import Moments, outputs_of
+from robustprune.layerwise.moments import Moments, of_rows, outputs_of
 from robustprune.layerwise.route import Route
 from robustprune.layerwise.targets import Stream, TargetName, watching
 from robustprune.sparsity import Groups
@@ -167,6 +167,9 @@ def _gather(
                 if name in streams:
                     step = was.streams[name][call].minus(now.streams[name][call], dtype)
                     targets[name] = targets[name] + step
+                    scale = was.streams[name][call].scale
+                    if scale is not None and (rows := of_rows(layer, scale)) is not None:
+                        moments.scale[name] = rows.to(dtype)
             moments.add(seen, targets, batch.counted)
     _refuse_not_finite(moments, group)
     return moments

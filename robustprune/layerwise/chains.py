@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,39 @@ def chain_of(
     if _moves_with_first(network, names, given, call):
         return None
     return Chain(tuple(names), tuple(first), None)
+
+
+def outermost(network: nn.Module, chains: Mapping[str, Chain]) -> list[Chain]:
+    """The chains that are inside no other one, with those inside them put in their places.
+
+    Args:
+        chains: by the name of the container, those outside before those inside.
+    """
+    found: list[Chain] = []
+    for name, chain in chains.items():
+        if not any(f"{name}.".startswith(f"{m}.") for other in found for m in other.modules):
+            found.append(chain)
+    return [_opened(network, chain, chains) for chain in found]
+
+
+def _opened(network: nn.Module, chain: Chain, chains: Mapping[str, Chain]) -> Chain:
+    """The chain with the modules of each `Sequential` in it that is a chain, too."""
+    if chain.other is None:
+        return chain
+    modules: list[str] = []
+    first: list[bool] = []
+    other: list[Arguments] = []
+    for place, module in enumerate(chain.modules):
+        inner = chains.get(module)
+        plain = type(network.get_submodule(module)) is nn.Sequential
+        if inner is None or not plain or inner.other is None:
+            inner = Chain((module,), (), (chain.other[place],))
+        inner = _opened(network, inner, chains) if len(inner.modules) > 1 else inner
+        assert inner.other is not None
+        first += [chain.first[place - 1]] if place else []
+        modules, first = [*modules, *inner.modules], [*first, *inner.first]
+        other += inner.other
+    return Chain(tuple(modules), tuple(first), tuple(other))
 
 
 def _keeps_to_itself(log: Log, names: list[str], begins: list[int], ends: list[int]) -> bool:

@@ -40,6 +40,14 @@ def geometry(layer: nn.Module) -> tuple[object, ...]:
     )  # fmt: skip
 
 
+def of_rows(layer: nn.Module, values: Tensor) -> Tensor | None:
+    """What all samples of a tensor of the layer's output have alike, (groups, rows); None if they
+    differ."""
+    rows = _rows(layer, values)
+    rows = rows.reshape(-1, *rows.shape[-2:])
+    return rows[0] if bool((rows == rows[:1]).all()) else None
+
+
 def outputs_of(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
     """What the layer answers at `x` with this weight, of its own shape, and without its bias."""
     if isinstance(layer, _CONV):
@@ -87,6 +95,8 @@ class Moments:
         cross: layer -> T X̂ᵀ, (groups, rows, columns); only of layers with a target.
         power: layer -> ‖T‖²_F of each output, (groups, rows).
         wanted: layer -> Σ t, (groups, rows).
+        scale: layer -> a, by which its outputs are multiplied before they are added to a stream,
+            (groups, rows); only of layers with such a scale.
     """
 
     def __init__(self, layer: nn.Module, groups: Groups, *, dtype: torch.dtype) -> None:
@@ -103,6 +113,7 @@ class Moments:
         self.cross: dict[str, Tensor] = {}
         self.power: dict[str, Tensor] = {}
         self.wanted: dict[str, Tensor] = {}
+        self.scale: dict[str, Tensor] = {}
 
     def add(self, x: Tensor, targets: Mapping[str, Tensor], counted: Tensor | None = None) -> None:
         """Add one call.
@@ -138,13 +149,22 @@ class Moments:
                 sums[name] = sums[name] + new if name in sums else new
 
     def problem(
-        self, name: str, groups: Groups, weight: Tensor, kept: int, *, centred: bool = False
+        self,
+        name: str,
+        groups: Groups,
+        weight: Tensor,
+        kept: int,
+        *,
+        centred: bool = False,
+        scaled: bool = True,
     ) -> LayerProblem:
         """The least squares of one layer. Without a target of its own it is T = W X̂.
 
         Args:
             weight: W, of the layer's own shape.
             centred: of moments about the mean, for a layer whose bias follows its weights.
+            scaled: count the squares of each output as they count in its stream: row i is the
+                problem of |a_i| w_i, whose solution is to be divided by `row_scale`.
         """
         matrix = as_matrices(groups, weight.to(self.dtype))
         gram, cross, power = self.gram, self.cross.get(name), self.power.get(name)
@@ -157,6 +177,9 @@ class Moments:
             gram = gram - self.samples * mean.unsqueeze(-1) * mean.unsqueeze(-2)
             cross = cross - self.samples * shift.unsqueeze(-1) * mean.unsqueeze(-2)
             power = power - self.samples * shift.square()
+        if scaled:
+            a = self.row_scale(name)
+            matrix, cross, power = matrix * a, cross * a, power * a.squeeze(-1).square()
         mean = self.total / max(self.samples, 1)
         energy = self.gram.diagonal(dim1=-2, dim2=-1) / max(self.samples, 1)
         return LayerProblem(
@@ -171,6 +194,15 @@ class Moments:
             variance=(energy - mean.square()).clamp(min=0),
             examples=self.examples,
         )
+
+    def row_scale(self, name: str) -> Tensor:
+        """|a| of each output, (groups, rows, 1), and a millionth of the largest where it is less;
+        1 where there is no scale."""
+        if name not in self.scale:
+            return torch.ones(1, 1, 1, dtype=self.dtype, device=self.gram.device)
+        a = self.scale[name].abs().unsqueeze(-1)
+        least = 1e-6 * float(a.max())
+        return a.clamp(min=least) if least > 0 else torch.ones_like(a)
 
     def bias_step(self, name: str, dense: Tensor, found: Tensor) -> Tensor:
         """What the best bias adds to the present one, mean(T) − Ŵ mean(X̂), (groups · rows,).

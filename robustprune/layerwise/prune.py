@@ -28,6 +28,7 @@ from robustprune.layerwise.moments import Moments, as_weight
 from robustprune.layerwise.problem import Solution
 from robustprune.layerwise.ratios import Ratios, check_ratios, layer_counts
 from robustprune.layerwise.route import Route
+from robustprune.layerwise.solvers import SOLVERS
 from robustprune.layerwise.targets import TargetName
 from robustprune.minmax import Batches, EpochRecord
 from robustprune.search.ticket import Ticket, copy_on, device_of
@@ -50,6 +51,7 @@ class _Plan:
     groups: Mapping[str, Groups]
     counts: Mapping[str, int]
     bias: bool
+    scaled: bool
 
 
 def prune_layerwise(
@@ -133,7 +135,8 @@ def prune_layerwise(
             network, layers, groups, taken, density=density, allocate=allocate, device=where
         )
         pruned = copy.deepcopy(network)
-        plan = _Plan(solve, options, groups, counts, bias)
+        scaled = not isinstance(solver, str) or SOLVERS[solver].needs_cross
+        plan = _Plan(solve, options, groups, counts, bias, scaled)
         pair = Pair(network, pruned, tuple(layers), groups, taken, where)
         masks = _one_walk(pair, route, plan, target, dtype, history)
     for name, module in pruned.named_modules():
@@ -193,7 +196,9 @@ def _solve(pair: Pair, plan: _Plan, name: str, moments: Moments) -> tuple[Tensor
     weight = cast(Tensor, layer_of(pair.dense, name).weight)
     layer = layer_of(pair.pruned, name)
     refit_bias = plan.bias and isinstance(layer.bias, Tensor)
-    problem = moments.problem(name, groups, weight, plan.counts[name], centred=refit_bias)
+    problem = moments.problem(
+        name, groups, weight, plan.counts[name], centred=refit_bias, scaled=plan.scaled
+    )
     solution = plan.solve(problem, **plan.options)
     if solution.mask.shape != problem.weight.shape or solution.weight.shape != problem.weight.shape:
         raise ValueError(
@@ -207,9 +212,12 @@ def _solve(pair: Pair, plan: _Plan, name: str, moments: Moments) -> tuple[Tensor
             f"the solver gave weights of layer {name!r} that are NaN or infinite; take dtype "
             "torch.float64, more examples, or a larger ridge where the solver has one"
         )
+    error = problem.error(found)
+    scale = moments.row_scale(name) if plan.scaled else 1.0
+    found = found / scale
     cast(Tensor, layer.weight).copy_(as_weight(groups, found))
     if refit_bias:
         bias = cast(Tensor, layer.bias)
-        step = moments.bias_step(name, problem.weight, found)
+        step = moments.bias_step(name, problem.weight / scale, found)
         bias.copy_((bias.to(step) + step).to(bias.dtype))
-    return as_weight(groups, solution.mask), problem.error(found)
+    return as_weight(groups, solution.mask), error

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robustprune.layerwise.calls import Event, Log, first_and_rest, input_of
-from robustprune.layerwise.chains import Chain, chain_of, place_of
+from robustprune.layerwise.chains import Chain, chain_of, outermost, place_of
 from robustprune.layerwise.moments import geometry, outputs_of
 from robustprune.layerwise.targets import watching
 
@@ -63,13 +63,8 @@ def find_route(
         if event.name not in log.unlike:
             calls[event.name] = calls.get(event.name, 0) + 1
     streams = [event.name for event in log.of("stream")]
-    chains: list[Chain] = []
-    for name, module in containers:
-        inside_another = any(
-            f"{name}.".startswith(f"{done}.") for chain in chains for done in chain.modules
-        )
-        if not inside_another and (chain := chain_of(network, log, name, module, call)) is not None:
-            chains.append(chain)
+    found = {name: chain_of(network, log, name, module, call) for name, module in containers}
+    chains = outermost(network, {name: c for name, c in found.items() if c is not None})
     return Route(
         calls=calls,
         groups=_groups(log, layers, calls, chains),

@@ -7,12 +7,13 @@ pruned so far:
 - "dense": T = W X. The layer makes up for what earlier layers did wrong.
 - "residual": T = W X + (h − ĥ) where a layer's output is added to a residual stream, h before it in
   the dense network and ĥ in the pruned one: what is matched is the stream after the layer. With a
-  batch norm y ↦ a y + b in between, T = W X + (h − ĥ) / a. Of other layers it is "dense".
+  batch norm y ↦ a y + b in between, or a product with a parameter, T = W X + (h − ĥ) / a, and the
+  squares of each output count a² times, as they do in the stream. Of other layers it is "dense".
 
 Streams are found by running the network: `StreamWatch` sees every addition, whether one of its
-operands is a layer's output, be it through dropout, batch norm, casts and changes of shape, and
-whether the other one was made without that output. (The output of a stem is not added to a stream:
-it is the stream, to which is added what layers behind make of it.)
+operands is a layer's output, be it through dropout, batch norm, scales, casts and changes of shape,
+and whether the other one was made without that output. (The output of a stem is not added to a
+stream: it is the stream, to which is added what layers behind make of it.)
 """
 
 from __future__ import annotations
@@ -115,6 +116,19 @@ class StreamWatch(TorchFunctionMode):
         scale = scale if was.scale is None else scale * was.scale
         self.known[output] = replace(was, scale=scale, version=output._version)
 
+    def _after_product(self, args: tuple[Any, ...], product: object) -> None:
+        """A product with a parameter is a scale that is the same in both networks."""
+        for output, scale in (args, args[::-1]):
+            was = self._origin(output)
+            fits = isinstance(product, Tensor) and isinstance(output, Tensor)
+            if was is None or not fits or not isinstance(scale, nn.Parameter):
+                continue
+            assert isinstance(product, Tensor)
+            if product.shape == cast(Tensor, output).shape:
+                scale = was.laid_back(scale.detach().expand(product.shape))
+                scale = scale if was.scale is None else scale * was.scale
+                self.known[product] = replace(was, scale=scale, version=product._version)
+
     def _parts(self, values: Iterable[object]) -> frozenset[str]:
         """The layers whose outputs are in these values."""
         found: frozenset[str] = frozenset()
@@ -149,6 +163,8 @@ class StreamWatch(TorchFunctionMode):
             for leaf in leaves_of([result, *written]):
                 if isinstance(leaf, Tensor):
                     self.made_of[leaf] = self._parts([leaf]) | parts
+        if name == "mul" and len(args) == 2:
+            self._after_product(args, result)
         if was is not None and isinstance(result, Tensor):
             self._follow_on(was, name, func, args, kwargs, result)
         return result

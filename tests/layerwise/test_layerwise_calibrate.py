@@ -130,6 +130,17 @@ def test_a_layer_called_twice_counts_both_calls() -> None:
     assert route.groups == (("again.weight",), ("left.weight", "right.weight"), ("out.weight",))
 
 
+def test_sequences_in_sequences_are_one_chain() -> None:
+    network = nn.Sequential(
+        nn.Linear(5, 5),
+        nn.Sequential(nn.ReLU(), nn.Sequential(nn.Linear(5, 5), nn.ReLU()), nn.Linear(5, 5)),
+        nn.Sequential(nn.Linear(5, 5)),
+    )
+    route = find_route(network, maskable_layers(network), lambda: network(torch.rand(4, 5)))
+    assert [chain.modules for chain in route.chains] == [("0", "1.0", "1.1.0", "1.1.1", "1.2", "2")]
+    assert len(route.chains[0].first) == 5
+
+
 @pytest.mark.parametrize(("name", "ends"), [("llama", "o_proj"), ("gpt2", "attn.c_proj")])
 def test_layers_of_transformers(name: str, ends: str) -> None:
     _, route = pair_of(name)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from robustprune.layerwise.calibrate import Pair, layer_of, observe, walk
 from robustprune.layerwise.inputs import Batch
-from robustprune.layerwise.moments import Moments
+from robustprune.layerwise.moments import Moments, as_matrices, outputs_of
 from robustprune.layerwise.route import find_route
 from robustprune.layerwise.targets import Stream, TargetName, watching
 from robustprune.sparsity import group_weight, maskable_layers
@@ -74,7 +74,7 @@ def test_three_targets_of_a_residual_network() -> None:
 @pytest.mark.parametrize("name", ["conv2.weight", "downsample.0.weight"])
 def test_batch_norm_before_the_addition_is_divided_out(name: str) -> None:
     torch.manual_seed(0)
-    net = BasicBlock(3, 4, 2).double().eval()
+    net = BasicBlock(3, 4, 2).double().eval().requires_grad_(False)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_var is not None
@@ -97,9 +97,22 @@ def test_batch_norm_before_the_addition_is_divided_out(name: str) -> None:
     dense_in = x if main_first else F.relu(net.bn1(net.conv1(x)))
     t = layer_of(net, name)(dense_in) + (stream - stream_hat) / a.view(1, -1, 1, 1)
     found = gathered(net, x, "residual", name, other)
-    problem = found.problem(name, group_weight(layer_of(net, name)), layer_of(net, name).weight, 9)
-    torch.testing.assert_close(problem.power, t.square().sum())
     torch.testing.assert_close(found.wanted[name][0], t.sum((0, 2, 3)))
+    layer = layer_of(net, name)
+    groups, weight = group_weight(layer), layer.weight.detach()
+    plain = found.problem(name, groups, weight, 9, scaled=False)
+    torch.testing.assert_close(plain.power, t.square().sum())
+    # in the stream each output's squares count a² times
+    problem = found.problem(name, groups, weight, 9)
+    shown = a.view(1, -1, 1, 1) * t
+    torch.testing.assert_close(problem.power, shown.square().sum())
+    scale = found.row_scale(name)
+    torch.testing.assert_close(scale[0, :, 0], a.abs())
+    new = torch.randn_like(weight)
+    seen_hat = x if main_first else F.relu(other.bn1(other.conv1(x)))
+    given = outputs_of(layer, new, seen_hat)
+    error = (a.view(1, -1, 1, 1) * given - shown).square().sum() / shown.square().sum()
+    assert problem.error(as_matrices(groups, new) * scale) == pytest.approx(float(error))
 
 
 SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -121,6 +134,7 @@ NONE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "not linear": lambda y, s: F.relu(y) + s,
     "not linear, in place": lambda y, s: F.relu(y, inplace=True) + s,
     "scaled": lambda y, s: 2 * y + s,
+    "scaled by data": lambda y, s: torch.full((4,), 2.0) * y + s,
     "alpha": lambda y, s: torch.add(y, s, alpha=2),
     "with itself": lambda y, s: y + y.square(),
     "what it was made into": lambda y, s: y + s * y.sum(),
@@ -149,6 +163,17 @@ def test_additions_that_are_seen(join: str) -> None:
         assert (name, one.scale) == ("it", None)
         atol = 1e-2 if join == "half" else 0
         torch.testing.assert_close(one.value.float(), before, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_scale_for_each_channel_is_divided_out(left: bool) -> None:
+    torch.manual_seed(0)
+    layer, gamma, found = nn.Conv1d(2, 3, 1), nn.Parameter(torch.randn(3, 1)), []
+    x, stream = torch.randn(4, 2, 5), torch.randn(4, 3, 5)
+    with torch.no_grad(), watching(layer, {"it": layer}, lambda name, s: found.append(s)):
+        _ = (gamma * layer(x) if left else layer(x) * gamma) + stream
+    assert torch.equal(found[0].value, stream)
+    assert torch.equal(found[0].scale, gamma.expand(4, 3, 5))
 
 
 def test_the_stream_is_that_before_an_addition_in_place() -> None:
