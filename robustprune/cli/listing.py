@@ -80,7 +80,7 @@ def _attacks() -> dict[str, str]:
         name: _first_line(value)
         for name, value in classes
         if isinstance(value, type)
-        and "__call__" in vars(value)
+        and any("__call__" in vars(base) for base in value.__mro__)
         and hasattr(value, "__dataclass_fields__")
     }
 
