@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from robustprune.certify.claims import Claims
 from robustprune.certify.findings import CheckResult, named
 from robustprune.certify.sequential import Counts, Decision, Numbers, decide
-from robustprune.certify.smoothing import clopper_pearson_lower
+from robustprune.measure.statistics import clopper_pearson
 
 #: probability, at most, that fresh samples confirm any false smoothed statement of a file
 FALSE_PASS = 1e-3
@@ -43,7 +43,7 @@ def follows_from_hits(
     n, alpha, wrong = int(claims.setting("n")), float(claims.setting("alpha")), []
     for row, c in enumerate(claims.certificates):
         assert c.hits is not None, "the schema says so"
-        p_lower = clopper_pearson_lower(np.array([min(c.hits, n)]), n, alpha)
+        p_lower = clopper_pearson([min(c.hits, n)], n, alpha)[0]
         radius = radius_of(row, p_lower) if c.prediction == c.label else 0.0
         # files of schema 1 state one more than all words where all that can be are replaced
         beyond = claims.method == "synonyms" and c.replaceable is None and c.radius > radius > 0
@@ -128,6 +128,7 @@ def _given_by_the_seed(
     rows = claims.balls.cpu()[torch.from_numpy(open_)]
     classes, hits = replay(claims, rows.tolist())
     # as in `follows_from_hits`, last digits may differ
-    enough = 1.0 - clopper_pearson_lower(hits, int(n), float(alpha)) <= needed[open_] * (1 + 1e-5)
+    p_lower, _ = clopper_pearson(hits, int(n), float(alpha))
+    enough = 1.0 - p_lower <= needed[open_] * (1 + 1e-5)
     given[open_] = enough & (classes == claims.y.cpu()[rows].numpy())
     return given

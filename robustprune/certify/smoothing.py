@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import betaincinv, ndtri
+from scipy.special import ndtri
 from scipy.stats import binom
 from torch import Tensor
 
 from attacks import Model
 from robustprune.certify.noise import Counter, counting
+from robustprune.measure.statistics import clopper_pearson
 from robustprune.run.runtime import merged, rank, ranks
 
 ABSTAIN = -1
@@ -128,7 +129,7 @@ def certify(
     with noise as count:
         votes = count_votes(count, own, len(x), n0=n0, n=n)
     guess, hits, drawn = merged(torch.stack(votes))
-    p_lower = clopper_pearson_lower(hits.numpy(), n, level)
+    p_lower = clopper_pearson(hits.numpy(), n, level)[0]
     sure = p_lower > 0.5
     return SmoothingResult(
         prediction=torch.where(torch.from_numpy(sure), guess, ABSTAIN),
@@ -210,17 +211,6 @@ def predict(
     a, b = first[:, 0].numpy(), first[:, 1].numpy()
     p_value = np.minimum(1.0, 2.0 * binom.sf(a - 1, a + b, 0.5))
     return torch.where(torch.from_numpy(p_value <= alpha), second[:, 0], ABSTAIN)
-
-
-def clopper_pearson_lower(hits: NDArray[np.int64], n: int, alpha: float) -> NDArray[np.float64]:
-    """One-sided lower bound of confidence 1 − α for the probability behind `hits` of n.
-
-    B⁻¹(α; k, n − k + 1), 0 for k = 0 (Clopper & Pearson, Biometrika 1934): the p at which k or
-    more hits have probability α.
-    """
-    # a quantile of the beta distribution needs both parameters above 0
-    bound = betaincinv(np.maximum(hits, 1), n - hits + 1, alpha)
-    return np.where(hits > 0, bound, 0.0)
 
 
 def smoothed_radius(p_lower: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:

@@ -18,12 +18,8 @@ from torch import Tensor
 
 from attacks.text import Classify, Words, split
 from attacks.text.words import like
-from robustprune.certify.smoothing import (
-    ABSTAIN,
-    check_enough,
-    check_sampling,
-    clopper_pearson_lower,
-)
+from robustprune.certify.smoothing import ABSTAIN, check_enough, check_sampling
+from robustprune.measure.statistics import clopper_pearson
 from robustprune.run.progress import progress
 from robustprune.run.runtime import merged, rank, ranks
 
@@ -122,7 +118,7 @@ def certify_synonyms(
             classify, texts[index], sets, n0=n0, n=n, seed=(seed, index), batch_size=batch_size
         )
     guess, hits = merged(torch.stack((guess, hits)))
-    p_lower = torch.from_numpy(clopper_pearson_lower(hits.numpy(), n, alpha))
+    p_lower = torch.from_numpy(clopper_pearson(hits.numpy(), n, alpha)[0])
     needed = [needed_share(text, sets, chosen) for text in texts]
     reach = [int((float(p) > share).sum()) - 1 for p, share in zip(p_lower, needed, strict=True)]
     return SynonymResult(

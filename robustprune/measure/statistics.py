@@ -7,7 +7,9 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.special import betaincinv
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta
 
 INTERVAL_METHOD = "Clopper–Pearson, two-sided, 95%"
 _TAIL = 0.025
@@ -26,12 +28,24 @@ class Proportion:
         return {"value": self.value, "n": self.n, "ci95": list(self.ci95)}
 
 
-def proportion(successes: int, n: int) -> Proportion:
-    """k/n with its Clopper-Pearson interval.
+def clopper_pearson(
+    successes: ArrayLike, n: int, alpha: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower and upper bounds, each of confidence 1 − α, of the probability behind k of n.
 
-    low = B⁻¹(α/2; k, n−k+1), high = B⁻¹(1−α/2; k+1, n−k), α = 0.05, with B⁻¹ the quantile of the
-    beta distribution (Clopper & Pearson, Biometrika 1934). It covers the true proportion with
-    probability at least 95% for every k and n, which Wilson's interval does only on average.
+    low = B⁻¹(α; k, n−k+1), 0 for k = 0, and high = B⁻¹(1−α; k+1, n−k), 1 for k = n, with B⁻¹ the
+    quantile of the beta distribution (Clopper & Pearson, Biometrika 1934).
+    """
+    k = np.asarray(successes, dtype=np.float64)
+    # a beta distribution needs both parameters above 0
+    low = np.where(k > 0, beta.ppf(alpha, np.where(k > 0, k, 1), n - k + 1), 0.0)
+    high = np.where(k < n, beta.ppf(1 - alpha, k + 1, np.where(k < n, n - k, 1)), 1.0)
+    return low, high
+
+
+def proportion(successes: int, n: int) -> Proportion:
+    """k/n with its `clopper_pearson` interval. It covers the true proportion with probability at
+    least 95% for every k and n, which Wilson's interval does only on average.
 
     Raises:
         ValueError: n is not positive, or successes lies outside 0..n.
@@ -64,9 +78,7 @@ def expected_proportion(shares: Sequence[float]) -> Proportion:
 
 
 def _with_interval(successes: float, n: int) -> Proportion:
-    failures = n - successes
-    low = float(betaincinv(successes, failures + 1, _TAIL)) if successes else 0.0
-    high = float(betaincinv(successes + 1, failures, 1.0 - _TAIL)) if failures else 1.0
+    low, high = (float(end) for end in clopper_pearson(successes, n, _TAIL))
     value = successes / n
     # Near 0 and 1 the quantile's rounding, about 1e-12, can exceed the distance to the value.
     return Proportion(value=value, n=n, ci95=(min(low, value), max(high, value)))

@@ -12,7 +12,8 @@ from torch import nn
 
 from robustprune.certify import ABSTAIN, certify, predict, smoothing
 from robustprune.certify.noise import counting
-from robustprune.certify.smoothing import clopper_pearson_lower, count_votes
+from robustprune.certify.smoothing import count_votes
+from robustprune.measure.statistics import clopper_pearson
 
 
 class Halves(nn.Module):
@@ -182,19 +183,22 @@ def test_failure_probability_of_a_table():
 @pytest.mark.parametrize("n", [1, 10, 37])
 @pytest.mark.parametrize("alpha", [0.001, 0.05, 0.5])
 def test_clopper_pearson_covers_exactly(n, alpha):
-    """Summed over all outcomes, the bound exceeds p with probability at most α, for every p."""
+    """Summed over all outcomes, each bound is beyond p with probability at most α, for every p."""
     hits = np.arange(n + 1)
-    lower = clopper_pearson_lower(hits, n, alpha)
+    lower, upper = clopper_pearson(hits, n, alpha)
     assert (np.diff(lower) > 0).all()
+    assert (np.diff(upper) > 0).all()
     for p in np.linspace(0.01, 0.99, 99):
         assert binom.pmf(hits[lower > p], n, p).sum() <= alpha
+        assert binom.pmf(hits[upper < p], n, p).sum() <= alpha
 
 
 @given(st.integers(1, 5000), st.data(), st.floats(1e-6, 0.4))
 def test_clopper_pearson_is_the_p_with_a_tail_of_alpha(n, data, alpha):
     k = data.draw(st.integers(1, n))
-    (bound,) = clopper_pearson_lower(np.array([k]), n, alpha)
-    assert binom.sf(k - 1, n, bound) == pytest.approx(alpha, rel=1e-6)
+    lower, upper = clopper_pearson(k, n, alpha)
+    assert binom.sf(k - 1, n, lower) == pytest.approx(alpha, rel=1e-6)
+    assert k == n or binom.cdf(k, n, upper) == pytest.approx(alpha, rel=1e-6)
 
 
 def test_predict_is_the_binomial_test():

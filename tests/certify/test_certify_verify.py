@@ -23,7 +23,8 @@ from robustprune.certify import (
     write_certificates,
 )
 from robustprune.certify.claims import Claims
-from robustprune.certify.smoothing import clopper_pearson_lower, smoothed_radius
+from robustprune.certify.smoothing import smoothed_radius
+from robustprune.measure.statistics import clopper_pearson
 from robustprune.pipeline.verify import verify_run
 from robustprune.run.checkpoint import load_tensors, save_tensors
 
@@ -205,7 +206,7 @@ def test_hits_that_were_never_drawn(folder: Path) -> None:
             key=lambda i: certificates[i].hits,
         )
         assert certificates[i].hits < 490
-        p_lower = clopper_pearson_lower(np.array([500]), 500, 0.01)
+        p_lower = clopper_pearson(np.array([500]), 500, 0.01)[0]
         radius = float(smoothed_radius(p_lower, 2.0)[0])
         certificates[i] = dataclasses.replace(certificates[i], hits=500, radius=radius)
         return certificates

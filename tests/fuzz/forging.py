@@ -19,7 +19,8 @@ from robustprune.certify import (
     read_certificates,
     write_certificates,
 )
-from robustprune.certify.smoothing import clopper_pearson_lower, smoothed_radius
+from robustprune.certify.smoothing import smoothed_radius
+from robustprune.measure.statistics import clopper_pearson
 from robustprune.models import build_model
 from robustprune.pipeline.prepare import task_of
 from robustprune.pipeline.run_certificates import certified_examples, issue, manifest_of
@@ -159,7 +160,7 @@ def radius_that_its_hits_give(c: Certificate, hits: int, **settings: float) -> C
     """A statement about other samples, as if they had been drawn."""
     c = with_settings(c, **settings)
     n, alpha = int(c.settings["n"]), float(c.settings["alpha"])
-    p_lower = clopper_pearson_lower(np.array([hits]), n, alpha)
+    p_lower = clopper_pearson(np.array([hits]), n, alpha)[0]
     radius = float(smoothed_radius(p_lower, float(c.settings["sigma"]))[0])
     return replace(c, hits=hits, radius=radius, prediction=c.label, confidence=1 - alpha)
 
@@ -174,7 +175,7 @@ def beyond_the_truth(made: Made, distance: float, factor: float, rng: Rng) -> No
     n = next(
         n
         for n in np.unique(np.geomspace(10, 10**9, 400).astype(int)).tolist()
-        if float(smoothed_radius(clopper_pearson_lower(np.array([n]), n, alpha), 1.0)[0]) >= wanted
+        if float(smoothed_radius(clopper_pearson(np.array([n]), n, alpha)[0], 1.0)[0]) >= wanted
     )
     made.configure(n=n, alpha=alpha)
     made.state([radius_that_its_hits_give(c, n, n=n, alpha=alpha) for c in made.certificates])
