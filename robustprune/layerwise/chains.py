@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robustprune.layerwise.calls import PLAIN, Arguments, Log, equal, first_and_rest, mapped
+from robustprune.layerwise.calls import PLAIN, Arguments, Link, Log, equal, first_and_rest, mapped
 
 
 @dataclass(frozen=True)
@@ -47,27 +47,20 @@ def chain_of(
     begins, ends = marks[::2], marks[1::2]
     if not _keeps_to_itself(log, names, [i for i, _ in begins], [i for i, _ in ends]):
         return None
-    first, given = [], []
-    for place, (_, event) in enumerate(begins):
-        if event.value is None:
-            return None
-        hidden, rest = event.value
-        given.append(rest)
-        if not all(isinstance(leaf, (Tensor, *PLAIN)) for leaf in rest.leaves()):
-            return None
-        if place:
-            before = ends[place - 1][1].value
-            of_tuple = isinstance(before, tuple) and len(before) > 0 and before[0] is hidden
-            if before is not hidden and not of_tuple:
-                return None
-            first.append(of_tuple)
-        elif not isinstance(hidden, Tensor):
-            return None
-    if not any(isinstance(leaf, Tensor) for rest in given for leaf in rest.leaves()):
-        return Chain(tuple(names), tuple(first), tuple(given))
+    links = [event.value for _, event in begins if isinstance(event.value, Link)]
+    given = [link.rest for link in links]
+    every = [leaf for rest in given for leaf in rest.leaves()]
+    if not all(isinstance(leaf, (Tensor, *PLAIN)) for leaf in every):
+        return None
+    sources = [link.source for link in links]
+    if sources[0] is None or not all(source in ("whole", "first") for source in sources[1:]):
+        return None
+    first = tuple(source == "first" for source in sources[1:])
+    if all(leaf is None or isinstance(leaf, bool | str) for leaf in every):
+        return Chain(tuple(names), first, tuple(given))
     if _moves_with_first(network, names, given, call):
         return None
-    return Chain(tuple(names), tuple(first), None)
+    return Chain(tuple(names), first, None)
 
 
 def outermost(network: nn.Module, chains: Mapping[str, Chain]) -> list[Chain]:

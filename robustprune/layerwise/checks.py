@@ -72,6 +72,11 @@ def supported(
                 LeftOut,
                 stacklevel=3,
             )
+    for name, layer in found.items():
+        if not bool(torch.isfinite(cast(Tensor, layer.weight)).all()):
+            raise ValueError(
+                f"the weights of layer {name!r} are NaN or infinite; give a network that is trained"
+            )
     if not found:
         raise ValueError(
             f"{type(network).__name__} has no layer that can be pruned here: a Linear, Conv1d-3d "
@@ -95,17 +100,25 @@ def without_cache(network: nn.Module) -> set[str]:
     return names
 
 
-def checked_solver(solver: SolverLike, options: Mapping[str, Any]) -> Callable[..., Solution]:
+def checked_solver(
+    solver: SolverLike, options: Mapping[str, Any], pattern: str
+) -> Callable[..., Solution]:
     """The function that solves a layer.
 
     Raises:
-        ValueError: an unknown name, or an option that the solver doesn't have.
+        ValueError: an unknown name, an option that the solver doesn't have, or a pattern that it
+            can't choose.
     """
     if isinstance(solver, str):
         if solver not in SOLVERS:
             raise ValueError(
                 f"unknown solver {solver!r}{did_you_mean(solver, SOLVERS)}; choose one of "
                 f"{', '.join(SOLVERS)}, or give a function (problem, **options) -> Solution"
+            )
+        if SOLVERS[solver].single and pattern != "element" and ":" not in pattern:
+            raise ValueError(
+                f"solver {solver!r} chooses single weights, and pattern {pattern!r} groups them; "
+                "take pattern 'element' or N:M, or another solver"
             )
         solve = SOLVERS[solver].solve
     else:

@@ -112,7 +112,7 @@ def prune_layerwise(
             are not finite, or nothing to prune.
     """
     check_pattern(pattern, check_density(density))
-    solve = checked_solver(solver, options)
+    solve = checked_solver(solver, options, pattern)
     check_options(target, attack, batches, clean, sweeps, dtype)
     network = copy_on(model, device)
     modes = {name: module.training for name, module in network.named_modules()}

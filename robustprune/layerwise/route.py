@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from robustprune.layerwise.calls import Event, Log, first_and_rest, input_of
+from robustprune.layerwise.calls import Event, Log, input_of
 from robustprune.layerwise.chains import Chain, chain_of, outermost, place_of
 from robustprune.layerwise.moments import geometry, outputs_of
 from robustprune.layerwise.targets import watching
@@ -84,8 +84,7 @@ def _run(
 
     def begin_layer(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = input_of(args, kwargs)
-            log.events.append(Event("layer", name, (x, None if x is None else x._version)))
+            log.layer(name, input_of(args, kwargs))
 
         return hook
 
@@ -98,15 +97,15 @@ def _run(
 
         return hook
 
-    def begin(name: str) -> Callable[..., None]:
+    def begin(holder: str, name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            log.events.append(Event("begin", name, first_and_rest(args, kwargs)))
+            log.begin(holder, name, args, kwargs)
 
         return hook
 
-    def end(name: str) -> Callable[..., None]:
+    def end(holder: str, name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], output: object) -> None:
-            log.events.append(Event("end", name, output))
+            log.end(holder, name, output)
 
         return hook
 
@@ -118,9 +117,9 @@ def _run(
             name = f"{holder}.{child}".lstrip(".")
             # before the hooks of layers: a module may be a layer itself
             handles.append(
-                part.register_forward_pre_hook(begin(name), with_kwargs=True, prepend=True)
+                part.register_forward_pre_hook(begin(holder, name), with_kwargs=True, prepend=True)
             )
-            handles.append(part.register_forward_hook(end(name)))
+            handles.append(part.register_forward_hook(end(holder, name)))
     try:
         with watching(network, layers, lambda n, _: log.events.append(Event("stream", n))):
             call()
@@ -160,8 +159,7 @@ def _groups(
         if name in seen or name not in calls:
             continue
         seen.add(name)
-        x, version = event.value
-        key = (id(x), version, geometry(layers[name]), place_of(name, chains))
+        key = (event.value, geometry(layers[name]), place_of(name, chains))
         if last == key and calls[name] == 1:
             groups[-1] = (*groups[-1], name)
         else:

@@ -1,10 +1,12 @@
-"""The solvers of a layer find on the accelerator what they find on the CPU."""
+"""The solvers of a layer, and the walk over layers, find on the accelerator what they find on the
+CPU."""
 
 import pytest
 import torch
 from accelerator import DEVICE, needs_one
-from torch import Tensor
+from torch import Tensor, nn
 
+from robustprune.layerwise import TARGETS, TargetName, prune_layerwise
 from robustprune.layerwise.problem import LayerProblem
 from robustprune.layerwise.solvers import SOLVERS
 from robustprune.sparsity import Groups
@@ -42,3 +44,19 @@ def test_the_accelerator_finds_what_the_cpu_finds(solver: str, pattern: str, by_
     assert there.weight.device.type == DEVICE.type
     assert torch.equal(cpu.mask, there.mask.cpu())
     torch.testing.assert_close(cpu.weight, there.weight.cpu(), rtol=1e-4, atol=1e-5)
+
+
+@needs_one
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_network_is_pruned_on_the_accelerator_as_on_the_cpu(
+    network: nn.Module, batches: list[tuple[Tensor, Tensor]], target: TargetName
+) -> None:
+    there, here = (
+        prune_layerwise(network, batches, density=0.5, target=target, device=device)
+        for device in (DEVICE, "cpu")
+    )
+    assert next(there.model.parameters()).device.type == DEVICE.type
+    for name, mask in there.masks.items():
+        assert float((mask == here.masks[name]).float().mean()) > 0.98
+    for one, two in zip(there.history, here.history, strict=True):
+        assert one.loss == pytest.approx(two.loss, rel=0.05, abs=1e-4)

@@ -207,11 +207,61 @@ class Early(nn.Module):
         return self.parts[0](self.parts[1](x).relu())
 
 
-@pytest.mark.parametrize("make", [Skip, Outside, Early])
+class Written(nn.Module):
+    """Something is added in place between two modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Linear(5, 5), nn.Linear(5, 5)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.parts[0](x)
+        h += 1
+        return self.parts[1](h)
+
+
+@pytest.mark.parametrize("make", [Skip, Outside, Early, Written])
 def test_what_is_no_chain(make: Callable[[], nn.Module]) -> None:
     network = make()
     route = find_route(network, maskable_layers(network), lambda: network(torch.rand(4, 5)))
     assert route.chains == ()
+
+
+class Lengths(nn.Module):
+    """Its modules are given a number that differs from batch to batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([Length(), Length()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x
+        for part in self.parts:
+            h = part(h, x.shape[0])
+        return h
+
+
+class Length(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor, number: int) -> Tensor:
+        return self.inner(x).view(number, 5)
+
+
+def test_batches_of_different_lengths() -> None:
+    torch.manual_seed(0)
+    network = Lengths()
+    data = [Batch(torch.rand(n, 5)) for n in (4, 3)]
+    layers = maskable_layers(network)
+    device = torch.device("cpu")
+    route = find_route(network, layers, lambda: data[0].call(network, device))
+    assert len(route.chains) == 1
+    groups = {name: group_weight(layer) for name, layer in layers.items()}
+    pair = Pair(network, copy.deepcopy(network), tuple(layers), groups, data, device)
+    found = list(walk(pair, route, target="residual"))
+    assert [moments.samples for _, moments in found] == [7, 7]
 
 
 def test_infinite_inputs_name_their_layer() -> None:

@@ -186,6 +186,24 @@ def test_two_of_four_along_the_inputs() -> None:
         assert bool((mask.view(len(mask), -1, 4).sum(2) == 2).all())
 
 
+@FEW
+def test_so_many_batches_are_taken_and_sums_may_be_single() -> None:
+    network, data = made("cnn"), data_for("cnn", batches=3)
+    one, two = (prune_layerwise(network, part, density=0.5, batches=1) for part in (data, data[:1]))
+    assert one.masks == two.masks
+    single = prune_layerwise(network, data, density=0.5, batches=1, dtype=torch.float32)
+    loss = [[record.loss for record in ticket.history] for ticket in (one, single)]
+    assert loss[0] == pytest.approx(loss[1], rel=0.05, abs=1e-4)
+
+
+def test_weights_that_are_not_finite_are_named() -> None:
+    network = made("cnn")
+    with torch.no_grad():
+        layer_of(network, "4.weight").weight[0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"weights of layer '4\.weight' are NaN"):
+        prune_layerwise(network, data_for("cnn"), density=0.5)
+
+
 def test_few_examples_are_said() -> None:
     with pytest.warns(FewExamples, match=r"rank 2 at most for \d+ inputs; give more examples"):
         prune_layerwise(
@@ -267,6 +285,7 @@ def test_attacked_inputs_are_drawn_by_the_seed() -> None:
         ({"target": "desne"}, "did you mean 'dense'"),
         ({"allocate": "owll"}, "did you mean 'owl'"),
         ({"allocate": "owl", "pattern": "2:4"}, "fixes what each layer keeps"),
+        ({"solver": "dsnot", "pattern": "filter"}, "chooses single weights"),
         ({"rigde": 1.0}, "did you mean 'ridge'"),
         ({"clean": 0.5}, "has no effect without an attack"),
         ({"sweeps": 2}, "has no effect without an attack"),
