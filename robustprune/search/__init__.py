@@ -1,4 +1,4 @@
-"""Searches: each a plain function on a user's own module and loader."""
+"""Searches for sparse networks. Each is a plain function of the user's own module and loader."""
 
 from robustprune.search.admm import prune_admm
 from robustprune.search.controls import CONTROLS, ControlName, train_control

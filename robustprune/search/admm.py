@@ -1,4 +1,4 @@
-"""Pruning by ADMM while the network trains, under attack if the objective says so."""
+"""Pruning by ADMM while the network trains, under attack if the objective attacks."""
 
 from __future__ import annotations
 
@@ -40,20 +40,21 @@ from robustprune.sparsity import (
 )
 from robustprune.sparsity.criteria import at_least_float32, weights_of
 
-#: W + U by parameter name, and ρ -> the masks of Z
+#: a function from W + U by parameter name, and from ρ, to the masks of Z
 Support = Callable[[Mapping[str, Tensor], float], MaskSet]
 
 
 class Admm(Constraint):
-    """min L(W) + g(Z) s.t. W = Z, in scaled form with the dual U (Boyd et al. 2011, Sec. 3.1.1):
+    """Solve min L(W) + g(Z) s.t. W = Z by ADMM in scaled form, with the dual U.
 
-        W ← descent on L(W) + Σ ρ/2 ‖W − Z + U‖²          (P1, the training loop)
+        W ← gradient steps on L(W) + Σ ρ/2 ‖W − Z + U‖²   (P1, the training loop)
         Z ← prox_{g/ρ}(W + U)                              (P2, every `every` epochs)
         U ← U + W − Z
 
-    With g the indicator of a sparsity set (Ye et al. 2019, arXiv 1903.12561, Eq. 6 to 9) P2 is the
-    Euclidean projection: the groups with the largest Σ (W + U)² stay. With g = λ‖Z‖₁ it is
-    soft-thresholding by λ/ρ. When ρ grows, U shrinks by as much: ρU is the dual (ibid. Sec. 3.4.1).
+    See Boyd et al. 2011, Sec. 3.1.1. If g is the indicator of a sparsity set (Ye et al. 2019, arXiv
+    1903.12561, Eq. 6 to 9), P2 is the Euclidean projection, which keeps the groups with the largest
+    Σ (W + U)². If g = λ‖Z‖₁, P2 is soft-thresholding by λ/ρ. When ρ grows by a factor, U is divided
+    by it, because ρU is the unscaled dual (ibid. Sec. 3.4.1).
 
     Each update records the residuals ‖W − Z‖/‖W‖ ("primal") and ρ‖Z − Z_before‖/‖W‖ ("dual").
     """
@@ -108,7 +109,7 @@ class Admm(Constraint):
         return figures
 
     def masks(self, model: nn.Module) -> MaskSet:
-        """The support of Z, were it updated now."""
+        """Return the support of Z, as if it were updated now."""
         w = self._detached()
         return self.support({name: w[name] + self.u[name] for name in w}, self.rho)
 
@@ -145,34 +146,39 @@ def prune_admm(
     every: int = 20,
     **loop: Unpack[LoopOptions],
 ) -> Ticket:
-    """Drive a (pretrained) network's weights towards a sparsity set while it goes on training:
+    """Draw the weights of a (pretrained) network towards a sparsity set while it is trained:
 
         min_W E max_{‖δ‖≤ε} ℓ(f(x+δ; W), y)   s.t. W ∈ S      (`density`)
         min_W E max_{‖δ‖≤ε} ℓ(f(x+δ; W), y) + λ‖W‖₁            (`l1` = λ)
 
-    (Ye et al. 2019, arXiv 1903.12561, alg. 1; see `Admm`). The result is cut to the mask; retrain
-    it under the mask with `finetune_ticket(..., mode="inherit")`.
+    (Ye et al. 2019, arXiv 1903.12561, alg. 1; see `Admm`). At the end all weights outside the mask
+    are set to zero. Retrain the result with `finetune_ticket(..., mode="inherit")`.
 
     Args:
-        model: copied, never changed; start from one trained under the same objective.
-        loader: yields (x, y) batches.
-        density: kept fraction of the groups, in (0, 1]; exactly one of `density` and `l1`.
-        l1: λ > 0; the support of the last Z, at least one weight a layer, is the mask.
-        attack: the inner maximisation; exactly one of `attack` and `objective` is needed.
-        seed: draws nothing here, and is refused.
-        epochs, optimizer: the paper takes 200 epochs and OptimizerSpec(lr=0.01, weight_decay=1e-4).
-        rho: ρ of the first epoch; multiplied by `rho_growth` at each update up to `rho_max`.
-        every: epochs between two updates of Z and U, at most `epochs`.
-        pattern: see `robustprune.sparsity.patterns`; with `l1` always element.
-        allocate: see `robustprune.sparsity.allot`; not with `l1`, whose threshold is one for all.
-        dense: layers to leave whole: "first", "last" or layer names.
-        loop: how the training runs: the options of `LoopOptions`, which `train` explains.
+        model: the network, which is copied and never changed; start from one that was trained with
+            the same objective.
+        loader: an iterable of (x, y) batches.
+        density: the fraction of the groups to keep, in (0, 1]; give exactly one of `density` and
+            `l1`.
+        l1: λ > 0, the weight of the l1 norm. The mask is the support of the last Z, with at least
+            one weight in each layer.
+        attack: the inner attack; give exactly one of `attack` and `objective`.
+        seed: it must be 0, because this search draws no random numbers.
+        epochs, optimizer: as in `train`; the paper uses 200 epochs and OptimizerSpec(lr=0.01,
+            weight_decay=1e-4).
+        rho: ρ of the first epoch; each update multiplies it by `rho_growth`, up to `rho_max`.
+        every: the number of epochs between two updates of Z and U, at most `epochs`.
+        pattern: see `robustprune.sparsity.patterns`; it must be "element" with `l1`.
+        allocate: see `robustprune.sparsity.allot`; it must be "layer" with `l1`, whose threshold is
+            the same for all layers.
+        dense: layers that are not masked: "first", "last" or layer names.
+        loop: the options of `LoopOptions` for the training, which `train` explains.
 
     Returns:
-        Ticket(masks, model, history); the records carry the residuals, see `Admm`.
+        Ticket(masks, model, history); the records contain the residuals, see `Admm`.
 
     Raises:
-        ValueError: an option out of range, nothing to mask, a batch that does not fit the model.
+        ValueError: an option is out of range, nothing can be masked, or a batch does not fit.
         TrainingDiverged: the loss became non-finite.
     """
     refuse_others(DRAWS_NOTHING, seed=(seed, 0))
@@ -227,14 +233,14 @@ def prune_admm(
 
 
 def soft_threshold(v: Mapping[str, Tensor], threshold: float) -> dict[str, Tensor]:
-    """sign(v) max(|v| − t, 0): the proximal map of t‖·‖₁ (Boyd et al. 2011, Sec. 4.4.3)."""
+    """Return sign(v) max(|v| − t, 0), the proximal map of t‖·‖₁ (Boyd et al. 2011, Sec. 4.4.3)."""
     return {
         name: value.sign() * (value.abs() - threshold).clamp_min(0) for name, value in v.items()
     }
 
 
 def nonzero(z: Mapping[str, Tensor], v: Mapping[str, Tensor]) -> MaskSet:
-    """Where z is not zero; the largest |v| of a layer that is zero throughout."""
+    """Return where z is not zero; in a layer of zeros, the position of the largest |v|."""
     masks = {}
     for name, value in z.items():
         mask = value != 0
@@ -245,5 +251,5 @@ def nonzero(z: Mapping[str, Tensor], v: Mapping[str, Tensor]) -> MaskSet:
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> float:
-    """‖·‖₂ over all of them."""
+    """Return ‖·‖₂ over all tensors together."""
     return float(torch.stack([(t.double() ** 2).sum() for t in tensors.values()]).sum().sqrt())

@@ -1,4 +1,4 @@
-"""The controls that test what a lottery ticket claims: the same training with one thing changed."""
+"""The controls that test what a lottery ticket claims: the same training with one difference."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def train_control(
     init: InitName | None = None,
     **loop: Unpack[LoopOptions],
 ) -> Ticket:
-    """What a ticket must beat: the same training with one thing changed.
+    """Train a control of a ticket, which differs from it in one thing and which it must beat.
 
     Args:
-        kind: "random" shuffles the mask within each layer, so that every layer keeps as many
-            weights (Frankle et al. 2021, arXiv 2009.08576, Sec. 4); "reinit" keeps the mask and
-            draws the weights anew (arXiv 1803.03635, Sec. 2).
-        init: of kind "reinit" alone: how weights are drawn, default kaiming_normal.
-        seed: of the fresh weights, or of the shuffle.
+        kind: "random" shuffles the mask within each layer, so that every layer keeps the same
+            number of weights (Frankle et al. 2021, arXiv 2009.08576, Sec. 4); "reinit" keeps the
+            mask and draws new weights (arXiv 1803.03635, Sec. 2).
+        init: only for kind "reinit": the distribution of the weights; None is kaiming_normal.
+        seed: the seed of the new weights or of the shuffling.
 
     Raises:
-        ValueError: unknown kind, or an init where nothing is drawn.
+        ValueError: `kind` is unknown, or `init` is given where nothing is drawn.
     """
     if kind not in CONTROLS:
         raise ValueError(f"unknown control {kind!r}; choose one of {', '.join(CONTROLS)}")
@@ -72,7 +72,7 @@ def train_control(
 
 
 def shuffled_control(ticket: LotteryTicket, *, seed: int = 0) -> Ticket:
-    """The "random" control of a ticket in which nothing is trained."""
+    """Return the "random" control of a ticket in which nothing is trained."""
     network = copy_on(ticket.start, None)
     masks = _mask_control(network, ticket.masks, "random", "kaiming_normal", seed)
     return Ticket(masks, bake(network), [])
@@ -81,7 +81,7 @@ def shuffled_control(ticket: LotteryTicket, *, seed: int = 0) -> Ticket:
 def _mask_control(
     network: nn.Module, masks: MaskSet, kind: ControlName, init: InitName, seed: int
 ) -> MaskSet:
-    """Make the network that a control is trained from; returns its masks."""
+    """Prepare the network from which a control is trained, and return its masks."""
     generator = torch.Generator().manual_seed(seed)
     masks = shuffled(masks, generator) if kind == "random" else masks
     if kind == "reinit":
@@ -91,7 +91,7 @@ def _mask_control(
 
 
 def shuffled(masks: MaskSet, generator: torch.Generator) -> MaskSet:
-    """Each mask with its entries in random order."""
+    """Shuffle the entries of each mask."""
     return MaskSet(
         {
             name: mask.view(-1)[torch.randperm(mask.numel(), generator=generator)].view(mask.shape)

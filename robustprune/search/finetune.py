@@ -1,4 +1,4 @@
-"""Fine-tuning a ticket: train the kept weights, or start the whole network from them."""
+"""Fine-tune a ticket: train the kept weights, or train the whole network from them."""
 
 from __future__ import annotations
 
@@ -46,23 +46,25 @@ def finetune_ticket(
     init: InitName | None = None,
     **loop: Unpack[LoopOptions],
 ) -> Ticket:
-    """Train the weights of a ticket that was found without training them
-    (arXiv 2110.14068, Sec. 3.4).
+    """Train the weights of a ticket that was found without training them.
+
+    See Fu et al. 2021 (arXiv 2110.14068, Sec. 3.4).
 
     Args:
-        objective, attack: what is descended; exactly one is needed. With `attack` it is adversarial
-            training.
-        mode: "inherit" starts at the ticket's own random weights, m ⊙ θ; "reinit" draws fresh
-            ones (`init`, `seed`) under the same mask; "full" starts at m ⊙ θ and lets go of the
-            mask, so that the result is dense.
-        init: of mode "reinit" alone: how weights are drawn, default kaiming_normal.
-        seed: of those weights, and of that mode alone.
+        objective, attack: the loss to minimise; give exactly one of them. `attack` stands for
+            adversarial training with this attack.
+        mode: "inherit" starts from the ticket's own random weights, m ⊙ θ; "reinit" draws new ones
+            (`init`, `seed`) under the same mask; "full" starts from m ⊙ θ and drops the mask, so
+            that the result is dense.
+        init: only for mode "reinit": the distribution of the weights; None is kaiming_normal.
+        seed: only for mode "reinit": the seed of these weights.
 
     Returns:
-        Ticket with the trained network; the masks are the ticket's, or all ones for "full".
+        A Ticket with the trained network and the same masks; for "full" the masks are all ones.
 
     Raises:
-        ValueError: unknown mode or init, or an init or a seed where nothing is drawn.
+        ValueError: `mode` or `init` is unknown, or `init` or `seed` is given where nothing is
+            drawn.
         TrainingDiverged: the loss became non-finite.
     """
     if mode not in FINETUNE_MODES:
@@ -86,7 +88,7 @@ def finetune_ticket(
 
 
 def _reset_statistics(network: nn.Module) -> None:
-    """Forget what normalisation layers saw of the old weights."""
+    """Reset the running statistics of normalisation layers, which belong to the old weights."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.reset_running_stats()

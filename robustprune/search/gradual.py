@@ -1,4 +1,4 @@
-"""Gradual magnitude pruning: a network becomes sparse while it is trained, by a cubic schedule."""
+"""Gradual magnitude pruning: a network becomes sparse during its training, by a cubic schedule."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ from robustprune.sparsity import (
 
 
 class Gradual(Constraint):
-    """Masks on the layers' weights that keep ever fewer of them, by d_t of `prune_gradual`.
+    """Keep fewer and fewer weights of the layers, by the schedule d_i of `prune_gradual`.
 
-    Each update keeps the largest |w| of what is left. The record of an epoch says which density
-    was reached ("density").
+    Each update keeps the largest |w| of the remaining weights. The record of an epoch contains the
+    density that was reached ("density").
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Gradual(Constraint):
         every: int | None,
         epochs: int,
     ) -> None:
-        # a checkpoint tells by the epochs, too, whose it is: the path depends on them
+        # the fingerprint of a checkpoint contains the epochs, because the schedule depends on them
         self.epochs = epochs
         self.layers, self.density, self.pattern = layers, density, pattern
         self.allocate, self.start, self.stop, self.every = allocate, start, stop, every
@@ -78,10 +78,10 @@ class Gradual(Constraint):
         steps_per_epoch: int | None,
         epochs: int,
     ) -> None:
-        """Turn fractions of the training into steps.
+        """Convert fractions of the training into steps.
 
         Raises:
-            ValueError: a loader without a length, or no update between start and stop.
+            ValueError: the loader has no length, or there is no update between `start` and `stop`.
         """
         if steps_per_epoch is None:
             raise ValueError(
@@ -100,7 +100,7 @@ class Gradual(Constraint):
         self.updates = way // self.steps
 
     def share(self, density: float) -> float:
-        """d_t after the updates that are done, of a path down to `density`."""
+        """Return d_i after the updates so far, for a schedule that ends at `density`."""
         left = 1 - self.done / self.updates
         return density + (1 - density) * left**3
 
@@ -111,10 +111,10 @@ class Gradual(Constraint):
             self.prune(model, done)
 
     def prune(self, model: nn.Module, done: int) -> None:
-        """Make an update, the last one of `done`."""
+        """Make update number `done`."""
         self.done = done
         density, pattern = self.share(self.density), self.pattern
-        if ":" in pattern:  # of every M as many as d_t asks for, rounded up
+        if ":" in pattern:  # keep ⌈d_i · M⌉ of every M
             most = int(pattern.partition(":")[2])
             kept = count_kept(density, most)
             if kept == most:
@@ -139,7 +139,7 @@ class Gradual(Constraint):
         return MaskSet({name: self._mask(name) for name in self.layers})
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The updates that are done; the masks are among the model's buffers."""
+        """Return the number of updates so far. (The masks are buffers of the model.)"""
         return {"done": torch.tensor(self.done)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -147,7 +147,7 @@ class Gradual(Constraint):
 
 
 def check_way(start: float, stop: float) -> None:
-    """Raises ValueError unless 0 ≤ start < stop ≤ 1."""
+    """Raise a ValueError unless 0 ≤ start < stop ≤ 1."""
     if not 0 <= start < stop <= 1:
         raise ValueError(
             f"start={start:g} and stop={stop:g} must be fractions of the training with "
@@ -174,33 +174,36 @@ def prune_gradual(
     every: int | None = None,
     **loop: Unpack[LoopOptions],
 ) -> Ticket:
-    """Train a network and prune it on the way, in n updates that are Δ steps apart. After update i
-    the largest |w| of those left are kept, as many as the density
+    """Train a network and prune it meanwhile, in n updates with Δ steps between them. Update i
+    keeps the largest |w| of the remaining weights, at the density
 
         d_i = d + (1 − d) (1 − i/n)³,   i = 1 … n
 
-    asks for (Zhu & Gupta 2017, arXiv 1710.01878, Eq. 1, written for d = 1 − sparsity, from a dense
-    network on). What is pruned never comes back. The weights that are left go on training.
+    (Zhu & Gupta 2017, arXiv 1710.01878, Eq. 1, with d = 1 − sparsity and a dense start). Pruned
+    weights never come back. The remaining weights go on training.
 
     Args:
-        model: a fresh or a trained network. Copied, never changed.
-        loader: yields (x, y) batches, and has a length.
-        density: d, kept fraction of the groups at the end, in (0, 1].
-        attack: the inner maximisation; exactly one of `attack` and `objective` is needed.
-        pattern: see `robustprune.sparsity.patterns`. Of "N:M", ⌈d_i · M⌉ of every M stay.
-        allocate: see `robustprune.sparsity.allot`; densities for each layer have a path each.
-        dense: layers to leave whole: "first", "last" or layer names.
-        seed: draws nothing here, and is refused.
-        start, stop: fractions of the training between which the updates are.
-        every: Δ, steps between two updates; None makes 100 updates, or one a step.
-        loop: how the training runs: the options of `LoopOptions`, which `train` explains.
+        model: a new or a trained network, which is copied and never changed.
+        loader: an iterable of (x, y) batches with a length.
+        density: d, the fraction of the groups to keep at the end, in (0, 1].
+        attack: the inner attack; give exactly one of `attack` and `objective`.
+        pattern: see `robustprune.sparsity.patterns`. "N:M" keeps ⌈d_i · M⌉ of every M.
+        allocate: see `robustprune.sparsity.allot`; with a density for each layer, each one has its
+            own schedule.
+        dense: layers that are not masked: "first", "last" or layer names.
+        seed: it must be 0, because this search draws no random numbers.
+        start, stop: the fractions of the training between which the updates are.
+        every: Δ, the number of steps between two updates; None makes 100 updates, or one for each
+            step.
+        loop: the options of `LoopOptions` for the training, which `train` explains.
 
     Returns:
-        Ticket(masks, model, history); the records carry the density that was reached.
+        Ticket(masks, model, history); the records contain the density that was reached.
 
     Raises:
-        ValueError: an option out of range, a loader without a length, no step for an update, a
-            validation, which could choose an epoch that is not sparse yet, or nothing to mask.
+        ValueError: an option is out of range, the loader has no length, there is no step for an
+            update, a validation is given (it could choose an epoch that is not sparse yet), or
+            nothing can be masked.
         TrainingDiverged: the loss became non-finite.
     """
     check_pattern(pattern, check_density(density))
@@ -230,6 +233,6 @@ def prune_gradual(
         optimizer=optimizer,
         **loop,
     )
-    if constraint.done < constraint.updates:  # the loader gave fewer batches than its length says
+    if constraint.done < constraint.updates:  # the loader gave fewer batches than its length
         constraint.prune(network, constraint.updates)
     return Ticket(constraint.masks(network), bake(network), history)

@@ -1,4 +1,4 @@
-"""Random weights θ for scratch tickets."""
+"""Draw random weights θ for scratch tickets."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def initialise(
     density: float | Mapping[str, float] = 1.0,
     bias_scale: float = 0.0,
 ) -> None:
-    """Draw the weights of `layers` anew, in place.
+    """Draw new weights of `layers`, in place.
 
-    With g = √2 (ReLU), n = fan in and m = fan out of a layer:
+    With g = √2 (for ReLU), n the fan-in and m the fan-out of a layer:
 
     | init                    | weight                   |
     | ----------------------- | ------------------------ |
@@ -42,17 +42,17 @@ def initialise(
     | xavier_normal           | N(0, 2/(n+m))            |
     | xavier_constant         | ± √(2/(n+m))             |
 
-    The signed constant is the best of them for robust scratch tickets (arXiv 2110.14068,
+    signed_kaiming_constant is the best one for robust scratch tickets (arXiv 2110.14068,
     Sec. 3.6; Ramanujan et al., arXiv 1911.13299, Sec. 4).
 
     Args:
-        density: fan scaling: the fraction of weights that will be kept, so that n and m count
-            only those (arXiv 1911.13299, "scaled"); 1 for none. By a layer's name, where layers
-            differ; one that isn't named stays whole.
-        bias_scale: biases are drawn from U(−b, b) with b = bias_scale·g/√n; 0 for zero biases.
+        density: the fraction of weights that will be kept, so that n and m count only those (arXiv
+            1911.13299, "scaled"); 1 counts all. It may be a mapping from layer names; layers that
+            it does not name have 1.
+        bias_scale: biases are drawn from U(−b, b) with b = bias_scale·g/√n; 0 gives zero biases.
 
     Raises:
-        ValueError: unknown init, or a bias scale that is negative or not finite.
+        ValueError: `init` is unknown, or `bias_scale` is negative or not finite.
     """
     if not 0 <= bias_scale < math.inf:
         raise ValueError(f"bias_scale={bias_scale} must be at least 0 and finite")
@@ -67,7 +67,7 @@ def initialise(
         fan_out = out * math.prod(weight.shape[2:]) * share
         gain = math.sqrt(2.0 / fan_in)
         std = gain if "kaiming" in init else math.sqrt(2.0 / (fan_in + fan_out))
-        noise = torch.empty(weight.shape, dtype=torch.float64)  # drawn on the CPU: same everywhere
+        noise = torch.empty(weight.shape, dtype=torch.float64)  # on the CPU: the same everywhere
         if init == "kaiming_uniform":
             noise.uniform_(-math.sqrt(3.0), math.sqrt(3.0), generator=generator)
         else:
@@ -84,18 +84,17 @@ def initialise(
 def draw_thresholds(
     model: nn.Module, between: tuple[float, float], *, generator: torch.Generator
 ) -> None:
-    """Make the units of the first layer random thresholds, in place: weights |θ|, and shifts −t of
-    the batch norm behind it with t ~ U(lo, hi), in standard deviations of each unit.
+    """Turn the units of the first layer into random thresholds, in place.
 
-    Batch norm without an affine part puts every threshold of a random network at the mean of its
-    unit, where a perturbation of the background passes. Under a large ε units are needed that
-    stay silent for a dark pixel, so that the perturbation dies at the first ReLU; and a unit is
-    silent for dark pixels only if it weighs them positively. All batch norms get scale 1, those
-    behind the first shift 0.
+    Its weights become |θ|, and the batch norm behind it gets shifts −t with t ~ U(lo, hi), in
+    standard deviations of each unit. Batch norm without an affine part sets every threshold of a
+    random network to the mean of its unit, which a perturbation of the background can cross. Under
+    a large ε, units must be zero for dark pixels, so that the first ReLU removes the perturbation,
+    and this needs positive weights. All batch norms get scale 1, and all but the first get shift 0.
 
     Raises:
-        ValueError: not lo ≤ hi, or the model's first batch norm is not an affine one over the
-            first layer's outputs.
+        ValueError: lo > hi, or the model's first batch norm is not an affine one over the
+            outputs of the first layer.
     """
     lo, hi = between
     if not lo <= hi:

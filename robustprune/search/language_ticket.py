@@ -1,5 +1,5 @@
-"""Robust lottery tickets of pre-trained language models: masks learned under attack, weights
-frozen; drawn once, reset, and trained."""
+"""Robust lottery tickets of pre-trained language models. Masks are learned under attack with frozen
+weights, and drawn once; then weights are reset and trained."""
 
 from __future__ import annotations
 
@@ -55,28 +55,28 @@ LANGUAGE_OPTIMIZER = OptimizerSpec(name="adamw", lr=0.1, weight_decay=1e-6, sche
 
 @dataclass(frozen=True)
 class LanguageTicket(LotteryTicket):
-    """A ticket drawn from learned scores, not yet trained.
+    """A ticket that was drawn from learned scores and is not trained yet.
 
     Attributes:
-        scores: by place, one score a group; the larger the likelier it is kept.
-        groups: what they stand for.
+        scores: for each place one score per group; groups with larger scores are kept first.
+        groups: the groups to which the scores belong.
     """
 
     scores: Mapping[str, Tensor] = field(repr=False)
     groups: Mapping[str, GateGroup] = field(repr=False)
 
     def at(self, density: float) -> LanguageTicket:
-        """The ticket of another density from the same scores: nothing is learned again.
+        """Return the ticket of another density from the same scores, without learning again.
 
         Raises:
-            ValueError: density outside (0, 1].
+            ValueError: `density` is outside (0, 1].
         """
         masks = draw_masks(self.scores, self.groups, density)
         return replace(self, masks=masks, model=_masked(self.start, masks))
 
 
 def expected_density(scores: Mapping[str, Tensor], groups: Mapping[str, GateGroup]) -> Tensor:
-    """R(m) = Σ_g n_g P(m_g ≠ 0) / Σ_g n_g, n_g the weights of group g; differentiable."""
+    """Return R(m) = Σ_g n_g P(m_g ≠ 0) / Σ_g n_g, where group g has n_g weights."""
     parts = [
         probability_kept(scores[name]).mean() * group.weights for name, group in groups.items()
     ]
@@ -84,8 +84,8 @@ def expected_density(scores: Mapping[str, Tensor], groups: Mapping[str, GateGrou
 
 
 class HardConcreteGates(Learned):
-    """λ times the `expected_density`, the share of weights kept; puts gates on a frozen network,
-    of which each optimizer step sees one sample."""
+    """Put gates on a frozen network, with the penalty λ times `expected_density`. Each optimizer
+    step uses one sample of the gates."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class HardConcreteGates(Learned):
         return {name: gates.score.detach().clone() for name, gates in self.gates.items()}
 
     def expected_density(self) -> Tensor:
-        """R(m), differentiable."""
+        """Return R(m), which is differentiable."""
         return expected_density({n: gates.score for n, gates in self.gates.items()}, self.groups)
 
     def penalty(self, model: nn.Module) -> Tensor:
@@ -167,44 +167,40 @@ def find_language_ticket(
 
         min_m  E max_{‖δ‖_F≤ε} ℓ(f(x + δ; m ⊙ θ), y) + λ R(m),    θ frozen
 
-    with m hard-concrete (see `sparsity.hard_concrete`) and R(m) the expected share of kept
-    weights; then keep the groups with the largest scores, all layers compared, and put the
-    pre-trained weights back (Zheng et al. 2022, arXiv 2211.03013, Sec. 3). Train the result with
-    `finetune_ticket(ticket, loader, Natural(), ...)` as the paper does, or under attack;
-    `train_control` makes its random and re-initialised controls; `ticket.at(0.5)` draws another
-    density.
+    where m is hard-concrete (see `sparsity.hard_concrete`) and R(m) is the expected share of kept
+    weights. Then the groups with the largest scores of all layers are kept, and the pre-trained
+    weights are restored (Zheng et al. 2022, arXiv 2211.03013, Sec. 3). Train the result with
+    `finetune_ticket(ticket, loader, Natural(), ...)` as the paper does, or under attack.
+    `train_control` trains its controls, and `ticket.at(0.5)` draws another density.
 
-    Its defaults are the paper's and not those of the other searches: all layers are compared, the
-    classifier on top is left whole, and scores are learned by AdamW in 20 epochs. The section
-    `language` of a config has the same.
+    The defaults are those of the paper and not of the other searches: all layers are compared, the
+    classifier on top is not masked, and scores are learned by AdamW in 20 epochs. The section
+    `language` of a config has the same defaults.
 
     Args:
-        model: fine-tuned for the task. Copied, never changed; its weights stay as they are to the
-            last bit while the scores move.
-        loader: yields (x, y) batches of packed sentences (`robustprune.packing`).
-        density: kept fraction of the groups, in (0, 1]: exactly ⌈density · n⌉ of them.
-        attack: the inner maximisation, such as PGD(ThreatModel("l2", eps, support=words)); exactly
-            one of `attack` and `objective` is needed.
-        pattern, allocate: always "element" and "global" here; see `granularity`.
-        pretrained: what the ticket's weights are reset to; default the fine-tuned ones.
-        granularity: what lives or dies together: "weight", "head", "neuron" or "layer" (see
+        model: the network, fine-tuned for the task. It is copied and never changed.
+        loader: an iterable of (x, y) batches of packed sentences (`robustprune.packing`).
+        density: the fraction of the groups to keep, in (0, 1]: exactly ⌈density · n⌉ of them.
+        attack: the inner attack, such as PGD(ThreatModel("l2", eps, support=words)); give exactly
+            one of `attack` and `objective`.
+        pattern, allocate: they must be "element" and "global"; see `granularity`.
+        pretrained: the network to whose weights the ticket is reset; None for `model`.
+        granularity: what is kept or removed together: "weight", "head", "neuron" or "layer" (see
             `sparsity.gates`).
-        penalty: λ.
-        kept: P(m ≠ 0) at the start; with a spread, of the group in the middle. None chooses it so
-            that R(m) is `density` from the first step on: where steps are few, a search that starts
-            with nearly everything kept never sees the network that is drawn in the end (ours).
-        spread: how far first scores reach to either side of the middle by the rank of the groups'
-            magnitudes; 0, as in the paper, starts them all alike. Where steps are few, about 10
-            with kept=None makes the search refine magnitude pruning (ours).
-        dense: of granularity "weight", the layers to leave whole; default the classifier on top.
-            Embeddings (tied ones too), norms and biases are never masked.
-        seed: of the gates' samples.
-        loop: options of `LoopOptions`, which `train` explains; validation has gates as `expected`.
+        penalty: λ, at least 0.
+        kept: P(m ≠ 0) at the start; with a spread, that of the middle group. None chooses it so
+            that R(m) is `density` at the first step, which helps when steps are few (ours).
+        spread: how far the first scores extend to both sides of the middle, by the rank of the
+            groups' magnitudes. 0, as in the paper, starts with equal scores. With few steps, about
+            10 and kept=None make the search refine magnitude pruning (ours).
+        dense: only for granularity "weight": the layers that are not masked; by default the
+            classifier on top. Embeddings (also tied ones), norms and biases are never masked.
+        seed: the seed of the samples of the gates.
+        loop: options of `LoopOptions`, see `train`; validation uses the `expected` gates.
 
     Returns:
-        LanguageTicket; the records carry the expected density. Beyond the model's copy the search
-        holds, for each group, a float32 score, its gradient and two of Adam's moments: with
-        "weight" 16 bytes a masked weight, and about as much again while a step lasts.
+        LanguageTicket; the records contain the expected density. The search holds, besides a copy
+        of the model, 16 bytes per group, and about twice as much during a step.
 
     Raises:
         ValueError: an option out of range, nothing to mask, a batch that does not fit the model.
@@ -242,7 +238,7 @@ def find_language_ticket(
 
 
 def _check_fits(pretrained: nn.Module, groups: Mapping[str, GateGroup]) -> None:
-    """Refuse other weights than the model's own before the search, not when it has ended."""
+    """Refuse weights of another network before the search, and not only at its end."""
     check_searchable(pretrained)
     inner = unwrapped(pretrained)
     weights = dict((plain(inner) if computed_weights(inner) else inner).named_parameters())
@@ -262,9 +258,9 @@ def first_scores(
     kept: float | None,
     spread: float,
 ) -> dict[str, Tensor]:
-    """One score a group to start from: log-odds of `kept` (None: those with which R(m) is
-    `density`), moved by spread · ρ, where ρ from −1 to 1 is the rank of the group's root mean
-    square weight among all groups of all places."""
+    """Return the first score of each group: the log-odds of `kept` (None: those for which R(m) is
+    `density`), plus spread · ρ, where ρ from −1 to 1 is the rank of the group's root mean square
+    weight among all groups of all places."""
     ranks = (
         _ranks(model, groups) if spread else {n: torch.zeros(g.shape) for n, g in groups.items()}
     )
@@ -285,7 +281,7 @@ def _ranks(model: nn.Module, groups: Mapping[str, GateGroup]) -> dict[str, Tenso
 
 
 def _middle(moved: Mapping[str, Tensor], groups: Mapping[str, GateGroup], density: float) -> float:
-    """What to add to the scores for R(m) to be the density."""
+    """Return the number that is added to the scores so that R(m) is the density."""
     if not density < 1:
         raise ValueError(f"kept=None starts at the density, which must be below 1, not {density}")
 
@@ -298,7 +294,7 @@ def _middle(moved: Mapping[str, Tensor], groups: Mapping[str, GateGroup], densit
 
 
 def _masked(start: nn.Module, masks: MaskSet) -> nn.Module:
-    """A copy of the network with the mask baked in."""
+    """Return a copy of the network with the mask baked in."""
     network = copy_on(start, device_of(start))
     apply_masks(network, masks)
     return bake(network)

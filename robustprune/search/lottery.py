@@ -1,4 +1,4 @@
-"""Lottery tickets: train, prune, rewind, and train again; with the controls that test the claim."""
+"""Lottery tickets: train, prune, rewind and train again, in rounds."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ from robustprune.sparsity.criteria import Scene, magnitude
 
 @dataclass(frozen=True)
 class LotteryTicket(Ticket):
-    """A trained ticket and where its training began.
+    """A trained ticket and the start of its training.
 
     Attributes:
-        start: the whole network, unmasked, at the step to which the weights were rewound.
+        start: the whole network, without masks, at the step to which the weights were rewound.
     """
 
     start: nn.Module
 
 
 class _AtStep(Callback):
-    """Keeps a copy of the model's state after a number of steps (0: before the first)."""
+    """Keep a copy of the model's state after a number of steps (0: before the first step)."""
 
     def __init__(self, model: nn.Module, step: int) -> None:
         self.step, self.state = step, snapshot(model)
@@ -82,8 +82,8 @@ class _AtStep(Callback):
 
 
 def rounds_to(density: float, pattern: str = "element", rounds: int | None = None) -> int:
-    """How many rounds of pruning lead to the density: `rounds` if it is given, else as many as
-    remove 20% of the survivors each. N of every M has nothing in between and takes one."""
+    """Return the number of pruning rounds: `rounds` if it is given, else so many that each one
+    removes 20% of the remaining weights. N:M is always reached in one round."""
     if ":" in pattern:
         return 1
     return rounds or max(1, round(math.log(density) / math.log(0.8)))
@@ -107,38 +107,41 @@ def find_lottery_ticket(
     rewind: int = 0,
     **loop: Unpack[LoopOptions],
 ) -> LotteryTicket:
-    """Iterative magnitude pruning with rewinding: in each of n rounds train, keep the p^(i/n)
-    largest |w| of the survivors, set the weights back to step k, and train what is left
-    (Frankle & Carbin 2019, arXiv 1803.03635, Sec. 2; rewinding to k > 0: Frankle et al. 2020,
-    arXiv 1912.05671).
+    """Find a lottery ticket by iterative magnitude pruning with rewinding.
+
+    Each round i of n trains the network, keeps the largest |w| at density p^(i/n), and sets the
+    weights back to step k; at the end the rest is trained (Frankle & Carbin 2019, arXiv
+    1803.03635, Sec. 2; for k > 0 Frankle et al. 2020, arXiv 1912.05671).
 
     Args:
-        model: its weights are θ₀. Copied, never changed.
-        loader: yields (x, y) batches.
-        density: p, kept fraction of the groups at the end, in (0, 1].
-        attack: the inner maximisation in every round; exactly one of `attack` and `objective`
-            (`Natural()` for plain training) is needed.
-        epochs: of each round and of the last training: (rounds + 1) · epochs in all.
-        rounds: n; 1 is one-shot, None removes 20% of the survivors a round. With N:M always 1.
-        rewind: k, in optimizer steps of the first training and not beyond its last; 0 for the
-            initial weights.
-        pattern, allocate: see `robustprune.sparsity`; "global" compares |w| over all layers, as
-            the papers do.
-        dense: layers to leave whole: "first", "last" or layer names.
-        seed: draws nothing here, and is refused.
-        loop: how the training runs: the options of `LoopOptions`, which `train` explains.
-            Every round keeps its own file beside the checkpoint and is not repeated.
+        model: the network with the initial weights θ₀, which is copied and never changed.
+        loader: an iterable of (x, y) batches.
+        density: p, the fraction of the groups to keep at the end, in (0, 1].
+        attack: the inner attack of every round; give exactly one of `attack` and `objective`
+            (`Natural()` for plain training).
+        epochs: the epochs of each round and of the last training, which makes (rounds + 1) · epochs
+            in all.
+        rounds: n; 1 is one-shot, None removes 20% of the remaining weights per round. It must be 1
+            for N:M.
+        rewind: k, in optimizer steps of the first training, at most its last one; 0 for the initial
+            weights.
+        pattern, allocate: see `robustprune.sparsity`; "global" compares |w| over all layers, as the
+            papers do.
+        dense: layers that are not masked: "first", "last" or layer names.
+        seed: it must be 0, because this search draws no random numbers.
+        loop: the options of `LoopOptions` for the trainings, which `train` explains. Every round
+            has its own file beside the checkpoint and is not repeated.
 
     Returns:
-        LotteryTicket(masks, model, history, start); `train_control` makes the controls for it.
+        LotteryTicket(masks, model, history, start); `train_control` trains its controls.
 
     Raises:
-        ValueError: an option out of range, nothing to mask, a batch that does not fit the model.
+        ValueError: an option is out of range, nothing can be masked, or a batch does not fit.
         TrainingDiverged: the loss became non-finite.
     """
     check_pattern(pattern, check_density(density))
     refuse_others(DRAWS_NOTHING, seed=(seed, 0))
-    fixed = ":" in pattern  # N of every M: there is nothing in between
+    fixed = ":" in pattern  # N of every M allows no steps in between
     if rounds is not None and rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1")
     if fixed and rounds not in (None, 1):
@@ -207,13 +210,13 @@ def survivors(
     pattern: str,
     allocate: Allocation,
 ) -> MaskSet:
-    """The largest |w| among what is left, path(density) of all (of each layer, where densities are
-    given for each); what went before never comes back.
+    """Keep the largest |w| of the remaining weights, at the density path(density); if each layer
+    has its own density, at path of that one. Pruned weights never come back.
 
     Args:
-        layers: of the network, masked or not, as `maskable_layers` gave them.
-        masks: what is left; None for everything.
-        path: from the density at the end to that of now, in (0, 1].
+        layers: the layers of the network, masked or not, as returned by `maskable_layers`.
+        masks: the masks of the remaining weights; None for all weights.
+        path: a function from the density at the end to the present one, in (0, 1].
     """
     now = path(density)
     if now != density and isinstance(allocate, Mapping):
@@ -234,7 +237,7 @@ _BEYOND = (
 
 
 def _check_rewind(rewind: int, epochs: int, loader: Batches) -> None:
-    """Refuse a step that the first training doesn't reach, as far as that can be known before."""
+    """Refuse a step that the first training doesn't reach, as far as this is known in advance."""
     if rewind < 0:
         raise ValueError(f"rewind={rewind} must be at least 0, in optimizer steps")
     if isinstance(loader, Sized) and rewind > (steps := epochs * len(loader)):
@@ -250,7 +253,7 @@ def _part(checkpoint: Checkpoint | None, name: str) -> Checkpoint | None:
 
 
 def _write_round(done: Checkpoint, masks: MaskSet, start: nn.Module, loader: Batches) -> None:
-    """Keep what a round found, and where random numbers and batches stand for the next one."""
+    """Store the result of a round, and the state of random numbers and batches for the next one."""
     sections: dict[str, Mapping[str, Tensor]] = {
         "mask": masks,
         "start": start.state_dict(),
@@ -261,7 +264,7 @@ def _write_round(done: Checkpoint, masks: MaskSet, start: nn.Module, loader: Bat
 
 
 def _read_round(done: Checkpoint, start: nn.Module, loader: Batches) -> MaskSet:
-    """Put back what `_write_round` kept; returns the masks. Refuses a round of another call."""
+    """Restore what `_write_round` stored and return the masks. Refuse a round of another call."""
     tensors, meta = load_tensors(done.path)
     check_same_call(done.path, meta.get("call"), done.call or {})
     sections = unflatten(tensors)

@@ -1,4 +1,4 @@
-"""One-shot pruning: score every weight once, keep the best."""
+"""One-shot pruning: score every weight once and keep the best."""
 
 from __future__ import annotations
 
@@ -48,26 +48,27 @@ def prune_one_shot(
     batches: int = 4,
     device: torch.device | str | None = None,
 ) -> Ticket:
-    """Keep the weights that a criterion rates highest; nothing is trained.
+    """Keep the weights to which a criterion gives the highest scores. Nothing is trained.
 
-    Criteria are the names in `robustprune.sparsity.criteria.CRITERIA`, whose rows say what each
-    scores: magnitude and random need no data; snip, grasp, obd and obd_ggn do. Fine-tune the
-    result with `finetune_ticket(..., mode="inherit")`.
+    Criteria are the names in `robustprune.sparsity.criteria.CRITERIA`, whose rows say what each one
+    scores. magnitude and random need no data; snip, grasp, obd and obd_ggn do. Fine-tune the result
+    with `finetune_ticket(..., mode="inherit")`.
 
     Args:
-        model: copied, never changed: trained for magnitude and OBD; SNIP and GraSP were made for
-            freshly initialised networks.
-        loader: yields (x, y) batches; only for criteria that need data.
-        density: kept fraction of the groups, in (0, 1].
-        attack, objective: L is the loss of this objective, under attack where it attacks; default
-            the plain cross-entropy. Not for magnitude and random, which know no loss.
-        batches: how many batches of the loader the criterion sees.
+        model: the network, which is copied and never changed. It must be trained for magnitude and
+            OBD; SNIP and GraSP were made for newly initialised networks.
+        loader: an iterable of (x, y) batches, only for criteria that need data.
+        density: the fraction of the groups to keep, in (0, 1].
+        attack, objective: the loss L of the criterion, under attack if it attacks; by default the
+            plain cross-entropy. Give at most one, and neither for magnitude and random, which use
+            no loss.
+        batches: the number of batches of the loader that the criterion uses.
         pattern, allocate, dense: as in `find_scratch_ticket`.
-        seed: of random scores and random signs, for criteria that draw any.
+        seed: the seed of random scores and random signs, for criteria that draw any.
 
     Raises:
-        ValueError: an option out of range or without effect, nothing to mask, or no loader where
-            one is needed.
+        ValueError: an option is out of range or has no effect, nothing can be masked, or a loader
+            is needed and missing.
     """
     check_pattern(pattern, check_density(density))
     if criterion not in CRITERIA:
@@ -95,10 +96,10 @@ def prune_one_shot(
             loss=lambda x, y: chosen(network, x, y, torch.inf).loss,
             logits=lambda x, y: logits_of(network, points_of(chosen, network, x, y, torch.inf)),
         )
-    with evaluating(network):  # statistics of batch norm stay as they are
+    with evaluating(network):  # statistics of batch norm do not change
         scores = CRITERIA[criterion].score(scene)
     masks = keep_best(scores, layers, density=density, pattern=pattern, allocate=allocate)
-    del scores  # as large as the network
+    del scores  # they are as large as the network
     apply_masks(network, masks)
     return Ticket(masks, bake(network), [])
 
@@ -106,7 +107,7 @@ def prune_one_shot(
 def _batches(
     network: nn.Module, loader: Batches, objective: Objective, number: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first batches on the network's device, each looked at."""
+    """Yield the first batches on the network's device, after a check of each."""
     where, batch = device_of(network), None
     for batch in itertools.islice(iter(loader), number):
         x, y = (part.to(where) for part in pair_of(batch))

@@ -1,4 +1,4 @@
-"""Edge-popup: learn which weights to keep by a score for each, never touching the weights."""
+"""Edge-popup: learn a score for each weight and keep the best, without changing the weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robustprune.sparsity.patterns import check_scores
 
 
 class _StraightThrough(torch.autograd.Function):
-    """(s, θ, m) ↦ m ⊙ θ, whose gradient goes to s as if m were |s|:
+    """Map (s, θ, m) to m ⊙ θ, and compute the gradient for s as if m were |s|:
 
         ∂L/∂s = ∂L/∂W ⊙ θ ⊙ sign(s)
 
@@ -37,7 +37,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class Popup(MaskParametrization):
-    """Parametrization θ ↦ m(s) ⊙ θ; m keeps the `kept` groups with the largest Σ|s|.
+    """The parametrization θ ↦ m(s) ⊙ θ, where m keeps the `kept` groups with the largest Σ|s|.
 
     Args:
         score: the first scores, of the weight's shape.
@@ -48,7 +48,7 @@ class Popup(MaskParametrization):
         self.score = nn.Parameter(score)
         self.groups, self.kept = groups, kept
 
-    # `kept` belongs to the state: a checkpoint, or an epoch chosen by validation, brings it back.
+    # `kept` is part of the state, so that a checkpoint or a chosen epoch restores it.
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.kept)
 
@@ -56,7 +56,8 @@ class Popup(MaskParametrization):
         self.kept = int(state)
 
     def mask(self, kept: int | None = None) -> Tensor:
-        """Boolean, of the weight's shape; of `kept` groups, if they are not to be its own."""
+        """Return the boolean mask, of the weight's shape. `kept` replaces its own number of
+        groups."""
         with torch.no_grad():
             values = self.groups.reduce(self.score.abs())
             chosen = self.groups.choose(values, self.kept if kept is None else kept)
@@ -71,7 +72,8 @@ class Popup(MaskParametrization):
 def random_scores(
     layers: Mapping[str, nn.Module], *, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Kaiming uniform, U(−1/√n, 1/√n) for fan in n (a = √5), as scratch tickets start."""
+    """Draw scores from U(−1/√n, 1/√n) for fan-in n (Kaiming uniform, a = √5), for scratch
+    tickets."""
     scores = {}
     for name, weight in weights_of(layers).items():
         bound = 1.0 / math.sqrt(group_weight(layers[name]).fan_in)
@@ -81,8 +83,8 @@ def random_scores(
 
 
 def scaled_scores(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """√(6/n) · w / max|w| for fan in n: the largest weights lead at the start (Sehwag et al. 2020,
-    arXiv 2002.10509, Eq. 3)."""
+    """Return √(6/n) · w / max|w| for fan-in n, so that the largest weights have the largest scores
+    at the start (Sehwag et al. 2020, arXiv 2002.10509, Eq. 3)."""
     scores = {}
     for name, weight in weights_of(layers).items():
         values = at_least_float32(weight.detach())
@@ -92,9 +94,10 @@ def scaled_scores(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 class ScoreTopK(Learned):
-    """Constraint m = top-k of |score|; puts a `Popup` on each of the layers of a frozen network.
+    """Learn m = top-k of |score| with a `Popup` on each of the layers of a frozen network.
 
-    With allocation "global" the number that each layer keeps follows the scores, once per step.
+    With allocation "global", the number of weights that each layer keeps follows the scores at each
+    step.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Pruning by learned scores: HYDRA, and HARP, which learns each layer's rate with them."""
+"""Pruning by learned scores: HYDRA, and HARP, which also learns each layer's rate."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SCORE_METHODS: tuple[ScoreMethod, ...] = get_args(ScoreMethod)
 
 
 class _StraightThroughRate(torch.autograd.Function):
-    """(s, r, θ, m) ↦ m ⊙ θ with gradients as if m were |s|, and its mean the rate r:
+    """Map (s, r, θ, m) to m ⊙ θ, with gradients as if m were |s| and its mean the rate r:
     ∂L/∂s = ∂L/∂W ⊙ θ ⊙ sign(s) and ∂L/∂r = Σ ∂L/∂W ⊙ θ."""
 
     @staticmethod
@@ -67,12 +67,12 @@ class _StraightThroughRate(torch.autograd.Function):
 
 
 class RatedPopup(Popup):
-    """A `Popup` that keeps the learned fraction r = σ(k)(1 − least) + least of its groups."""
+    """A `Popup` that keeps a learned fraction r = σ(k)(1 − least) + least of its groups."""
 
     def __init__(self, score: Tensor, groups: Groups, rate: float, least: float) -> None:
         super().__init__(score, groups, groups.number)
         self.least = least
-        # the rate starts a little inside (least, 1), where σ still has a slope
+        # the rate starts inside (least, 1), where σ has a slope
         share = min(max((rate - least) / (1 - least), 0.01), 0.99)
         self.rate_score = nn.Parameter(torch.tensor(math.log(share / (1 - share))).to(score))
         self.fixed = False
@@ -90,12 +90,12 @@ class RatedPopup(Popup):
 
 
 class LearnedRates(Learned):
-    """HARP: scores and rates move together; a penalty holds the kept total at the target.
+    """HARP: learn scores and rates together; a penalty keeps the kept total at the target.
 
         L + γ max(Σ_l r_l n_l / (density · Σ_l n_l) − 1, 0),   γ = 0.01 · epoch, from 1
 
     (Zhao et al. 2023, "Holistic adversarially robust pruning", ICLR, Eq. 5 to 7). No layer keeps
-    less than `least` times the density. At the end the rates are scaled so that exactly
+    less than `least` times the density. At the end the rates are scaled, so that exactly
     ⌈density · n⌉ groups are kept in all.
     """
 
@@ -114,7 +114,7 @@ class LearnedRates(Learned):
         groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
         values = {name: groups[name].reduce(scores[name].abs()) for name in layers}
         check_scores(scores)
-        if isinstance(allocate, Mapping):  # where rates start need not keep the target
+        if isinstance(allocate, Mapping):  # the first rates need not meet the target
             counts = {n: count_kept(allocate[n], g.number) for n, g in groups.items()}
         else:
             counts = allot(values, groups, density, allocate)
@@ -142,7 +142,7 @@ class LearnedRates(Learned):
         return {"kept / target": kept / total / self.density}
 
     def _counts(self) -> dict[str, int]:
-        """Groups that each layer keeps, were the search to end now."""
+        """Return the number of groups that each layer keeps if the search ends now."""
         popups = self.popups.items()
         numbers = {name: popup.groups.number for name, popup in popups}
         shares = {name: float(popup.rate().detach()) * numbers[name] for name, popup in popups}
@@ -153,7 +153,8 @@ class LearnedRates(Learned):
         return MaskSet({name: popup.mask(counts[name]) for name, popup in self.popups.items()})
 
     def settle(self) -> None:
-        """End the search: the layers keep what `masks` says, whatever their rates."""
+        """End the search: from now on the layers keep what `masks` says, whatever their rates
+        are."""
         for name, kept in self._counts().items():
             self.popups[name].kept, self.popups[name].fixed = kept, True
 
@@ -181,31 +182,33 @@ def prune_scores(
     method: ScoreMethod = "hydra",
     **loop: Unpack[LoopOptions],
 ) -> Ticket:
-    """Learn which weights of a pretrained network to keep, under the robust loss itself:
+    """Learn which weights of a pretrained network to keep, with the robust loss itself:
 
         min_m E max_{‖δ‖≤ε} ℓ(f(x+δ; m ⊙ θ), y)   s.t. ‖m‖₀ ≤ k,   θ frozen
 
-    "hydra" (Sehwag et al. 2020, arXiv 2002.10509, Sec. 3) fixes what each layer keeps and starts
-    the scores at the scaled weights; "harp" learns it, see `LearnedRates`. Fine-tune the result
-    with `finetune_ticket(..., mode="inherit")`.
+    "hydra" (Sehwag et al. 2020, arXiv 2002.10509, Sec. 3) fixes the density of each layer, and its
+    first scores are the scaled weights. "harp" also learns the densities, see `LearnedRates`.
+    Fine-tune the result with `finetune_ticket(..., mode="inherit")`.
 
     Args:
-        model: copied, never changed; start from one trained under the same objective.
-        loader: yields (x, y) batches.
-        density: kept fraction of the groups, in (0, 1].
-        attack: the inner maximisation; exactly one of `attack` and `objective` is needed.
-        pattern: see `robustprune.sparsity.patterns`; "harp" takes no N:M, whose rate is fixed.
-        allocate: what each layer keeps ("hydra") or starts with ("harp").
-        dense: layers to leave whole: "first", "last" or layer names.
-        seed: draws nothing here, and is refused.
-        epochs, optimizer: of the scores; the papers take 20 epochs and
-            OptimizerSpec(lr=0.1, weight_decay=1e-4).
-        loop: how the training runs: the options of `LoopOptions`, which `train` explains. "harp"
-            takes no validation: before its end it keeps more than the target, so that an early
-            epoch would win.
+        model: the network, which is copied and never changed; start from one that was trained with
+            the same objective.
+        loader: an iterable of (x, y) batches.
+        density: the fraction of the groups to keep, in (0, 1].
+        attack: the inner attack; give exactly one of `attack` and `objective`.
+        pattern: see `robustprune.sparsity.patterns`; "harp" does not accept N:M, whose rate is
+            fixed.
+        allocate: the share that each layer keeps ("hydra"), or with which it starts ("harp").
+        dense: layers that are not masked: "first", "last" or layer names.
+        seed: it must be 0, because this search draws no random numbers.
+        epochs, optimizer: for the scores; the papers use 20 epochs and OptimizerSpec(lr=0.1,
+            weight_decay=1e-4).
+        loop: the options of `LoopOptions` for the training, which `train` explains. "harp" accepts
+            no validation: it keeps too many weights before its end, so that an early epoch would be
+            chosen.
 
     Raises:
-        ValueError: an option out of range, nothing to mask, a batch that does not fit the model.
+        ValueError: an option is out of range, nothing can be masked, or a batch does not fit.
         TrainingDiverged: the loss became non-finite.
     """
     check_pattern(pattern, check_density(density))

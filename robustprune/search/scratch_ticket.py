@@ -1,4 +1,4 @@
-"""Robust scratch tickets: a mask under which random weights are accurate and robust."""
+"""Robust scratch tickets: a mask with which a network of random weights is accurate and robust."""
 
 from __future__ import annotations
 
@@ -65,40 +65,41 @@ def find_scratch_ticket(
         min_m  Σ_i max_{‖δ‖≤ε} ℓ(f(m̂ ⊙ θ, x_i + δ), y_i)   s.t. ‖m̂‖₀ ≤ k
 
     (Fu et al. 2021, arXiv 2110.14068, Eq. 2). m̂ keeps the k = ⌈density · numel⌉ weights of each
-    layer with the largest |score| (of equal ones the first); only the scores move, by the
-    straight-through gradient. Everything else (weights, biases, affine normalisation) is frozen;
-    normalisation statistics follow the data.
+    layer with the largest |score| (of equal ones the first). Only the scores are trained, by the
+    straight-through gradient. Everything else (weights, biases, affine normalisation) is frozen,
+    but normalisation statistics follow the data.
 
     Args:
-        model: any module with Linear, Conv1d-3d or ConvTranspose1d-3d layers, mapping (N, ...) to
-            logits (N, classes). It is copied, never changed.
-        loader: yields (x, y) batches, y int64 class indices.
-        density: fraction of weights (groups, under a coarser pattern) kept, in (0, 1].
-        attack: the inner maximisation; exactly one of `attack` and `objective` is needed.
-        objective: another outer objective in place of adversarial training with `attack`.
-        init: how θ is drawn; None keeps the model's own weights, so that a trained model gives a
-            robust *trained* ticket (RTT, ibid. Sec. 3.5).
-        fan_scaling: draw θ of each masked layer for the fan that is left after masking (of the
-            whole network on average where "global" leaves that to the scores).
-        bias_scale: of the random biases, see `initialise`.
-        thresholds: make the first layer's units random thresholds, see `draw_thresholds`.
-        pattern: what lives or dies together, see `robustprune.sparsity.patterns`.
-        allocate: top-k within each "layer", each "row" of a layer, over all layers ("global"),
-            "erk", "igq", or a density for each layer by its parameter name, see
+        model: a module with Linear, Conv1d to Conv3d or ConvTranspose1d to ConvTranspose3d layers
+            that maps (N, ...) to logits (N, classes). It is copied and never changed.
+        loader: an iterable of batches (x, y), where y are int64 class indices.
+        density: the fraction of weights (or of groups, for a coarser pattern) to keep, in (0, 1].
+        attack: the inner attack; give exactly one of `attack` and `objective`.
+        objective: another objective than adversarial training with `attack`.
+        init: the distribution of θ; None keeps the model's own weights, so that a trained model
+            gives a robust trained ticket (RTT, ibid. Sec. 3.5).
+        fan_scaling: whether θ of each masked layer is drawn for the fan that is left after masking
+            (with "global", for the average fan of the whole network).
+        bias_scale: the scale of random biases, see `initialise`.
+        thresholds: (lo, hi) for random thresholds in the first layer, see `draw_thresholds`; None
+            for none.
+        pattern: which weights are kept or removed together, see `robustprune.sparsity.patterns`.
+        allocate: top-k within each "layer", within each "row" of a layer, over all layers
+            ("global"), "erk", or a density for each layer by its parameter name; see
             `robustprune.sparsity.allot`.
-        dense: layers to leave whole: "first", "last" or layer names. They keep their weights as
-            drawn, unmasked and untrained.
-        seed: of θ and of the first scores. Batch order and random starts of the attack come from
-            the loader and torch's global generator.
-        loop: how the training runs: the options of `LoopOptions`, which `train` explains.
+        dense: layers that are not masked: "first", "last" or layer names. Their weights are drawn
+            and not trained.
+        seed: the seed of θ and of the first scores. The order of batches and random starts of the
+            attack depend on the loader and on torch's global generator.
+        loop: the options of `LoopOptions` for the training, which `train` explains.
 
     Returns:
         Ticket(masks, model, history).
 
     Raises:
-        ValueError: density outside (0, 1], nothing to mask, an unknown name, an option without
-            effect (`fan_scaling`, `bias_scale` or `thresholds` where init is None), a batch that
-            does not fit the model.
+        ValueError: `density` is outside (0, 1], nothing can be masked, a name is unknown, an option
+            has no effect (`fan_scaling`, `bias_scale` or `thresholds` if `init` is None), or a
+            batch does not fit the model.
         TrainingDiverged: the loss became non-finite.
     """
     check_pattern(pattern, check_density(density))
@@ -145,7 +146,7 @@ def find_scratch_ticket(
 def _kept_shares(
     groups: Mapping[str, Groups], density: float, allocate: Allocation
 ) -> dict[str, float]:
-    """The fraction that each masked layer keeps; a layer that stays whole isn't named."""
+    """Return the fraction that each masked layer keeps, without layers that are not masked."""
     if isinstance(allocate, Mapping):
         return dict(allocate)
     if allocate in ("erk", "igq"):

@@ -1,4 +1,4 @@
-"""What every search returns, and what every search asks first."""
+"""What every search returns, and the checks that every search makes first."""
 
 from __future__ import annotations
 
@@ -40,19 +40,20 @@ from robustprune.sparsity.apply import refuse_masked
 from robustprune.sparsity.coverage import left_out_of
 from robustprune.sparsity.plain import computed_weights, copy_of
 
-#: of every search that says nothing else, and of a config's section that says nothing else
+#: the defaults of every search and every config section that has no other default
 EPOCHS = 100
 OPTIMIZER = OptimizerSpec()
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """A sub-network and how it was found.
+    """A sub-network and the history of its search.
 
     Attributes:
-        masks: which weights are kept.
-        model: the network with the mask baked in: plain parameters, pruned ones exactly zero.
-        history: one record an epoch.
+        masks: the masks of the kept weights.
+        model: the network with the mask baked in: plain parameters, where pruned ones are exactly
+            zero.
+        history: one record for each epoch.
     """
 
     masks: MaskSet
@@ -66,10 +67,10 @@ class Ticket:
 
 
 def chosen_objective(attack: Attack | None, objective: Objective | None) -> Objective:
-    """The objective given, or adversarial training with the attack given.
+    """Return the given objective, or adversarial training with the given attack.
 
     Raises:
-        ValueError: both or neither.
+        ValueError: both are given, or neither.
     """
     if objective is not None and attack is None:
         return objective
@@ -78,7 +79,7 @@ def chosen_objective(attack: Attack | None, objective: Objective | None) -> Obje
     raise ValueError("give either `attack` or `objective`, not both and not neither")
 
 
-#: of a search that draws no random number by itself
+#: why a search that draws no random numbers refuses a seed
 DRAWS_NOTHING = (
     "the search draws nothing by itself; the order of batches comes from the loader, and random "
     "starts of an attack from torch.manual_seed"
@@ -86,7 +87,7 @@ DRAWS_NOTHING = (
 
 
 def refuse_others(why: str, **options: tuple[object, object]) -> None:
-    """Raise ValueError where an option, (value, the only one it may have), has another value."""
+    """Raise a ValueError if an option (value, its only allowed value) has another value."""
     for name, (value, only) in options.items():
         if value != only:
             raise ValueError(f"{name}={value!r} has no effect; leave it at {only!r}: {why}")
@@ -102,7 +103,7 @@ def learn_masks(
     optimizer: OptimizerLike,
     **loop: Unpack[LoopOptions],
 ) -> tuple[MaskSet, list[EpochRecord]]:
-    """Train what the constraint put on a frozen network; its masks, and a record an epoch."""
+    """Train a constraint's parameters on a frozen network; return masks and records."""
     history = train(
         network,
         loader,
@@ -117,14 +118,14 @@ def learn_masks(
 
 
 def copy_on(model: nn.Module, device: torch.device | str | None) -> nn.Module:
-    """A copy of the model with plain weights, on the device if one is given, to search in.
+    """Return a copy of the model with plain weights for a search, on the device if one is given.
 
-    What computes weights is folded in, see `robustprune.sparsity.plain`, and a `Folded` warning
-    says what that means.
+    Computed weights become plain ones, see `robustprune.sparsity.plain`, and a `Folded` warning
+    explains what that means.
 
     Raises:
-        ValueError: a network that is masked already, a TorchScript module, lazy layers that have
-            seen no batch yet, or a network that cannot be copied.
+        ValueError: the network is masked already, is a TorchScript module, has lazy layers that
+            have seen no batch yet, or cannot be copied.
     """
     check_searchable(model)
     network = copy_of(model)
@@ -135,10 +136,10 @@ def copy_on(model: nn.Module, device: torch.device | str | None) -> nn.Module:
 
 
 def check_searchable(model: nn.Module) -> None:
-    """Refuse a network in which nothing can be searched.
+    """Refuse a network in which no search is possible.
 
     Raises:
-        ValueError: a network that is masked already, or with lazy layers that saw no batch yet.
+        ValueError: the network is masked already, or has lazy layers that have seen no batch yet.
     """
     model = unwrapped(model)
     refuse_masked(model)
@@ -174,7 +175,7 @@ def layers_to_mask(
     allocate: Allocation,
     density: float | None,
 ) -> dict[str, nn.Module]:
-    """`maskable_layers`; warns (`LeftOut`) where a notable share of the weights has no mask.
+    """Return `maskable_layers`, and warn (`LeftOut`) if a notable share of the weights has no mask.
 
     Raises:
         ValueError: as `maskable_layers` and `check_allocation`.
@@ -187,11 +188,11 @@ def layers_to_mask(
 
 
 def warn_of_left_out(network: nn.Module, *, stacklevel: int = 3) -> None:
-    """Name the weights that a search cannot mask, if their share is notable."""
+    """Warn with the names of the weights that a search cannot mask, if their share is notable."""
     if (said := left_out_of(network)) is not None:
         warnings.warn(said, LeftOut, stacklevel=stacklevel)
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters are."""
+    """Return the device of the model's parameters."""
     return next(model.parameters()).device
