@@ -1,1 +1,1 @@
-"""How a run is described, where it is kept, and how it is taken up again."""
+"""The description of a run, its directory, and how an interrupted run is continued."""

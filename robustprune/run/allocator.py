@@ -1,4 +1,4 @@
-"""Memory that is freed stays with the process instead of going back to the system."""
+"""Keep freed memory in the process instead of returning it to the system."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _LARGEST_TRIM, _LARGEST_MMAP = 2**31 - 1, 2**25
 def keep_freed_memory() -> bool:
     """Let glibc's malloc reuse what torch frees on the CPU.
 
-    Left alone, malloc hands the end of its heap back whenever enough of it is free, and activations
-    of some megabytes are freed and asked for again in every step of an attack: the system then has
-    to clear the same pages over and over. Whether it happens depends on where a block lies, so that
-    of two equal trainings one may take a fifth more time. Results are the same; the process keeps
-    the memory of its peak. Blocks above 32 MiB still come from the system one by one.
+    By default, malloc returns the end of its heap to the system whenever enough of it is free.
+    Every step of an attack frees and allocates activations of some megabytes, so the system has to
+    clear the same pages again and again. It depends on the position of a block whether this
+    happens, so one of two equal trainings may take 20% more time. Results are the same; the process
+    keeps the memory of its peak. Blocks above 32 MiB still come from the system one by one.
 
-    It concerns the whole process, so a library call never does it: the command line does, and a
-    notebook may.
+    It changes the whole process, so a call of the library never does it. The command line does it,
+    and a notebook may.
 
     Returns:
-        whether malloc took it (False where the C library is another).
+        Whether malloc accepted it (False for another C library).
     """
     if "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", {}):
         return False

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all; nothing here needs torch."""
+"""Write files whole or not at all. This module does not need torch."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from robustprune.run.room import no_room
 
 @contextmanager
 def replacing(path: Path, *, previous: Path | None = None) -> Iterator[Path]:
-    """Gives a temporary name beside `path` to write to; flushes it to disk and moves it into place.
+    """Yield a temporary name beside `path`; flush what was written, and rename it to `path`.
 
     Args:
-        previous: where the file that is there now is kept, instead of being replaced.
+        previous: the path under which the present file is kept; None replaces it.
 
     Raises:
-        OSError: it could not be written, in a line that says why. The old file is as it was.
+        OSError: the file could not be written; the message says why in one line. The old file is
+            unchanged.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.unlink(missing_ok=True)  # of a process that was killed; a link would be followed
+        temporary.unlink(missing_ok=True)  # left by a killed process, or a link to another file
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -42,7 +43,7 @@ def replacing(path: Path, *, previous: Path | None = None) -> Iterator[Path]:
 
 
 def flush_folder(folder: Path) -> None:
-    """Have the names in a folder outlast a power failure, where the system can do that."""
+    """Make the names in a folder survive a power failure, if the system can do that."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -53,17 +54,15 @@ def flush_folder(folder: Path) -> None:
 
 
 def unwritten(path: Path, error: Exception) -> OSError:
-    """The error to raise where `path` could not be written, full disks told from other faults."""
+    """Return the error for a `path` that could not be written; it distinguishes full disks."""
     reason = no_room(error) or getattr(error, "strerror", None) or error
     return OSError(f"cannot write {path}: {reason}")
 
 
 def write_atomically(path: Path, content: str | bytes) -> Path:
-    """Write to a temporary name beside `path`, flush to disk, then move into place; returns it.
-    Of several ranks, the first does so.
+    """Write to a temporary name beside `path`, flush to disk, then rename. Return the path.
 
-    Raises:
-        OSError: as `replacing`.
+    Of several ranks, only the first writes.
     """
     if _is_first():
         with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -72,7 +71,7 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
 
 
 def _is_first() -> bool:
-    """As `runtime.is_first`; a process that has not imported torch is no rank among others."""
+    """Return `runtime.is_first`; without torch a process is not one of several ranks."""
     if "torch" not in sys.modules:
         return True
     from robustprune.run.runtime import is_first

@@ -1,7 +1,7 @@
-"""Checkpoints: one safetensors file with its JSON and a digest in the header, replaced atomically.
+"""Checkpoints: safetensors files with JSON and a digest in the header, replaced atomically.
 
-A process that is killed at any moment leaves the old file, the new one, or both; a file that was
-cut off or changed afterwards is told by its digest.
+A process that is killed at any moment leaves the old file, the new one, or both. The digest shows
+if a file was cut off or changed later.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from robustprune.run.files import plain_file
 from robustprune.run.runtime import is_first
 from robustprune.run.terminal import shown
 
-#: where the header of a file has the digest, so many hex digits of SHA-256, and then the JSON
+#: the field of the header with the digest (this number of hex digits of SHA-256) and the JSON
 _HEADER, _DIGITS = "digest and json", 64
 
 
 class Damaged(ValueError):
-    """A file that was cut off or changed after it was written."""
+    """A file was cut off or changed after it was written."""
 
 
 def save_tensors(
@@ -41,33 +41,33 @@ def save_tensors(
     *,
     keep_previous: bool = False,
 ) -> None:
-    """Write `tensors` with the JSON-able `meta`; an existing file stays whole until the new one
-    is complete. Tensors that share storage are written separately. Of several ranks, the first
-    does so.
+    """Write `tensors`, with `meta` as JSON. An existing file stays whole until the new one is
+    complete. Tensors that share storage are written separately. Of several ranks, only the first
+    writes.
 
     Args:
-        keep_previous: keep the file that is there now beside the new one, for `load_latest`.
+        keep_previous: whether the present file is kept beside the new one, for `load_latest`.
 
     Raises:
-        OSError: as `replacing`.
+        OSError: as in `replacing`.
     """
     if not is_first():
         return
     copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     text = json.dumps(dict(meta or {}))
-    # one entry: safetensors writes several in an order that differs from process to process
+    # a single entry, because safetensors writes several in an order that is not fixed
     header = {_HEADER: _digest(copies, text) + text}
     with replacing(path, previous=_previous(path) if keep_previous else None) as temporary:
         save_file(copies, temporary, metadata=header)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote, or any other safetensors file, which has no digest.
+    """Read a file of `save_tensors`, or any other safetensors file, which has no digest.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a folder, a named pipe or a device.
-        Damaged: the file is not one, was cut off, or is not what was written.
+        FileNotFoundError: there is no such file.
+        ValueError: it is a folder, a named pipe or a device.
+        Damaged: it is no safetensors file, was cut off, or is not what was written.
     """
     plain_file(path)
     try:
@@ -88,11 +88,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """Put the weights of a file into a network, each as it is: `load_state_dict` would cast numbers
-    of another type in silence, and leave another network than the file's.
+    """Load the weights of a file into a network without a cast. `load_state_dict` would silently
+    cast numbers of another dtype, and the network would differ from the file.
 
     Raises:
-        ValueError: names, shapes or types that do not fit.
+        ValueError: names, shapes or dtypes do not fit.
     """
     for name, own in model.state_dict().items():
         if name in state and state[name].dtype != own.dtype:
@@ -104,17 +104,17 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> N
             )
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:  # names or shapes that do not fit, listed by torch
+    except RuntimeError as error:  # torch lists names and shapes that do not fit
         said = " ".join(str(error).split())
         raise ValueError(f"{source} does not fit the network: {said}") from error
 
 
 def load_latest(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """What `save_tensors(..., keep_previous=True)` wrote last; where that is damaged, the one
-    before, with a warning, which then takes its place. None where there is neither.
+    """Read the last file of `save_tensors(..., keep_previous=True)`. If it is damaged, a warning is
+    given and the one before it is read and takes its place. Return None if there is neither.
 
     Raises:
-        Damaged: both are.
+        Damaged: both files are damaged.
     """
     previous = _previous(path)
     try:
@@ -129,14 +129,14 @@ def load_latest(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     else:
         if not previous.exists():
             return None
-        found = load_tensors(previous)  # killed between the two moves of `replacing`
+        found = load_tensors(previous)  # killed between two renames
     os.replace(previous, path)
     return found
 
 
 def forget(path: Path) -> None:
-    """Remove what `save_tensors(..., keep_previous=True)` wrote, if it is there. The file before
-    the last one goes too: left alone, a training that begins again would be taken up from it."""
+    """Remove the files of `save_tensors(..., keep_previous=True)` if they exist. The previous file
+    is removed, too, because a new training would otherwise continue from it."""
     for file in (_previous(path), path):
         file.unlink(missing_ok=True)
 
@@ -146,7 +146,7 @@ def _previous(path: Path) -> Path:
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    """SHA-256 of everything that a file says: names, types, shapes, values and JSON."""
+    """Return the SHA-256 of the whole content: names, dtypes, shapes, values and JSON."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         digest.update(f"\0{name}\0torch.{kind_of(tensors[name])}\0".encode())
@@ -155,7 +155,7 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's per-parameter state as tensors named "<parameter index>.<key>"."""
+    """Return an optimizer's state per parameter as tensors with names "<parameter index>.<key>"."""
     return {
         f"{index}.{key}": value if isinstance(value, Tensor) else torch.tensor(value)
         for index, state in optimizer.state_dict()["state"].items()
@@ -165,7 +165,7 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `flatten_optimizer` took."""
+    """Restore a result of `flatten_optimizer`."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, _, key = name.partition(".")

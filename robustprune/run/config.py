@@ -1,6 +1,6 @@
-"""The description of a run: one YAML file, checked, with dotted overrides.
+"""The description of a run: one YAML file that is checked, with overrides by dotted keys.
 
-The sections and their fields are in `sections.py`; `configs/*.yaml` are complete examples.
+The sections and their fields are in `sections.py`. `configs/*.yaml` are complete examples.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from robustprune.run.terminal import shown
 __all__ = ["METHODS", "OBJECTIVES", "Config", "TrainingSection", "load_config", "parse_config"]
 
 
-#: bytes of a config, which is a page of text; YAML needs a hundred times as much
+#: the largest size of a config in bytes; reading YAML needs a hundred times as much memory
 _LARGEST = 2**20
 
 
 class Config(Sections):
-    """The description of a run: the fields are those of `Sections`."""
+    """The description of a run. Its fields are those of `Sections`."""
 
     def digest(self) -> str:
-        """Eight hex digits of everything but the seed: runs that differ only in it lie together."""
+        """Return eight hex digits of everything except the seed, so that all seeds share a
+        folder."""
         return digest(self._tree(), Config()._tree())
 
     def folder(self, root: Path) -> Path:
-        """Where the run of this config and seed lies beneath `root`: the folder that is there, by
-        today's digest or by that of older runs, or else the one to make."""
+        """Return the run directory of this config and seed in `root`: the one that exists, by the
+        present digest or by that of older versions, or else the one that will be made."""
         names = (self.digest(), digest_v1(self._tree(), Config()._tree()))
         homes = [root / f"{self.name}-{name}" for name in names]
         seeds = [home / f"seed{self.seed}" for home in homes]
@@ -57,18 +58,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file and apply overrides such as "search.epochs=50".
 
     Raises:
-        ValueError: not a mapping, unknown key (the nearest valid one is named), a wrong value.
-        FileNotFoundError: no such file.
+        ValueError: the file is no mapping, a key is unknown (the message names the nearest valid
+            one), or a value is wrong.
+        FileNotFoundError: there is no such file.
     """
     return with_values(read_tree(path), parsed_overrides(overrides), source=str(path))
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """The mapping in a config's YAML file, unchecked.
+    """Return the mapping in a config's YAML file, without checking its keys.
 
     Raises:
-        ValueError: not YAML, or no mapping.
-        FileNotFoundError: no such file.
+        ValueError: the file is not YAML, or no mapping.
+        FileNotFoundError: there is no such file.
     """
     if path.is_dir():
         raise ValueError(f"config {path} is a folder; give a YAML file in it")
@@ -79,7 +81,7 @@ def read_tree(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"config file {path} does not exist{near}") from None
     try:
         tree = read_yaml(content.decode())
-    except ValueError as error:  # wrong bytes for UTF-8 among them
+    except ValueError as error:  # also for bytes that are not UTF-8
         said = shown(" ".join(str(error).split()))
         raise ValueError(f"{path} is not valid YAML: {said}") from error
     if not isinstance(tree, dict):
@@ -90,10 +92,10 @@ def read_tree(path: Path) -> dict[str, Any]:
 def with_values(
     tree: Mapping[str, Any], values: Sequence[tuple[str, Any]], *, source: str = "config"
 ) -> Config:
-    """The config of a mapping, which stays as it is, with values by dotted key, in that order.
+    """Return the config of a mapping (which does not change) with values by dotted key, in order.
 
     Raises:
-        ValueError: as `load_config`.
+        ValueError: as in `load_config`.
     """
     changed = _copied(tree)
     for path, value in values:
@@ -102,8 +104,8 @@ def with_values(
 
 
 class _Plain(yaml.SafeLoader):
-    """Plain values only, each written out: an alias inside an alias inside an alias is a short
-    text that stands for more than any memory holds."""
+    """Read only plain values without aliases. With nested aliases, a short text could describe a
+    value that no memory holds."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -114,23 +116,23 @@ class _Plain(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:  # the first would be passed over in silence
+                if key.value in seen:  # the first value would be ignored silently
                     raise yaml.YAMLError(f"{shown(key.value)} is given twice; keep one")
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(text: str) -> Any:
-    """The value of a text, made of mappings, lists and plain values, whatever it asks for.
+    """Return the value of a text, made of mappings, lists and plain values.
 
     Raises:
-        ValueError: it is not YAML, has an alias, or gives a key twice.
+        ValueError: it is not YAML, has an alias, or has a key twice.
     """
     try:
         return yaml.load(text, Loader=_Plain)  # a SafeLoader
     except (
         *(yaml.YAMLError, ValueError),
-        # what PyYAML lets through of values that are not what their tag or form says
+        # PyYAML raises these for values that contradict their tag or form
         *(ArithmeticError, AttributeError, LookupError, TypeError, RecursionError),
     ) as error:
         raise ValueError(str(error) or type(error).__name__) from error
@@ -139,14 +141,15 @@ def read_yaml(text: str) -> Any:
 def parse_config(
     tree: Mapping[str, Any], *, source: str = "config", overrides: Sequence[str] = ()
 ) -> Config:
-    """Check a mapping.
+    """Check a mapping and return the config.
 
     Args:
-        source: where it is from, for errors.
-        overrides: dotted keys of what is from no file; an error about one says so.
+        source: the name of its origin, for errors.
+        overrides: dotted keys that do not come from a file; an error about one of them says so.
 
     Raises:
-        ValueError: one line that names the first wrong key or value and what would be right.
+        ValueError: a key or value is wrong; the message names the first one and what would be
+            right, in one line.
     """
     try:
         return Config.model_validate(tree)
@@ -173,21 +176,21 @@ def parse_config(
 
 
 def _copied(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping with mappings of its own inside; other values are nobody's to change."""
+    """Copy the mapping with its inner mappings; other values are never changed."""
     return {k: _copied(v) if isinstance(v, dict) else v for k, v in tree.items()}
 
 
 def parsed_overrides(overrides: Sequence[str]) -> list[tuple[str, Any]]:
-    """(dotted key, value) of overrides such as "search.epochs=50".
+    """Return (dotted key, value) of overrides such as "search.epochs=50".
 
     Raises:
-        ValueError: not of that form, or the value is not YAML.
+        ValueError: an override has another form, or its value is not YAML.
     """
     return list(map(_parsed, overrides))
 
 
 def _parsed(text: str) -> tuple[str, Any]:
-    """(dotted key, value) of "section.key=value"."""
+    """Return (dotted key, value) of "section.key=value"."""
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise ValueError(f"override {shown(repr(text))} is not of the form section.key=value")
@@ -209,7 +212,7 @@ def _override(tree: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _keys(sections: Sequence[str]) -> list[str]:
-    """The valid keys of a section."""
+    """Return the valid keys of a section."""
     model: type[BaseModel] = Config
     for section in sections:
         kind = model.model_fields[section].annotation

@@ -1,18 +1,18 @@
-"""Networks that give one class for everything: what they show is not robustness."""
+"""Networks that give one class for every input; they are not robust."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-#: how the finding of a constant answer is named, after the network's name
+#: the end of the finding's name, after the network's name
 CHECK = ": a constant answer"
-#: what a table says of such a network
+#: the note on such a network in tables
 NOTE = "one class for everything"
 
 
 def constant_networks(findings: Iterable[tuple[str, bool]]) -> set[str]:
-    """The names of the networks that a run found to give one class for everything.
+    """Return the names of the networks that a run found to give one class for every input.
 
-    findings: (name, whether it is as it should be) of the checks in metrics.json.
+    findings: pairs (name, whether it passed) of the checks in metrics.json.
     """
     return {name.removesuffix(CHECK) for name, ok in findings if not ok and name.endswith(CHECK)}

@@ -1,4 +1,4 @@
-"""SHA-256 of what files and tensors hold: the same on every machine, wherever tensors lie."""
+"""SHA-256 of the content of files and tensors, which is the same on every machine and device."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from robustprune.run.files import plain_file
 
-#: bytes of a file that are read at a time
+#: the number of bytes of a file that are read at a time
 _PART = 2**20
 
 
 def file_digest(path: Path) -> str:
-    """Of a file's bytes, 64 hex digits.
+    """Return the digest of a file's bytes, 64 hex digits.
 
     Raises:
-        FileNotFoundError, ValueError: as `plain_file`.
+        FileNotFoundError, ValueError: as in `plain_file`.
     """
     digest = hashlib.sha256()
     with plain_file(path).open("rb") as file:
@@ -29,7 +29,7 @@ def file_digest(path: Path) -> str:
 
 
 def tensor_digest(*tensors: Tensor) -> str:
-    """Of each tensor's dtype, shape and values in order, 64 hex digits."""
+    """Return the digest of each tensor's dtype, shape and values in order, 64 hex digits."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(kind_of(tensor).encode())
@@ -38,12 +38,12 @@ def tensor_digest(*tensors: Tensor) -> str:
 
 
 def kind_of(tensor: Tensor) -> str:
-    """Dtype and shape, such as "float32(3, 4)"."""
+    """Return dtype and shape, such as "float32(3, 4)"."""
     return f"{str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}"
 
 
 def bytes_of(tensor: Tensor) -> Any:
-    """The values, row by row, as a buffer of bytes."""
+    """Return the values, row by row, as a buffer of bytes."""
     dense = tensor.to_dense() if tensor.is_sparse else tensor
     plain = dense.detach().cpu().contiguous().reshape(-1)
     return plain.view(torch.uint8).numpy().data if plain.numel() else b""

@@ -1,4 +1,5 @@
-"""The digest in the name of a run's folder: of what its config says otherwise than the defaults."""
+"""The digest in the name of a run directory, computed from what its config changes in the
+defaults."""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ from typing import Any
 
 Tree = Mapping[str, Any]
 
-#: to be raised when a default changes: the same digest would then mean something else
+#: must be increased when a default changes, because a digest would then mean something else
 _VERSION = 2
 
-#: sections and options when the digest was of all of them, as in folders of that time
+#: the sections and options of the first version, in which the digest was computed from all of them
 _FIRST = {
     "task": "name path bounds length missing label max_length by_length batch_size augment "
     "validation",
@@ -42,14 +43,14 @@ _FIRST_OPTIMIZER = "name lr momentum weight_decay schedule milestones warmup"
 
 
 def digest(tree: Tree, defaults: Tree) -> str:
-    """Eight hex digits of where `tree` differs from `defaults`, so that an option or a section that
-    is added later, and left at its default, renames no run."""
+    """Return eight hex digits of what differs between `tree` and `defaults`. So a new option or
+    section at its default does not rename old runs."""
     return _digits({"version": _VERSION, "config": _changed(tree, defaults)})
 
 
 def digest_v1(tree: Tree, defaults: Tree) -> str:
-    """The digest that folders had at first: of all options of that time, at their default or not.
-    Options that came later count where they are set."""
+    """Return the digest of the first version: of all its options, at their defaults or not. Later
+    options count if they are set."""
     found: dict[str, Any] = {}
     for section, value in tree.items():
         if not isinstance(value, dict):
@@ -64,13 +65,13 @@ def digest_v1(tree: Tree, defaults: Tree) -> str:
 
 
 def _known(options: Tree, defaults: Tree, names: str) -> dict[str, Any]:
-    """Options of that time, and others that say something."""
+    """Return the options of the first version, and later ones that are not at their defaults."""
     known = names.split()
     return {k: value for k, value in options.items() if k in known or value != defaults[k]}
 
 
 def _changed(tree: Tree, defaults: Tree) -> dict[str, Any]:
-    """What differs, in a tree of the same form."""
+    """Return what differs, as a tree of the same form."""
     found = {}
     for key, value in tree.items():
         if key not in defaults:

@@ -1,7 +1,7 @@
-"""Files that are what they seem: ordinary, in the folder that was named, of a size that fits.
+"""Check that files are ordinary, are in the folder that the user named, and are not too large.
 
-A folder that somebody else filled may hold a named pipe, at which reading waits for ever, a device,
-a link that leads out of the folder, or a few bytes that stand for more than any memory holds.
+A folder from somebody else may contain a named pipe, at which reading waits forever, a device, a
+link that leads out of the folder, or a few bytes that describe more than any memory holds.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import os
 import stat
 from pathlib import Path
 
-#: raises (or lowers) the limit below, in GiB
+#: the environment variable that sets the limit below, in GiB
 VARIABLE = "ROBUSTPRUNE_MAX_GB"
 _GIB = 2**30
-#: how much more than its file's size an array may take before it is held against the limit
+#: an array may always take this many times the size of its file
 _RATIO = 20
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -26,15 +26,16 @@ _KINDS = (
 
 
 def plain_file(path: Path, *, within: Path | None = None) -> Path:
-    """`path`, if it is an ordinary file.
+    """Return `path` if it is an ordinary file.
 
     Args:
-        within: the folder that the user named, `path` beneath it. Below it nothing may be a
-            symbolic link, neither the file nor a folder on the way; above it links are the user's.
+        within: the folder that the user named, which contains `path`. Inside it, neither the file
+            nor a folder may be a symbolic link; outside, the user's links are allowed. None allows
+            all links.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: a folder, a named pipe, a socket, a device, or a link as said.
+        FileNotFoundError: it does not exist.
+        ValueError: it is a folder, a named pipe, a socket, a device, or a forbidden link.
     """
     if within is not None:
         no_links(path, within=within)
@@ -42,7 +43,7 @@ def plain_file(path: Path, *, within: Path | None = None) -> Path:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {path}") from None
-    except OSError as error:  # a name too long, a link that leads to itself, no permission
+    except OSError as error:  # name too long, a circle of links, no permission
         raise ValueError(f"cannot look at {path}: {error.strerror or error}") from error
     if not stat.S_ISREG(mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
@@ -51,19 +52,19 @@ def plain_file(path: Path, *, within: Path | None = None) -> Path:
 
 
 def not_special(path: Path) -> Path:
-    """`path`, unless reading it would never end: `plain_file`, but that nothing may be there.
+    """Return `path` unless reading it would never end. Unlike in `plain_file`, it need not exist.
 
     Raises:
-        ValueError: a folder, a named pipe, a socket or a device.
+        ValueError: it is a folder, a named pipe, a socket or a device.
     """
     return plain_file(path) if path.exists() else path
 
 
 def no_links(path: Path, *, within: Path) -> None:
-    """Refuse a symbolic link at `path` or on the way to it from the folder `within`.
+    """Refuse a symbolic link at `path` or between it and the folder `within`.
 
     Raises:
-        ValueError: there is one.
+        ValueError: there is such a link.
     """
     inside = path.relative_to(within) if path.is_relative_to(within) else Path(path.name)
     for part in [path, *path.parents][: len(inside.parts)]:
@@ -75,9 +76,10 @@ def no_links(path: Path, *, within: Path) -> None:
 
 
 def memory_limit(held: int = 0) -> int:
-    """How many bytes one set of arrays or one network's weights may take: 1 GiB, or 20 times the
-    `held` bytes of the file that they are read from where that is more; or, of either, as many GiB
-    as the environment variable ROBUSTPRUNE_MAX_GB says.
+    """Return how many bytes one set of arrays or one network's weights may take.
+
+    This is 1 GiB, or 20 times the `held` bytes of their file if that is more. The environment
+    variable ROBUSTPRUNE_MAX_GB replaces both, in GiB.
 
     Raises:
         ValueError: the variable is no positive number.
@@ -95,14 +97,14 @@ def memory_limit(held: int = 0) -> int:
 
 
 def check_memory(needed: int, what: str, *, held: int = 0) -> None:
-    """Refuse to take more memory than `memory_limit` before any of it is taken.
+    """Raise a ValueError if more memory than `memory_limit` is needed, before it is allocated.
 
     Args:
-        needed: bytes.
-        what: what needs them, as the beginning of a sentence.
+        needed: the number of bytes.
+        what: what needs them; it is the beginning of the error.
 
     Raises:
-        ValueError: they are more.
+        ValueError: the limit is exceeded.
     """
     limit = memory_limit(held)
     if needed > limit:
@@ -119,10 +121,10 @@ def _in_gib(number: int) -> str:
 
 
 def read_bytes(path: Path, *, within: Path | None = None, most: int | None = None) -> bytes:
-    """The content of an ordinary file that is not larger than `most`, or `memory_limit`.
+    """Read an ordinary file that is not larger than `most` bytes, or than `memory_limit` if None.
 
     Raises:
-        FileNotFoundError, ValueError: as `plain_file`, or it is larger.
+        FileNotFoundError, ValueError: as in `plain_file`, or the file is larger.
         OSError: it cannot be read.
     """
     size = plain_file(path, within=within).stat().st_size

@@ -1,6 +1,6 @@
-"""What a call was asked to do, as plain text that another process can compare.
+"""Describe the arguments of a call as plain text that another process can compare.
 
-A checkpoint keeps it, so that it is never taken up by a call that asks for something else.
+A checkpoint stores this text, so that no call with other arguments continues from it.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from robustprune.run.content import bytes_of, kind_of
 
-#: option by option, what a call was asked to do
+#: the value of each option of a call, as text
 Call = Mapping[str, str]
 
-#: of larger tensors that are no weights, every k-th number is looked at, as many as this
+#: of larger tensors that are no weights, only this number of evenly spaced entries is used
 _LOOKED_AT = 2**24
-#: how something was found says nothing of what follows; nor does whom it is told to
+#: fields that do not change the result of a call
 _NOT_ASKED = ("history", "on_selection", "on_epoch")
-_SHOWN = 120  # characters of a value in a message
+_SHOWN = 120  # largest number of characters of a value in a message
 
 
 def described(value: Any, *, digests: bool = True, depth: int = 8) -> str:
-    """A value as text: the same in every process, and another one for another value.
+    """Describe a value as text, which is the same in every process and differs for another value.
 
-    Numbers, text and collections stand for themselves; tensors and networks for a digest of what
-    they hold; a dataclass and any other object for its type and the options of its constructor
-    that it keeps under their own names; a function for its qualified name, its defaults and what
-    it closes over. A loader stands for its length, its batch size and, where they lie in memory,
-    its examples.
+    Numbers, texts and collections are written out. Tensors and networks are replaced by a digest of
+    their content. A dataclass or other object is described by its type and those options of its
+    constructor that it stores under the same names; a function by its qualified name, its defaults
+    and its closure; a loader by its length, its batch size and, if they are in memory, its
+    examples.
 
     Args:
-        digests: whether tensors stand for their content, or for their shape alone.
+        digests: whether tensors are described by their content, or only by their shape.
+        depth: how many levels of nested values are described.
     """
     if depth == 0:
         return type(value).__qualname__
@@ -73,11 +74,11 @@ def described(value: Any, *, digests: bool = True, depth: int = 8) -> str:
 
 
 def digest_of(model: nn.Module) -> str:
-    """Of all that the network's state holds: names, types, shapes and values."""
+    """Return the digest of the network's state: names, dtypes, shapes and values."""
     total, state = hashlib.sha256(), model.state_dict()
     for name, value in state.items():
         if name.endswith(".mask") and value.dtype == torch.bool:
-            # of a masked weight; older files have digests of masks of the weight's type
+            # older files have digests of masks with the dtype of the masked weight
             value = value.to(state.get(f"{name.rsplit('.', 2)[0]}.original", value).dtype)
         if isinstance(value, Tensor):
             total.update(f"\0{name}\0torch.{kind_of(value)}".encode())
@@ -88,7 +89,7 @@ def digest_of(model: nn.Module) -> str:
 
 
 def _start_of_difference(old: str, new: str) -> int:
-    """From where on to show two texts: a little before they part, if they are long."""
+    """Return where to start in showing two texts: a little before they differ, if they are long."""
     if max(len(old), len(new)) <= _SHOWN:
         return 0
     pairs = enumerate(zip(old, new, strict=False))
@@ -102,7 +103,7 @@ def _shown(text: str, start: int) -> str:
 
 
 def check_same_call(path: Path, there: Call | None, here: Call) -> None:
-    """Raise ValueError where the file at `path` is of another call, or doesn't say of which."""
+    """Raise a ValueError if the file at `path` belongs to another call, or doesn't say to which."""
     if there is None:
         raise ValueError(
             f"{path} does not say of which call it is (an older version wrote it), so it cannot be "
@@ -132,13 +133,14 @@ def _tensor(value: Tensor, digests: bool) -> str:
 
 
 def _function(value: Any, tell: Any) -> str:
-    """By name; with the values that make two functions of one name different."""
+    """Describe a function by its name and the values that distinguish functions of the same
+    name."""
     parts = [f"{getattr(value, '__module__', '')}.{value.__qualname__}"]
     parts += [tell(default) for default in getattr(value, "__defaults__", None) or ()]
     for cell in getattr(value, "__closure__", None) or ():
         try:
             parts.append(tell(cell.cell_contents))
-        except ValueError:  # not yet filled
+        except ValueError:  # the cell is empty
             continue
     return parts[0] if len(parts) == 1 else f"{parts[0]}({', '.join(parts[1:])})"
 
@@ -163,7 +165,7 @@ def _object(value: Any, tell: Any) -> str:
     else:
         try:
             names = inspect.signature(type(value)).parameters
-        except (ValueError, TypeError):  # of a type without one
+        except (ValueError, TypeError):  # the type has no signature
             names = ()
     held = vars(value) if hasattr(value, "__dict__") else {}
     options = [

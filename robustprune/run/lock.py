@@ -1,4 +1,4 @@
-"""One process at a time in a run directory."""
+"""Allow only one process at a time in a run directory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
-#: the file in the run directory; it stays there, and holds nobody once its process is gone
+#: the file in the run directory; it stays there, but locks nothing after its process has ended
 FILE = "lock"
 
 
 def _opened(path: Path) -> int:
-    """A descriptor of the file, made where there is none; a link would lead to another's file, and
-    a named pipe is none."""
+    """Open the file, and make it if there is none. Links are refused, because they could lead to
+    another file, and so are named pipes."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:
@@ -34,16 +34,16 @@ def _opened(path: Path) -> int:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Inside, no other process can enter the same folder. The system lets go of the lock when the
-    process ends, however it ends. Windows has no such lock: there nothing is held.
+    """Inside this context, no other process can enter the same folder. The system releases the
+    lock when the process ends, for whatever reason. On Windows nothing is locked.
 
     Raises:
-        ValueError: another process is inside, or the file of the lock is a link or no file.
+        ValueError: another process is inside, or the lock file is a link or no file.
     """
     if sys.platform == "win32":
         yield
         return
-    # lockf, not flock: a data loader's forked workers would keep the latter after our death
+    # not flock, which forked workers of a data loader would keep after this process has ended
     descriptor = _opened(folder / FILE)
     try:
         try:

@@ -1,4 +1,4 @@
-"""The configs that come with the package."""
+"""Find the configs that come with the package."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _FOLDER = Path(str(resources.files(robustprune))) / "configs"
 
 
 def config_names() -> list[str]:
-    """Names of the packaged configs."""
+    """Return the names of the packaged configs."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def config_path(name: str) -> Path:
-    """The packaged config of that name, or the file that `name` is the path of."""
+    """Return the path of the packaged config `name`, or else `name` as a path."""
     if name in config_names():
         return _FOLDER / f"{name}.yaml"
     return Path(name)

@@ -1,4 +1,4 @@
-"""How far a long piece of work has come: a bar on a terminal, a line now and then in a log."""
+"""Show the progress of a long task: as a bar on a terminal, or as lines in a log."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 
-#: seconds between two lines of a log
+#: seconds between two lines in a log
 LOG_EVERY = 30.0
 
 
 class Progress:
-    """So many of `total` units, told on stderr.
+    """Count the units of a task that are done, and report them on stderr.
 
-    On a terminal it is a bar that goes away when the work is done. Anywhere else, a bar would fill
-    a file with control characters, so a plain line is written every 30 seconds:
-    "measuring dense: 12 of 40 batches, 1 min 30 s". Work that takes less says nothing there.
+    On a terminal it is a bar, which disappears at the end. Elsewhere a bar would fill a file with
+    control characters, so a plain line is written every 30 seconds: "measuring dense: 12 of 40
+    batches, 1 min 30 s". A task that takes less time writes nothing there.
 
     Args:
-        total: units in all; None where that is not known.
-        done: units of an earlier attempt.
-        unit: one of them, such as "batch".
-        quiet: say nothing at all.
+        total: the number of all units, or None if it is not known.
+        done: the number of units that an earlier attempt has done.
+        unit: the name of one unit, such as "batch".
+        quiet: whether nothing is reported.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Progress:
         self.start = self.last = time.monotonic()
 
     def update(self, units: int = 1) -> None:
-        """So many units more are done."""
+        """Count this number of further units."""
         self.done += units
         if self.bar is not None:
             self.bar.update(units)
@@ -54,7 +54,7 @@ class Progress:
             print(self._line(), file=sys.stderr, flush=True)
 
     def describe(self, title: str, figures: Mapping[str, str]) -> None:
-        """What the bar or the next line says besides how much is done."""
+        """Set the title and the figures of the bar or of the next line."""
         self.title, self.figures = title, figures
         if self.bar is not None:
             self.bar.set_description(title, refresh=True)
@@ -81,7 +81,7 @@ class Progress:
 
 
 def progress(items: Sequence[T], *, title: str, unit: str, quiet: bool) -> Iterator[T]:
-    """`items` one after another, each counted when the next is asked for; see `Progress`."""
+    """Yield `items` one after another, and count each when the next one is requested."""
     with Progress(len(items), title=title, unit=unit, quiet=quiet) as told:
         for item in items:
             yield item
@@ -89,12 +89,12 @@ def progress(items: Sequence[T], *, title: str, unit: str, quiet: bool) -> Itera
 
 
 def plural(unit: str) -> str:
-    """batch -> batches, step -> steps"""
+    """Return the plural of a unit: batch -> batches, step -> steps."""
     return f"{unit}es" if unit.endswith(("s", "x", "ch", "sh")) else f"{unit}s"
 
 
 def duration(seconds: float) -> str:
-    """0.4 s, 12 s, 3.5 min, 2.1 h, 4.2 days"""
+    """Write a time as 0.4 s, 12 s, 3.5 min, 2.1 h or 4.2 days."""
     for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
             value = seconds / size

@@ -1,11 +1,11 @@
-"""What to say where the disk is full."""
+"""Recognise errors of a full disk, and write their message."""
 
 from __future__ import annotations
 
 import errno
 import re
 
-#: what a write says that found no room, by the system's number of the error
+#: for each error number of the system the reason why there is no room
 _FULL = {
     errno.ENOSPC: "no space left on the device",
     errno.EDQUOT: "the disk quota is used up",
@@ -14,10 +14,10 @@ _FULL = {
 
 
 def no_room(error: Exception) -> str | None:
-    """What to say of an error that means that the disk is full; None for any other."""
+    """Return the message for an error that means that the disk is full; None for other errors."""
     number = getattr(error, "errno", None)
     if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
-        number = int(told[1])  # safetensors gives the system's number only in its text
+        number = int(told[1])  # safetensors has the system's number only in its text
     if number not in _FULL:
         return None
     return (

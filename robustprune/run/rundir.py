@@ -1,16 +1,16 @@
-"""The run directory: every stage's files, written under a temporary name and moved into place.
+"""The run directory. Its files are written under a temporary name and then renamed.
 
     runs/<name>-<digest>/seed<k>/
         config.yaml  env.json  log.jsonl  lock
         models/<name>/model.safetensors masks.safetensors history.jsonl     one folder a model
-        models/<name>/selection.safetensors             where its examples were selected
+        models/<name>/selection.safetensors             if its examples were selected
         model.safetensors  masks.safetensors                                the headline model
         measure/<name>.json  per_example.csv  metrics.json
-        text/<name>.<attack>.json                        what attacks on the text itself wrote
+        text/<name>.<attack>.json                        results of attacks on the text itself
         report.html  report.md
 
-A stage is done when its file or folder is there; the same command goes on behind the last one.
-Nothing in the directory may be a symbolic link: what is written or removed is in it alone.
+A stage is done when its file or folder exists; the same command continues after the last one.
+Nothing in the directory may be a symbolic link, so that nothing outside is written or removed.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from robustprune.run.lock import alone
 from robustprune.run.runtime import agreed, is_first, wait
 from robustprune.run.terminal import shown
 
-#: how the names of folders end whose model is half written, or still trained
+#: the ends of the names of folders with a model that is half written, or still trained
 _NEW, _PARTIAL = ".new", ".partial"
 
-#: what results may depend on and a later resumption may change
+#: software on which results may depend and that may change before a run is resumed
 _VERSIONS = ("robustprune", "python", "torch", "numpy")
 
-#: which examples a training selected: written beside its checkpoints, kept with its model
+#: the examples that a training selected; written beside its checkpoints, then kept with its model
 SELECTION = "selection.safetensors"
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """One run's folder."""
+    """The directory of one run."""
 
     path: Path
 
     def alone(self) -> AbstractContextManager[None]:
-        """Keep other processes out; see `run.lock`. Of several ranks, the first holds the lock."""
+        """Keep other processes out, see `run.lock`. Of several ranks, the first holds the lock."""
         return alone(self.path) if is_first() else nullcontext()
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file or folder; all ranks get the same answer."""
+        """Return whether this file or folder exists; all ranks get the same answer."""
         return agreed((self.path / name).exists())
 
     def write_json(self, name: str, content: Any) -> None:
@@ -93,7 +93,7 @@ class RunDir:
         return self.has(f"models/{name}")
 
     def checkpoint(self, name: str) -> Path:
-        """Where a training that is not finished keeps its state."""
+        """Return the path for the state of a training that is not finished."""
         folder = self._models() / f".{name}{_PARTIAL}"
         if is_first():
             folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ class RunDir:
         masks: Mapping[str, Tensor] | None,
         history: Sequence[Any],
     ) -> None:
-        """Write a finished model's folder, whole or not at all, then forget its checkpoints."""
+        """Write a finished model's folder, whole or not at all, and then remove its checkpoints."""
         if is_first():
             self._save_model(name, state, masks, history)
         wait()
@@ -120,7 +120,7 @@ class RunDir:
     ) -> None:
         models = self._models()
         folder = models / f".{name}{_NEW}"
-        _remove(folder)  # of a process that was killed here
+        _remove(folder)  # a process that was killed here may have left it
         folder.mkdir(parents=True)
         save_tensors(folder / "model.safetensors", state)
         if masks is not None:
@@ -133,7 +133,7 @@ class RunDir:
         self._forget_finished()
 
     def _forget_finished(self) -> None:
-        """Remove the checkpoints of models that are finished, and models half written."""
+        """Remove the checkpoints of finished models, and models that are half written."""
         models = self._models()
         for folder in models.glob(f".*{_NEW}"):
             _remove(folder)
@@ -142,17 +142,17 @@ class RunDir:
                 _remove(folder)
 
     def _models(self) -> Path:
-        """The folder of the models, in which folders may be removed.
+        """Return the folder of the models, in which folders may be removed.
 
         Raises:
-            ValueError: it is a link, behind which somebody else's folders may be.
+            ValueError: it is a link, which could lead to somebody else's folders.
         """
         models = self.path / "models"
         no_links(models, within=self.path)
         return models
 
     def load_model(self, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-        """State and masks of a finished model."""
+        """Return the state and the masks of a finished model."""
         folder = self.path / "models" / name
         masks = folder / "masks.safetensors"
         try:
@@ -165,7 +165,7 @@ class RunDir:
             raise ValueError(f"{reason}; delete {folder} to have it made again") from error
 
     def publish(self, name: str) -> None:
-        """Copy a model's weights and masks to the top of the run: the headline."""
+        """Copy the weights and masks of the headline model to the top of the run directory."""
         for file in ("model.safetensors", "masks.safetensors"):
             if is_first():
                 self._copy(self.path / "models" / name / file, self.path / file)
@@ -179,12 +179,12 @@ class RunDir:
 
 
 def open_run(config: Config, root: Path, env: Mapping[str, Any]) -> RunDir:
-    """The folder of this config and seed, made where it is not there yet.
+    """Return the directory of this config and seed, which is made if it does not exist.
 
     Raises:
-        ValueError: the folder holds another config (it was edited by hand) or a symbolic link, or
-            another process is at work in it.
-        OSError: the folder cannot be written to.
+        ValueError: it contains another config (edited by hand) or a symbolic link, or another
+            process uses it.
+        OSError: it can't be written to.
     """
     path = config.folder(root)
     if is_first():
@@ -212,7 +212,8 @@ def _open(path: Path, config: Config, env: Mapping[str, Any]) -> None:
 
 
 def _describe(path: Path, config: Config) -> None:
-    """Write the config, unless the file says the same already: certificates name its digest."""
+    """Write the config unless the file has the same content, because certificates store its
+    digest."""
     if path.exists():
         try:
             same = load_config(path) == config
@@ -227,10 +228,10 @@ def _describe(path: Path, config: Config) -> None:
 
 
 def _begun(path: Path, env: Mapping[str, Any]) -> dict[str, str]:
-    """What the run was begun with, where it isn't what goes on with it now."""
+    """Return the software with which the run was begun, if it differs from the present one."""
     try:
         before = json.loads(read_bytes(path))
-    except (OSError, ValueError, RecursionError):  # a new run, or a file that is damaged
+    except (OSError, ValueError, RecursionError):  # the run is new, or the file is damaged
         return {}
     if not isinstance(before, dict):
         return {}
@@ -244,7 +245,7 @@ def _begun(path: Path, env: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder with all that is in it; of a link the link alone."""
+    """Remove a folder with its content; of a link, remove only the link."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():

@@ -1,7 +1,7 @@
-"""Device, ranks, seeds and what must be known of the machine to repeat a run.
+"""The device, the ranks, the seeds, and what must be known of the machine to repeat a run.
 
-Several processes that `torchrun` or `accelerate launch` started work on one run: each is a rank.
-With one process, every function here that is about ranks does nothing.
+Several processes that `torchrun` or `accelerate launch` started can work on one run. Each is called
+a rank. With one process, all functions about ranks do nothing.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch import Tensor, nn
 import robustprune
 from robustprune.run.suggest import nearest
 
-#: the kinds of device that people mean
+#: the usual kinds of device
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def warn_of_emulated_bfloat16(device: torch.device) -> None:
-    """Warn where bfloat16 is many times slower than float32: x86 processors without AVX-512."""
+    """Warn if bfloat16 is much slower than float32, as on x86 processors without AVX-512."""
     if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX"):
         warnings.warn(
             "bfloat16 is not native to this processor and may be ten times slower than float32; "
@@ -38,13 +38,13 @@ def warn_of_emulated_bfloat16(device: torch.device) -> None:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The named device, or the accelerator if there is one and the CPU if not.
+    """Return the named device; "auto" is the accelerator if there is one, otherwise the CPU.
 
-    Where `torchrun` or `accelerate launch` started this process among others, they meet here, and
-    each has the accelerator of its own number.
+    If `torchrun` or `accelerate launch` started several processes, they connect here, and each one
+    gets the accelerator of its own number.
 
     Raises:
-        ValueError: no such device here.
+        ValueError: this machine has no such device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _join(name)
@@ -79,7 +79,7 @@ def _join(name: str) -> torch.device:
 
 
 def leave() -> None:
-    """Part from the other ranks, at the end of a program."""
+    """Disconnect from the other ranks, at the end of a program."""
     if ranks() > 1:
         from accelerate import PartialState
 
@@ -87,22 +87,22 @@ def leave() -> None:
 
 
 def ranks() -> int:
-    """How many processes work on this run."""
+    """Return the number of processes that work on this run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this one, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if ranks() > 1 else 0
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes files and talks to people."""
+    """Return whether this is the process that writes files and prints."""
     return rank() == 0
 
 
 def wait() -> None:
-    """Until all ranks are here."""
+    """Wait until all ranks are here."""
     if ranks() > 1:
         from accelerate import PartialState
 
@@ -111,7 +111,7 @@ def wait() -> None:
 
 @contextmanager
 def first_before_others() -> Iterator[None]:
-    """The first rank goes through the block alone, then the others; all leave it together."""
+    """Let the first rank run the block alone, then the others. All leave it together."""
     if not is_first():
         wait()
     yield
@@ -121,12 +121,13 @@ def first_before_others() -> Iterator[None]:
 
 
 def agreed(value: bool) -> bool:
-    """What the first rank says: of files, whose state the others may see earlier or later."""
+    """Return the value of the first rank. (The ranks may see changes of files at different
+    times.)"""
     return bool(summed(torch.tensor(float(value and is_first()))))
 
 
 def summed(tensor: Tensor) -> Tensor:
-    """The sum of a tensor over the ranks, the same bits on each."""
+    """Return the sum of a tensor over the ranks, with the same bits on each."""
     if ranks() == 1:
         return tensor
     from accelerate import PartialState
@@ -138,23 +139,23 @@ def summed(tensor: Tensor) -> Tensor:
 
 
 def merged(part: Tensor) -> Tensor:
-    """(N, ...) whose rows were computed on one rank each and are zero on the others."""
+    """Merge (N, ...) whose rows were computed on one rank each and are zero on the others."""
     if part.dtype == torch.bool:
         return summed(part.to(torch.uint8)).bool()
     return summed(part)
 
 
 def own_batches(n: int, batch_size: int) -> list[slice]:
-    """The rows of this rank when batches of N examples are dealt out in turn. Batches are the
-    same for any number of ranks, so that what is computed of them is, too."""
+    """Return the rows of this rank if the batches of N examples are distributed in turn. Batches
+    are the same for any number of ranks, and so are results."""
     starts = range(0, n, batch_size)[rank() :: ranks()]
     return [slice(start, min(start + batch_size, n)) for start in starts]
 
 
 def own_part(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
-    """This rank's examples of a batch and their share of it: of its examples, or where they have
-    several labels each, of the labels other than −100. Where there are more ranks than examples,
-    some get the first example with a share of 0: they have to go through the step."""
+    """Return this rank's examples of a batch, and their share of its examples. If examples have
+    several labels, it is their share of the labels other than −100. If there are more ranks than
+    examples, some get the first one with a share of 0, because they must take part in the step."""
     n, here, number = len(y), rank(), ranks()
     first, last = (-(-n * k // number) for k in (here, here + 1))
     if first == last:
@@ -173,14 +174,16 @@ def step_together(
     *,
     others: Sequence[Tensor] = (),
 ) -> Tensor:
-    """Make the gradients, and the running statistics of normalisation, the mean over the ranks,
-    each weighted by its share of the batch: the gradient of the mean loss over the whole batch.
+    """Average gradients and running statistics of normalisation over the ranks, in place.
+
+    Each rank is weighted by its share of the batch, which gives the gradient of the mean loss over
+    the whole batch.
 
     Args:
-        others: what else is made such a mean, in place.
+        others: other tensors that are averaged, in place.
 
     Returns:
-        the loss over the whole batch.
+        The loss over the whole batch.
     """
     if ranks() == 1:
         return loss
@@ -203,8 +206,8 @@ def step_together(
 
 @contextmanager
 def own_random_numbers() -> Iterator[None]:
-    """Inside, torch's global generators give each rank other numbers; afterwards all the same
-    ones again, wherever the block left them."""
+    """Inside this context, torch's global generators give each rank different random numbers.
+    Afterwards they give the same numbers to all, whatever the block has drawn."""
     if ranks() == 1:
         yield
         return
@@ -215,10 +218,10 @@ def own_random_numbers() -> Iterator[None]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch's global generators and ask for deterministic kernels where there are any.
+    """Seed torch's global generators, and use deterministic kernels where there are any.
 
-    Everything else draws from explicit generators. The same seed gives the same result bit for
-    bit on the CPU with the same number of threads.
+    Everything else uses explicit generators. The same seed gives the same result bit for bit on
+    the CPU with the same number of threads.
     """
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = False
@@ -226,13 +229,13 @@ def seed_everything(seed: int) -> None:
 
 
 def seed_stage(seed: int, stage: str) -> None:
-    """`seed_everything` from the run's seed and the stage's name, so that a stage gives the same
-    result whether or not the ones before it were skipped."""
+    """Call `seed_everything` with a seed from the run's seed and the stage's name. So a stage gives
+    the same result whether or not the stages before it were skipped."""
     seed_everything(zlib.crc32(f"{seed}/{stage}".encode()))
 
 
 def generator_states() -> dict[str, Tensor]:
-    """Where torch's global generators stand, by device."""
+    """Return the states of torch's global generators, by device."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -240,7 +243,7 @@ def generator_states() -> dict[str, Tensor]:
 
 
 def restore_generators(states: Mapping[str, Tensor]) -> None:
-    """Put back what `generator_states` gave; of devices that are not here nothing is."""
+    """Restore a result of `generator_states`, without devices that this machine does not have."""
     torch.set_rng_state(states["cpu"])
     for name, state in states.items():
         if name != "cpu" and torch.cuda.is_available():
@@ -248,7 +251,7 @@ def restore_generators(states: Mapping[str, Tensor]) -> None:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What the results may depend on besides the config."""
+    """Return everything besides the config on which the results may depend."""
     return {
         "robustprune": robustprune.__version__,
         "python": sys.version.split()[0],

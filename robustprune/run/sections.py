@@ -1,4 +1,4 @@
-"""The methods: their names and the sections of their options; and the list of all sections."""
+"""The names of the methods and the sections of their options; and the list of all sections."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 
 class SearchSection(TrainingSection):
-    """Which networks are allowed, for all methods; with the training and options of rst."""
+    """Which networks are allowed, for all methods; and the training and the options of rst."""
 
     methods: tuple[Method, ...] = Field(default=("rst",), min_length=1)
     density: tuple[Density, ...] = Field(default=(0.5,), min_length=1)  # kept fractions
     pattern: str = "element"  # element, row, kernel, filter, channel, column, 4x4, 2:4, ...
     # layer, row, global, erk, igq, or a density for each layer by its parameter name
     allocate: Literal["layer", "row", "global", "erk", "igq"] | dict[str, Density] = "layer"
-    dense: tuple[str, ...] = ()  # layers left whole: first, last or names
-    weights: Weights = "random"  # of rst: random, or trained ones (RTT)
+    dense: tuple[str, ...] = ()  # layers that are not masked: first, last or names
+    weights: Weights = "random"  # only rst: random, or trained weights (RTT)
     init: Literal[
         "signed_kaiming_constant",
         "kaiming_normal",
@@ -67,7 +67,7 @@ class SearchSection(TrainingSection):
     ] = "signed_kaiming_constant"
     fan_scaling: bool = False
     bias_scale: NonNegative = 0.0  # random biases, U(-b, b) with b = bias_scale·√(2/fan in)
-    # Units of the first layer as random thresholds: lo, hi in standard deviations of each unit.
+    # Random thresholds for the first layer: lo, hi in standard deviations of each unit; null: none.
     thresholds: tuple[Number, Number] | None = None
 
 
@@ -75,11 +75,11 @@ class AdmmSection(TrainingSection):
     """Methods admm and admm_l1."""
 
     weights: Trained = "adversarial"  # the dense baseline to start from
-    l1: Positive | None = None  # λ of admm_l1
+    l1: Positive | None = None  # λ of admm_l1, the weight of the l1 norm
     rho: Positive = 1e-3
     rho_growth: Positive = 1.3  # at each update, up to rho_max
     rho_max: Positive = 1.0
-    every: Count = 20  # epochs between two updates of Z and U
+    every: Count = 20  # number of epochs between two updates of Z and U
 
 
 class ScoresSection(TrainingSection):
@@ -89,39 +89,39 @@ class ScoresSection(TrainingSection):
 
 
 class LotterySection(TrainingSection):
-    """Method lottery: every round, and the ticket's last training, has these epochs."""
+    """Method lottery. Every round, and the ticket's last training, has this number of epochs."""
 
-    rounds: Count | None = None  # 1 is one-shot; default 20% of the survivors a round
-    rewind: Annotated[int, Field(ge=0)] = 0  # optimizer steps of the first training
+    rounds: Count | None = None  # 1 is one-shot; null removes 20% of the rest in each round
+    rewind: Annotated[int, Field(ge=0)] = 0  # in optimizer steps of the first training
     controls: tuple[Literal["random", "reinit"], ...] = ("random", "reinit")
 
 
 class GradualSection(TrainingSection):
-    """Method gradual: one training, in which the network becomes sparse."""
+    """Method gradual: one training, during which the network becomes sparse."""
 
-    weights: Weights = "random"  # that the training starts from
-    # Updates of the masks lie between these fractions of the training, so many steps apart:
+    weights: Weights = "random"  # weights at the start of the training
+    # Masks are updated between these fractions of the training, with `every` steps between updates.
     start: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     stop: Annotated[Number, Field(gt=0, le=1)] = 0.75
-    every: Count | None = None  # default 100 updates in all
+    every: Count | None = None  # null: 100 updates in all
 
 
 class LanguageSection(TrainingSection):
-    """Method language: the search for masks; the ticket is trained as `finetune` says."""
+    """Method language: the search for masks. The ticket is trained as `finetune` says."""
 
     epochs: Count = 20
     optimizer: OptimizerSection = OptimizerSection(
         name="adamw", lr=0.1, weight_decay=1e-6, schedule="linear"
     )
-    weights: Trained = "natural"  # the fine-tuned model whose weights are masked
+    weights: Trained = "natural"  # the dense baseline whose weights are masked
     granularity: Literal["weight", "head", "neuron", "layer"] = "weight"
     penalty: NonNegative = 0.5  # λ of the expected share of kept weights
-    #: P(m ≠ 0) at the start; null: as much as starts the search at the density that is drawn
+    #: P(m ≠ 0) at the start; null: such that the expected density at the start is the final one
     kept: Annotated[Number, Field(gt=0, lt=1)] | None = 0.9
-    spread: NonNegative = 0.0  # of first scores by rank of magnitude; the paper's all start alike
-    #: whether the ticket starts at the pre-trained weights; if not, at those that were masked
+    spread: NonNegative = 0.0  # spread of first scores by rank of magnitude; 0 as in the paper
+    #: whether the ticket starts from the pre-trained weights, or else from those that were masked
     reset: bool = True
-    #: of the ticket and its controls; none (with reset: false): the mask alone, nothing trained
+    #: training of the ticket and its controls; none (with reset: false): nothing is trained
     finetune: Literal["natural", "robust", "none"] = "natural"
     controls: tuple[Literal["random", "reinit"], ...] = ("random", "reinit")
 
@@ -130,7 +130,7 @@ class OneShotSection(Section):
     """Methods magnitude, random, snip, grasp, obd and obd_ggn."""
 
     weights: Weights = "adversarial"
-    batches: Count = 4  # that the data-driven criteria see
+    batches: Count = 4  # number of batches for criteria that need data
 
 
 class FinetuneSection(TrainingSection):
@@ -139,7 +139,7 @@ class FinetuneSection(TrainingSection):
 
 
 class Sections(Section):
-    """What a config may say."""
+    """All sections of a config."""
 
     name: str = Field(default="rst_ecg200", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
