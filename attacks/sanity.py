@@ -128,7 +128,7 @@ def labels_fit(model: Model, x: Tensor, y: Tensor) -> Finding:
     )
 
 
-def constant_answer(model: Model, x: Tensor, y: Tensor) -> Finding:
+def answers_differ(model: Model, x: Tensor, y: Tensor) -> Finding:
     """One class for every example, whatever its label, is an answer that no attack can change."""
     answers = _answers(model, x, y)
     share = (answers == answers.mode().values).double().mean().item()
@@ -151,7 +151,7 @@ def _alike(classes: Tensor) -> bool:
 
 def unbounded_attack(model: Model, x: Tensor, y: Tensor, threat: ThreatModel) -> Finding:
     """As ε grows the robust accuracy must fall to zero (the bounds, if any, still hold), unless
-    the model gives one class to everything: then `constant_answer` says what is amiss.
+    the model gives one class to everything: then `answers_differ` says what is amiss.
 
     The balls are nested: what is broken within one is broken within every larger one, so that
     each ε is tried on the rest alone, and a point is taken as soon as it is found. The last point
@@ -209,7 +209,7 @@ def check_attacks(
     def accuracy(attack: Callable[[Model, Tensor, Tensor], Tensor]) -> float:
         return robust_accuracy(model, attack(model, x, y), y)
 
-    checks = (labels_fit, constant_answer, randomised_forward, probabilities)
+    checks = (labels_fit, answers_differ, randomised_forward, probabilities)
     findings = [check(model, x, y) for check in (*checks, zero_gradients, nan_gradients)]
     if findings[-2].figure == 1 or findings[-1].figure > 0:  # what follows would only repeat it
         white = single = longer = accuracy(lambda _, x, y: x)

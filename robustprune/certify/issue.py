@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
-from attacks import MinimalPerturbation, ThreatModel, evaluating
-from attacks.inputs import predict as logits_of
+from attacks import MinimalPerturbation, ThreatModel
 from robustprune.bounds import BoundMethod
 from robustprune.certify.certificate import Certificate, Metric, Norm
 from robustprune.certify.radii import proven_radii
@@ -17,6 +15,7 @@ from robustprune.certify.sandwich import check_sandwich
 from robustprune.certify.sentences import ClassifiedTexts
 from robustprune.certify.smoothing import ABSTAIN, SmoothingResult, certify
 from robustprune.certify.synonyms import SynonymResult, certify_synonyms
+from robustprune.measure.accuracy import answers_of
 from robustprune.run.content import tensor_digest
 from robustprune.run.settings import CertifySection
 
@@ -235,13 +234,6 @@ def asked_for(section: CertifySection, eps: float, seed: int) -> dict[str, dict[
 def search_settings(eps: float, *, rounds: int = ROUNDS, steps: int = STEPS) -> dict[str, Any]:
     """Of the search for a radius, at a threat model's eps."""
     return {"eps_max": REACH * eps, "rounds": rounds, "steps": steps}
-
-
-def answers_of(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None) -> Tensor:
-    """The network's class for every x, (N,) int64 on the CPU."""
-    rows = torch.split(torch.arange(len(x), device=x.device), batch_size or max(len(x), 1))
-    with evaluating(model):
-        return torch.cat([logits_of(model, x[part], y[part]).argmax(1).cpu() for part in rows])
 
 
 def limits(methods: Collection[str], *, sentences: bool = False) -> tuple[str, ...]:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from robustprune.certify.certificate import NEW, Certificate, Manifest, total_failure
 from robustprune.certify.claims import LIMIT, Claims
 from robustprune.certify.findings import CheckResult, about_examples, unchecked
-from robustprune.certify.issue import answers_of
 from robustprune.certify.recheck import PROOF_CHECKS, Check
 from robustprune.certify.resample_noise import SMOOTHING_CHECKS
 from robustprune.certify.resample_words import SYNONYM_CHECKS
 from robustprune.certify.sentences import ClassifiedTexts
+from robustprune.measure.accuracy import answers_of
 from robustprune.run.content import tensor_digest
 from robustprune.sparsity import MaskSet
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from attacks import PGD, Attack, EvaluationWarning, Finding, Model, Square, ThreatModel
-from attacks.inputs import batch_of, check_finite, check_threat
+from attacks.inputs import batch_of, check_threat, predict
 from attacks.modes import evaluating
-from attacks.network import logits_of
 from attacks.returned import attacked, check_radii, for_examples, threat_of
 from attacks.sanity import flat as zero_rows
 from attacks.sanity import input_gradients, warn_of
@@ -80,22 +79,23 @@ class Outcome:
         return torch.stack([self.clean, *self.robust.values()]).all(0)
 
 
-@torch.no_grad()
-def answers_of(model: Model, x: Tensor) -> Tensor:
-    """argmax f(x), (N,) int64 on the CPU.
+def answers_of(model: Model, x: Tensor, y: Tensor, *, batch_size: int | None = None) -> Tensor:
+    """argmax f(x) in eval mode, (N,) int64 on the CPU; None takes all of them as one batch.
 
     Raises:
-        ValueError: logits that are NaN or +∞; they would count as a wrong or right answer at the
-            whim of argmax. Some of −∞ are classes that are ruled out.
+        ValueError: labels that are none of the classes; logits that are NaN or +∞, which would
+            count as a wrong or right answer at the whim of argmax. Some of −∞ are classes that are
+            ruled out.
     """
-    logits = logits_of(model, x)
-    check_finite(logits)
-    return logits.argmax(1).cpu()
+    size = batch_size or max(len(x), 1)
+    with evaluating(model):
+        parts = zip(torch.split(x, size), torch.split(y, size), strict=True)
+        return torch.cat([predict(model, *part).argmax(1).cpu() for part in parts])
 
 
 def correct(model: Model, x: Tensor, y: Tensor) -> Tensor:
     """(N,) bool on the CPU: whether argmax f(x) = y; raises as `answers_of`."""
-    return answers_of(model, x) == y.cpu()
+    return answers_of(model, x, y) == y.cpu()
 
 
 @torch.inference_mode(False)  # masks computed once under it have no gradient
@@ -141,7 +141,7 @@ def evaluate(
         batches = own_batches(len(y), batch_size)
         for rows in progress(batches, title=title, unit="batch", quiet=quiet):
             xs, ys = x[rows], y[rows]
-            answers[rows] = answers_of(model, xs)
+            answers[rows] = answers_of(model, xs, ys)
             clean[rows] = answers[rows] == ys.cpu()
             alive = clean[rows].nonzero().flatten().to(x.device)
             for name, attack in attacks.items():
@@ -181,16 +181,24 @@ def _flat(model: Model, x: Tensor, y: Tensor, robust: Tensor) -> Tensor:
     return standing
 
 
-def constant_answer(right: Sequence[bool], labels: Sequence[int]) -> int | None:
+def constant_answer(
+    right: Sequence[bool], labels: Sequence[int], *attacked: Sequence[bool]
+) -> int | None:
     """The class that a network gives to every example, as far as right and wrong answers show.
 
     It is right on all examples of that class, and on no other while there are others; None where
     that is not so. Such a network withstands every attack and is worth nothing. `Outcome.constant`
     knows the answers themselves.
 
+    Args:
+        right: of each example, whether it is answered correctly.
+        attacked: the same under attacks, none of which may change it.
+
     Raises:
         ValueError: different lengths.
     """
+    if any(list(other) != list(right) for other in attacked):
+        return None
     hit = {label for label, one in zip(labels, right, strict=True) if one}
     missed = {label for label, one in zip(labels, right, strict=True) if not one}
     return next(iter(hit)) if missed and len(hit) == 1 and not hit & missed else None

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from attacks import PGD, Attack, ThreatModel, check_attacks
 from robustprune.measure import (
-    accuracy,
     accuracy_curve,
+    constant_answer,
     evaluate,
     evaluate_switch,
     expected_proportion,
@@ -230,45 +230,42 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
         run.folder.write_json(file, checks)
     strong = f"pgd{run.config.evaluation.steps}"
     labels = test_examples(run)[1].tolist()
-    for entry in entries:
-        single, iterated = entry["robust"]["fgsm"]["value"], entry["robust"][strong]["value"]
+    return checks + [check for entry in entries for check in signs_of(entry, labels, strong)]
+
+
+def signs_of(entry: dict[str, Any], labels: Sequence[int], strong: str) -> list[dict[str, Any]]:
+    """What a model's entry in metrics.json shows; strong is the name of its iterated attack."""
+    name, clean, right, curve = (entry[key] for key in ("name", "clean", "per_example", "curve"))
+    single, iterated = entry["robust"]["fgsm"]["value"], entry["robust"][strong]["value"]
+    checks: list[dict[str, Any]] = [
+        {
+            "name": f"{name}: iterated attack at least as strong as one step",
+            "ok": iterated <= single,
+            "figure": f"{strong} {iterated:.1%}, fgsm {single:.1%}",
+            "detail": "an iterated attack weaker than one step points to masked gradients",
+        }
+    ]
+    only = constant_answer(right["clean"], labels, right["worst"])
+    if only is not None and all(point["value"] == clean["value"] for point in curve[-1:]):
         checks.append(
             {
-                "name": f"{entry['name']}: iterated attack at least as strong as one step",
-                "ok": iterated <= single,
-                "figure": f"{strong} {iterated:.1%}, fgsm {single:.1%}",
-                "detail": "an iterated attack weaker than one step points to masked gradients",
+                "name": f"{name}{CHECK}",
+                "ok": False,
+                "figure": f"{clean['value']:.1%}, attacked {iterated:.1%}",
+                "detail": f"right on all of class {only} and on nothing else, under every "
+                "attack: the same answer to everything, which no attack can change",
             }
         )
-        only = constant_answer(entry, labels)
-        if only is not None:
-            checks.append(
-                {
-                    "name": f"{entry['name']}{CHECK}",
-                    "ok": False,
-                    "figure": f"{entry['clean']['value']:.1%}, attacked {iterated:.1%}",
-                    "detail": f"right on all of class {only} and on nothing else, under every "
-                    "attack: the same answer to everything, which no attack can change",
-                }
-            )
-        elif entry["curve"]:
-            last = entry["curve"][-1]
-            checks.append(
-                {
-                    "name": f"{entry['name']}: accuracy reaches zero as eps grows",
-                    "ok": last["value"] == 0.0,
-                    "figure": f"{last['value']:.1%} at eps {last['eps']:g}",
-                    "detail": "accuracy that stays up under any perturbation is not robustness",
-                }
-            )
+    elif curve:
+        checks.append(
+            {
+                "name": f"{name}: accuracy reaches zero as eps grows",
+                "ok": curve[-1]["value"] == 0.0,
+                "figure": f"{curve[-1]['value']:.1%} at eps {curve[-1]['eps']:g}",
+                "detail": "accuracy that stays up under any perturbation is not robustness",
+            }
+        )
     return checks
-
-
-def constant_answer(entry: dict[str, Any], labels: Sequence[int]) -> int | None:
-    """As `measure.constant_answer`, of a model's entry: and no attack changes that."""
-    attacked = [entry["robust"]["worst"], *entry["curve"][-1:]]
-    stays = all(point["value"] == entry["clean"]["value"] for point in attacked)
-    return accuracy.constant_answer(entry["per_example"]["clean"], labels) if stays else None
 
 
 def write_per_example(run: Run, entries: Sequence[dict[str, Any]]) -> None:

@@ -181,7 +181,7 @@ def manifest_of(
     )
 
 
-def precision_of(weights: Path) -> str:
+def stored_precision(weights: Path) -> str:
     """The coarsest floating-point numbers of a file of weights, such as "float32": what the network
     runs in, for weights are loaded as they are or not at all."""
     with safe_open(weights, framework="pt") as file:
@@ -232,7 +232,7 @@ def describe(
             {certificate.method for certificate in certificates},
             sentences=threat.support is not None,
         ),
-        precision=precision_of(weights),
+        precision=stored_precision(weights),
         language=language,
     )
 

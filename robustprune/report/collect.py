@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robustprune.certify import read_certificates
 from robustprune.certify.certificate import FILE
-from robustprune.report.examples import answers_of, read_examples
+from robustprune.report.examples import read_answers, read_examples
 from robustprune.report.fields import Field, parse_json, read_text
 from robustprune.report.records import (
     WORST,
@@ -52,7 +52,7 @@ def collect(run_dir: Path) -> RunRecord:
         costs=_costs(run_dir / "cost.json"),
         certificates=read_certificates(proofs) if proofs.exists() else None,
         labels=tuple(int(line["label"]) for line in examples[metrics.headline]),
-        answers=answers_of(examples, metrics, source=str(run_dir / "per_example.csv")),
+        answers=read_answers(examples, metrics, source=str(run_dir / "per_example.csv")),
         texts=read_text_results(run_dir, metrics.headline, metrics.text),
         selections=read_selections(run_dir, [model.name for model in metrics.models]),
         histories={

@@ -35,7 +35,7 @@ def read_examples(path: Path, headline: str) -> Lines:
     return lines
 
 
-def answers_of(lines: Lines, metrics: MetricsRecord, *, source: str) -> dict[str, AnswersRecord]:
+def read_answers(lines: Lines, metrics: MetricsRecord, *, source: str) -> dict[str, AnswersRecord]:
     """Return which examples each network classifies correctly, or {} if the file does not say.
 
     Raises:

@@ -267,8 +267,8 @@ class RunRecord:
         seen = (
             name
             for name, answers in self.answers.items()
-            if constant_answer(answers.clean.tolist(), self.labels) is not None
-            and bool((answers.clean == answers.worst).all())
+            if constant_answer(answers.clean.tolist(), self.labels, answers.worst.tolist())
+            is not None
         )
         return self.metrics.constant.union(seen)
 

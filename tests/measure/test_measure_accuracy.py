@@ -133,6 +133,8 @@ def test_one_class_for_everything_is_seen() -> None:
 )
 def test_a_constant_answer_as_right_and_wrong_show_it(right, labels, expected) -> None:
     assert constant_answer(right, labels) == expected
+    assert constant_answer(right, labels, right) == expected
+    assert constant_answer(right, labels, right, [0] * len(right)) is None
 
 
 @dataclass(frozen=True)

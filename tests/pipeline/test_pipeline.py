@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robustprune.pipeline import find_sparse_networks, prepare
-from robustprune.pipeline.measure import constant_answer
+from robustprune.pipeline.measure import signs_of
 from robustprune.run.config import Config, parse_config
 from robustprune.run.rundir import RunDir
 from robustprune.sparsity import MaskSet
@@ -189,22 +189,33 @@ def test_a_damaged_stage_is_named(small: Config, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("right", "worst", "end", "expected"),
     [
-        ([1, 0, 1, 0], 0.5, 0.5, 0),  # all of class 0, nothing of class 1, whatever the attack
-        ([0, 1, 0, 1], 0.5, 0.5, 1),
-        ([1, 0, 1, 0], 0.25, 0.0, None),  # an attack changes it
-        ([1, 0, 1, 0], 0.5, 0.0, None),  # a larger one does
-        ([1, 0, 0, 0], 0.25, 0.25, None),  # some of class 0 get another answer
-        ([1, 1, 1, 1], 1.0, 1.0, None),
-        ([0, 0, 0, 0], 0.0, 0.0, None),
+        (
+            [1, 0, 1, 0],
+            [1, 0, 1, 0],
+            0.5,
+            0,
+        ),  # all of class 0, none of class 1
+        ([0, 1, 0, 1], [0, 1, 0, 1], 0.5, 1),
+        ([1, 0, 1, 0], [1, 0, 0, 0], 0.0, None),  # an attack changes it
+        ([1, 0, 1, 0], [1, 0, 1, 0], 0.0, None),  # a larger one does
+        ([1, 0, 0, 0], [1, 0, 0, 0], 0.25, None),  # some of class 0 get another answer
+        ([1, 1, 1, 1], [1, 1, 1, 1], 1.0, None),
+        ([0, 0, 0, 0], [0, 0, 0, 0], 0.0, None),
     ],
 )
 def test_a_constant_answer_shows_in_what_is_right(
-    right: list[int], worst: float, end: float, expected: int | None
+    right: list[int], worst: list[int], end: float, expected: int | None
 ) -> None:
+    share, robust = {"value": sum(right) / 4}, {"value": sum(worst) / 4}
     entry = {
-        "clean": {"value": sum(right) / 4},
-        "robust": {"worst": {"value": worst}},
-        "curve": [{"value": sum(right) / 4}, {"value": end}],
-        "per_example": {"clean": right},
+        "name": "rst",
+        "clean": share,
+        "robust": {"fgsm": share, "pgd3": robust, "worst": robust},
+        "curve": [{"eps": 0.0, **share}, {"eps": 1.0, "value": end}],
+        "per_example": {"clean": right, "worst": worst},
     }
-    assert constant_answer(entry, [0, 1, 0, 1]) == expected
+    _, sign = signs_of(entry, [0, 1, 0, 1], "pgd3")
+    what = "accuracy reaches zero as eps grows" if expected is None else "a constant answer"
+    assert sign["name"] == f"rst: {what}"
+    assert sign["ok"] == (expected is None and end == 0)
+    assert expected is None or f"class {expected} " in sign["detail"]
