@@ -1,9 +1,9 @@
-"""Attacks on classifiers: any input shape, any bounds, any number of classes from two.
+"""Attacks on classifiers with any input shape, any bounds and two or more classes.
 
-An attack is a frozen dataclass, ``PGD(ThreatModel(norm="linf", eps=0.1), steps=20)``, called as
-``attack(model, x, y) -> x_adv`` with a module or any callable that returns logits.  Attacks at a
-fixed radius take a ``ThreatModel`` first; those that look for the nearest adversarial example
-(DeepFool, CW, DDN, FMN, FAB) take a norm and bounds and return x where they find none.
+An attack is a frozen dataclass, ``PGD(ThreatModel(norm="linf", eps=0.1), steps=20)``, and is called
+as ``attack(model, x, y) -> x_adv`` with a module or any callable that returns logits. Attacks
+within a fixed radius take a ``ThreatModel`` first. Attacks that search for the nearest adversarial
+example (DeepFool, CW, DDN, FMN, FAB) take a norm and bounds, and return x where they find none.
 """
 
 from attacks.apgd import APGD

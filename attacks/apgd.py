@@ -1,4 +1,4 @@
-"""Auto-PGD: projected gradient ascent that chooses its own step sizes."""
+"""Auto-PGD is projected gradient ascent that chooses its own step sizes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LossTowards = Callable[[Tensor], Loss]  # target classes (N,) -> loss
 
 
 class Climb(NamedTuple):
-    """What one run leaves: points, where they are misclassified, highest losses; (N, …)."""
+    """One run's points (N, …), whether they are misclassified (N,), and highest losses (N,)."""
 
     x_adv: Tensor
     broken: Tensor
@@ -40,7 +40,7 @@ class Climb(NamedTuple):
 
 
 class _State(NamedTuple):
-    """The examples still standing; one row each in every tensor."""
+    """The examples that are not broken yet; every tensor has one row per example."""
 
     row: Tensor
     x: Tensor
@@ -54,8 +54,8 @@ class _State(NamedTuple):
     grad_best: Tensor
     best: Tensor
     best_checked: Tensor  # best loss at the last checkpoint
-    reduced: Tensor  # whether the step was halved there
-    rises: Tensor  # steps since then that raised the loss
+    reduced: Tensor  # whether the step was halved at the last checkpoint
+    rises: Tensor  # steps since the last checkpoint that raised the loss
     step: Tensor
 
     def select(self, keep: Tensor) -> _State:
@@ -63,8 +63,8 @@ class _State(NamedTuple):
 
 
 def ranked_targets(logits: Tensor, y: Tensor, count: int) -> Tensor:
-    """The ``count`` classes other than y with the highest logits, in order: (N, count)."""
-    possible = logits.clamp_min(torch.finfo(logits.dtype).min)  # a class at −∞ still precedes y
+    """Return the ``count`` classes other than y with the highest logits, in order: (N, count)."""
+    possible = logits.clamp_min(torch.finfo(logits.dtype).min)  # −∞ still comes before y
     return possible.scatter(1, y.unsqueeze(1), -torch.inf).topk(count, dim=1).indices
 
 
@@ -80,7 +80,7 @@ def ascend(
     steps: int,
     rho: float,
 ) -> Climb:
-    """One run in L∞ or L2 from x_adv (Croce & Hein 2020, alg. 1); broken examples leave it."""
+    """Run once in L∞ or L2 from x_adv (Croce & Hein 2020, alg. 1); broken examples stop."""
     rows = torch.arange(len(x), device=x.device)
     logits, value, grad = loss_and_gradient(model, x_adv, y, loss(target))
     grad = threat.uphill(x, x_adv, grad)
@@ -117,14 +117,14 @@ def ascend(
             project = threat.select(s.row).projector(s.x, exact=False)
         if i == steps:
             break
-        # the step, and half as much again of where the last one went (eq. 1 and 2)
+        # a step with momentum: 3/4 of this step and 1/4 of the last move (eq. 1 and 2)
         inertia = 0.75 if i > 0 else 1.0
         z = project(s.x_adv + s.step * steepest(s.grad, threat.norm))
         x_adv = project(s.x_adv + inertia * (z - s.x_adv) + (1 - inertia) * (s.x_adv - s.x_old))
         if i + 1 < steps:
             logits, value, grad = loss_and_gradient(model, x_adv, s.y, loss(s.target))
             grad = threat.uphill(s.x, x_adv, grad)
-        else:  # the gradient at the last point would lead nowhere
+        else:  # the gradient at the last point is not used
             logits = predict(model, x_adv, s.y)
             value, grad = loss(s.target)(logits, s.y), s.grad
         better = value > s.best
@@ -150,7 +150,7 @@ def ascend(
 
 
 def _checkpoint(s: _State, enough: float) -> _State:
-    """Halve the step and return to the best point where the loss rises too seldom (§3.1)."""
+    """Where the loss rose too rarely, halve the step and return to the best point (§3.1)."""
     stuck = ~s.reduced & (s.best_checked >= s.best)
     halve = (s.rises <= enough) | stuck
     rows = halve.reshape(s.step.shape)
@@ -166,24 +166,24 @@ def _checkpoint(s: _State, enough: float) -> _State:
 
 @dataclass(frozen=True)
 class APGD(Configured):
-    """Auto-PGD of Croce & Hein 2020 (arXiv 2003.01690), alg. 1; for L1 of Croce & Hein 2021
-    (arXiv 2103.01208), alg. 1, run at 3ε, 2ε and ε in turn.
+    """Projected gradient ascent that chooses its own step sizes: Auto-PGD.
 
-    The step starts at 2ε (L1: ε) and is halved where the loss stops rising; it has no step size
-    to choose.  An example leaves at its first misclassified point; of the others the
-    point of highest loss is returned.
+    Croce & Hein 2020 (arXiv 2003.01690), alg. 1; in L1, Croce & Hein 2021 (arXiv 2103.01208), alg.
+    1, run at 3ε, 2ε and ε in turn. The step starts at 2ε (L1: ε) and is halved where the loss stops
+    rising. An example stops at its first misclassified point; for the others, the point with the
+    highest loss is returned.
 
     Args:
-        steps: gradient evaluations per run.
-        restarts: runs from different random starts, for every target.
-        loss: "ce", "dlr", "margin", or "targeted": the targeted DLR (eq. 7) towards each of the
-            ``targets`` likeliest other classes in turn, or as many as there are.
-        rho: ρ, the share of steps that must raise the loss between two checkpoints.
-        seed: None draws from the device's global generator, an int from a fresh one each call.
-        mode: "eval" (restored afterwards), "train" or "keep" for a module's mode meanwhile.
+        steps: number of gradient evaluations per run.
+        restarts: number of runs from different random starts, for every target.
+        loss: "ce", "dlr", "margin", or "targeted": the targeted DLR (eq. 7) towards each of at most
+            ``targets`` other classes, those with the highest logits, in turn.
+        rho: ρ, in (0, 1): the share of steps between two checkpoints that must raise the loss.
+        seed: seed of the random starts in every call; None uses torch's global generator.
+        mode: mode of the module while it is attacked (then restored): "eval", "train" or "keep".
 
     Raises:
-        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+        ValueError: an option is out of range, logits are NaN, or the batch is invalid.
     """
 
     threat: ThreatModel

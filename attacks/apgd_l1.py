@@ -1,4 +1,4 @@
-"""The L1 version of Auto-PGD: sparse steps whose sparsity adapts."""
+"""The L1 version of Auto-PGD takes sparse steps whose sparsity adapts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LossTowards = Callable[[Tensor], Loss]  # target classes (N,) -> loss
 
 
 def sparse_signs(grad: Tensor, share: Tensor) -> Tensor:
-    """sign(g) on the ``share`` of entries (one value an example) where |g| is largest, L1 = 1."""
+    """Return sign(g) on the ``share`` (N,) of entries with the largest |g|, with L1 length 1."""
     flat = grad.flatten(1)
     size = flat.shape[1]
-    # rounded down, or two entries would never become the one that is best on a linear model
+    # rounded down, so that two entries can become one, which is best on a linear model
     kept = (share * size).long().clamp(1, size)
     least = flat.abs().sort(dim=1, descending=True).values.gather(1, kept.unsqueeze(1) - 1)
     signs = flat.sign() * (flat.abs() >= least)
@@ -30,7 +30,7 @@ def sparse_signs(grad: Tensor, share: Tensor) -> Tensor:
 
 
 def nonzeros(delta: Tensor) -> Tensor:
-    """‖δ_i‖₀ as floats, at least 1, shape (N,)."""
+    """Return ‖δ_i‖₀ as floats, at least 1, with shape (N,)."""
     return (delta.flatten(1) != 0).sum(1).clamp_min(1).to(delta.dtype)
 
 
@@ -47,7 +47,7 @@ def ascend_l1(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run at 3ε, 2ε and ε for 30, 30 and 40% of the steps (Croce & Hein 2021, §3.3).
 
-    Returns x_adv (N, …), where it is misclassified, and the highest loss, both (N,).
+    Return x_adv (N, …), whether it is misclassified (N,), and the highest loss (N,).
     """
     first = math.ceil(0.3 * steps)
     plan = ((3, first), (2, first), (1, steps - 2 * first)) if steps >= 5 else ((1, steps),)
@@ -75,9 +75,9 @@ def _ascend_at(
     dense: bool,
     stop: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Alg. 1: step ε on a sparse sign vector, sparsity and step reset every 4% of the steps.
+    """Run alg. 1: steps ε along sparse signs; sparsity and step change every 4% of the steps.
 
-    With ``stop`` an example is left at its first misclassified point.
+    With ``stop``, an example stops at its first misclassified point.
     """
     size = max(1, x[0].numel())
     eps = per_example(threat.eps, x).expand(len(x), *(1,) * (x.dim() - 1))

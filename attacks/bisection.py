@@ -1,4 +1,4 @@
-"""The smallest ε at which a fixed-ε attack succeeds."""
+"""Find the smallest ε at which an attack with a fixed ε succeeds."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ from attacks.threat import ThreatModel
 
 @dataclass(frozen=True)
 class Bisection(Configured):
-    """Bisect ε in [0, the attack's own ε], for every example on its own and all at once.
+    """Find for every example the smallest ε at which an attack succeeds, by bisection.
 
-    Returns the misclassified point found at the smallest ε, or x itself where the attack fails
-    at its own ε.  Each round runs the attack with one radius an example; what it finds is drawn
-    towards x along the segment between them, so that the next radius starts from there.
+    All examples are bisected in parallel, each in [0, the attack's own ε]. The misclassified point
+    at the smallest ε is returned, or x itself where the attack fails at its own ε. Each round runs
+    the attack with one radius per example. A point that it finds is moved towards x along the
+    segment between them, and the next radius starts from there.
 
     Args:
-        attack: its threat's eps is the largest radius tried; leave a step size at None.
-        rounds: attacks run after the first, each at least halving the interval.
-        halvings: forward passes of the line search after each.
-        mode: "eval" (restored afterwards), "train" or "keep", for the passes that judge; the attack
-            has its own.
+        attack: the attack; the eps of its threat model is the largest radius, and its step size
+            must be None.
+        rounds: number of runs after the first one; each at least halves the interval.
+        halvings: number of forward passes of the line search after each run.
+        mode: mode of the module for the passes that judge the points: "eval", "train" or "keep";
+            the attack has its own mode.
 
     Raises:
-        ValueError: a fixed step size, which would not follow the radius.
+        ValueError: the attack has a fixed step size, which would not follow the radius, or an
+            option is out of range.
     """
 
     attack: FGSM | PGD | APGD | Square
@@ -61,7 +64,7 @@ class Bisection(Configured):
 
     @property
     def threat(self) -> ThreatModel:
-        """That of the attack."""
+        """Return the threat model of the attack."""
         return self.attack.threat
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
@@ -88,7 +91,7 @@ class Bisection(Configured):
                 )  # fmt: skip
                 rows = per_example(broken, x_adv).bool()
                 best[active] = torch.where(rows, x_adv, best[active])
-                # a point may lie well inside the radius it was found with
+                # a point may be much nearer than the radius at which it was found
                 reached = threat.distance(x[active], best[active]).double()
                 low[active] = torch.where(broken, low[active], eps)
                 high[active] = torch.where(broken, torch.minimum(eps, reached), high[active])

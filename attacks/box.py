@@ -1,4 +1,4 @@
-"""The bounds of valid inputs: what they may be, and what lies in them."""
+"""The bounds of valid inputs: checks of the bounds, and of inputs within them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _ULPS = 4
 
 
 def as_bounds(bounds: Bounds) -> Bounds:
-    """None, or (lo, hi) as floats and tensors, whatever numbers or NumPy arrays they were.
+    """Return None, or (lo, hi) as floats or tensors, from numbers, tensors or NumPy arrays.
 
     Raises:
-        ValueError: not None or (lo, hi) with lo < hi everywhere.
+        ValueError: `bounds` is neither None nor (lo, hi) with lo < hi everywhere.
     """
     if bounds is None:
         return None
@@ -43,7 +43,7 @@ def as_bounds(bounds: Bounds) -> Bounds:
 
 
 def as_tensor(value: object) -> Tensor:
-    """A number, tensor or array as a tensor, in the precision that it has."""
+    """Return a number, tensor or array as a tensor of the same precision."""
     return torch.as_tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
 
 
@@ -61,11 +61,11 @@ def check_bounds(bounds: Bounds) -> None:
 def bounds_like(bounds: Bounds, x: Tensor) -> tuple[Bound, Bound] | None:
     """Return bounds that broadcast against ``x``.
 
-    A 1-D tensor holds one value a channel (dimension 1 of x); any other tensor must broadcast
+    A 1-D tensor has one value per channel (dimension 1 of x); any other tensor must broadcast
     against one example.
 
     Raises:
-        ValueError: a tensor fits neither way.
+        ValueError: a tensor fits in neither way.
     """
     if bounds is None:
         return None
@@ -77,7 +77,7 @@ def bounds_like(bounds: Bounds, x: Tensor) -> tuple[Bound, Bound] | None:
 
     def fit(bound: Bound) -> Bound:
         if not isinstance(bound, Tensor) or bound.dim() == 0:
-            value = float(bound)  # float16 ends at 65504
+            value = float(bound)  # the largest float16 is 65504
             return math.copysign(math.inf, value) if abs(value) > largest else value
         fitted = bound.to(x)
         if fitted.dim() == 1:
@@ -96,16 +96,16 @@ def bounds_like(bounds: Bounds, x: Tensor) -> tuple[Bound, Bound] | None:
 
 
 def tensors_of(bounds: tuple[Bound, Bound], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Fitted bounds as tensors of x's dtype, rounded to it once."""
+    """Return fitted bounds as tensors of x's dtype, rounded once."""
     lo, hi = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in bounds)
     return lo, hi
 
 
 def within(x: Tensor, bounds: Bounds) -> bool:
-    """Whether every value of x lies in the bounds, up to a rounding error of either.
+    """Return whether every value of x lies within the bounds, up to a rounding error of either.
 
     Pixels that are normalised in float32 and bounds that are normalised in float64 differ in the
-    last place, and neither is wrong.  What lies beyond a bound by so little may stay there, and
+    last digit, and both are valid. A value that is beyond a bound by so little may stay there, or
     move inwards: see ``bounds_around``.
     """
     fitted = bounds_like(bounds, x)
@@ -118,7 +118,7 @@ def within(x: Tensor, bounds: Bounds) -> bool:
 
 
 def bounds_around(bounds: Bounds, x: Tensor) -> tuple[Bound, Bound] | None:
-    """``bounds_like``, widened to hold x itself where it lies beyond them by a rounding error."""
+    """Return ``bounds_like``, widened where x lies beyond the bounds by a rounding error."""
     fitted = bounds_like(bounds, x)
     if fitted is None or (x.device.type == "cpu" and torch.equal(clip(x, fitted), x)):
         return fitted
@@ -127,7 +127,7 @@ def bounds_around(bounds: Bounds, x: Tensor) -> tuple[Bound, Bound] | None:
 
 
 def clip(x: Tensor, bounds: tuple[Bound, Bound] | None) -> Tensor:
-    """Clamp to bounds already made to fit by ``bounds_like``."""
+    """Clamp x to bounds that ``bounds_like`` has fitted to it."""
     if bounds is None:
         return x
     lo, hi = bounds
@@ -139,10 +139,10 @@ def clip(x: Tensor, bounds: tuple[Bound, Bound] | None) -> Tensor:
 def unblocked(
     grad: Tensor, x_adv: Tensor, bounds: tuple[Bound, Bound] | None, allowed: Tensor | None
 ) -> Tensor:
-    """The gradient with 0 where a step up it would leave the bounds or touch what is not allowed.
+    """Return the gradient, with 0 where a step along it is not allowed or would leave the bounds.
 
-    A normalised L2 or L1 step otherwise spends its length on entries that the clamp sets back,
-    and first-order distances count a way that is closed.
+    Otherwise a normalised L2 or L1 step would spend its length on entries that are clamped
+    afterwards, and first-order distances would count directions that are closed.
     """
     if allowed is not None:
         grad = torch.where(allowed, grad, 0.0)
@@ -150,4 +150,4 @@ def unblocked(
         return grad
     lo, hi = bounds
     blocked = ((x_adv <= lo) & (grad < 0)) | ((x_adv >= hi) & (grad > 0))
-    return grad * ~blocked  # on a CPU several times as fast as torch.where
+    return grad * ~blocked  # several times as fast as torch.where on a CPU

@@ -1,4 +1,4 @@
-"""Attacks made of attacks."""
+"""Attacks that are made of other attacks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from attacks.threat import ThreatModel
 
 @dataclass(frozen=True)
 class WorstOf:
-    """The attacks one after the other, each on the examples that all before it left standing.
+    """Run attacks in turn, each on the examples that the attacks before did not break.
 
-    A misclassified example comes back unchanged.  Success is judged here, by a forward pass of
-    the module on what an attack returned, inside its threat model, not by the attack's own word.
+    An example that is misclassified without an attack is returned unchanged. Success is judged here
+    by a forward pass on the points that an attack returned, projected on its threat model if it has
+    one.
 
     Args:
-        mode: "eval" (restored afterwards), "train" or "keep", for the passes that judge; each
-            attack has its own.
+        mode: mode of the module for the passes that judge the points: "eval", "train" or "keep";
+            each attack has its own mode.
     """
 
     attacks: tuple[Attack, ...]
@@ -41,7 +42,7 @@ class WorstOf:
 
     @property
     def threat(self) -> ThreatModel | None:
-        """The threat model of all the attacks; None where they have not one and the same."""
+        """Return the threat model that all the attacks share, or None if they differ."""
         threats = [threat_of(attack) for attack in self.attacks]
         return threats[0] if threats and all(one is threats[0] for one in threats) else None
 
@@ -67,13 +68,13 @@ class WorstOf:
 
 
 def worst_of(attacks: Sequence[Attack], *, mode: str = "eval") -> WorstOf:
-    """Combine attacks into one: the per-example worst case over all of them.
+    """Combine attacks into one: the worst case over all of them for each example.
 
     Args:
         mode: see ``WorstOf``.
 
     Raises:
-        ValueError: no attack is given.
+        ValueError: `attacks` is empty.
     """
     if len(attacks) == 0:
         raise ValueError("worst_of needs at least one attack, got an empty sequence")
@@ -81,7 +82,7 @@ def worst_of(attacks: Sequence[Attack], *, mode: str = "eval") -> WorstOf:
 
 
 def robust_accuracy(model: Model, x_adv: Tensor, y: Tensor) -> float:
-    """Share of examples still classified as y, by one checked forward pass in eval mode."""
+    """Return the share of examples that are classified as y, by one forward pass in eval mode."""
     x_adv, y = batch_of(x_adv, y)
     with attacking(model, "eval"):
         logits = predict(model, x_adv, y)
@@ -90,9 +91,9 @@ def robust_accuracy(model: Model, x_adv: Tensor, y: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Attack a surrogate and hand its adversarial examples to whatever model is asked about.
+    """Attack a surrogate model and return its adversarial examples for any other model.
 
-    The model itself is never queried: with ``worst_of`` the examples that transfer are kept.
+    The other model is never queried. Inside ``worst_of``, the examples that transfer are kept.
     """
 
     attack: Attack
@@ -100,7 +101,7 @@ class Transfer:
 
     @property
     def threat(self) -> ThreatModel | None:
-        """That of the attack."""
+        """Return the threat model of the attack."""
         return threat_of(self.attack)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:

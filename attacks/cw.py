@@ -27,21 +27,21 @@ from attacks.network import Model, logits_of
 class CW(MinimalNorm):
     """Minimise ‖δ‖₂² + c · max(z_y − max_{j≠y} z_j, −κ) by Adam, c by bisection.
 
-    Carlini & Wagner 2017 (arXiv 1608.04644), §V.  With bounds x + δ = lo + (hi − lo)
-    (tanh w + 1)/2, optimised over w; without, over δ itself.  Returns the nearest misclassified
-    point, or x itself where none was found.
+    Carlini & Wagner 2017 (arXiv 1608.04644), §V. With bounds, x + δ = lo + (hi − lo) (tanh w + 1)/2
+    is optimised over w; without bounds, over δ itself. Returns the nearest misclassified point, or
+    x itself where none was found.
 
     Args:
-        steps: Adam steps for each c.
-        searches: values of c tried per example.
-        initial_c: the first of them.
-        learning_rate: of Adam, on w, or on δ in input units where there are no bounds.
-        confidence: κ ≥ 0, the lead of the other class that is asked for.
-        bounds: None or (lo, hi), as in ``ThreatModel``; support: likewise.
-        mode: "eval" (restored afterwards), "train" or "keep".
+        steps: number of Adam steps for each c.
+        searches: number of values of c that are tried for each example.
+        initial_c: the first value of c.
+        learning_rate: learning rate of Adam, for w, or for δ in input units if there are no bounds.
+        confidence: κ ≥ 0, the margin by which the other class must lead.
+        bounds: valid inputs, None or (lo, hi); support: where x may change; see ``ThreatModel``.
+        mode: mode of the module while it is attacked (then restored): "eval", "train" or "keep".
 
     Raises:
-        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+        ValueError: an option is out of range, logits are NaN, or the batch is invalid.
     """
 
     _: KW_ONLY
@@ -81,8 +81,8 @@ class CW(MinimalNorm):
                 lead = margin(logits, y)
                 squared = (x_adv - x).flatten(1).square().sum(1)
                 loss = squared + c * (self.confidence - lead).clamp_min(0)
-                if logits.dtype == torch.float16:  # c may be more than its numbers
-                    loss = loss / c.clamp_min(1)  # which Adam does not feel
+                if logits.dtype == torch.float16:  # c may exceed the largest float16
+                    loss = loss / c.clamp_min(1)  # Adam does not depend on the scale of the loss
                 (w.grad,) = torch.autograd.grad(loss.sum(), w)
                 check_gradient(w.grad)
                 point = x_adv.detach()
@@ -95,13 +95,13 @@ class CW(MinimalNorm):
         return nearest.x_adv
 
     def _change_of_variables(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Where w starts, and w ↦ x_adv."""
+        """Return the start of w, and the function w ↦ x_adv."""
         fitted = bounds_around(self.bounds, x)
         if fitted is None:
             return x, lambda w: w
         lo, hi = tensors_of(fitted, x)
-        # atanh is infinite at ±1: start a hair inside
+        # atanh is infinite at ±1: start slightly inside
         inner = (2 * (x - lo) / (hi - lo) - 1) * (1 - 1e-6)
         start = inner.atanh()
-        # what the hair costs is added back, so that w = start is x to rounding
+        # the same factor is divided out, so that w = start gives x up to rounding
         return start, lambda w: lo + (hi - lo) * (torch.tanh(w) / (1 - 1e-6) + 1).clamp(0, 2) / 2

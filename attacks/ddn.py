@@ -1,4 +1,4 @@
-"""Decoupled direction and norm: the nearest adversarial example in L2."""
+"""Decoupled direction and norm (DDN) finds the nearest adversarial example in L2."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from attacks.network import Model
 
 @dataclass(frozen=True)
 class DDN(MinimalNorm):
-    """Follow the gradient's direction; shrink the norm where adversarial, else let it grow.
+    """Follow the gradient's direction; shrink the norm at adversarial points, and else increase it.
 
-    δ ← δ + α_k ∇ℓ/‖∇ℓ‖₂, then ‖δ‖₂ ← ε_k with ε_{k+1} = (1 ∓ γ) ε_k: Rony et al. 2019
-    (arXiv 1811.09600), alg. 1, without rounding to 8 bits.  As long as nothing is found, ε_{k+1} is
-    at least the first-order distance to the boundary, as in FMN.  Returns the nearest misclassified
+    δ ← δ + α_k ∇ℓ/‖∇ℓ‖₂, then ‖δ‖₂ ← ε_k with ε_{k+1} = (1 ∓ γ) ε_k: Rony et al. 2019 (arXiv
+    1811.09600), alg. 1, without rounding to 8 bits. As long as no point is found, ε_{k+1} is at
+    least the first-order distance to the boundary, as in FMN. Returns the nearest misclassified
     point, or x itself where none was found.
 
     Args:
-        steps: evaluations K of the network; the last, of the last point, needs no gradient.
-        gamma: γ in (0, 1).
+        steps: number K of evaluations of the network; the last one needs no gradient.
+        gamma: γ, in (0, 1).
         init_norm: ε₀ in input units, which also scales α (from ε₀ to ε₀/100 by a cosine, or from
-            the nearest distance found where that is longer); None takes each example's
-            first-order distance to the boundary, so that units do not matter.
-        bounds: None or (lo, hi), as in ``ThreatModel``; support: likewise.
-        seed: of the directions used where the gradient is exactly 0.
-        mode: "eval" (restored afterwards), "train" or "keep".
+            the nearest distance found if that is longer); None takes the first-order distance of
+            each example to the boundary, which adapts to the units of x.
+        bounds: valid inputs, None or (lo, hi); support: where x may change; see ``ThreatModel``.
+        seed: seed of the random directions that replace gradients of exactly 0.
+        mode: mode of the module while it is attacked (then restored): "eval", "train" or "keep".
 
     Raises:
-        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+        ValueError: an option is out of range, logits are NaN, or the batch is invalid.
     """
 
     _: KW_ONLY
@@ -77,7 +77,7 @@ class DDN(MinimalNorm):
             broken = misclassified(logits, y)
             r = lengths(x_adv - x, "l2")
             nearest = nearest.update(x_adv, r, broken)
-            # the label is lost where the margin is 0, not where its odds are even
+            # the class changes where the margin is 0, not where the log-odds are 0
             distance = first_order_distance(margin(logits, y), grad, "l2")
             if k == 0:
                 scale = eps = self._scale(distance)
@@ -86,7 +86,7 @@ class DDN(MinimalNorm):
                 noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
                 noise = noise if allowed is None else torch.where(allowed, noise, 0.0)
                 grad = torch.where(per_example(flat, x).bool(), noise, grad)
-            # the first estimate may be far too short for the distances that count in the end
+            # the first estimate may be far below the distances that are found later
             length = torch.where(nearest.found, torch.maximum(nearest.r, scale), scale)
             alpha = length * (0.01 + 0.99 * (1 + math.cos(math.pi * k / self.steps)) / 2)
             delta = x_adv - x + per_example(alpha, x) * unit(grad, "l2")

@@ -1,4 +1,4 @@
-"""DeepFool: linearise, step to the nearest boundary, repeat."""
+"""DeepFool steps to the nearest linearised boundary, again and again."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ from attacks.network import Model
 class DeepFool(MinimalNorm):
     """Step to the nearest linearised boundary until the class changes.
 
-    l = argmin_{k≠y} |z_k − z_y| / ‖∇(z_k − z_y)‖_dual, x ← x + (1 + η) d with d the smallest
-    step to z_l = z_y linearised, then clipped: Moosavi-Dezfooli et al. 2016
-    (arXiv 1511.04599), alg. 2.  The overshoot is taken back by bisecting the segment to x.
-    Returns x itself where the class does not change.
+    With l = argmin_{k≠y} |z_k − z_y| / ‖∇(z_k − z_y)‖_dual, x ← x + (1 + η) d, where d is the
+    smallest step to z_l = z_y linearised; then x is clipped: Moosavi-Dezfooli et al. 2016 (arXiv
+    1511.04599), alg. 2. At the end, the overshoot is reduced by bisection of the segment to the
+    clean input. Returns x itself where the class does not change.
 
     Args:
-        norm: "linf", "l2" or "l1".
-        steps: most iterations; an example stops at its first misclassified point.
-        classes: how many of the likeliest other classes compete; one backward pass each.
-        overshoot: η; points on the boundary itself do not survive another batch size.
-        halvings: forward passes of the bisection at the end; 0 for the paper's own point.
-        bounds: None or (lo, hi), as in ``ThreatModel``; support: likewise.
-        mode: "eval" (restored afterwards), "train" or "keep".
+        norm: norm of the distance: "linf", "l2" or "l1".
+        steps: largest number of iterations; an example stops at its first misclassified point.
+        classes: number of other classes, those with the highest logits, whose boundaries are
+            compared; each needs a backward pass.
+        overshoot: η, at least 0; a point exactly on the boundary may change its class with the
+            batch size.
+        halvings: number of forward passes of the bisection at the end; 0 returns the paper's point.
+        bounds: valid inputs, None or (lo, hi); support: where x may change; see ``ThreatModel``.
+        mode: mode of the module while it is attacked (then restored): "eval", "train" or "keep".
 
     Raises:
-        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+        ValueError: an option is out of range, logits are NaN, or the batch is invalid.
     """
 
     norm: str = "l2"
@@ -69,9 +71,9 @@ class DeepFool(MinimalNorm):
             gap, normal = reachable(*nearest_plane(gaps, grads, self.norm))
             if self.support is not None:
                 normal = torch.where(self.support(x[live]), normal, 0.0)
-            # The bounds clip the step but don't shape it: steps that make up for closed ways
+            # The bounds clip the step but don't shape it: steps that avoid closed directions
             # go further along a linearisation that holds only nearby (measured: 5 to 10%).
-            # A hair beyond the plane, or a point that sits on it would never leave it
+            # Slightly beyond the plane: a point exactly on it would never leave it
             hair = max(1e-4, torch.finfo(logits.dtype).eps)
             gap = gap.abs() + hair * spread(logits)
             step = step_to_hyperplane(x_adv, normal, gap, self.norm, None)

@@ -1,4 +1,4 @@
-"""The AutoAttack-standard protocol."""
+"""AutoAttack, the standard protocol of four attacks."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from attacks.threat import ThreatModel
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a protocol found, example by example and attack by attack.
+    """The results of a protocol, for each example and each attack.
 
     Attributes:
-        x_adv: (N, …), the adversarial example where there is one, else the input.
-        robust: (N,) bool, still right after everything (or certified).
-        clean: accuracy without attack.
-        after: attack name → robust accuracy after it, in the order in which they ran.
-        skipped: number of examples left out because they are certified.
-        findings: the protocol's checks of the model itself, on the first batch that is attacked:
-            does it answer twice alike, are its outputs logits, has it gradients?
+        x_adv: (N, …), the adversarial example, or the input where none was found.
+        robust: (N,) bool, whether the example is still correct after all attacks (or certified).
+        clean: the accuracy without an attack.
+        after: for each attack by name, the robust accuracy after it, in the order of the attacks.
+        skipped: number of examples that were not attacked because they are certified.
+        findings: the protocol's checks of the model, on the first batch that is attacked: whether
+            two passes agree, whether the outputs are logits, and whether gradients are not zero.
     """
 
     x_adv: Tensor = field(repr=False)
@@ -51,31 +51,31 @@ class Evaluation:
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of examples that no attack broke."""
+        """Return the share of examples that no attack broke."""
         return self.robust.to(torch.float64).mean().item()
 
 
 @dataclass(frozen=True)
 class AutoAttack(Configured):
-    """APGD-CE, targeted APGD, targeted FAB, Square, each on what the ones before left standing.
+    """Run APGD-CE, targeted APGD, targeted FAB and Square, each on the examples not yet broken.
 
-    Croce & Hein 2020 (arXiv 2003.01690), §5: 100 steps, one restart, the 9 likeliest targets,
-    5000 queries; in L1 the protocol of Croce & Hein 2021 (arXiv 2103.01208), 5 restarts of
-    APGD-CE and 5 targets.  With fewer classes there are as many targets as other classes, and the
-    losses are those that ``attacks.losses`` gives for three and two classes, so the protocol
-    stays whole.  A broken example costs nothing more, between the attacks and inside each.  As in
-    the authors' code, a model whose answers are random, are probabilities, or have a gradient of
-    zero gets a warning: what was measured says too much, see ``Evaluation.findings``.
+    Croce & Hein 2020 (arXiv 2003.01690), §5: 100 steps, one restart, the 9 targets with the highest
+    logits, 5000 queries; in L1 the protocol of Croce & Hein 2021 (arXiv 2103.01208), 5 restarts of
+    APGD-CE and 5 targets. With fewer classes, there are as many targets as other classes, and
+    ``attacks.losses`` replaces the losses that two or three classes do not define, so that all four
+    attacks run. A broken example is not attacked again. As in the authors' code, a warning is given
+    for a model whose outputs are random or probabilities, or whose gradients are zero: its measured
+    robustness may be too high, see ``Evaluation.findings``.
 
     Args:
-        threat: norm, radius, bounds.
-        steps, targets, queries: None and the defaults are the published protocol.
-        seed: every attack draws from a fresh generator with it; None from the global one.
-        batch_size: examples attacked at once; None for all of them.
-        mode: "eval" (restored afterwards), "train" or "keep" for a module's mode meanwhile.
+        threat: the norm, radius and bounds; one radius for all examples.
+        steps, targets, queries: sizes of the attacks; the defaults are the published protocol.
+        seed: seed of the random numbers of each attack; None uses torch's global generator.
+        batch_size: number of examples that are attacked together; None for all of them.
+        mode: mode of the module while it is attacked (then restored): "eval", "train" or "keep".
 
     Raises:
-        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+        ValueError: an option is out of range, logits are NaN, or the batch is invalid.
     """
 
     threat: ThreatModel
@@ -97,7 +97,7 @@ class AutoAttack(Configured):
             raise ValueError("AutoAttack needs one eps for all examples; give a float")
 
     def attacks(self) -> dict[str, Attack]:
-        """The attacks by name, in order."""
+        """Return the attacks by name, in the order in which they run."""
         l1 = self.threat.norm == "l1"
         targets = self.targets or (5 if l1 else 9)
         alike: dict[str, Any] = {"seed": self.seed, "mode": self.mode}
@@ -121,10 +121,11 @@ class AutoAttack(Configured):
     def evaluate(
         self, model: Model, x: Tensor, y: Tensor, *, certified: Tensor | None = None
     ) -> Evaluation:
-        """Run the protocol and keep the account of it.
+        """Run the protocol and return its results.
 
         Args:
-            certified: (N,) bool, examples proven robust at ε: counted robust, not attacked.
+            certified: (N,) bool, examples that are proven robust at ε; they count as robust if they
+                are correct, and are not attacked.
         """
         x, y = batch_of(x, y, threat=self.threat)
         if certified is None:
@@ -132,7 +133,7 @@ class AutoAttack(Configured):
         if certified.shape != y.shape or certified.dtype != torch.bool:
             raise ValueError(
                 f"certified has dtype {certified.dtype} and shape {tuple(certified.shape)}; "
-                f"pass one bool an example, shape {tuple(y.shape)}"
+                f"pass one bool per example, shape {tuple(y.shape)}"
             )
         after: dict[str, float] = {}
         with attacking(model, self.mode):
@@ -169,7 +170,7 @@ class AutoAttack(Configured):
         return torch.split(rows, self.batch_size or len(rows))
 
     def _valid(self, x: Tensor, found: Tensor) -> Tensor:
-        """FAB returns points of any distance: those beyond ε count as nothing."""
+        """Replace points beyond ε by x, because FAB returns points at any distance."""
         near = self.threat.distance(x, found) <= self.threat.eps
         rows = near.reshape(-1, *(1,) * (x.dim() - 1))
         return self.threat.project(x, torch.where(rows, found, x))

@@ -1,4 +1,4 @@
-"""Fast adaptive boundary attack: the nearest adversarial example in L∞, L2 or L1."""
+"""Fast adaptive boundary (FAB) attack: it finds the nearest adversarial example in L∞, L2 or L1."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from attacks.network import Model, logits_of
 def logit_gradients(
     model: Model, x_adv: Tensor, y: Tensor, classes: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (N, C), gaps z_c − z_y (N, K) and their gradients (N, K, …) for K classes each.
+    """Return logits (N, C), gaps z_c − z_y (N, K) and their gradients (N, K, …) for K classes.
 
-    One forward and K backward passes.
+    This takes one forward pass and K backward passes.
     """
     x_adv = x_adv.detach().requires_grad_()
     logits = logits_of(model, x_adv)
@@ -61,7 +61,7 @@ def logit_gradients(
 
 
 def nearest_plane(gaps: Tensor, grads: Tensor, norm: str) -> tuple[Tensor, Tensor]:
-    """Gap (N,) and gradient (N, …) of the class whose linearised boundary is nearest."""
+    """Return the gap (N,) and gradient (N, …) of the class with the nearest linearised boundary."""
     count = gaps.shape[1]
     dual = lengths(grads.flatten(0, 1), DUAL[norm]).reshape(-1, count)
     chosen = (gaps.abs() / dual.clamp_min(torch.finfo(dual.dtype).tiny)).argmin(1)
@@ -70,13 +70,13 @@ def nearest_plane(gaps: Tensor, grads: Tensor, norm: str) -> tuple[Tensor, Tenso
 
 
 def reachable(gap: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
-    """Gap and gradient with 0 where a logit of −∞ rules the class out: no step leads there."""
+    """Return gap and gradient, with 0 where the class has a logit of −∞ and cannot be reached."""
     never = gap.isinf()
     return gap.masked_fill(never, 0.0), normal.masked_fill(per_example(never, normal).bool(), 0.0)
 
 
 def _twice(bounds: tuple[Bound, Bound], x: Tensor) -> tuple[Bound, Bound]:
-    """Fitted bounds of x for torch.cat((x, x))."""
+    """Return the fitted bounds of x for torch.cat((x, x))."""
     lo, hi = (
         torch.cat((bound, bound)) if isinstance(bound, Tensor) and bound.shape == x.shape else bound
         for bound in bounds
@@ -86,28 +86,27 @@ def _twice(bounds: tuple[Bound, Bound], x: Tensor) -> tuple[Bound, Bound]:
 
 @dataclass(frozen=True)
 class FAB(MinimalNorm):
-    """Step to the linearised boundary, biased towards the clean input; Croce & Hein 2020
-    (arXiv 1907.02044), alg. 1, without the final search.
+    """Step to the linearised boundary, biased towards the clean input.
 
     x ← (1 − a)(x + η d₁) + a (x₀ + η d₂), where d₁ and d₂ lead from x and x₀ to the boundary
     linearised at x and a = min(‖d₁‖ / (‖d₁‖ + ‖d₂‖), α_max); a misclassified x is recorded and
-    drawn back to x₀ + β (x − x₀).  Returns the nearest misclassified point, or x₀ itself where
-    none was found.
+    moved back to x₀ + β (x − x₀): Croce & Hein 2020 (arXiv 1907.02044), alg. 1, without the final
+    search. Returns the nearest misclassified point, or x₀ itself where none was found.
 
     Args:
-        norm: "linf", "l2" or "l1".
-        steps: iterations per run.
-        restarts: runs; the first starts at x₀, the others in a ball of half the radius ``eps``.
-        targets: the boundaries to each of this many likeliest other classes, one run for each
-            (FAB-T); None for the nearest boundary of all classes, at one backward pass a class.
-        eps: leave an example as soon as it is misclassified within this radius.
-        alpha_max, eta, beta: α_max, η, β of the paper.
-        bounds: None or (lo, hi), as in ``ThreatModel``; support: likewise.
-        seed: of the starts after the first.
-        mode: "eval" (restored afterwards), "train" or "keep".
+        norm: norm of the distance: "linf", "l2" or "l1".
+        steps: number of iterations per run.
+        restarts: number of runs; the first starts at x₀, the others at most ``eps`` / 2 away.
+        targets: number of other classes, those with the highest logits, with one run for each
+            (FAB-T); None for the nearest boundary of all classes, with one backward pass per class.
+        eps: radius within which a misclassified point is near enough to stop; None never does.
+        alpha_max, eta, beta: α_max, η and β of the paper.
+        bounds: valid inputs, None or (lo, hi); support: where x may change; see ``ThreatModel``.
+        seed: seed of the random starts in every call; None uses torch's global generator.
+        mode: mode of the module while it is attacked (then restored): "eval", "train" or "keep".
 
     Raises:
-        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+        ValueError: an option is out of range, logits are NaN, or the batch is invalid.
     """
 
     norm: str = "linf"
@@ -236,7 +235,7 @@ class FAB(MinimalNorm):
         share = length[: len(x)] / (length[: len(x)] + length[len(x) :])
         a = per_example(share.clamp_max(self.alpha_max), x)
         moved = clip((1 - a) * (x_adv + self.eta * here) + a * (x + self.eta * there), bounds)
-        if self.support is not None:  # (1 - a) v + a v is not v in floating point
+        if self.support is not None:  # in floating point, (1 - a) v + a v differs from v
             moved = torch.where(self.support(x), moved, x)
         near = per_example(lengths(moved - x, "linf") <= reach(x), x).bool()
         return torch.where(near, moved, x_adv)

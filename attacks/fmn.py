@@ -1,4 +1,4 @@
-"""Fast minimum-norm attack: the nearest adversarial example in L∞, L2 or L1."""
+"""Fast minimum-norm (FMN) attack: it finds the nearest adversarial example in L∞, L2 or L1."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from attacks.network import Model
 
 @dataclass(frozen=True)
 class FMN(MinimalNorm):
-    """Gradient steps on the margin, projected on a ball whose radius closes in on the boundary.
+    """Ascend the margin, projected on a ball whose radius approaches the boundary.
 
-    ε_{k+1} = min((1 − γ_k) ε_k, ‖δ*‖) where adversarial; (1 + γ_k) ε_k where it was so before;
-    else (1 + γ_k) (‖δ_k‖ + |g| / ‖∇g‖_dual).  δ_{k+1} = Π_{ε_{k+1}}(δ_k + α_k ∇g/‖∇g‖₂): Pintor
-    et al. 2021 (arXiv 2102.12827), alg. 1.  In L2, Π sets the length to ε, as DDN does: with the
-    ball's projection the step size, not ε, decides the length of a δ inside.  Returns the nearest
-    misclassified point, or x itself where none was found.
+    ε_{k+1} = min((1 − γ_k) ε_k, ‖δ*‖) at an adversarial point; (1 + γ_k) ε_k if there was one
+    before; else (1 + γ_k) (‖δ_k‖ + |g| / ‖∇g‖_dual). δ_{k+1} = Π_{ε_{k+1}}(δ_k + α_k ∇g/‖∇g‖₂):
+    Pintor et al. 2021 (arXiv 2102.12827), alg. 1. In L2, Π sets the length to ε, as DDN does; with
+    a projection on the ball, the step size and not ε would determine the length of a δ inside it.
+    Returns the nearest misclassified point, or x itself where none was found.
 
     Args:
-        norm: "linf", "l2" or "l1".
-        steps: evaluations K of the network; the last, of the last point, needs no gradient.
-        alpha: α₀ in input units, annealed by a cosine to α₀/100; None takes a third (L2)
-            or the whole of the 2-norm of each example's first-order step to the boundary, so that
-            units do not matter.
+        norm: norm of the distance: "linf", "l2" or "l1".
+        steps: number K of evaluations of the network; the last one needs no gradient.
+        alpha: α₀ in input units, annealed by a cosine to α₀/100; None takes the 2-norm of each
+            example's first-order step to the boundary (in L2 a third of it), which adapts to the
+            units of x.
         gamma: γ₀, annealed by a cosine to γ₀/50.
-        bounds: None or (lo, hi), as in ``ThreatModel``; support: likewise.
-        mode: "eval" (restored afterwards), "train" or "keep".
+        bounds: valid inputs, None or (lo, hi); support: where x may change; see ``ThreatModel``.
+        mode: mode of the module while it is attacked (then restored): "eval", "train" or "keep".
 
     Raises:
-        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+        ValueError: an option is out of range, logits are NaN, or the batch is invalid.
     """
 
     norm: str = "linf"
@@ -79,7 +79,7 @@ class FMN(MinimalNorm):
                 scale = self._scale(value, grad)
             cosine = (1 + math.cos(math.pi * k / self.steps)) / 2
             gamma = self.gamma * (0.02 + 0.98 * cosine)
-            # a linear boundary at r + distance would be touched, not crossed, without the factor
+            # without the factor, a linear boundary at r + distance would be touched and not crossed
             grown = (1 + gamma) * torch.where(nearest.found, eps, r + distance)
             eps = torch.where(broken, torch.minimum((1 - gamma) * eps, nearest.r), grown)
             eps = torch.minimum(eps, furthest).nan_to_num(posinf=torch.finfo(x.dtype).max)
@@ -100,7 +100,7 @@ class FMN(MinimalNorm):
 
 
 def _bring_to(delta: Tensor, norm: str, eps: Tensor) -> Tensor:
-    """Π of the class docstring; an ε beyond all bounds leaves δ as it is."""
+    """Apply Π of the class docstring; an ε beyond all bounds leaves δ unchanged."""
     if norm != "l2":
         return project_ball(delta, norm, eps)
     beyond = eps >= torch.finfo(eps.dtype).max

@@ -1,4 +1,4 @@
-"""Dropping frequencies: blocks of the discrete cosine transform, coarsely quantised."""
+"""Drop frequencies: quantise blocks of the discrete cosine transform coarsely."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def dct_matrix(size: int, like: Tensor) -> Tensor:
 
 
 def blocks_of(length: int, block: int | None) -> tuple[int, int]:
-    """Block length and number of blocks that cover ``length``; None is one block of all of it."""
+    """Return the block length and the number of blocks that cover ``length``; None is one block."""
     size = length if block is None else min(block, length)
     return size, -(-length // size)
 
 
 def dct(x: Tensor, block: int | None) -> Tensor:
-    """Blockwise DCT over every dimension after the channels, padded by its last value.
+    """Compute the DCT of blocks over every dimension after the channels, padded by the last value.
 
     (N, C, L) -> (N, C, blocks, block); (N, C, H, W) -> (N, C, rows, block, columns, block).
     """
@@ -60,7 +60,7 @@ def dct(x: Tensor, block: int | None) -> Tensor:
 
 
 def inverse_dct(coefficients: Tensor, shape: torch.Size) -> Tensor:
-    """Undo ``dct`` for a batch of this shape."""
+    """Invert ``dct`` for a batch of this shape."""
     lengths = shape[2:] if len(shape) > 2 else shape[1:]
     out = coefficients
     for dim, length in enumerate(lengths, start=2):
@@ -71,7 +71,7 @@ def inverse_dct(coefficients: Tensor, shape: torch.Size) -> Tensor:
 
 
 def soft_round(v: Tensor, sharpness: float) -> Tensor:
-    """⌊v⌋ + ½ (1 + tanh(s (v − ⌊v⌋ − ½)) / tanh(s/2)): rounding with a gradient."""
+    """Return ⌊v⌋ + ½ (1 + tanh(s (v − ⌊v⌋ − ½)) / tanh(s/2)), a differentiable rounding."""
     part = v - v.floor()
     return v.floor() + (1 + torch.tanh(sharpness * (part - 0.5)) / math.tanh(sharpness / 2)) / 2
 
@@ -79,7 +79,7 @@ def soft_round(v: Tensor, sharpness: float) -> Tensor:
 def quantised(
     frequencies: Tensor, q: Tensor, *, shape: torch.Size, sharpness: float | None = None
 ) -> Tensor:
-    """D⁻¹(q · round(frequencies / q)); a sharpness rounds softly, so that q has a gradient."""
+    """Return D⁻¹(q · round(frequencies / q)); with a sharpness, rounding is differentiable."""
     levels = frequencies / q
     rounded = levels.round() if sharpness is None else soft_round(levels, sharpness)
     return inverse_dct(rounded * q, shape)
@@ -95,22 +95,22 @@ class _Run(NamedTuple):
 class AdvDrop(Configured):
     """Remove information instead of adding it: quantise frequencies with adversarial steps.
 
-    x' = D⁻¹(q · round(D(x) / q)) with D the blockwise cosine transform, and one quantisation step
-    q per example and frequency of a block, moved along sign ∇_q ℓ within [q_min, q_max]: Duan et
-    al. 2021 (arXiv 2108.09034), §3.  D is taken over 8 × 8 blocks of images, over the whole of
-    series and tables, where it drops bands.  There is no ε: q_max says how much may go.
+    x' = D⁻¹(q · round(D(x) / q)), where D is the blockwise cosine transform. Each example has one
+    quantisation step q per frequency of a block, moved along sign ∇_q ℓ within [q_min, q_max]: Duan
+    et al. 2021 (arXiv 2108.09034), §3. D works on 8 × 8 blocks of images, and on the whole length
+    of series and tables, where it drops bands. There is no ε: q_max limits the change.
 
     Args:
-        max_step: q_max, the coarsest quantisation, in input units.
+        max_step: q_max, the coarsest quantisation step, in input units.
         min_step: q_min; None for q_max / 20.
-        steps: updates of q, from q_min and again from q_max; an example leaves at its first
-            misclassified point.
+        steps: number of updates of q, from q_min and again from q_max; an example stops at its
+            first misclassified point.
         block: block length; None for 8 with images and the whole length otherwise.
-        bounds: None or (lo, hi), as in ``ThreatModel``.
-        mode: "eval" (restored afterwards), "train" or "keep".
+        bounds: valid inputs, None or (lo, hi), as in ``ThreatModel``.
+        mode: mode of the module while it is attacked (then restored): "eval", "train" or "keep".
 
     Raises:
-        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+        ValueError: an option is out of range, logits are NaN, or the batch is invalid.
     """
 
     max_step: float
@@ -144,8 +144,8 @@ class AdvDrop(Configured):
             standing = ~misclassified(predict(model, out, y), y)
             highest = torch.full_like(out.flatten(1)[:, 0], -torch.inf)
             frequencies = dct(out, block)
-            # From the finest steps first, for the least change; then from the coarsest: between
-            # them q is often trapped, as rounding up a level grows with q.
+            # First from the finest steps, for a small change; then from the coarsest: between
+            # them q is often stuck, because a value that is rounded up grows with q.
             for first in (self._least(), self.max_step):
                 live = standing.nonzero().squeeze(1)
                 run = self._run(model, frequencies[live], out[live], y[live], first)
@@ -163,11 +163,11 @@ class AdvDrop(Configured):
         y: Tensor,
         first: float,
     ) -> _Run:
-        """Sign steps on q from one value for all; an example leaves once it is misclassified."""
+        """Take sign steps on q from one value for all; stop at misclassified examples."""
         out, live = x.clone(), torch.arange(len(x), device=x.device)
         broken = torch.zeros_like(y, dtype=torch.bool)
         highest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        # one q for each frequency of a block, whichever block it is
+        # one q for each frequency of a block, shared by all blocks
         table = [n if k == 0 or k % 2 else 1 for k, n in enumerate(frequencies.shape)]
         q = torch.full(table, first, dtype=x.dtype, device=x.device)
         rate = 2 * (self.max_step - self._least()) / self.steps
@@ -203,7 +203,7 @@ class AdvDrop(Configured):
         y: Tensor,
         bounds: tuple[Bound, Bound] | None,
     ) -> Tensor:
-        """The margin's gradient in q."""
+        """Return the gradient of the margin with respect to q."""
 
         def of_steps(steps: Tensor) -> Tensor:
             return logits_of(model, clip(rebuild(steps), bounds))

@@ -1,8 +1,8 @@
-"""Norm balls per example: lengths, projections, steepest directions, uniform samples.
+"""Norm balls for each example: lengths, projections, steepest directions, uniform samples.
 
 Every function takes a batch whose first dimension counts examples and treats the rest as one
-vector, so it works for tables, series, images and embeddings alike.  A radius is a float or one
-value an example, shape (N,).
+vector, so it works for tables, series, images and embeddings. A radius is a float or has one value
+per example, shape (N,).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 
 def brief(value: object) -> str:
-    """What a message shows of an option: its repr on one line, cut after 120 characters."""
+    """Return the repr of an option for a message: on one line, cut after 120 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 120 else text[:117] + "..."
 
@@ -30,7 +30,7 @@ def check_norm(norm: str) -> None:
 
 
 def per_example(value: float | Tensor, like: Tensor) -> Tensor:
-    """Shape a float or (N,) values to broadcast against the batch ``like``: (N, 1, …, 1)."""
+    """Shape a float or values (N,) to broadcast against the batch ``like``: (N, 1, …, 1)."""
     ones = (1,) * (like.dim() - 1)
     if isinstance(value, Tensor):
         return value.to(like).reshape(-1, *ones)
@@ -38,20 +38,20 @@ def per_example(value: float | Tensor, like: Tensor) -> Tensor:
 
 
 def lengths(delta: Tensor, norm: str) -> Tensor:
-    """‖δ_i‖_p of every example, shape (N,); 0 for an empty example."""
+    """Return ‖δ_i‖_p of every example, shape (N,); 0 for an empty example."""
     flat = delta.flatten(1)
     if flat.shape[1] == 0:
         return flat.new_zeros(len(flat))
-    if norm == "linf":  # on a CPU ten times as fast as vector_norm
+    if norm == "linf":  # ten times as fast as vector_norm on a CPU
         return flat.abs().amax(1)
     length: Tensor = torch.linalg.vector_norm(flat, ord=_ORDER[norm], dim=1)
     return length
 
 
 def unit(vector: Tensor, norm: str) -> Tensor:
-    """v_i / ‖v_i‖_p, and 0 where v_i = 0.
+    """Return v_i / ‖v_i‖_p, and 0 where v_i = 0.
 
-    The largest entry is divided out first: the square of a float32 gradient of 1e-23 is already
+    Each vector is divided by its largest entry first: the square of a float32 gradient of 1e-23 is
     zero, and a saturated loss gives such gradients.
     """
     tiny = torch.finfo(vector.dtype).tiny
@@ -64,10 +64,10 @@ def unit(vector: Tensor, norm: str) -> Tensor:
 def steepest(grad: Tensor, norm: str, *, fraction: float = 0.01) -> Tensor:
     """Return a direction of length 1 in ``norm`` along which the loss rises.
 
-    L∞: sign(g).  L2: g/‖g‖₂.  L1: g restricted to its ``fraction`` largest entries (at least
-    one), divided by its L1 length; the true steepest direction is one single coordinate, which
-    climbs too slowly in many dimensions (Tramèr & Boneh 2019, arXiv 1904.13000, §4.1), and
-    keeping the magnitudes lets repeated steps and projections settle on the best coordinates.
+    L∞: sign(g). L2: g/‖g‖₂. L1: g restricted to its ``fraction`` largest entries (at least one),
+    divided by its L1 length. The true steepest direction in L1 is a single coordinate, which climbs
+    too slowly in many dimensions (Tramèr & Boneh 2019, arXiv 1904.13000, §4.1); with the
+    magnitudes, repeated steps and projections settle on the best coordinates.
     """
     if norm == "linf":
         return grad.sign()
@@ -81,7 +81,7 @@ def steepest(grad: Tensor, norm: str, *, fraction: float = 0.01) -> Tensor:
 
 
 def project_l1(delta: Tensor, radius: float | Tensor) -> Tensor:
-    """Euclidean projection on the L1 ball: argmin_z ‖z − δ‖₂ s.t. ‖z‖₁ ≤ radius.
+    """Project on the L1 ball: argmin_z ‖z − δ‖₂ s.t. ‖z‖₁ ≤ radius.
 
     z = sign(δ) max(|δ| − θ, 0) with θ found by sorting (Duchi et al. 2008, fig. 1).
     """
@@ -93,7 +93,7 @@ def project_l1(delta: Tensor, radius: float | Tensor) -> Tensor:
     ranked = size.sort(dim=1, descending=True).values
     count = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype)
     theta = (ranked.cumsum(1) - bound) / count
-    # the thresholds are valid for a prefix of the sorted entries: the last valid one is theirs
+    # thresholds are valid for the first sorted entries: the last valid threshold is θ
     last = (ranked > theta).sum(1, keepdim=True).clamp_min(1) - 1
     shrunk = flat.sign() * (size - theta.gather(1, last)).clamp_min(0)
     inside = size.sum(1, keepdim=True) <= bound
@@ -101,10 +101,11 @@ def project_l1(delta: Tensor, radius: float | Tensor) -> Tensor:
 
 
 def project_l1_box(delta: Tensor, radius: float | Tensor, lo: Tensor, hi: Tensor) -> Tensor:
-    """argmin_z ‖z − δ‖₂ s.t. ‖z‖₁ ≤ radius, lo ≤ z ≤ hi, where lo ≤ 0 ≤ hi.
+    """Return argmin_z ‖z − δ‖₂ s.t. ‖z‖₁ ≤ radius, lo ≤ z ≤ hi, where lo ≤ 0 ≤ hi.
 
-    z = sign(δ) min(max(|δ| − θ, 0), room) with room the way to the bound on that side; θ ≥ 0 by
-    bisection to the last bit.  Croce & Hein 2021 (arXiv 2103.01208), prop. 2.1, sort instead.
+    z = sign(δ) min(max(|δ| − θ, 0), room), where room is the distance to the bound on that side. θ
+    ≥ 0 is found by bisection to the last bit; Croce & Hein 2021 (arXiv 2103.01208), prop. 2.1, sort
+    instead.
     """
     room = torch.where(delta > 0, hi, -lo).expand_as(delta).flatten(1)
     size = delta.abs().flatten(1)
@@ -121,7 +122,7 @@ def project_l1_box(delta: Tensor, radius: float | Tensor, lo: Tensor, hi: Tensor
 
 
 def project_ball(delta: Tensor, norm: str, radius: float | Tensor) -> Tensor:
-    """Euclidean projection of every δ_i on {‖δ_i‖_p ≤ radius}."""
+    """Project every δ_i on {‖δ_i‖_p ≤ radius}, to the nearest point in L2."""
     if norm == "linf":
         bound = per_example(radius, delta)
         return delta.clamp(-bound, bound)

@@ -1,4 +1,4 @@
-"""Attacks inside a fixed radius that follow the gradient with fixed steps: FGSM and PGD."""
+"""FGSM and PGD: attacks within a fixed radius that follow the gradient with fixed steps."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from attacks.threat import ThreatModel
 
 
 class Attack(Protocol):
-    """Anything called as ``attack(model, x, y) -> x_adv`` with x_adv shaped like x."""
+    """Any callable ``attack(model, x, y) -> x_adv`` that returns x_adv in the shape of x."""
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class FGSM(Configured):
-    """One steepest-ascent step on the cross-entropy.
+    """Take one steepest-ascent step on the loss, by default the cross-entropy.
 
-    x' = Π(x₀ + α · argmax_{‖v‖≤1} ⟨v, ∇ℓ⟩), for L∞ Π(x₀ + α sign ∇ℓ): Goodfellow et al. 2015
-    (arXiv 1412.6572), §4, with x₀ = x and α = ε; with ``random_start`` the FGSM-RS of Wong et
-    al. 2020 (arXiv 2001.03994), alg. 3, with x₀ uniform in the ball and α = 1.25 ε.
+    x' = Π(x₀ + α · argmax_{‖v‖≤1} ⟨v, ∇ℓ⟩), in L∞ Π(x₀ + α sign ∇ℓ): Goodfellow et al. 2015 (arXiv
+    1412.6572), §4, with x₀ = x and α = ε. With ``random_start`` it is the FGSM-RS of Wong et al.
+    2020 (arXiv 2001.03994), alg. 3, with x₀ uniform in the ball and α = 1.25 ε.
 
     Args:
-        step_size: α in input units; None for the default above.
-        seed: None draws from the device's global generator, an int from a fresh one each call.
-        mode: "eval" (restored afterwards), "train" or "keep" for a module's mode meanwhile.
+        step_size: α in input units; None for the values above.
+        seed: seed of the random start in every call; None uses torch's global generator.
+        mode: mode of the module while it is attacked (then restored): "eval", "train" or "keep".
     """
 
     threat: ThreatModel
@@ -81,29 +81,29 @@ class FGSM(Configured):
 
 @dataclass(frozen=True)
 class PGD(Configured):
-    """Projected gradient ascent in the threat model.
+    """Projected gradient ascent within the threat model.
 
-    x_{k+1} = Π(x_k + α · argmax_{‖v‖≤1} ⟨v, ∇ℓ(f(x_k), y)⟩), Madry et al. 2018
-    (arXiv 1706.06083), §2.1.  With ``momentum`` μ > 0 the gradient is replaced by
-    g_{k+1} = μ g_k + ∇ℓ/‖∇ℓ‖₁, Dong et al. 2018 (arXiv 1710.06081), eq. 6.
+    x_{k+1} = Π(x_k + α · argmax_{‖v‖≤1} ⟨v, ∇ℓ(f(x_k), y)⟩), Madry et al. 2018 (arXiv 1706.06083),
+    §2.1. With ``momentum`` μ > 0 the gradient is replaced by g_{k+1} = μ g_k + ∇ℓ/‖∇ℓ‖₁, Dong et
+    al. 2018 (arXiv 1710.06081), eq. 6.
 
-    With one restart and no early stop it makes exactly ``steps`` forward and backward passes and
-    looks at no value before the last, so a GPU waits once.  Otherwise it keeps the worst point of
-    every example, and leaves out examples that are broken.
+    With one restart and without ``early_stop``, it makes exactly ``steps`` forward and backward
+    passes and checks values only at the end, so a GPU synchronises once. Otherwise it returns the
+    point with the highest loss of every example, and does not attack broken examples again.
 
     Args:
-        steps: K, gradient evaluations per restart.
+        steps: K, the number of gradient evaluations per restart.
         step_size: α in input units; None for ``relative_step`` · ε / K.
-        restarts: runs from different starts; ``random_start`` must be on for more than one.
-        loss: "ce" (the cross-entropy, climbed as ``losses.log_odds``), "margin", "dlr", or a
-            function of logits (N, C) and y (N,) that gives each example's loss.
-        early_stop: leave an example as soon as it is misclassified.
-        seed: None draws from the device's global generator, an int from a fresh one each call.
-        mode: "eval" (restored afterwards), "train" or "keep" for a module's mode meanwhile.
+        restarts: number of runs from different starts; more than one needs ``random_start``.
+        loss: "ce" (the cross-entropy, ascended as ``losses.log_odds``), "margin", "dlr", or a
+            function of logits (N, C) and y (N,) that returns the loss of each example, (N,).
+        early_stop: whether an example stops as soon as it is misclassified.
+        seed: seed of the random starts in every call; None uses torch's global generator.
+        mode: mode of the module while it is attacked (then restored): "eval", "train" or "keep".
 
     Raises:
-        ValueError: see ``attacks.inputs``; and options out of range.
-        NotFinite: logits or gradients that are NaN.
+        ValueError: an option is out of range, or the batch is invalid.
+        NotFinite: logits or gradients are NaN.
     """
 
     threat: ThreatModel
@@ -153,11 +153,11 @@ class PGD(Configured):
         project: Callable[[Tensor], Tensor],
         generator: torch.Generator | None,
     ) -> Tensor:
-        """The first point: x, or one drawn from the ball around it."""
+        """Return the first point: x, or a random point in the ball around it."""
         return threat.random_start(x, generator, project=project) if self.random_start else x
 
     def alpha(self, threat: ThreatModel) -> float | Tensor:
-        """The step size α in that threat model, input units."""
+        """Return the step size α in this threat model, in input units."""
         if self.step_size is not None:
             return self.step_size
         return self.relative_step * threat.eps / self.steps
@@ -177,9 +177,9 @@ class PGD(Configured):
         threat: ThreatModel,
         generator: torch.Generator | None,
     ) -> Tensor:
-        """One run of K forward and K backward passes.
+        """Run K forward and K backward passes.
 
-        With ``early_stop`` every example leaves it at the first point that is misclassified.
+        With ``early_stop``, every example stops at its first misclassified point.
         """
         loss, centre = named_loss(self.loss), widened(x)
         project = threat.projector(centre, exact=False)
@@ -203,7 +203,7 @@ class PGD(Configured):
                 narrowed = _narrowing(still, x[live])
                 if len(live) == 0:
                     break
-            if grad.numel():  # the sign of NaN is 0, but no maximum forgets it
+            if grad.numel():  # the sign of NaN is 0, but a maximum with NaN is NaN
                 highest = torch.maximum(highest, grad.flatten(1).amax(1))
             velocity = self._direction(grad.to(centre), velocity)
             held = ascend(held, velocity)
@@ -211,14 +211,14 @@ class PGD(Configured):
         bad = out.flatten(1).isnan().any(1)
         bad[live] |= highest.isnan()
         if bool(bad.any()):
-            predict(model, x, y)  # raises where it is the logits that are NaN
+            predict(model, x, y)  # raises an error of its own if the logits are NaN
             raise gradient_is_not_finite(bad)
         return out if threat.norm == "linf" else threat.project(x, out)
 
     def _worst(
         self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """Restarts on the examples not yet broken; the highest loss of the others."""
+        """Restart on the examples that are not broken yet; keep the highest loss of the others."""
         loss = named_loss(self.loss)
         worst = x.clone()
         highest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
@@ -239,7 +239,7 @@ class PGD(Configured):
 
 
 def _narrowing(threat: ThreatModel, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """What the network is given of a point of the loop: like x, and in its ball."""
+    """Return the function that rounds a point of the loop to x's dtype, inside its ball."""
     if widened(x) is x:
         return lambda held: held
     project = threat.projector(x, exact=False)

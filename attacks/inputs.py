@@ -1,4 +1,4 @@
-"""Checks at the boundary, and the forward passes that every attack shares."""
+"""Checks of the inputs, and the forward passes that all attacks share."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _RANGES: dict[str, Callable[[float], bool]] = {
 
 
 def given(**values: float | None) -> dict[str, Any]:
-    """The options that are not None, for the checks of those that may be."""
+    """Return the options that are not None, for checks of optional values."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def check_number(allowed: str, **values: Any) -> None:
-    """Raise ValueError where an option is no finite number in that range."""
+    """Raise ValueError where an option is not a finite number in the range ``allowed``."""
     for name, value in values.items():
         number = isinstance(value, Real) and not isinstance(value, bool)
         if not (number and isfinite(value) and _RANGES[allowed](value)):
@@ -44,7 +44,7 @@ def check_number(allowed: str, **values: Any) -> None:
 
 
 def check_at_least(least: int, **values: Any) -> None:
-    """Raise ValueError where an option is no whole number from ``least`` on."""
+    """Raise ValueError where an option is not a whole number of at least ``least``."""
     for name, value in values.items():
         whole = isinstance(value, Integral) and not isinstance(value, bool)
         if not (whole and value >= least):
@@ -75,14 +75,15 @@ def check_threat(threat: ThreatModel) -> None:
 
 
 def generator_for(seed: int | None, x: Tensor) -> torch.Generator | None:
-    """A fresh generator on x's device, or None: the device's global one."""
+    """Return a new generator on x's device, or None for the device's global generator."""
     return None if seed is None else torch.Generator(x.device).manual_seed(int(seed))
 
 
 class Configured:
-    """The base of attacks: options first, the model when it is called.
+    """The base of attacks, which take options when built and the model when called.
 
-    Elsewhere it is ``PGD(model, eps=8 / 255)``, which would otherwise be a TypeError about names.
+    Other libraries write ``PGD(model, eps=8 / 255)``; here that raises an error which explains the
+    difference.
     """
 
     def __new__(cls, *args: object, **options: object) -> Self:
@@ -99,10 +100,11 @@ class Configured:
 
 
 def check_batch(x: Tensor, y: Tensor) -> Tensor:
-    """Check dtype and shape of a batch without looking at its values; return y as int64.
+    """Check dtype and shape of a batch, without reading its values; return y as int64.
 
     Raises:
-        ValueError: x is no floating point tensor, or y is not one integer label an example.
+        ValueError: x is not a floating point tensor, or y does not have one integer label per
+            example.
     """
     for name, part in (("x", x), ("y", y)):
         if not isinstance(part, Tensor):
@@ -134,16 +136,16 @@ def batch_of(
     bounds: Bounds = None,
     look: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Check a batch; return x without its graph and y as int64, both as tensors of normal mode.
+    """Check a batch; return x without its graph, and y as int64.
 
-    A tensor made under ``torch.inference_mode`` is copied: autograd cannot save it.
+    A tensor made under ``torch.inference_mode`` is copied, because autograd cannot save it.
 
     Args:
-        threat: says the bounds, and how many radii there are; without one, bounds says them.
-        look: whether to look at the values where that makes a GPU wait; on a CPU always.
+        threat: its bounds and its number of radii are checked; None checks ``bounds`` instead.
+        look: whether values are checked on a GPU, which synchronises it; on a CPU they always are.
 
     Raises:
-        ValueError: see ``check_batch``, ``check_values``, ``ThreatModel.fitting``.
+        ValueError: a check of ``check_batch``, ``check_values`` or ``ThreatModel.fitting`` fails.
     """
     with torch.inference_mode(False):
         y = check_batch(x, y)
@@ -157,10 +159,10 @@ def batch_of(
 
 
 def check_values(x: Tensor, bounds: Bounds) -> None:
-    """Check that x is finite and in the bounds (see ``threat.within``); a GPU synchronises.
+    """Check that x is finite and within the bounds (see ``box.within``); this synchronises a GPU.
 
     Raises:
-        ValueError: with the smallest and largest value found.
+        ValueError: the check fails; the message has the smallest and largest value.
     """
     if x.numel() == 0:
         return
@@ -175,10 +177,10 @@ def check_values(x: Tensor, bounds: Bounds) -> None:
 
 
 def check_logits(logits: Tensor, y: Tensor, *, look: bool = True) -> None:
-    """Check the shape of the logits, and, to ``look``, the labels where no GPU has to wait for it.
+    """Check the shape of the logits and, with ``look``, labels that are on a CPU.
 
     Raises:
-        ValueError: logits are not (N, C) with C ≥ 2, or a label lies outside [0, C) (on CPU).
+        ValueError: logits are not (N, C) with C ≥ 2, or a label on a CPU is outside [0, C).
     """
     if logits.dim() != 2 or len(logits) != len(y) or logits.shape[1] < 2:
         raise ValueError(
@@ -190,7 +192,7 @@ def check_logits(logits: Tensor, y: Tensor, *, look: bool = True) -> None:
 
 
 def check_labels(logits: Tensor, y: Tensor) -> None:
-    """Raise ValueError where a label lies outside [0, C)."""
+    """Raise ValueError where a label is outside [0, C)."""
     if len(y) and not bool(((y >= 0) & (y < logits.shape[1])).all()):
         low, high = (value.item() for value in torch.aminmax(y))
         raise ValueError(
@@ -200,11 +202,11 @@ def check_labels(logits: Tensor, y: Tensor) -> None:
 
 
 def check_finite(logits: Tensor) -> None:
-    """Raise NotFinite where a logit is NaN or +∞, or all of an example are −∞.
+    """Raise NotFinite where a logit is NaN or +∞, or all logits of an example are −∞.
 
-    Some of −∞ are classes that are ruled out, as by ``masked_fill``: they order well.
+    Some logits of −∞ are allowed: they exclude classes, as by ``masked_fill``, and can be compared.
     """
-    bad = ~logits.amax(1).isfinite()  # NaN is larger than everything
+    bad = ~logits.amax(1).isfinite()  # NaN counts as larger than all numbers
     if bool(bad.any()):
         what = "NaN" if bool(logits.isnan().any()) else "infinite"
         raise NotFinite(
@@ -214,7 +216,7 @@ def check_finite(logits: Tensor) -> None:
 
 
 def check_graph(values: Tensor) -> None:
-    """Raise ValueError where values computed from the logits have no graph to differentiate."""
+    """Raise ValueError where values computed from the logits have no gradient graph."""
     if not values.requires_grad:
         raise ValueError(
             "the model's logits carry no gradient (it detaches, or runs under no_grad); "
@@ -223,7 +225,7 @@ def check_graph(values: Tensor) -> None:
 
 
 def gradient_is_not_finite(bad: Tensor, what: str = "NaN") -> NotFinite:
-    """The error for examples, (N,) bool, whose gradient is NaN or infinite."""
+    """Return the error for examples, (N,) bool, whose gradient is NaN or infinite."""
     return NotFinite(
         f"the gradient of the loss with respect to the input is {what} for {int(bad.sum())} of "
         f"{len(bad)} examples, though the logits are not; return logits before the softmax (and "
@@ -232,9 +234,9 @@ def gradient_is_not_finite(bad: Tensor, what: str = "NaN") -> NotFinite:
 
 
 def check_gradient(grad: Tensor) -> None:
-    """Raise NotFinite where a gradient (N, …) is NaN or infinite: no attack could follow it."""
+    """Raise NotFinite where a gradient (N, …) is NaN or infinite, which no attack can follow."""
     if bool(grad.sum(dtype=torch.promote_types(grad.dtype, torch.float32)).isfinite()):
-        return  # the sum of all is finite only if each is
+        return  # the sum is finite only if every entry is
     bad = ~grad.isfinite().flatten(1).all(1)
     if bool(bad.any()):
         raise gradient_is_not_finite(bad, "NaN" if bool(grad.isnan().any()) else "infinite")
@@ -242,31 +244,31 @@ def check_gradient(grad: Tensor) -> None:
 
 @torch.no_grad()
 def predict(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """One forward pass without gradients, every check done: logits (N, C)."""
+    """Run one forward pass without gradients and with all checks; return logits (N, C)."""
     logits = logits_of(model, x)
     check_logits(logits, y)
-    if y.device.type != "cpu":  # `check_logits` has looked at the others
+    if y.device.type != "cpu":  # `check_logits` has checked labels on a CPU
         check_labels(logits, y)
     check_finite(logits)
     return logits
 
 
 def misclassified(logits: Tensor, y: Tensor) -> Tensor:
-    """Where the predicted class is not the label, shape (N,)."""
+    """Return where the predicted class differs from the label, shape (N,)."""
     return logits.argmax(1) != y
 
 
 def loss_and_gradient(
     model: Model, x_adv: Tensor, y: Tensor, loss: Loss, *, look: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One forward and one backward pass to the input only: logits, losses, ∇_x Σ_i ℓ_i.
+    """Run one forward and one backward pass to the input: logits, losses, ∇_x Σ_i ℓ_i.
 
     Args:
-        look: whether to check that logits and gradients are finite, for which a GPU synchronises.
+        look: whether to check that logits and gradients are finite, which synchronises a GPU.
 
     Raises:
-        ValueError: the logits carry no gradient graph at all.
-        NotFinite: see ``check_finite`` and ``check_gradient``.
+        ValueError: the logits have no gradient graph.
+        NotFinite: a check of ``check_finite`` or ``check_gradient`` fails.
     """
     x_adv = x_adv.detach().requires_grad_()
     logits = logits_of(model, x_adv)

@@ -25,13 +25,13 @@ from attacks.rounding import widened
 
 @dataclass(frozen=True)
 class MinimalPerturbation:
-    """Upper bounds on r* = min ‖δ‖_p s.t. f(x + δ) ≠ y, one an example.
+    """Upper bounds on r* = min ‖δ‖_p s.t. f(x + δ) ≠ y, one per example.
 
     Attributes:
         r: (N,), float32 or wider; 0 where x itself is misclassified, ∞ where no adversarial
             example was found.
-        x_adv: (N, …), the points at those distances; x where r is 0 or ∞.
-        norm: of the distances.
+        x_adv: (N, …), the points at these distances; x where r is 0 or ∞.
+        norm: the norm of the distances.
     """
 
     r: Tensor
@@ -40,21 +40,21 @@ class MinimalPerturbation:
 
     @property
     def success_rate(self) -> float:
-        """Share of examples with a finite r."""
+        """Return the share of examples with a finite r."""
         return self.r.isfinite().double().mean().item()
 
     @property
     def mean(self) -> float:
-        """Mean r over the examples with a finite one: read it with ``success_rate``."""
+        """Return the mean of the finite r; it is meaningful only together with ``success_rate``."""
         return self.r[self.r.isfinite()].double().mean().item()
 
     @property
     def median(self) -> float:
-        """Median r over all examples; ∞ where more than half have none."""
+        """Return the median r over all examples; ∞ where more than half of them have r = ∞."""
         return self.quantile(0.5)
 
     def quantile(self, q: float) -> float:
-        """The smallest r such that at least a share q of all examples is at most that far."""
+        """Return the smallest r such that at least a share q of all examples has no larger r."""
         if not 0 <= q <= 1:
             raise ValueError(f"q={q} must lie in [0, 1]")
         if len(self.r) == 0:
@@ -63,11 +63,11 @@ class MinimalPerturbation:
         return ranked[max(math.ceil(q * len(ranked)) - 1, 0)].item()
 
     def accuracy_at(self, eps: float) -> float:
-        """Share of examples with r > eps: an upper bound on the robust accuracy there."""
+        """Return the share of examples with r > eps, an upper bound on the robust accuracy."""
         return (self.r > eps).double().mean().item()
 
     def summary(self) -> dict[str, float]:
-        """n, success rate, mean, median and quartiles, which belong together."""
+        """Return n, success rate, mean, median and quartiles, which should be reported together."""
         return {
             "n": float(len(self.r)),
             "success_rate": self.success_rate,
@@ -84,7 +84,7 @@ def default_attacks(
     support: Callable[[Tensor], Tensor] | None = None,
     mode: str = "eval",
 ) -> tuple[Attack, ...]:
-    """DDN (L2 only), FMN and FAB towards the 3 likeliest classes, 100 steps each."""
+    """Return DDN (only L2), FMN, and FAB towards the 3 highest other logits; 100 steps each."""
     fmn = FMN(norm, bounds=bounds, support=support, mode=mode)
     fab = FAB(norm, targets=3, bounds=bounds, support=support, mode=mode)
     if norm != "l2":
@@ -107,25 +107,25 @@ def minimal_perturbation(
 ) -> MinimalPerturbation:
     """Find the nearest adversarial example of every x with several attacks, and verify it.
 
-    Each attack's point is moved along the ray from x to the nearest point where another class
-    leads y by more than ``lead`` times the spread of the logits, and counts only if it does so in
-    one forward pass over all examples: a point on the boundary itself changes sides with the
-    batch size.
+    Each attack's point is moved along the ray from x to the nearest point where another class leads
+    y by more than ``lead`` times the spread of the logits. It counts only if it still does so in
+    one forward pass over all examples, because a point exactly on the boundary changes its class
+    with the batch size.
 
     Args:
         x: (N, …); y: (N,).
-        norm: "linf", "l2" or "l1".
-        bounds: None or (lo, hi), as in ``ThreatModel``.
-        support: where x may change, as in ``ThreatModel``.
-        attacks: tried one after the other; None for ``default_attacks``.  What given ones return
-            is brought into the bounds, and back where x may not change.
-        lead: smallest lead that counts, relative to max z − min z.
-        halvings: forward passes of the bisection, on every attack's points.
-        mode: "eval" (restored afterwards), "train" or "keep", for a module's mode meanwhile; given
-            ``attacks`` have their own.
+        norm: norm of the distance: "linf", "l2" or "l1".
+        bounds: valid inputs, None or (lo, hi), as in ``ThreatModel``.
+        support: where x may change, as in ``ThreatModel``; None for everywhere.
+        attacks: attacks that are run in turn; None for ``default_attacks``. The points that given
+            attacks return are projected on the bounds and the support.
+        lead: smallest lead that counts, at least 0, as a fraction of max z − min z.
+        halvings: number of forward passes of the bisection for the points of each attack.
+        mode: mode of the module while it is attacked (then restored): "eval", "train" or "keep";
+            given ``attacks`` have their own.
 
     Raises:
-        ValueError: see ``attacks.inputs``; NaN logits; no attacks.
+        ValueError: ``attacks`` is empty, logits are NaN, or the batch is invalid.
     """
     check_norm(norm)
     check_bounds(bounds)
@@ -179,8 +179,8 @@ def _nearest_clear(
 ) -> Nearest:
     """Search the ray from x through a misclassified x_adv for the nearest point with the lead.
 
-    The better an attack, the nearer its points are to the boundary itself, where no lead is left:
-    those are pushed outwards first, by 5% at most, in half precision by 20%.
+    The better an attack, the nearer its points are to the boundary, where there is no lead. Such
+    points are first moved outwards, by 5% at most (in half precision 20%).
     """
     nearest = nothing_found(x)
     fitted = bounds_around(bounds, x)
@@ -196,7 +196,7 @@ def _nearest_clear(
         nearest = nearest.update(point, lengths(point - centre, norm), clear)
         return clear
 
-    further = () if centre is x else (1.2,)  # the logits of half precision are coarse
+    further = () if centre is x else (1.2,)  # logits in half precision are coarse
     for factor in (1.0, 1.0005, 1.002, 1.01, 1.05, *further):
         if not bool(outside.isinf().any()):
             break

@@ -23,10 +23,10 @@ def check_mode(mode: str) -> None:
 
 @contextmanager
 def frozen(model: Model) -> Iterator[None]:
-    """Switch off requires_grad of all parameters and give each its own value back.
+    """Set requires_grad of all parameters to False, and restore it for each afterwards.
 
-    A backward pass inside then computes input gradients only.  A plain callable has no
-    parameters, and nothing is done.
+    A backward pass inside the context computes input gradients only. A plain callable has no
+    parameters, and nothing is changed.
     """
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     before = [parameter.requires_grad for parameter in parameters]
@@ -48,7 +48,7 @@ def _in_mode(model: Model, *, training: bool) -> Iterator[None]:
             _set_mode(model, training=training)
         yield
     finally:
-        # set the flag itself: module.train() would overwrite the children's
+        # set only the flag: module.train() would overwrite the modes of the children
         for module, flag in zip(modules, before, strict=True):
             module.training = flag
 
@@ -56,7 +56,7 @@ def _in_mode(model: Model, *, training: bool) -> Iterator[None]:
 def _set_mode(model: nn.Module, *, training: bool) -> None:
     try:
         model.train(training)
-    except NotImplementedError:  # torch.export keeps the mode that the program was exported in
+    except NotImplementedError:  # a program of torch.export has a fixed mode
         if training:
             raise ValueError(
                 "an exported program has one mode, that of its export; mode='train' cannot be set"
@@ -65,9 +65,9 @@ def _set_mode(model: nn.Module, *, training: bool) -> None:
 
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
-    """Set eval mode and give every submodule its own mode back, also after an exception.
+    """Set eval mode, and restore the mode of every submodule afterwards, also after an exception.
 
-    A program of ``torch.export`` stays in the mode that it was exported in.
+    A program of ``torch.export`` stays in the mode of its export.
     """
     with _in_mode(model, training=False):
         yield
@@ -75,14 +75,14 @@ def evaluating(model: Model) -> Iterator[None]:
 
 @contextmanager
 def attacking(model: Model, mode: str = "eval") -> Iterator[None]:
-    """Freeze the parameters, set the mode, and allow gradients whatever the caller forbade.
+    """Freeze the parameters, set the mode, and enable gradients whatever the caller's setting.
 
     Args:
-        mode: "eval", "train", or "keep" for the mode the module is in.
+        mode: "eval", "train", or "keep" for the present mode of the module.
 
     Raises:
-        ValueError: another mode, "train" for an exported program, or weights that were made under
-            ``torch.inference_mode``, through which no gradient flows.
+        ValueError: the mode is unknown, or "train" for an exported program, or weights were made
+            under ``torch.inference_mode``, through which no gradient flows.
     """
     check_mode(mode)
     if isinstance(model, nn.Module):
@@ -103,7 +103,7 @@ def attacking(model: Model, mode: str = "eval") -> Iterator[None]:
 
 @contextmanager
 def _differentiable_rnns(model: Model) -> Iterator[None]:
-    """Switch cuDNN off where it would refuse to differentiate: an RNN in eval mode on a GPU."""
+    """Switch cuDNN off where it cannot differentiate: an RNN in eval mode on a GPU."""
     if not _refused_by_cudnn(model):
         yield
         return

@@ -1,4 +1,4 @@
-"""What the minimal-norm attacks share: nearest point so far, first-order distance, line search."""
+"""Parts shared by minimal-norm attacks: nearest point, first-order distance, line search."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from attacks.rounding import widened
 
 
 class MinimalNorm(Configured, ABC):
-    """The base of the attacks that look for the nearest adversarial example: frozen dataclasses
-    with these fields (without ``norm``: L2) and a ``_search``.
+    """The base of the attacks that search for the nearest adversarial example.
 
-    In half precision the search holds its point in float32, and only the network is given it
-    rounded: the last steps to the boundary are shorter than its numbers are apart.
+    Subclasses are frozen dataclasses with these fields (those without ``norm`` use L2) and a
+    ``_search``. In half precision, the search holds its point in float32 and rounds it only for the
+    network, because the last steps to the boundary are shorter than the distance of two float16
+    numbers.
     """
 
     norm: str = "l2"
@@ -57,7 +58,7 @@ class MinimalNorm(Configured, ABC):
 
     @abstractmethod
     def _search(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        """The nearest misclassified points, or x itself where none was found."""
+        """Return the nearest misclassified points, or x itself where none was found."""
 
 
 class Nearest(NamedTuple):
@@ -77,12 +78,12 @@ class Nearest(NamedTuple):
 
 
 def nothing_found(x: Tensor) -> Nearest:
-    """The start: x itself at distance ∞, which is at least in float32."""
+    """Return the start of a search: x itself at distance ∞, in float32 or wider."""
     return Nearest(x.clone(), widened(x).new_full((len(x),), torch.inf))
 
 
 def farthest(x: Tensor, bounds: Bounds, norm: str) -> Tensor:
-    """The greatest distance that the bounds allow, shape (N,); ∞ without bounds."""
+    """Return the largest distance that the bounds allow, shape (N,); ∞ without bounds."""
     fitted = bounds_around(bounds, x)
     if fitted is None:
         return torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
@@ -91,15 +92,19 @@ def farthest(x: Tensor, bounds: Bounds, norm: str) -> Tensor:
 
 
 def first_order_distance(value: Tensor, grad: Tensor, norm: str) -> Tensor:
-    """|g| / ‖∇g‖_dual: how far the boundary g = 0 lies if g is linear; ∞ where ∇g = 0, or so near
-    to it that the boundary is out of `reach`."""
+    """Return |g| / ‖∇g‖_dual, the distance to the boundary g = 0 if g were linear.
+
+    It is ∞ where ∇g is 0, or so small that the boundary is beyond `reach`.
+    """
     distance = value.abs() / lengths(grad, DUAL[norm])
     return torch.where(distance > reach(value), torch.inf, distance)
 
 
 def reach(x: Tensor) -> float:
-    """No attack goes further than this, a number whose square does not overflow in x's dtype: a
-    saturated network has next to no gradient, and its linearised boundary lies anywhere."""
+    """Return the largest distance of an attack; its square does not overflow in x's dtype.
+
+    A saturated network has almost no gradient, and its linearised boundary may be anywhere.
+    """
     return float(torch.finfo(x.dtype).max ** 0.4)
 
 
@@ -123,5 +128,5 @@ def between(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, *, halvings: int)
 
 
 def clears(logits: Tensor, y: Tensor, least: float) -> Tensor:
-    """Whether another class leads y by ``least`` times the spread of the logits, shape (N,)."""
+    """Return whether another class leads y by ``least`` times the spread of the logits, (N,)."""
     return margin(logits, y) > least * spread(logits)

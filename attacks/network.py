@@ -1,7 +1,7 @@
-"""The one place where somebody's network is called.
+"""Call a network, or look inside it; everything else in this project does so through this module.
 
-A network that is handed to us may work in place on its input, return more than its logits, or be
-wrapped by ``torch.compile`` or ``DataParallel``.  Attacks, measures, searches, training and exports
+A network that is given to us may change its input in place, return more than its logits, or be
+wrapped by ``torch.compile`` or ``DataParallel``. Attacks, measures, searches, training and exports
 all call it through ``logits_of``, and look inside it through ``unwrapped``.
 """
 
@@ -12,28 +12,29 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-#: what is attacked: a module, or any callable that takes a batch; see ``logits_of``
+#: the attacked model: a module, or any callable that takes a batch; see ``logits_of``
 Model = Callable[[Tensor], Any]
 
 
 class NotFinite(ValueError):
-    """Logits or gradients of the network are NaN, so that no attack on it means anything."""
+    """Logits or gradients of the network are NaN, so that no attack on it is meaningful."""
 
 
 def logits_of(model: Model, x: Tensor) -> Tensor:
-    """The logits of ``model`` at ``x``, which stays as it is whatever the network does to it.
+    """Return the logits of ``model`` at ``x``; x itself is never changed by the network.
 
-    The network gets a copy of x, so that a first ``ReLU(inplace=True)`` or an ``x -= mean`` changes
-    neither the caller's batch nor the point of an attack.  The copy costs one write of the input.
+    The network receives a copy of x, so that a first ``ReLU(inplace=True)`` or an ``x -= mean``
+    changes neither the caller's batch nor the point of an attack. The copy costs one write of the
+    input.
 
     Args:
-        model: returns the logits, an object or a dict with ``logits``, or a tuple whose first entry
-            they are (an auxiliary head comes second, as in torchvision's Inception).
+        model: returns the logits, an object or a dict with ``logits``, or a tuple that begins with
+            the logits (as torchvision's Inception, whose second entry are auxiliary logits).
         x: (N, …).
 
     Raises:
-        ValueError: the network returns something else, or fails on inputs of another dtype or
-            device than its weights have.
+        ValueError: the network returns something else, or fails because inputs and weights have
+            different dtypes or devices.
     """
     try:
         return pick_logits(model(x.clone()))
@@ -44,7 +45,7 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
 
 
 def _misfit(model: Model, x: Tensor) -> str | None:
-    """What is amiss where a network fails on inputs of another dtype or device than its weights."""
+    """Return a message where inputs and weights differ in dtype or device, or None."""
     weights = list(model.parameters()) if isinstance(model, nn.Module) else []
     weights = [weight for weight in weights if weight.is_floating_point()]
     dtypes, devices = {weight.dtype for weight in weights}, {weight.device for weight in weights}
@@ -63,7 +64,7 @@ def _misfit(model: Model, x: Tensor) -> str | None:
 
 
 def pick_logits(output: object) -> Tensor:
-    """The logits in what a network returned; see ``logits_of``."""
+    """Return the logits in the output of a network; see ``logits_of``."""
     found = logits_in(output)
     if isinstance(found, Tensor):
         return found
@@ -80,8 +81,8 @@ def pick_logits(output: object) -> Tensor:
 
 
 def logits_in(output: object) -> object:
-    """Where the logits are looked for in an output, whatever is found there; see ``logits_of``."""
-    if isinstance(output, Mapping):  # transformers' ModelOutput is one, too
+    """Return what an output has in the place of logits, unchecked; see ``logits_of``."""
+    if isinstance(output, Mapping):  # transformers' ModelOutput is a mapping, too
         return output.get("logits")
     if isinstance(output, tuple | list):
         return output[0] if output else None
@@ -89,13 +90,15 @@ def logits_in(output: object) -> object:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel``: the
-    same parameters by the names that its author gave them."""
+    """Return the network inside ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel``.
+
+    It has the same parameters, under the names that its author gave them.
+    """
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
         elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner  # torch._dynamo's OptimizedModule
+            model = inner  # the network in torch._dynamo's OptimizedModule
         else:
             return model
 
@@ -103,12 +106,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def check_no_hooks(model: nn.Module) -> None:
     """Refuse a network that computes something outside the ``forward`` methods of its modules.
 
-    Whoever reads a network instead of calling it (to bound it, to save it) follows ``forward``;
-    forward hooks, a ``forward`` set on an instance and a class's own ``__call__`` run besides, so
-    that another network would be read than the one that answers.
+    Code that reads a network instead of calling it (to bound it, to save it) follows ``forward``.
+    Forward hooks, a ``forward`` set on an instance and a class's own ``__call__`` run in addition,
+    so that the network that is read would differ from the one that is called.
 
     Raises:
-        ValueError: the first such place, with the module's name.
+        ValueError: there is such code; the message names the first module that has it.
     """
     for name, module in model.named_modules():
         found = beside_forward(module)
@@ -128,7 +131,7 @@ def check_no_hooks(model: nn.Module) -> None:
 
 
 def beside_forward(module: nn.Module) -> str | None:
-    """What a call of the module runs besides the forward of its class; None where that is all."""
+    """Return what a call of the module runs besides the forward of its class, or None."""
     for hooks, kind in (
         (module._forward_pre_hooks, "forward pre-hook"),
         (module._forward_hooks, "forward hook"),
@@ -137,7 +140,7 @@ def beside_forward(module: nn.Module) -> str | None:
             return f"the {kind} {_titled(next(iter(hooks.values())))}"
     if "forward" in vars(module):
         return "a forward of its own, set on the instance"
-    # torch.fx gives each of its modules a __call__ that calls the same as nn.Module's
+    # the __call__ that torch.fx gives its modules does the same as nn.Module's
     if type(module).__call__ is not nn.Module.__call__ and not isinstance(module, fx.GraphModule):
         return "a __call__ of its own class"
     return None

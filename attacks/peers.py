@@ -1,4 +1,4 @@
-"""Attacks of other libraries behind our ``Attack`` protocol."""
+"""Use attacks of other libraries as an ``Attack``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attacks.network import Model, NotFinite, logits_of
 
 
 class _AsModule(nn.Module):
-    """torchattacks asks for a module; this one holds no parameters and keeps no mode."""
+    """A module without parameters around a model, because torchattacks requires a module."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class _AsModule(nn.Module):
 
 @dataclass(frozen=True)
 class TorchAttack:
-    """A torchattacks class with its options; a new instance for every call."""
+    """A torchattacks class with its options; every call builds a new instance."""
 
     cls: type
     options: tuple[tuple[str, Any], ...]
@@ -57,17 +57,18 @@ class TorchAttack:
 def from_torchattacks(
     cls: type | str, *, bounds: Bounds = (0.0, 1.0), **options: Any
 ) -> TorchAttack:
-    """Turn a torchattacks class, or its name, into an ``Attack``.
+    """Return an ``Attack`` that runs a torchattacks class, given as class or name.
 
     ``from_torchattacks("PGD", eps=0.1, alpha=0.01, steps=10)(model, x, y)``.
 
     Args:
-        bounds: of the inputs.  torchattacks clamps everything to [0, 1] without a word, so
-            nothing else is accepted.
+        bounds: the bounds of the inputs; only (0, 1) is accepted, because torchattacks clamps all
+            inputs to [0, 1] without a warning.
         options: arguments of the class after the model.
 
     Raises:
-        ValueError: other bounds; at the call, inputs outside [0, 1] or not (N, C, H, W).
+        ValueError: `bounds` are not (0, 1); at the call, inputs are outside [0, 1] or not (N, C, H,
+            W).
         ImportError: torchattacks is not installed.
     """
     if bounds is None or tuple(bounds) != (0.0, 1.0):

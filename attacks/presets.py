@@ -1,4 +1,4 @@
-"""Evaluation protocols by name, so that a paper's number is one call."""
+"""Evaluation protocols by name, so that one call reproduces the figure of a paper."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from attacks.threat import ThreatModel
 
 _PIXELS = (0.0, 1.0)
 
-# name -> threat model, in the input units of the benchmark (pixels in [0, 1]; z-scores of series)
+# name -> threat model in the benchmark's input units: pixels in [0, 1], z-scores of series
 THREATS = {
     "mnist-linf": ThreatModel("linf", 0.3, _PIXELS),
     "mnist-l2": ThreatModel("l2", 2.0, _PIXELS),
@@ -23,8 +23,8 @@ THREATS = {
 def preset(name: str, *, seed: int | None = 0, batch_size: int | None = 250) -> AutoAttack:
     """Return AutoAttack-standard under the threat model that RobustBench uses for a data set.
 
-    ``preset("cifar10-linf").evaluate(model, x, y).robust_accuracy`` is the number papers call
-    "AA".  The model takes pixels in [0, 1] and normalises inside.
+    ``preset("cifar10-linf").evaluate(model, x, y).robust_accuracy`` is the figure that papers call
+    "AA". The model takes pixels in [0, 1] and normalises them itself.
 
     Raises:
         ValueError: the name is not a key of ``THREATS``.

@@ -1,4 +1,4 @@
-"""Square: random search with nothing but the logits."""
+"""Square attack: random search that uses only the logits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from attacks.threat import ThreatModel
 
 
 class _State(NamedTuple):
-    """The examples still standing; one row each."""
+    """The examples that are not broken yet; every tensor has one row per example."""
 
     row: Tensor
     x: Tensor
@@ -40,9 +40,9 @@ class _State(NamedTuple):
 
 
 def window_share(query: int, share: float) -> float:
-    """The share of the input that changes at a query: halved after 10, 50, 200, 500, … queries.
+    """Return the share of the input that changes at a query; halved after 10, 50, 200, … queries.
 
-    Andriushchenko et al. 2020, §5; the schedule is theirs for 10,000 queries.
+    Andriushchenko et al. 2020, §5, with their schedule for 10,000 queries.
     """
     marks = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
     return share / float(2 ** sum(query > mark for mark in marks))
@@ -50,23 +50,23 @@ def window_share(query: int, share: float) -> float:
 
 @dataclass(frozen=True)
 class Square(Configured):
-    """Change a random window at a time and keep what raises the margin.
+    """Change one random window at a time, and keep changes that raise the margin.
 
-    Andriushchenko et al. 2020 (arXiv 1912.00049), alg. 1 to 3: L∞ windows of ±ε, L2 and L1
-    windows that take their length from other windows.  A window is a square of images
-    (N, C, H, W), a segment of series (N, C, L), a cube of (N, C, D, H, W), over all channels with
-    a sign each; in tables (N, F) it is a random subset of the columns, another for each example.
-    An example leaves at its first misclassified point.
+    Andriushchenko et al. 2020 (arXiv 1912.00049), alg. 1 to 3: L∞ windows of ±ε, and L2 and L1
+    windows that take their length from other windows. A window is a square of images (N, C, H, W),
+    a segment of series (N, C, L) or a cube of (N, C, D, H, W), over all channels, with a sign for
+    each. In tables (N, F) it is a random subset of the columns, drawn for each example. An example
+    stops at its first misclassified point.
 
     Args:
-        queries: most forward passes.
-        share: p₀, the share of the input that a window covers at first.
-        restarts: independent runs on what is left standing.
-        seed: None draws from the device's global generator, an int from a fresh one each call.
-        mode: "eval" (restored afterwards), "train" or "keep".
+        queries: largest number of forward passes per run.
+        share: p₀, in (0, 1]: the share of the input that a window covers at first.
+        restarts: number of independent runs, each on the examples that are not broken yet.
+        seed: seed of the random windows in every call; None uses torch's global generator.
+        mode: mode of the module while it is attacked (then restored): "eval", "train" or "keep".
 
     Raises:
-        ValueError: see ``attacks.inputs``; NaN logits; options out of range.
+        ValueError: an option is out of range, logits are NaN, or the batch is invalid.
     """
 
     threat: ThreatModel

@@ -1,7 +1,7 @@
-"""What an attack returned: checked, and brought into its threat model.
+"""Check what an attack returned, and project it on its threat model.
 
-An attack of somebody else is judged by the points that it returns, and those may lie anywhere: a
-point outside the ball would count as a success, and one that holds NaN as what argmax makes of it.
+An attack of another author is judged by the points that it returns, which may be anywhere: a point
+outside the ball would count as a success, and a point with NaN might count as one.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from attacks.threat import ThreatModel
 
 
 def threat_of(attack: Attack) -> ThreatModel | None:
-    """The threat model that an attack keeps to, or None where it names none in ``threat``."""
+    """Return the threat model in the attack's attribute ``threat``, or None if there is none."""
     threat = getattr(attack, "threat", None)
     return threat if isinstance(threat, ThreatModel) else None
 
 
 def for_examples(attack: Attack, x: Tensor, rows: Tensor) -> Attack:
-    """The attack as it is for the examples x[rows] alone: of one radius an example, theirs.
+    """Return the attack for the examples x[rows]: radii that are given per example are selected.
 
     Raises:
-        ValueError: there are not as many radii as examples in x.
+        ValueError: the number of radii differs from the number of examples in x.
     """
     config: Any = attack
     changes: dict[str, Any] = {}
@@ -45,21 +45,22 @@ def for_examples(attack: Attack, x: Tensor, rows: Tensor) -> Attack:
 
 
 def check_radii(attack: Attack, x: Tensor) -> None:
-    """Raise ValueError where an attack has one radius an example, and not as many as x."""
+    """Raise ValueError where an attack's number of radii differs from the number of examples."""
     for_examples(attack, x, torch.zeros(0, dtype=torch.int64, device=x.device))
 
 
 def attacked(
     attack: Attack, model: Model, x: Tensor, y: Tensor, *, threat: ThreatModel | None = None
 ) -> Tensor:
-    """Run an attack and return what it found as one may count it: like x, finite, in the ball.
+    """Run an attack; return its points, checked to be finite and projected on the threat model.
 
     Args:
-        threat: what is allowed; None for what the attack itself says.  Where neither says
-            anything, as for an attack that looks for the nearest example, distances stay unchecked.
+        threat: the allowed set; None for the threat model of the attack. If there is neither, as
+            for an attack that searches for the nearest example, distances are not checked.
 
     Raises:
-        ValueError: it returned something else than a tensor like x, or NaN or infinity.
+        ValueError: the attack did not return a tensor in the shape of x, or returned NaN or
+            infinity.
     """
     found = attack(model, x, y)
     if not isinstance(found, Tensor) or found.shape != x.shape:
@@ -75,10 +76,10 @@ def attacked(
     if bool(bad.any()):
         raise ValueError(
             f"the attack {brief(attack)} returned NaN or infinity for {int(bad.sum())} of "
-            f"{len(x)} examples; that is no input"
+            f"{len(x)} examples; that is no valid input"
         )
     own = threat_of(attack)
     if isinstance(attack, Configured) and (threat is None or threat is own):
-        return found  # ours end with that projection
+        return found  # our attacks end with this projection
     kept = own if threat is None else threat
     return found if kept is None else kept.project(x, found)

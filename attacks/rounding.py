@@ -1,7 +1,7 @@
-"""Points inside a ball to the last bit, whatever the precision of the inputs.
+"""Keep points inside a ball exactly, in every precision of the inputs.
 
-A float16 or float32 difference x' − x is itself rounded, and so is its norm: what looks like ε may
-be more.  Here distances are those of the numbers that x and x' are, computed in float64.
+A float16 or float32 difference x' − x is itself rounded, and so is its norm: a distance that is
+computed as ε may be larger. Here distances are those of the numbers x and x', in float64.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from attacks.geometry import lengths, per_example, project_ball
 
 
 def precise(x: Tensor) -> torch.dtype:
-    """The dtype in which differences of such inputs are exact; Apple's GPUs have no float64."""
+    """Return the dtype in which differences of such inputs are exact; Apple's GPUs lack float64."""
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def widened(x: Tensor) -> Tensor:
-    """x in float32 where it is narrower: between 0.5 and 1 the numbers of bfloat16 are 1/256 apart,
-    and an attack whose steps are shorter than half of that would stand still."""
+    """Return x in float32 if its dtype is narrower.
+
+    Between 0.5 and 1 the numbers of bfloat16 are 1/256 apart: an attack with steps shorter than
+    half of that would not move.
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def rounded_down(eps: float | Tensor, x: Tensor) -> Tensor:
-    """The largest number of x's dtype that is not above eps (float32 rounds 0.1 up)."""
+    """Return the largest number of x's dtype that is not above eps (float32 rounds 0.1 up)."""
     exact = torch.as_tensor(eps, dtype=None if isinstance(eps, Tensor) else torch.float64)
     near = exact.to(x.dtype)
     below = torch.nextafter(near, torch.zeros_like(near))
@@ -33,23 +36,23 @@ def rounded_down(eps: float | Tensor, x: Tensor) -> Tensor:
 
 
 def add_toward(x: Tensor, delta: Tensor) -> Tensor:
-    """x + δ in x's dtype with |(x + δ) − x| ≤ |δ|: one step back where rounding sticks out."""
+    """Return x + δ in x's dtype, with |(x + δ) − x| ≤ |δ| in spite of rounding."""
     centre, delta = x.to(precise(x)), delta.to(precise(x))
     out = (centre + delta).to(x.dtype)
     return torch.where((out - centre).abs() > delta.abs(), torch.nextafter(out, x), out)
 
 
 def beyond(x: Tensor, x_adv: Tensor, norm: str, radius: Tensor) -> Tensor:
-    """Where x_adv lies outside the ball, in truth or in its dtype, (N, 1, …, 1) bool."""
+    """Return where x_adv is outside the ball, exactly or in its dtype, (N, 1, …, 1) bool."""
     far = per_example(lengths(x_adv - x.to(precise(x)), norm), x.to(precise(x))) > radius
-    if x.element_size() > 2:  # a norm in float16 says nothing
+    if x.element_size() > 2:  # a norm in float16 is too inexact
         far |= per_example(lengths(x_adv - x, norm), x) > radius
     return far
 
 
 def into_ball(x: Tensor, x_adv: Tensor, norm: str, radius: Tensor, *, exact: bool) -> Tensor:
-    """Project on an L2 or L1 ball around x; points already inside come back bit for bit."""
-    working = torch.promote_types(x.dtype, torch.float32)  # a sum in float16 is no sum
+    """Project on an L2 or L1 ball around x; points that are inside remain exactly the same."""
+    working = torch.promote_types(x.dtype, torch.float32)  # a sum in float16 is too inexact
     delta, bound = x_adv.to(working) - x.to(working), radius.to(working)
     if exact:
         outside = beyond(x, x_adv, norm, radius)
@@ -60,10 +63,10 @@ def into_ball(x: Tensor, x_adv: Tensor, norm: str, radius: Tensor, *, exact: boo
 
 
 def _not_beyond(x: Tensor, x_adv: Tensor, norm: str, radius: Tensor) -> Tensor:
-    """x_adv with as many entries as it takes moved towards x, until its distance is at most radius.
+    """Move as few entries of x_adv as needed towards x, until its distance is at most radius.
 
-    Rounding x + δ can lengthen δ.  In float16 a step back of every entry would cost a part of ε
-    that counts, so only the first entries that make up for the excess go back, by one number each.
+    Rounding x + δ can lengthen δ. In float16, a step back of every entry would lose a large part of
+    ε, so only the first entries that compensate for the excess go back, by one number each.
     """
     centre, limit, power = x.to(precise(x)), radius.to(precise(x)), 1 if norm == "l1" else 2
     ulp = min(torch.finfo(x.dtype).eps, torch.finfo(torch.float32).eps)

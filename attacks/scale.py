@@ -1,4 +1,4 @@
-"""The same attack in a larger or smaller ball."""
+"""Run the same attack in a larger or smaller ball."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from attacks.threat import ThreatModel
 
 
 def scaled(attack: Attack, factor: float) -> Attack:
-    """``attack`` with eps and its steps ``factor`` times as large; everything else alike.
+    """Return ``attack`` with eps and its steps multiplied by ``factor``; all else is unchanged.
 
     Raises:
-        ValueError: the attack has no ``threat``; its eps cannot be changed.
+        ValueError: the attack has no ``threat``, so that its eps cannot be changed.
     """
     if factor == 1.0:
         return attack
-    config: Any = attack  # the protocol says nothing of fields
+    config: Any = attack  # the protocol ``Attack`` has no fields
     threat = vars(config).get("threat") if hasattr(config, "__dict__") else None
     if not isinstance(threat, ThreatModel):
         raise ValueError(

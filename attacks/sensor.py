@@ -1,4 +1,4 @@
-"""Perturbations of sensor signals that stay within a band of frequencies."""
+"""Perturbations of sensor signals that are limited to a band of frequencies."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from attacks.threat import ThreatModel
 
 
 def in_band(signal: Tensor, low: int, high: int) -> Tensor:
-    """Project on the signals with frequencies low..high alone: the other bins of the discrete
-    Fourier transform over the last dimension are set to zero.
+    """Project on the signals with frequencies low..high only.
 
-    Bin k of L samples at a rate r is the frequency k r / L; 0 is the mean, L // 2 the highest.
+    The other bins of the discrete Fourier transform over the last dimension are set to zero. Bin k
+    of L samples at a rate r is the frequency k r / L; bin 0 is the mean, bin L // 2 the highest
+    frequency.
 
     Raises:
-        ValueError: the band leaves 0..L // 2.
+        ValueError: the band is not within 0..L // 2.
     """
     steps = signal.shape[-1]
     if not 0 <= low <= high <= steps // 2:
         raise ValueError(
             f"band {low}..{high} does not fit {steps} steps; give 0 ≤ low ≤ high ≤ {steps // 2}"
         )
-    precise = signal.to(torch.promote_types(signal.dtype, torch.float32))  # no FFT of bfloat16
+    precise = signal.to(torch.promote_types(signal.dtype, torch.float32))  # bfloat16 has no FFT
     spectrum = torch.fft.rfft(precise)
     kept = torch.zeros_like(spectrum)
     kept[..., low : high + 1] = spectrum[..., low : high + 1]
@@ -39,31 +40,31 @@ def in_band(signal: Tensor, low: int, high: int) -> Tensor:
 
 
 def band_dimension(steps: int, low: int, high: int) -> int:
-    """The dimension of the signals of ``steps`` samples with frequencies low..high alone."""
-    twice = 2 * (high - low + 1)  # a sine and a cosine each, but for the mean and L / 2
+    """Return the dimension of the signals of ``steps`` samples with frequencies low..high only."""
+    twice = 2 * (high - low + 1)  # a sine and a cosine each, except the mean and L / 2
     return twice - (low == 0) - (2 * high == steps)
 
 
 @dataclass(frozen=True)
 class BandLimited(ThreatModel):
-    """{x' : ‖x' − x‖_p ≤ ε, and x' − x has frequencies low..high alone} around every example.
+    """{x' : ‖x' − x‖_p ≤ ε, and x' − x has frequencies low..high only} around every example.
 
-    For sensors: interference of a known band, or what passes the filter in front of them.  The
-    perturbation of each channel is in the band up to the rounding of x' and inside the ball
-    exactly, as in ``ThreatModel``.  Time is the last dimension of x.
+    For sensors: interference in a known band, or whatever passes the filter in front of them. The
+    perturbation of each channel is in the band up to the rounding of x', and exactly inside the
+    ball, as in ``ThreatModel``. Time is the last dimension of x.
 
-    Both sets are convex and hold δ = 0.  For L2 the projection on the band and then on the ball
-    is the Euclidean projection on the intersection.  For L∞ the same is approached by ``rounds``
-    of Dykstra's algorithm (Boyle & Dykstra 1986) between band and ball, and what still sticks out
-    is scaled back, which leaves the band as it is: near the nearest point, and always inside.
+    Both sets are convex and contain δ = 0. For L2, projecting on the band and then on the ball is
+    the Euclidean projection on the intersection. For L∞, ``rounds`` of Dykstra's algorithm (Boyle &
+    Dykstra 1986) between band and ball approximate it, and the result is scaled into the ball,
+    which does not leave the band.
 
     Args:
         low, high: first and last bin of the band, see ``in_band``.
-        rounds: of Dykstra's algorithm, for L∞; 0 only scales.
+        rounds: number of rounds of Dykstra's algorithm, for L∞; 0 only scales.
 
     Raises:
-        ValueError: as ``ThreatModel``; norm "l1", bounds, or a support, which a band-limited
-            perturbation cannot keep; low > high.
+        ValueError: as for ``ThreatModel``; the norm is "l1", bounds or a support are given
+            (clipping would leave the band), or low > high.
     """
 
     _: KW_ONLY
@@ -85,7 +86,7 @@ class BandLimited(ThreatModel):
             raise ValueError(f"band {self.low}..{self.high} must be 0 ≤ low ≤ high, in bins")
 
     def projector(self, x: Tensor, *, exact: bool = True) -> Callable[[Tensor], Tensor]:
-        """As ``ThreatModel.projector``."""
+        """Return the projection, see ``ThreatModel.projector``."""
         radius = rounded_down(self.fitting(x), x)
 
         def project(x_adv: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ class BandLimited(ThreatModel):
         return in_band(delta, self.low, self.high)
 
     def _near_cube(self, delta: Tensor, radius: Tensor) -> Tensor:
-        """Dykstra's algorithm; the band is a subspace and needs no correction of its own."""
+        """Run Dykstra's algorithm; the band is a subspace and needs no correction."""
         correction = torch.zeros_like(delta)
         for _ in range(self.rounds):
             shifted = delta + correction
@@ -120,9 +121,9 @@ class BandLimited(ThreatModel):
         *,
         project: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Draw a direction of the band uniformly and its length as in a uniform ball.
+        """Draw a direction in the band uniformly, and its length as in a uniform ball.
 
-        For L2 the point is uniform in the intersection.
+        For L2, the point is uniform in the intersection.
         """
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         depth = torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype)
@@ -133,5 +134,5 @@ class BandLimited(ThreatModel):
         return (project or self.projector(x))(x + direction * radius)
 
     def uphill(self, x: Tensor, x_adv: Tensor, grad: Tensor) -> Tensor:
-        """The gradient's part in the band."""
+        """Return the part of the gradient in the band."""
         return self._band(grad)

@@ -1,4 +1,4 @@
-"""The proposals of the Square attack, for inputs of any shape."""
+"""Proposals of the Square attack, for inputs of any shape."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Window = tuple[slice, ...]
 
 
 def signs(shape: tuple[int, ...], x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Random ±1 in x's dtype and device."""
+    """Return random ±1 in the dtype and on the device of x."""
     coin = torch.randint(0, 2, shape, generator=generator, device=x.device)
     return (2 * coin - 1).to(x.dtype)
 
 
 def window_side(x: Tensor, share: float, *, least: int) -> int:
-    """The side of a cube over the dimensions after the channels that covers ``share`` of them."""
+    """Return the side of a cube, over the dimensions after the channels, with this ``share``."""
     space = x.shape[2:]
     side = round(math.pow(share * space.numel(), 1 / len(space)))
     return min(max(side, least), min(space))
 
 
 def window(x: Tensor, side: int, generator: torch.Generator | None) -> Window:
-    """A random cube of this side, over all examples and channels."""
+    """Return a random cube with this side, over all examples and channels."""
     corners = [
         int(torch.randint(0, size - side + 1, (), generator=generator, device=x.device))
         for size in x.shape[2:]
@@ -36,7 +36,7 @@ def window(x: Tensor, side: int, generator: torch.Generator | None) -> Window:
 
 
 def pyramid(shape: tuple[int, ...], x: Tensor, power: int) -> Tensor:
-    """Σ_{k ≥ r} (k + 1)^-power at r steps from the centre: the paper's eq. 2 in any dimension."""
+    """Return Σ_{k ≥ r} (k + 1)^-power at r steps from the centre (eq. 2, in any dimension)."""
     distance = torch.zeros(shape, device=x.device)
     for dim, size in enumerate(shape):
         steps = (torch.arange(size, device=x.device) - (size - 1) / 2).abs().floor()
@@ -46,7 +46,7 @@ def pyramid(shape: tuple[int, ...], x: Tensor, power: int) -> Tensor:
 
 
 def two_pyramids(side: int, x: Tensor, power: int, generator: torch.Generator | None) -> Tensor:
-    """A window of two halves of opposite sign, cut along a random dimension; length 1 in power."""
+    """Return a window with two halves of opposite sign, cut along a random dimension; length 1."""
     space = x.dim() - 2
     if side == 1:
         return torch.ones((1,) * space, device=x.device, dtype=x.dtype)
@@ -58,7 +58,7 @@ def two_pyramids(side: int, x: Tensor, power: int, generator: torch.Generator | 
 
 
 def first_point(x: Tensor, threat: ThreatModel, generator: torch.Generator | None) -> Tensor:
-    """Stripes of ±ε in L∞; in L2 and L1 a grid of windows with the whole length ε."""
+    """Return stripes of ±ε in L∞; in L2 and L1, a grid of windows with total length ε."""
     eps = per_example(threat.eps, x)
     if x.dim() == 2:
         delta = signs(tuple(x.shape), x, generator)
@@ -86,7 +86,7 @@ def next_point(
     share: float,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """The proposal that follows ``x_best``; not yet projected."""
+    """Return the proposal that follows ``x_best``, before projection."""
     if x.dim() == 2:
         return _columns(x, x_best, threat, share, generator)
     if threat.norm != "linf":
@@ -105,7 +105,7 @@ def _columns(
     share: float,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Tables: new signs on a random subset of the columns of every example."""
+    """For tables, draw new signs on a random subset of the columns of every example."""
     size = max(1, round(share * x.shape[1]))
     order = torch.rand(x.shape, generator=generator, device=x.device).argsort(1)
     chosen = order < size
@@ -113,12 +113,12 @@ def _columns(
     eps = per_example(threat.eps, x)
     if threat.norm == "linf":
         return torch.where(chosen, x_best + 2 * eps * coins, x_best)
-    # the chosen columns share what they hold and what is left of ε, with new signs
+    # the chosen columns share their length and the unused part of ε, with new signs
     delta = x_best - x
     order_p = 2 if threat.norm == "l2" else 1
     held = torch.where(chosen, delta.abs() ** order_p, 0.0).sum(1, keepdim=True)
     spare = (eps**order_p - (delta.abs() ** order_p).sum(1, keepdim=True)).clamp_min(0)
-    # moving length away from a random half of them lets some columns end at zero
+    # length moves away from a random half of them, so that columns can return to zero
     receiving = chosen & (order < max(1, size // 2))
     each = ((held + spare) / receiving.sum(1, keepdim=True)) ** (1 / order_p)
     return x + torch.where(receiving, coins * each, torch.where(chosen, 0.0, delta))
@@ -131,9 +131,9 @@ def _exchange(
     share: float,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """L2 and L1: clear one window and give its length, and what is left of ε, to another.
+    """In L2 and L1, clear one window; another gets its length and the unused part of ε.
 
-    Alg. 3 of the paper; channels each get their part.
+    This is alg. 3 of the paper, with one part per channel.
     """
     order = 2 if threat.norm == "l2" else 1
     side = window_side(x, share, least=3)

@@ -1,4 +1,4 @@
-"""What the adversary may do: a norm, a radius, the bounds of valid inputs."""
+"""The threat model: a norm, a radius, and the bounds of valid inputs."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class ThreatModel:
 
     Args:
         norm: "linf", "l2" (over the whole example: Frobenius for images and sequences) or "l1".
-        eps: radius ε ≥ 0 in input units; a tensor of shape (N,) gives every example its own.
-        bounds: None, or (lo, hi): floats, tensors or arrays of shape (C,), one value a channel
+        eps: radius ε ≥ 0 in input units; a tensor of shape (N,) has one radius per example.
+        bounds: None, or (lo, hi): floats, tensors or arrays of shape (C,), one value per channel
             (dimension 1), or tensors that broadcast against one example.
-        support: None, or a function of the clean batch that returns where it may be changed,
+        support: None, or a function of the clean batch that returns where the batch may be changed,
             as a bool tensor that broadcasts against it.
 
     Raises:
-        ValueError: unknown norm, eps negative or not finite, lo ≥ hi.
+        ValueError: the norm is unknown, eps is negative or not finite, or lo ≥ hi.
     """
 
     norm: str
@@ -69,10 +69,10 @@ class ThreatModel:
         object.__setattr__(self, "bounds", as_bounds(self.bounds))
 
     def fitting(self, x: Tensor) -> float | Tensor:
-        """eps, checked to be one radius, or one for each example of x.
+        """Return eps, after a check that it is one radius, or one per example of x.
 
         Raises:
-            ValueError: another number of them.
+            ValueError: the number of radii differs from the number of examples.
         """
         if isinstance(self.eps, Tensor) and len(self.eps) != len(x):
             raise ValueError(
@@ -82,14 +82,14 @@ class ThreatModel:
         return self.eps
 
     def select(self, index: Tensor) -> ThreatModel:
-        """The same threat for the examples ``index`` alone (matters for eps of shape (N,))."""
+        """Return the threat model of the examples ``index``, which selects an eps of shape (N,)."""
         return replace(self, eps=self.eps[index]) if isinstance(self.eps, Tensor) else self
 
     def projector(self, x: Tensor, *, exact: bool = True) -> Callable[[Tensor], Tensor]:
-        """Return x_adv ↦ ``project(x, x_adv)`` with all that depends on x computed once.
+        """Return x_adv ↦ ``project(x, x_adv)``; everything that depends on x is computed once.
 
         Args:
-            exact: False may stick out of an L2 or L1 ball by a rounding error; enough between
+            exact: False allows a rounding error beyond an L2 or L1 ball, which is enough between
                 two steps of an attack.
         """
         bounds = bounds_around(self.bounds, x)
@@ -116,17 +116,17 @@ class ThreatModel:
             x_adv = into_ball(x, x_adv, self.norm, radius, exact=exact)
             if bounds is None:
                 return x_adv
-            return clip(x_adv, bounds)  # moves every entry towards x, hence stays in the ball
+            return clip(x_adv, bounds)  # moves every entry towards x, and so stays in the ball
 
         return project
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """Bring x_adv into the ball around x and into the bounds, exactly as floats compare.
+        """Project x_adv on the ball around x and on the bounds, exactly as floats compare.
 
-        L∞ and L1 are the Euclidean projection on the intersection; L2 projects on the ball, then
-        on the bounds, which stays in the ball because x is in the bounds.  An entry of x that is
-        itself beyond a bound may stay, and move inwards.  Distances are those of the numbers
-        themselves, not of rounded differences.  Shapes: x, x_adv and the result alike.
+        For L∞ and L1 this is the Euclidean projection on the intersection. For L2 it projects on
+        the ball, then on the bounds, which stays in the ball because x is within the bounds. An
+        entry of x that is beyond a bound may stay, and move inwards. Distances are those of the
+        numbers themselves, not of rounded differences. x, x_adv and the result have the same shape.
         """
         return self.projector(x)(x_adv)
 
@@ -140,15 +140,15 @@ class ThreatModel:
         """Draw uniformly from the ball around x, then project on the bounds.
 
         Args:
-            project: ``projector(x)`` where the caller has it already.
+            project: ``projector(x)``, if the caller has it already.
         """
         delta = geometry.uniform_in_ball(x, self.norm, rounded_down(self.fitting(x), x), generator)
         return (project or self.projector(x))(x + delta)
 
     def uphill(self, x: Tensor, x_adv: Tensor, grad: Tensor) -> Tensor:
-        """The gradient at x_adv with 0 where no step up it is allowed (see ``unblocked``).
+        """Return the gradient at x_adv, with 0 where a step is not allowed (see ``unblocked``).
 
-        For L∞ only ``support`` counts: there every entry has a step length of its own.
+        For L∞ only ``support`` counts, because every entry there has its own step length.
         """
         if self.norm == "linf" and self.support is None:
             return grad
@@ -158,7 +158,7 @@ class ThreatModel:
     def step(self, grad: Tensor, step_size: float | Tensor) -> Tensor:
         """Return the steepest-ascent step: argmax_{‖v‖_p ≤ step_size} ⟨v, g⟩.
 
-        step_size is a float or one value an example.  For L1 see ``geometry.steepest``.
+        step_size is a float or one value per example. For L1 see ``geometry.steepest``.
         """
         return geometry.steepest(grad, self.norm) * per_example(step_size, grad)
 
@@ -175,8 +175,8 @@ class ThreatModel:
         def ascend(x_adv: Tensor, grad: Tensor) -> Tensor:
             uphill = self.uphill(x, x_adv, grad)
             if self.norm == "linf" and not isinstance(step_size, Tensor):
-                # `step` without its temporaries, which large images would feel; the gradient
-                # itself may be a tensor of the network's, and is left alone
+                # `step` without temporary tensors, which are slow for large images; the gradient
+                # itself may be a tensor of the network, and is not changed
                 moved = uphill.sign()
                 return project(torch.add(x_adv, moved, alpha=step_size, out=moved))
             return project(x_adv + self.step(uphill, step_size))
@@ -184,16 +184,15 @@ class ThreatModel:
         return ascend
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """‖x_adv_i − x_i‖_p for every example, shape (N,), without a rounding error before the
-        last."""
+        """Return ‖x_adv_i − x_i‖_p for every example, shape (N,), which is rounded only once."""
         return lengths(x_adv.to(precise(x)) - x, self.norm).to(x.dtype)
 
 
 def _radius(eps: object) -> float | Tensor:
-    """ε as a float, or as a tensor of shape (N,) from a tensor or an array.
+    """Return ε as a float, or a tensor or array as a tensor of shape (N,).
 
     Raises:
-        ValueError: another shape, negative, not finite, or no number at all.
+        ValueError: ε has another shape, is negative, not finite, or no number.
     """
     try:
         radius = as_tensor(eps)

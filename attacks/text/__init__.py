@@ -1,8 +1,8 @@
-"""Black-box attacks on text classifiers that count every query: words and characters.
+"""Black-box attacks on text classifiers that change words or characters and count every query.
 
 An attack is called as ``attack(classify, texts, labels) -> list[TextResult]``, where ``classify``
-takes a list of texts and returns logits (n, C).  It needs torch and numpy; WordNet, MiniLM and
-masked language models are loaded when a preset asks for them (``pip install robustprune[text]``).
+takes a list of texts and returns logits (n, C). It needs torch and numpy; WordNet, MiniLM and
+masked language models are loaded when a preset needs them (``pip install robustprune[text]``).
 """
 
 from attacks.text.attack import Candidates, TextAttack

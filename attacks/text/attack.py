@@ -19,7 +19,7 @@ from attacks.text.request import Search, embeddings, probabilities
 from attacks.text.result import Classify, Status, TextResult
 from attacks.text.words import Words, split
 
-#: sentences -> for each, the replacements to try in each slot
+#: sentences -> for each sentence and each slot, the replacements to try
 Candidates = Callable[[Sequence[Words]], list[list[tuple[str, ...]]]]
 
 
@@ -30,15 +30,15 @@ class _Found(NamedTuple):
 
 
 def check_texts(texts: Sequence[str], labels: Sequence[int] | Tensor) -> list[int]:
-    """The labels as integers.
+    """Return the labels as integers.
 
     Raises:
-        ValueError: not one label a text, or a single string.
+        ValueError: labels are not one whole number per text, or texts are a single string.
     """
     try:
         y = [operator.index(label) for label in labels]
     except TypeError as error:
-        raise ValueError(f"labels={brief(labels)} must be whole numbers, one a text") from error
+        raise ValueError(f"labels={brief(labels)} must be whole numbers, one per text") from error
     if isinstance(texts, str) or len(texts) != len(y):
         raise ValueError(
             f"{len(y)} labels do not fit {len(texts)} texts; pass a list of texts and one label "
@@ -51,28 +51,30 @@ def check_texts(texts: Sequence[str], labels: Sequence[int] | Tensor) -> list[in
 class TextAttack:
     """Change one word after the other, in order of importance, until the class changes.
 
-    In each step all replacements of a word that keep the constraints are asked about together.
-    If some change the class, the one that keeps the sentence closest in meaning is the result
-    (the one of lowest F_y where no `embed` is given); else the one of lowest F_y is kept if it
-    lowers F_y = softmax(logits)_y at all.
+    In each step, all replacements of a word that satisfy the constraints are queried together. If
+    some of them change the class, the result is the one whose sentence is most similar in meaning
+    (without `embed`: the one with the lowest F_y). Otherwise the one with the lowest F_y is kept if
+    it lowers F_y = softmax(logits)_y.
 
-    Black-box: the classifier is only asked for logits.  Sentences are attacked side by side, so
-    that each call holds `batch_size` texts from many sentences; what one sentence is asked and
-    answered does not depend on its neighbours.
+    The attack is black-box: the classifier is only queried for logits. Many sentences are attacked
+    at the same time, so that each call has `batch_size` texts; the queries and answers of a
+    sentence do not depend on the other sentences.
 
     Args:
-        name: by which reports call it.
-        ranking: order of the words, from ``attacks.text.ranking``.
-        candidates: sentences -> for each, replacements by slot.
-        constraints: each must allow the whole changed sentence.
-        embed: texts -> (n, D); None for no similarity constraint.
-        min_similarity: least cosine between the embeddings of the original and the changed text.
-        queries: most queries for one sentence, the first look at it included; None for no limit.
-        batch_size: texts in one call of the classifier.
+        name: name of the attack in reports.
+        ranking: function that orders the words, from ``attacks.text.ranking``.
+        candidates: function of sentences that returns, for each, the replacements of each slot.
+        constraints: functions that must all allow the changed sentence.
+        embed: function of texts that returns embeddings (n, D); None for no similarity constraint.
+        min_similarity: smallest allowed cosine between the embeddings of the original and the
+            changed text.
+        queries: largest number of queries for one sentence, including the first one; None for no
+            limit.
+        batch_size: number of texts in one call of the classifier.
 
     Raises:
-        ValueError: options out of range; at the call, texts and labels that do not fit, or
-            answers of `classify` that are not (n, C ≥ 2) or hold NaN.
+        ValueError: an option is out of range; at the call, texts and labels do not fit, or
+            `classify` does not return (n, C ≥ 2) or returns NaN.
     """
 
     name: str
@@ -97,7 +99,7 @@ class TextAttack:
     def __call__(
         self, classify: Classify, texts: Sequence[str], labels: Sequence[int] | Tensor
     ) -> list[TextResult]:
-        """Attack every text; one result each, in their order."""
+        """Attack every text; return one result per text, in the same order."""
         y = check_texts(texts, labels)
         results: dict[int, TextResult] = {}
         ends = drive(
@@ -121,7 +123,7 @@ class TextAttack:
         return [results[index] for index in range(len(texts))]
 
     def _searches(self, texts: Sequence[str], labels: list[int]) -> Iterator[Search[_Found]]:
-        """One search a text; candidates are looked up for `batch_size` texts at a time."""
+        """Yield one search per text; candidates are looked up for `batch_size` texts at a time."""
         for start in range(0, len(texts), self.batch_size):
             sentences = [split(text) for text in texts[start : start + self.batch_size]]
             proposed = self.candidates(sentences)
@@ -164,14 +166,15 @@ class TextAttack:
                 closest = min(flips, key=lambda k: (-similarity[k], p[k, label]))
                 return _Found(tried[closest], words, "success")
             if len(p) < len(tried):
-                break  # the budget is spent
+                break  # the budget is used up
             k = int(p[:, label].argmin())
             if p[k, label] < lowest:
                 current, lowest = tried[k], float(p[k, label])
         return _Found(words, words, "failed")
 
     def _allows(self, original: Words, current: Words, i: int, new: str) -> bool:
-        """Whether putting `new` into slot i is a change at all, and allowed."""
+        """Return whether putting `new` into slot i changes the word and satisfies the
+        constraints."""
         if new == original.words[i]:
             return False
         changed = current.replaced(i, new)

@@ -6,13 +6,13 @@ import random
 import string
 from collections.abc import Callable, Sequence
 
-# characters that look like another one
+# characters, with others that look similar
 _LOOKALIKES = {
     "a": "@", "b": "6", "e": "3", "g": "9", "i": "1", "l": "1", "o": "0", "q": "9", "s": "5",
     "z": "2",
 }  # fmt: skip
 
-# what lies next to a key on an English keyboard
+# keys, with the keys next to them on an English keyboard
 _KEYS = {
     "q": "wa", "w": "qes", "e": "wrd", "r": "etf", "t": "ryg", "y": "tuh", "u": "yij",
     "i": "uok", "o": "ipl", "p": "ol", "a": "qsz", "s": "awdx", "d": "sefc", "f": "drgv",
@@ -24,19 +24,20 @@ _KEYS = {
 def text_bugs(
     synonyms: Callable[[str], Sequence[str]] | None = None, *, nearest: int = 5, seed: int = 0
 ) -> Callable[[str], tuple[str, ...]]:
-    """The five bugs of Li et al. 2019 (TextBugger, arXiv 1812.05271), §III-C, one of each kind.
+    """Return the five bugs of Li et al. 2019 (TextBugger, arXiv 1812.05271), §III-C, one per kind.
 
-    A space inside the word (of at most six letters), a deletion and a swap of inner letters, a
-    letter for one that looks alike or lies next to it on the keyboard, and the word for up to
-    `nearest` others.  Words of fewer than three letters have none of the first three.
+    They insert a space inside the word (of at most six letters), delete or swap inner letters,
+    replace a letter by one that looks similar or is next to it on the keyboard, and replace the
+    word by up to `nearest` others. The first three need words of at least three letters.
 
     Args:
-        synonyms: word -> other words, nearest first; None leaves that bug out.
-        seed: draws the places; the same word always gets the same bugs.
+        synonyms: function of a word that returns other words, nearest first; None omits the last
+            bug.
+        seed: seed of the places; the same word always has the same bugs.
     """
 
     def bugs(word: str) -> tuple[str, ...]:
-        draw = random.Random(f"{seed} {word}")  # a string is hashed the same on every machine
+        draw = random.Random(f"{seed} {word}")  # a string is the same seed everywhere
         found = []
         if 2 <= len(word) <= 6:
             found.append(_inserted(word, draw.randrange(1, len(word)), " "))
@@ -57,11 +58,11 @@ def text_bugs(
 
 
 def word_bugs(*, seed: int = 0) -> Callable[[str], tuple[str, ...]]:
-    """The four edits of Gao et al. 2018 (DeepWordBug, arXiv 1801.04354), §III-C, one of each kind.
+    """Return the four edits of Gao et al. 2018 (DeepWordBug, arXiv 1801.04354), §III-C: one each.
 
-    A swap of two neighbouring letters, a letter for a random one, a deletion, an insertion of a
-    random letter.  The paper applies one kind at a time and reports each; here all four are
-    candidates and the query decides, as in later re-implementations.
+    They swap two neighbouring letters, replace a letter by a random one, delete a letter, and
+    insert a random letter. The paper applies one kind at a time and reports each; here all four are
+    candidates and the queries decide, as in later re-implementations.
     """
 
     def bugs(word: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Replacements for words, one word at a time."""
+"""Replacements for words that depend on the word only."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from attacks.text.words import Words, like
 
 @dataclass(frozen=True)
 class ByWord:
-    """Candidates from a function of the word alone, asked once a word.
+    """Take candidates from a function of the word, which is called once per word.
 
-    Words are looked up in lower case, and the replacement takes the word's own case.
+    Words are looked up in lower case, and the replacement gets the case of the word.
 
     Args:
-        replacements: a word in lower case -> others that may stand in its place.
+        replacements: function of a word in lower case that returns words which may replace it.
     """
 
     replacements: Callable[[str], Sequence[str]]

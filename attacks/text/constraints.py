@@ -1,4 +1,4 @@
-"""What an adversarial text may not do: plain functions of the original and the changed words."""
+"""Constraints on adversarial texts: functions of the original and the changed words."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from attacks.inputs import check_number
 from attacks.text.stop_words import is_stop_word
 from attacks.text.words import Words
 
-#: whether `changed` is an allowed version of `original` (same slots)
+#: (original, changed) -> whether `changed` is allowed; both have the same slots
 TextConstraint = Callable[[Words, Words], bool]
 
-#: the word's parts of speech out of context; empty where the word isn't known
+#: word -> its parts of speech out of context; empty where the word isn't known
 PartsOfSpeech = Callable[[str], frozenset[str]]
 
-#: a tag for every word of a sentence, in its context
+#: words of a sentence -> a tag for every word, in its context
 Tagger = Callable[[Sequence[str]], Sequence[str]]
 
 
 def stop_words_kept(original: Words, changed: Words) -> bool:
-    """No stop word of the original is touched."""
+    """Allow a change if no stop word of the original is changed."""
     return not any(is_stop_word(original.words[i]) for i in changed.changed_from(original))
 
 
 def words_of_length(least: int) -> TextConstraint:
-    """Only words of at least that many characters are changed."""
+    """Allow changes of words that have at least ``least`` characters."""
 
     def check(original: Words, changed: Words) -> bool:
         return all(len(original.words[i]) >= least for i in changed.changed_from(original))
@@ -33,10 +33,10 @@ def words_of_length(least: int) -> TextConstraint:
 
 
 def share_changed(most: float) -> TextConstraint:
-    """At most ⌊most · n⌋ of the n words are changed, but one always may be.
+    """Allow at most ⌊most · n⌋ changed words of n, but always one.
 
     Raises:
-        ValueError: `most` does not lie in (0, 1].
+        ValueError: `most` is not in (0, 1].
     """
     check_number("in (0, 1]", most=most)
 
@@ -49,9 +49,9 @@ def share_changed(most: float) -> TextConstraint:
 
 
 def same_part_of_speech(parts: PartsOfSpeech) -> TextConstraint:
-    """A changed word and its replacement share a part of speech out of context.
+    """Allow replacements that share a part of speech with their word, out of context.
 
-    Words that `parts` does not know pass: nothing is known against them.
+    Words that `parts` does not know may be changed.
     """
 
     def check(original: Words, changed: Words) -> bool:
@@ -65,10 +65,11 @@ def same_part_of_speech(parts: PartsOfSpeech) -> TextConstraint:
 
 
 def same_tags(tagger: Tagger) -> TextConstraint:
-    """The tagger gives every changed word the tag of the word that it replaces, in its context.
+    """Allow replacements that get from the tagger, in context, the same tag as their word.
 
     Args:
-        tagger: words of a sentence -> a tag each, such as a spaCy or NLTK tagger behind a lambda.
+        tagger: function of the words of a sentence that returns one tag each, such as a lambda
+            around a spaCy or NLTK tagger.
     """
 
     def check(original: Words, changed: Words) -> bool:
@@ -82,7 +83,7 @@ def same_tags(tagger: Tagger) -> TextConstraint:
 
 
 def edit_distance_within(most: int) -> TextConstraint:
-    """At most that many single-character edits in all (Levenshtein distance, summed over words)."""
+    """Allow at most ``most`` single-character edits (Levenshtein distances, summed over words)."""
 
     def check(original: Words, changed: Words) -> bool:
         slots = changed.changed_from(original)
@@ -92,7 +93,7 @@ def edit_distance_within(most: int) -> TextConstraint:
 
 
 def levenshtein(a: str, b: str) -> int:
-    """Fewest insertions, deletions and substitutions of a character that turn a into b."""
+    """Return the fewest character insertions, deletions and substitutions that turn a into b."""
     row = list(range(len(b) + 1))
     for i, left in enumerate(a, start=1):
         diagonal, row[0] = row[0], i

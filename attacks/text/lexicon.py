@@ -1,4 +1,4 @@
-"""Synonyms, antonyms and parts of speech: WordNet, or a lexicon of the caller's."""
+"""Synonyms, antonyms and parts of speech from WordNet or from a lexicon of the caller."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ _NONE: frozenset[str] = frozenset()
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Sets of words with one meaning; all words in lower case.
+    """Sets of words that share a meaning; all words are in lower case.
 
     Attributes:
-        senses: word -> its senses (part of speech, name), commonest first.
-        members: sense -> the words that have it, commonest first.
-        antonyms: word -> words that mean the opposite; either direction is enough.
+        senses: word -> its senses (part of speech, name), most common first.
+        members: sense -> the words that have it, most common first.
+        antonyms: word -> words with the opposite meaning; each pair is needed in one direction
+            only.
     """
 
     senses: Mapping[str, tuple[tuple[str, str], ...]] = field(repr=False)
@@ -37,7 +38,7 @@ class Lexicon:
         sets: Iterable[tuple[str, Iterable[str]]],
         antonyms: Iterable[tuple[str, str]] = (),
     ) -> Lexicon:
-        """From (part of speech, words of one meaning) and pairs of opposites.
+        """Build a lexicon from (part of speech, words of one meaning) and pairs of opposites.
 
         ``Lexicon.of([("adjective", ["good", "fine"])], [("good", "bad")])``.
         """
@@ -51,10 +52,10 @@ class Lexicon:
         return cls({word: tuple(s) for word, s in senses.items()}, members, _both_ways(antonyms))
 
     def synonyms(self, word: str) -> tuple[str, ...]:
-        """Single words that share a sense with the word, senses in order, antonyms left out.
+        """Return single words that share a sense with the word, sense by sense, without antonyms.
 
-        A regularly inflected form takes the senses of its stem, and what comes out has the same
-        ending: movies → films.  Irregular forms have the synonyms that they have themselves.
+        A regularly inflected form has the senses of its stem, and its synonyms get the same ending:
+        movies → films. Irregular forms have only the synonyms that are listed for them.
         """
         word = word.lower()
         found = [other for sense in self.senses.get(word, ()) for other in self.members[sense]]
@@ -75,13 +76,13 @@ class Lexicon:
         )
 
     def opposites(self, word: str) -> frozenset[str]:
-        """Antonyms of the word and of the stems that it may have."""
+        """Return the antonyms of the word and of its possible stems."""
         word = word.lower()
         roots = [word, *(stem for stem, _ in stems(word))]
         return _NONE.union(*(self.antonyms.get(root, _NONE) for root in roots))
 
     def parts_of_speech(self, word: str) -> frozenset[str]:
-        """Parts of speech of the word and of its stems; empty where none is known."""
+        """Return the parts of speech of the word and of its stems; empty where none is known."""
         word = word.lower()
         own = {part for part, _ in self.senses.get(word, ())}
         for stem, ending in stems(word):
@@ -91,11 +92,11 @@ class Lexicon:
 
 @cache
 def wordnet() -> Lexicon:
-    """WordNet's synonym sets and antonyms, as the package oyemi carries them (Fellbaum 1998).
+    """Return WordNet's synonym sets and antonyms from the package oyemi (Fellbaum 1998).
 
-    145,014 words and phrases in 117,242 sets.  The package is MIT-licensed; WordNet itself is
-    under Princeton's licence, which allows any use.  Read from its SQLite file, read only; about a
-    second and 100 MB the first time, then kept.
+    It has 145,014 words and phrases in 117,242 sets. The package has the MIT licence; WordNet
+    itself has Princeton's licence, which allows any use. Its SQLite file is opened read-only;
+    loading takes about a second and 100 MB, and the result is cached.
 
     Raises:
         ImportError: the package is not installed.
@@ -107,7 +108,7 @@ def wordnet() -> Lexicon:
         opposite = connection.execute("SELECT word, antonym FROM antonyms").fetchall()
     finally:
         connection.close()
-    # the priority is how common the word is in that sense, plus 10,000 in some parts of WordNet
+    # the priority says how common the word is in a sense, plus 10,000 in some parts of WordNet
     rows.sort(key=lambda row: (-(row[2] % 10_000), row[0]))
     senses: dict[str, list[tuple[str, str]]] = {}
     members: dict[tuple[str, str], list[str]] = {}
@@ -125,10 +126,10 @@ def wordnet() -> Lexicon:
 
 
 def content_synonyms(word: str) -> tuple[str, ...]:
-    """WordNet's synonyms of a word; of a stop word, which attacks leave alone, none.
+    """Return WordNet's synonyms of a word, and none for a stop word, which attacks never change.
 
     Raises:
-        ImportError: as ``wordnet``.
+        ImportError: see ``wordnet``.
     """
     return () if is_stop_word(word) else wordnet().synonyms(word)
 
@@ -155,5 +156,5 @@ def _both_ways(pairs: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
 
 
 def _single(word: str) -> bool:
-    """Whether it fits into one slot of a sentence."""
+    """Return whether a word fits into one slot of a sentence."""
     return split(word).words == (word,)

@@ -1,4 +1,4 @@
-"""Nearest words in an embedding, such as a model's own token embeddings."""
+"""Nearest words in an embedding, such as the token embeddings of a model."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from attacks.text.lexicon import Lexicon
 
 
 class Neighbours:
-    """Words of a vocabulary by cosine, nearest first: a function of a word.
+    """Words of a vocabulary by cosine, nearest first, as a function of a word.
 
-    Counter-fitted vectors (Mrkšić et al. 2016) keep antonyms apart; plain ones do not, so that a
-    lexicon takes them out here.
+    Counter-fitted vectors (Mrkšić et al. 2016) separate antonyms; others do not, and a lexicon
+    removes antonyms here.
 
     Args:
-        words: the vocabulary, in lower case; the first of a repeated word counts.
-        vectors: (V, D), a row a word.
-        count: most neighbours.
-        min_cosine: least cosine; 0.7 is the δ of Jin et al. 2020 for counter-fitted vectors.
-        lexicon: whose antonyms are left out; None for none.
+        words: the vocabulary, in lower case; of a repeated word, the first one counts.
+        vectors: (V, D), one row per word.
+        count: largest number of neighbours.
+        min_cosine: smallest cosine; 0.7 is the δ of Jin et al. 2020 for counter-fitted vectors.
+        lexicon: lexicon whose antonyms are removed; None removes none.
 
     Raises:
-        ValueError: words and vectors do not fit, or options are out of range.
+        ValueError: words and vectors do not fit, or an option is out of range.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class Neighbours:
 
 
 def token_vectors(model: Any, tokenizer: Any) -> tuple[list[str], Tensor]:
-    """Whole words of a WordPiece vocabulary with the model's input embeddings of them.
+    """Return the whole words of a WordPiece vocabulary and the model's input embeddings of them.
 
-    Kept are tokens of at least two letters a to z; "##…" pieces and special tokens are not words.
+    Words are tokens of at least two letters a to z; "##…" pieces and special tokens are omitted.
 
     Args:
-        model: of transformers, with `get_input_embeddings`.
-        tokenizer: of transformers, with `get_vocab`.
+        model: a model of transformers, with `get_input_embeddings`.
+        tokenizer: its tokenizer, with `get_vocab`.
     """
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     kept = [
@@ -91,7 +91,7 @@ def token_vectors(model: Any, tokenizer: Any) -> tuple[list[str], Tensor]:
 
 
 def first_of(*sources: Callable[[str], Sequence[str]]) -> Callable[[str], tuple[str, ...]]:
-    """The words of all sources, those of the first one first, each once."""
+    """Return a function that joins the words of all sources in their order, without repeats."""
 
     def both(word: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(other for source in sources for other in source(word)))

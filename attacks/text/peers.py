@@ -1,4 +1,4 @@
-"""Recipes of the TextAttack library behind our calling convention."""
+"""Run recipes of the TextAttack library in the way our attacks are called."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from attacks.text.words import split
 
 
 class _Counting:
-    """What TextAttack calls a model wrapper: lists of texts in, probabilities out."""
+    """A model wrapper for TextAttack: it takes lists of texts and returns probabilities."""
 
     def __init__(self, classify: Classify) -> None:
-        self.model = classify  # TextAttack looks at its class
+        self.model = classify  # TextAttack reads the class of this attribute
         self.asked = 0
 
     def __call__(self, texts: Sequence[str], **_: Any) -> Tensor:
@@ -30,7 +30,7 @@ class _Counting:
 
 @dataclass(frozen=True)
 class TextAttackRecipe:
-    """A recipe class of TextAttack; one sentence after the other, as that library works."""
+    """A recipe class of TextAttack, which attacks one sentence after the other."""
 
     recipe: Any
     queries: int | None = None
@@ -38,14 +38,15 @@ class TextAttackRecipe:
     def __call__(
         self, classify: Classify, texts: Sequence[str], labels: Sequence[int] | Tensor
     ) -> list[TextResult]:
-        """Attack every text; queries are those that reached `classify`, without its cache."""
+        """Attack every text; only queries that reached `classify` count, not answers of its
+        cache."""
         wrapper = _Counting(classify)
         attack = self.recipe.build(wrapper)
         if self.queries is not None:
             attack.goal_function.query_budget = self.queries
         results = []
         for text, label in zip(texts, check_texts(texts, labels), strict=True):
-            attack.goal_function.clear_cache()  # another text's queries would be free otherwise
+            attack.goal_function.clear_cache()  # else earlier queries would cost nothing
             wrapper.asked = 0
             found = attack.attack(text, label)
             status = _status(type(found).__name__)
@@ -66,17 +67,17 @@ class TextAttackRecipe:
 
 
 def from_textattack(recipe: str, *, queries: int | None = None) -> TextAttackRecipe:
-    """A recipe of TextAttack by its class name: ``from_textattack("TextFoolerJin2019")``.
+    """Return a recipe of TextAttack by its class name: ``from_textattack("TextFoolerJin2019")``.
 
-    The recipe downloads what it needs (word vectors, sentence encoders) the first time, unless the
-    user has it already.
+    The recipe downloads the word vectors and sentence encoders that it needs at the first call,
+    unless they are already on this machine.
 
     Args:
-        queries: most queries for a sentence; None for the recipe's own.
+        queries: largest number of queries for one sentence; None for the limit of the recipe.
 
     Raises:
         ImportError: TextAttack is not installed.
-        ValueError: there is no such recipe.
+        ValueError: the recipe is unknown.
     """
     try:
         from textattack import attack_recipes
@@ -92,7 +93,7 @@ def from_textattack(recipe: str, *, queries: int | None = None) -> TextAttackRec
 
 
 def _status(result: str) -> Status:
-    """Of a TextAttack result class; anything else than these three is not an outcome we know."""
+    """Return the status of a TextAttack result class; only three classes are supported."""
     known: dict[str, Status] = {
         "SuccessfulAttackResult": "success",
         "FailedAttackResult": "failed",
@@ -106,6 +107,6 @@ def _status(result: str) -> Status:
 
 
 def _changed(before: str, after: str) -> int:
-    """Words of the first text that did not stay."""
+    """Return the number of words of the first text that were changed."""
     steps = word_diff(before, after)
     return sum(len(split(step.word)) or 1 for step in steps if step.kind != "same")

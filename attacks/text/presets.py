@@ -22,7 +22,7 @@ from attacks.text.lexicon import Lexicon, wordnet
 from attacks.text.neighbours import Neighbours
 from attacks.text.ranking import by_context, by_deletion, by_saliency, by_unknown
 
-#: a word in lower case -> others that may stand in its place, nearest first
+#: a word in lower case -> words that may replace it, nearest first
 Synonyms = Callable[[str], Sequence[str]]
 
 
@@ -38,16 +38,17 @@ def text_fooler(
 ) -> TextAttack:
     """Jin et al. 2020 (arXiv 1907.11932), alg. 1: synonyms of the same part of speech, by deletion.
 
-    The paper takes the 50 nearest counter-fitted vectors and the Universal Sentence Encoder; the
-    defaults here are WordNet's synonyms and MiniLM, so that figures are not those of the paper.
+    The paper uses the 50 nearest counter-fitted vectors and the Universal Sentence Encoder. The
+    defaults here are WordNet's synonyms and MiniLM, so that figures differ from those of the paper.
     The part of speech is that of the word out of context.
 
     Args:
-        synonyms: WordNet's by default; ``Neighbours`` or ``first_of(...)`` are others.
-        parts_of_speech: WordNet's by default.
-        embed: MiniLM by default.
-        count: most synonyms of a word.
-        min_similarity: ε of the paper, a cosine of the sentence embeddings.
+        synonyms: function of a word; None for WordNet's synonyms; see ``Neighbours`` and
+            ``first_of(...)``.
+        parts_of_speech: function of a word; None for WordNet's parts of speech.
+        embed: function of texts that returns embeddings (n, D); None for MiniLM.
+        count: largest number of synonyms of a word.
+        min_similarity: ε of the paper: the smallest cosine between the sentence embeddings.
         queries, batch_size: as in ``TextAttack``.
 
     Raises:
@@ -79,12 +80,13 @@ def text_bugger(
 ) -> TextAttack:
     """Li et al. 2019 (arXiv 1812.05271), the black-box attack: one of five bugs in each word.
 
-    Words of the whole text are ranked by deletion; the paper first ranks the sentences of a
-    document.  Its fifth bug takes neighbours in GloVe; here the synonyms, WordNet's by default.
+    The words of the whole text are ranked by deletion; the paper first ranks the sentences of a
+    document. Its fifth bug uses neighbours in GloVe; here it uses the synonyms, by default
+    WordNet's.
 
     Args:
-        as ``text_fooler``; min_similarity is the paper's ε = 0.8.
-        seed: draws the places of the bugs.
+        other arguments: see ``text_fooler``; min_similarity is ε = 0.8 in the paper.
+        seed: seed of the places of the bugs.
     """
     return TextAttack(
         "text_bugger",
@@ -109,10 +111,10 @@ def deep_word_bug(
     """Gao et al. 2018 (arXiv 1801.04354): one random edit in a word, by temporal head and tail.
 
     Args:
-        max_edits: most edits in all; 30 in the paper.
-        min_length: of the words that are edited, in characters.
+        max_edits: largest number of edits in a text; 30 in the paper.
+        min_length: smallest number of characters of a word that is edited.
         queries, batch_size: as in ``TextAttack``.
-        seed: draws the places and the letters.
+        seed: seed of the places and of the letters.
     """
     return TextAttack(
         "deep_word_bug",
@@ -136,10 +138,11 @@ def pwws(
 ) -> TextAttack:
     """Ren et al. 2019 (ACL 2019, P19-1103), alg. 1: WordNet synonyms by weighted saliency.
 
-    Without the paper's substitution of named entities, which needs a recogniser and its lists.
+    The paper's substitution of named entities is omitted, because it needs a recogniser and its
+    lists.
 
     Args:
-        synonyms: WordNet's by default.
+        synonyms: function of a word; None for WordNet's synonyms.
         queries, batch_size: as in ``TextAttack``.
     """
     return TextAttack(
@@ -165,19 +168,20 @@ def bert_attack(
 ) -> TextAttack:
     """Li et al. 2020 (arXiv 2004.09984), alg. 1: what a masked language model proposes.
 
-    Without the paper's combinations of sub-words; see ``MaskedLanguageModel``.
+    The paper's combinations of sub-words are omitted; see ``MaskedLanguageModel``.
 
     Args:
-        proposals: ``masked_language_model("bert-base-uncased")``, or any function that asks a
-            masked language model.
-        embed: MiniLM by default.
-        min_similarity, max_changed: 0.2 and 0.4, the authors' settings.
-        lexicon: whose antonyms are left out; None for none.
-        mask: the classifier's own mask token.
+        proposals: ``masked_language_model("bert-base-uncased")``, or another function that queries
+            a masked language model.
+        embed: function of texts that returns embeddings (n, D); None for MiniLM.
+        min_similarity, max_changed: smallest cosine between the sentence embeddings, and largest
+            share of changed words; the authors use 0.2 and 0.4.
+        lexicon: lexicon whose antonyms are not allowed as replacements; None allows all.
+        mask: the mask token of the classifier.
         queries, batch_size: as in ``TextAttack``.
 
     Raises:
-        ValueError: the proposals are of the word alone, such as embedding neighbours.
+        ValueError: the proposals depend on the word only, as neighbours in an embedding.
     """
     if isinstance(proposals, (ByWord, Neighbours)):
         raise ValueError(
@@ -209,14 +213,15 @@ def neighbour_attack(
     queries: int | None = None,
     batch_size: int = 64,
 ) -> TextAttack:
-    """The search of BERT-Attack with embedding neighbours in the place of a masked LM.
+    """Run the search of BERT-Attack with neighbours in an embedding instead of a masked LM.
 
-    What can be run offline, where no masked language model is at hand: the neighbours do not see
-    the context, so that its figures are never those of BERT-Attack.
+    It can run offline, where no masked language model is available. The neighbours do not depend on
+    the context, so its figures are never those of BERT-Attack.
 
     Args:
-        neighbours: of the words, for example of ``token_vectors(model, tokenizer)``.
-        others: as ``bert_attack``.
+        neighbours: the neighbours of words, for example those of ``token_vectors(model,
+            tokenizer)``.
+        others: see ``bert_attack``.
     """
     return TextAttack(
         "embedding_neighbours",

@@ -1,4 +1,4 @@
-"""Load pre-trained language models without running anything that lies beside the weights."""
+"""Load pre-trained language models without running code that is stored beside the weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-#: what decides which network and which tokens a text becomes; its weights are not among them
+#: files that determine the network and the tokens of a text, without the weights
 DESCRIPTIONS = (
     "config.json",
     "tokenizer.json",
@@ -30,7 +30,8 @@ _LOCAL: ContextVar[bool] = ContextVar("local_files_only", default=False)
 
 @contextmanager
 def local_files_only() -> Iterator[None]:
-    """Inside, no language model is downloaded: a hub id must be in the local cache already."""
+    """Forbid downloads of language models inside the context: hub ids must be in the local
+    cache."""
     token = _LOCAL.set(True)
     try:
         yield
@@ -39,21 +40,21 @@ def local_files_only() -> Iterator[None]:
 
 
 def load_pretrained(auto: str, source: str | Path, **options: Any) -> Any:
-    """``transformers.<auto>.from_pretrained`` for a folder or hub id that nobody vouches for.
+    """Call ``transformers.<auto>.from_pretrained`` for a folder or hub id that is not trusted.
 
     Code of the folder or of the hub is never run (``trust_remote_code=False``, without asking),
-    kernels are never fetched, and weights are read from safetensors files alone, since the older
-    ``.bin`` files are pickles.
+    kernels are never downloaded, and weights are read only from safetensors files, because the
+    older ``.bin`` files are pickles.
 
     Args:
-        auto: a class of transformers: "AutoModel", "AutoTokenizer", "AutoConfig", ….
+        auto: name of a class of transformers: "AutoModel", "AutoTokenizer", "AutoConfig", ….
         source: a folder, or an id of the Hugging Face hub.
-        options: handed on.
+        options: further arguments of ``from_pretrained``.
 
     Raises:
         ImportError: transformers is not installed.
-        OSError: no such model here; or, as a ValueError: the folder links to files elsewhere, asks
-            for code or a kernel, or holds its weights as a pickle.
+        OSError: there is no such model, or (as a ValueError) the folder links to files elsewhere,
+            requires code or a kernel, or has its weights in a pickle.
     """
     try:
         import transformers
@@ -69,9 +70,11 @@ def load_pretrained(auto: str, source: str | Path, **options: Any) -> Any:
 
 
 def description_digest(source: str | Path) -> str | None:
-    """SHA-256 of the config and tokenizer files of a folder or of a cached hub id, by name; None
-    where there are none.  Two sources with the same digest turn a sentence into the same tokens
-    and build the same network."""
+    """Return the SHA-256 of the config and tokenizer files of a folder or cached hub id, or None.
+
+    It is None where there are no such files. Two sources with the same digest turn a sentence into
+    the same tokens and build the same network.
+    """
     found = {name: path for name in DESCRIPTIONS if (path := _file(source, name)) is not None}
     if not found:
         return None
@@ -92,7 +95,7 @@ def _file(source: str | Path, name: str) -> Path | None:
         return None
     try:
         cached = try_to_load_from_cache(str(source), name)
-    except ValueError:  # neither a folder nor the form of an id: loading will say so
+    except ValueError:  # neither a folder nor an id; loading raises the error
         return None
     return Path(cached) if isinstance(cached, str) else None
 
@@ -102,7 +105,7 @@ def _check(source: str | Path) -> None:
     if not folder.is_dir():
         _check_config(_file(source, "config.json"), str(source))
         return
-    # transformers' own cache keeps its files in `blobs` and links to them from `snapshots/<commit>`
+    # the cache of transformers has its files in `blobs`, with links in `snapshots/<commit>`
     cache = folder.resolve().parent
     allowed = [folder.resolve(), *([cache.parent / "blobs"] if cache.name == "snapshots" else [])]
     for path in folder.iterdir():
@@ -121,7 +124,7 @@ def _check(source: str | Path) -> None:
 
 def _check_config(path: Path | None, source: str) -> None:
     if path is None:
-        return  # transformers says what is missing, or downloads it
+        return  # transformers downloads it, or raises an error
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -130,8 +133,10 @@ def _check_config(path: Path | None, source: str) -> None:
 
 
 def refuse_kernels(config: object, source: str) -> None:
-    """Raise ValueError where a model's config names a kernel of the hub for its attention or
-    experts, which transformers would download and run."""
+    """Raise ValueError where a model's config names a kernel of the hub.
+
+    transformers would download and run it for the model's attention or experts.
+    """
     for key, value in _entries(config):
         if "implementation" in key and isinstance(value, str) and ("/" in value or ":" in value):
             raise ValueError(
@@ -141,7 +146,7 @@ def refuse_kernels(config: object, source: str) -> None:
 
 
 def _entries(config: object) -> Iterator[tuple[str, object]]:
-    """All keys with their values, at every depth."""
+    """Yield all keys with their values, at every depth."""
     if isinstance(config, dict):
         for key, value in config.items():
             yield str(key), value

@@ -1,8 +1,8 @@
-"""Which word to change first: rankings as generators that query, then sort.
+"""Rank the words that an attack changes; rankings are generators that query, then sort.
 
-A ranking receives a `RankingInput` and returns steps in the order in which the attack takes them;
-each step is a slot with the replacements to try there.  Slots that have no replacement are not
-asked about.  Where the budget ends early, what was answered is ranked.
+A ranking receives a `RankingInput` and returns steps in the order in which the attack takes them.
+Each step is a slot with the replacements to try there. Slots without a replacement are not queried.
+If the budget ends early, the answers so far are ranked.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ UNKNOWN = "[UNK]"
 
 @dataclass(frozen=True)
 class RankingInput:
-    """One sentence under attack.
+    """A sentence that is attacked.
 
     Attributes:
-        words: of the sentence.
-        label: the class it has.
-        clean: (C,) probabilities of the untouched sentence.
-        candidates: slot -> replacements that every constraint allows, at least one each.
+        words: the words of the sentence.
+        label: its true class.
+        clean: (C,), the probabilities of the unchanged sentence.
+        candidates: slot -> the replacements that satisfy all constraints, at least one per slot.
     """
 
     words: Words
@@ -40,10 +40,10 @@ Ranking = Callable[[RankingInput], Search[Steps]]
 
 
 def by_deletion(given: RankingInput) -> Search[Steps]:
-    """I_i = F_y(X) − F_y(X without w_i), and + F_z(X without w_i) − F_z(X) if the class turns to z.
+    """Rank by I_i = F_y(X) − F_y(X∖w_i), plus F_z(X∖w_i) − F_z(X) if the class changes to z.
 
-    Jin et al. 2020 (TextFooler, arXiv 1907.11932), eq. 2; the first case alone is the score of
-    Li et al. 2019 (TextBugger, arXiv 1812.05271), §III-C.
+    X∖w_i is the text without the word w_i. Jin et al. 2020 (TextFooler, arXiv 1907.11932), eq. 2;
+    the first difference is the score of Li et al. 2019 (TextBugger, arXiv 1812.05271), §III-C.
     """
     slots = list(given.candidates)
     p = yield from probabilities([given.words.without(i) for i in slots])
@@ -56,9 +56,9 @@ def by_deletion(given: RankingInput) -> Search[Steps]:
 
 
 def by_unknown(token: str = UNKNOWN) -> Ranking:
-    """I_i = F_y(X) − F_y(X with w_i replaced by a token that says nothing).
+    """Rank by I_i = F_y(X) − F_y(X with w_i replaced by a token without meaning).
 
-    With "[MASK]" the ranking of Li et al. 2020 (BERT-Attack, arXiv 2004.09984), eq. 2.
+    With "[MASK]" this is the ranking of Li et al. 2020 (BERT-Attack, arXiv 2004.09984), eq. 2.
     """
 
     def rank(given: RankingInput) -> Search[Steps]:
@@ -70,7 +70,7 @@ def by_unknown(token: str = UNKNOWN) -> Ranking:
 
 
 def by_context(tail_weight: float = 1.0) -> Ranking:
-    """Temporal head plus λ times temporal tail score.
+    """Rank by the temporal head score plus λ times the temporal tail score.
 
     F_y(w_1 … w_i) − F_y(w_1 … w_{i−1}) + λ (F_y(w_i … w_n) − F_y(w_{i+1} … w_n)): Gao et al. 2018
     (DeepWordBug, arXiv 1801.04354), §III-B.
@@ -81,7 +81,7 @@ def by_context(tail_weight: float = 1.0) -> Ranking:
         slots = list(given.candidates)
         bounds = [
             part for i in slots for part in ((0, i + 1), (0, i), (i, n), (i + 1, n))
-        ]  # neighbouring slots share parts; a repeated text costs one query only
+        ]  # neighbouring slots share parts, and a repeated text costs only one query
         p = (yield from probabilities([words.part(*part) for part in bounds]))[:, given.label]
         p = p[: len(p) // 4 * 4].reshape(-1, 4)
         return _sorted(given, slots, p[:, 0] - p[:, 1] + tail_weight * (p[:, 2] - p[:, 3]))
@@ -90,11 +90,11 @@ def by_context(tail_weight: float = 1.0) -> Ranking:
 
 
 def by_saliency(token: str = UNKNOWN) -> Ranking:
-    """Probability-weighted word saliency: softmax(S)_i · ΔP*_i, with w_i* chosen beforehand.
+    """Rank by probability-weighted word saliency, softmax(S)_i · ΔP*_i.
 
-    ΔP*_i = max over the replacements of F_y(X) − F_y(X with w_i replaced); S is the drop under an
-    unknown word: Ren et al. 2019 (PWWS, ACL 2019), eq. 4 to 8.  The softmax runs over the slots
-    that have a replacement.
+    ΔP*_i is the maximum over the replacements of F_y(X) − F_y(X with w_i replaced), and S is the
+    decrease of F_y with an unknown word: Ren et al. 2019 (PWWS, ACL 2019), eq. 4 to 8. The softmax
+    runs over the slots that have a replacement.
     """
 
     def rank(given: RankingInput) -> Search[Steps]:
@@ -124,6 +124,6 @@ def _unknown_drop(given: RankingInput, slots: list[int], token: str) -> Search[A
 
 
 def _sorted(given: RankingInput, slots: list[int], score: Array) -> Steps:
-    """The slots with a score, highest first, ties in the order of the text."""
+    """Return the slots that have a score, highest first, ties in the order of the text."""
     order = np.argsort(-score, kind="stable")
     return [(slots[k], given.candidates[slots[k]]) for k in order]

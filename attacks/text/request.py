@@ -1,7 +1,7 @@
-"""How an attack on one sentence asks for what is computed in batches over many sentences.
+"""Requests by which the attack on one sentence gets answers from batches over many sentences.
 
-The search on one sentence is a generator.  It yields a `Request` and is sent the answer; in
-between, `attacks.text.engine` has put its texts into one batch with those of other sentences.
+The search on one sentence is a generator. It yields a `Request` and receives the answer; meanwhile,
+`attacks.text.engine` puts its texts into one batch with those of other sentences.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 
 class Request(NamedTuple):
-    """Texts to classify, which costs a query each, or to embed, which costs none."""
+    """Texts to classify, which costs one query each, or to embed, which costs none."""
 
     kind: Literal["classify", "embed"]
     texts: Sequence[str]
@@ -27,12 +27,12 @@ Search = Generator[Request, Array, T]
 
 
 def probabilities(texts: Sequence[str]) -> Search[Array]:
-    """Class probabilities (m, C) of the first m texts; m < len(texts) once the budget is spent."""
+    """Yield until class probabilities (m, C) are known; m < len(texts) if the budget is used up."""
     answer = yield Request("classify", texts)
     return answer
 
 
 def embeddings(texts: Sequence[str]) -> Search[Array]:
-    """Unit-length sentence embeddings (n, D)."""
+    """Yield until the sentence embeddings (n, D) of length 1 are known."""
     answer = yield Request("embed", texts)
     return answer

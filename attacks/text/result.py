@@ -1,4 +1,4 @@
-"""What an attack on texts found, and what it says of the classifier."""
+"""Results of attacks on texts, and the figures that summarise them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ Status = Literal["success", "failed", "skipped"]
 
 @torch.no_grad()
 def logits_for(classify: Classify, texts: list[str]) -> Tensor:
-    """The classifier's logits (n, C), checked: found in what it returned, finite but for classes
-    that it rules out by −∞.
+    """Return the classifier's logits (n, C), finite or −∞ (an excluded class), after a check.
 
     Raises:
-        ValueError: another shape or no logits at all.
-        NotFinite: NaN, of which an attack can't tell success.
+        ValueError: the logits have another shape, or there are none.
+        NotFinite: logits are NaN, so that success cannot be decided.
     """
     logits = pick_logits(classify(texts)).detach()
     if logits.dim() != 2 or len(logits) != len(texts) or logits.shape[1] < 2:
@@ -40,16 +39,17 @@ def logits_for(classify: Classify, texts: list[str]) -> Tensor:
 
 @dataclass(frozen=True)
 class TextResult:
-    """One text under attack.
+    """The result of an attack on one text.
 
     Attributes:
-        text: the original.
+        text: the original text.
         label: its true class.
-        adversarial: the changed text; the original itself unless status is "success".
-        status: "skipped" where the original is misclassified already, which costs one query.
-        queries: texts that the classifier was asked about.
-        words: of the original.
-        changed: words of the original that were replaced; 0 unless status is "success".
+        adversarial: the changed text; the original unless status is "success".
+        status: "success", "failed", or "skipped" where the original is already misclassified (one
+            query).
+        queries: number of texts for which the classifier was queried.
+        words: number of words of the original.
+        changed: number of words of the original that were replaced; 0 unless status is "success".
     """
 
     text: str
@@ -62,26 +62,27 @@ class TextResult:
 
     @property
     def share_changed(self) -> float:
-        """Changed words over words."""
+        """Return the share of words that were changed."""
         return self.changed / max(self.words, 1)
 
     @property
     def diff(self) -> list[Diff]:
-        """Word-level difference between the original and the adversarial text."""
+        """Return the differences between the original and the adversarial text, word by word."""
         return word_diff(self.text, self.adversarial)
 
 
 @dataclass(frozen=True)
 class TextSummary:
-    """Shares lie in [0, 1]; NaN where there is nothing to take the mean of.
+    """Figures of an attack. Shares are in [0, 1]; means of nothing are NaN.
 
     Attributes:
-        n: texts.
-        clean_accuracy: share classified correctly before the attack.
-        accuracy_under_attack: share that is still classified correctly after it.
-        success_rate: successes among the attacked, which are the correctly classified ones.
-        mean_queries: per attacked text.
-        mean_changed: mean share of words changed, over the successes.
+        n: number of texts.
+        clean_accuracy: share of texts that are classified correctly before the attack.
+        accuracy_under_attack: share of texts that are still classified correctly after the attack.
+        success_rate: share of successes among the attacked texts, which are those classified
+            correctly.
+        mean_queries: mean number of queries per attacked text.
+        mean_changed: mean share of changed words over the successes.
     """
 
     n: int
@@ -93,10 +94,10 @@ class TextSummary:
 
 
 def summarise(results: Sequence[TextResult]) -> TextSummary:
-    """The figures by which attacks on text are reported.
+    """Return the figures by which attacks on text are reported.
 
     Raises:
-        ValueError: there is no result.
+        ValueError: `results` is empty.
     """
     if not results:
         raise ValueError("summarise needs at least one result, got none")
@@ -113,12 +114,12 @@ def summarise(results: Sequence[TextResult]) -> TextSummary:
 
 
 def worst_case(runs: Sequence[Sequence[TextResult]]) -> list[TextResult]:
-    """Per text the outcome of the attack that did best: a success with the fewest changes.
+    """Return for each text the result of the best attack: a success with the fewest changes.
 
-    Queries are those of all the attacks together.
+    Queries are summed over all the attacks.
 
     Raises:
-        ValueError: no attack, or attacks on different texts.
+        ValueError: there is no attack, or the attacks are on different texts.
     """
     if not runs:
         raise ValueError("worst_case needs the results of at least one attack, got none")
@@ -135,9 +136,9 @@ def worst_case(runs: Sequence[Sequence[TextResult]]) -> list[TextResult]:
 def recheck(
     classify: Classify, results: Sequence[TextResult], *, batch_size: int = 64
 ) -> list[TextResult]:
-    """Ask the classifier afresh about every success and turn those that do not hold into failures.
+    """Query the classifier again for every success, and turn those that do not hold into failures.
 
-    An answer may depend on what else is in the batch by its last digits.  The queries of this
+    The last digits of an answer may depend on the other texts of its batch. The queries of this
     check are not counted.
     """
     claimed = [k for k, result in enumerate(results) if result.status == "success"]

@@ -1,4 +1,4 @@
-"""Words that carry the grammar of an English sentence: attacks leave them alone."""
+"""English stop words, which carry the grammar of a sentence and which attacks do not change."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _ENGLISH = """
     y yet you you'd you'll you're you've your yours yourself yourselves
 """
 
-#: lower case; with the halves of contractions that tokenised corpora hold ("ca n't", "it 's")
+#: in lower case, with parts of contractions as in tokenised corpora ("ca n't", "it 's")
 STOP_WORDS = frozenset(_ENGLISH.split())
 
 
 def is_stop_word(word: str) -> bool:
-    """Whether a word of any case, with either kind of apostrophe, is one."""
+    """Return whether a word, in any case and with either kind of apostrophe, is a stop word."""
     return word.lower().replace("’", "'") in STOP_WORDS

@@ -1,4 +1,4 @@
-"""A text as words and what stands between them."""
+"""Split a text into words and the gaps between them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 class Words:
     """The n words of a text and the n + 1 gaps around them; gaps hold spaces and punctuation.
 
-    The slots stay in place under every edit: a word may be replaced by nothing or by two words,
-    and the i-th slot of what comes out still answers to the i-th word of the original.
+    The slots keep their positions under every edit: a word may be replaced by nothing or by two
+    words, and the i-th slot of the result still belongs to the i-th word of the original.
     """
 
     words: tuple[str, ...]
@@ -31,18 +31,18 @@ class Words:
 
     @property
     def text(self) -> str:
-        """The text again; of a fresh `split` exactly the text that was split."""
+        """Return the text; directly after `split`, it is exactly the text that was split."""
         parts = [self.gaps[0]]
         for word, gap in zip(self.words, self.gaps[1:], strict=True):
             parts += (word, gap)
         return "".join(parts)
 
     def replaced(self, i: int, word: str) -> Words:
-        """With `word` in the i-th slot."""
+        """Return these words with `word` in the i-th slot."""
         return replace(self, words=(*self.words[:i], word, *self.words[i + 1 :]))
 
     def without(self, i: int) -> str:
-        """The text with the i-th word gone, and one of the two spaces around it."""
+        """Return the text without the i-th word and without one of the two spaces around it."""
         before, after = self.gaps[i], self.gaps[i + 1]
         if before.endswith(" ") and after.startswith(" "):
             after = after[1:]
@@ -50,13 +50,13 @@ class Words:
         return Words((*self.words[:i], *self.words[i + 1 :]), gaps).text
 
     def part(self, start: int, stop: int) -> str:
-        """The text of the words start, …, stop − 1 with the gaps between them."""
+        """Return the text of the words start, …, stop − 1 with the gaps between them."""
         if start >= stop:
             return ""
         return Words(self.words[start:stop], ("", *self.gaps[start + 1 : stop], "")).text
 
     def changed_from(self, original: Words) -> tuple[int, ...]:
-        """The slots whose word is another one than in `original`."""
+        """Return the slots whose word differs from that in `original`."""
         pairs = zip(original.words, self.words, strict=True)
         return tuple(i for i, (before, after) in enumerate(pairs) if before != after)
 
@@ -72,7 +72,7 @@ def split(text: str) -> Words:
 
 
 def like(word: str, replacement: str) -> str:
-    """The replacement in the case of the word: GOOD → FINE, Good → Fine, good → fine."""
+    """Return the replacement in the case of the word: GOOD → FINE, Good → Fine, good → fine."""
     if len(word) > 1 and word.isupper():
         return replacement.upper()
     return replacement[:1].upper() + replacement[1:] if word[:1].isupper() else replacement
