@@ -1,23 +1,23 @@
-"""How a sentence becomes a float tensor that every attack, objective and measure can take.
+"""Pack sentences as float tensors, which every attack, objective and measure can use.
 
-All of them call ``model(x) -> logits`` with a floating-point x of which the adversary may change
-some entries. A sentence fits that as one tensor of shape (N, T, D + 3): for each of T tokens the
-displacement δ of its word embedding (D numbers, zero as data), then three codes: the token's id,
-its segment (0 or 1, for pairs of sentences), and its state (padding, special, word). The model
-looks the embeddings up itself and adds δ::
+They call ``model(x) -> logits`` with a floating-point x, some entries of which the adversary may
+change. Sentences fit this as one tensor of shape (N, T, D + 3). For each of T tokens it has the
+displacement δ of its word embedding (D entries, which are zero in the data) and three codes: the
+token's id, its segment (0 or 1, for pairs of sentences), and its state (padding, special or word).
+The model looks up the embeddings itself and adds δ::
 
     threat = ThreatModel("l2", eps=0.2, support=words)    # ‖δ‖_F ≤ ε for each sentence
     x_adv = PGD(threat, steps=5)(model, x, y)
 
-`words` lets the threat model touch δ of words alone, so that the codes and the δ of padding and
-special tokens stay exactly as they are. What this buys over precomputed embeddings as x:
+`words` allows changes only to δ of words, so that the codes and the δ of padding and special
+tokens never change. This has advantages over precomputed embeddings as x:
 
-- one code path: loop, attacks, validation and measures see one float tensor, as of an image;
+- there is one code path: loop, attacks, validation and measures see a float tensor, as of an image;
 - word embeddings can be trained, and networks with different ones share a data set;
-- distances are those of δ itself, free of the rounding of (e + δ) − e;
-- data sets are stored as three numbers a token; `with_room` adds the zeros of δ to a batch.
+- distances are those of δ itself, without the rounding of (e + δ) − e;
+- data sets store only three numbers for each token; `with_room` adds the zeros of δ to a batch.
 
-Ids are exact as float32 up to 2²⁴; a model of lower precision takes x in float32 all the same.
+Ids are exact in float32 up to 2²⁴; a model of lower precision also takes x in float32.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: numbers of a token besides δ: id, segment, state
+#: the number of codes of a token besides δ: id, segment, state
 CODES = 3
 PADDING, SPECIAL, WORD = 0.0, 1.0, 2.0
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A batch taken apart.
+    """The parts of a batch.
 
     Attributes:
-        delta: (N, T, D) displacement of the word embeddings.
+        delta: (N, T, D), the displacement of the word embeddings.
         ids, segments: (N, T) int64.
         attended: (N, T) bool, false for padding.
-        words: (N, T) bool, where δ may be anything but zero.
+        words: (N, T) bool, where δ may differ from zero.
     """
 
     delta: Tensor
@@ -51,10 +51,10 @@ class Tokens:
 
 
 def pack_tokens(ids: Tensor, segments: Tensor, attended: Tensor, special: Tensor) -> Tensor:
-    """The codes of a batch, as data sets store them: four (N, T) tensors -> (N, T, 3) float32.
+    """Return the codes of a batch for a data set: four (N, T) tensors -> (N, T, 3) float32.
 
     Raises:
-        ValueError: shapes that differ, or an id that float32 does not hold.
+        ValueError: shapes differ, or float32 can't hold an id.
     """
     if not (ids.shape == segments.shape == attended.shape == special.shape) or ids.dim() != 2:
         shapes = [tuple(t.shape) for t in (ids, segments, attended, special)]
@@ -67,12 +67,13 @@ def pack_tokens(ids: Tensor, segments: Tensor, attended: Tensor, special: Tensor
 
 
 def token_counts(codes: Tensor) -> Tensor:
-    """(N, T, 3) codes -> (N,) int64: tokens of each sentence, special ones too."""
+    """Return the number of tokens of each sentence, special ones included: (N, T, 3) -> (N,)
+    int64."""
     return (codes[:, :, -1] > PADDING).sum(1)
 
 
 def with_room(codes: Tensor, width: int) -> Tensor:
-    """Put δ = 0 before the codes, and cut off what is padding in the whole batch:
+    """Put δ = 0 before the codes, and cut off columns that are padding in the whole batch:
     (N, T, 3) -> (N, T', width + 3)."""
     codes = codes[:, : _longest(codes)]
     return torch.cat((codes.new_zeros(*codes.shape[:2], width), codes), dim=2)
@@ -82,10 +83,10 @@ with_room.__module__ = "robustprune.view"  # checkpoints of older versions know 
 
 
 def unpack_tokens(x: Tensor) -> Tokens:
-    """Take a batch (N, T, D + 3) apart, without the columns that are padding throughout.
+    """Split a batch (N, T, D + 3) into its parts, without columns in which all is padding.
 
     Raises:
-        ValueError: a shape or a precision that cannot hold tokens.
+        ValueError: the shape or the precision cannot hold tokens.
     """
     if x.dim() != 3 or x.shape[2] < CODES:
         raise ValueError(
@@ -106,7 +107,7 @@ def unpack_tokens(x: Tensor) -> Tokens:
 
 
 class _Words:
-    """Where the adversary may change a batch (`ThreatModel.support`): δ of the words alone."""
+    """The entries that the adversary may change (`ThreatModel.support`): δ of the words only."""
 
     def __call__(self, x: Tensor) -> Tensor:
         allowed = (x[:, :, -1:] == WORD).expand_as(x).clone()
@@ -121,6 +122,6 @@ words = _Words()
 
 
 def _longest(x: Tensor) -> int:
-    """Tokens of the longest sentence, at least 1."""
+    """Return the number of tokens of the longest sentence, at least 1."""
     used = (x[:, :, -1] > PADDING).any(0).nonzero()
     return int(used[-1]) + 1 if len(used) else 1

@@ -1,7 +1,7 @@
-"""The one straight line of a run: data, dense baselines, searches, fine-tuning, measures,
-certificates, report.
+"""Run all stages in order: data, dense baselines, searches, fine-tuning, measures, certificates,
+report.
 
-Each stage reads and writes files of the run directory and is skipped when its own are there.
+Each stage reads and writes files of the run directory, and is skipped if its files exist.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ __all__ = ["Run", "find_sparse_networks", "prepare"]
 
 
 def find_sparse_networks(run: Run) -> dict[str, Any]:
-    """Dense baselines, each method's search at each density, fine-tuning, measures,
-    certificates, report.
+    """Run a config: train the dense baselines, run each method's search at each density, fine-tune,
+    measure, certify and write the report.
 
     Returns:
-        the content of metrics.json.
+        The content of metrics.json.
 
     Raises:
-        ValueError: another process is at work in the run directory, or a file there is damaged.
+        ValueError: another process uses the run directory, or a file there is damaged.
     """
     with run.folder.alone():
         return _stages(run)
@@ -49,7 +49,7 @@ def _stages(run: Run) -> dict[str, Any]:
     models = [sources.natural, sources.adversarial]
     if config.selection.method != "none":
         models.insert(1, _adversarial_on_all(run))
-    scratch: list[Fitted] = []  # what a random ticket switch draws from
+    scratch: list[Fitted] = []  # the tickets of the random ticket switch
     for method in methods_of(config):
         for density in method.densities(config):
             found = method.search(run, density, method.model_name(config, density), sources)
@@ -85,7 +85,7 @@ def _adversarial(run: Run) -> Fitted:
 
 
 def _adversarial_on_all(run: Run) -> Fitted:
-    """What the chosen examples must beat: the same training on all of them."""
+    """Train on all examples, which is the control of training on chosen ones."""
     config = run.config.model_copy(update={"selection": SelectionSection()})
     title = "adversarial dense, all examples"
     everyone = replace(run, config=config)

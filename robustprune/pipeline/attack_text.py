@@ -1,4 +1,4 @@
-"""The stage that attacks the text itself, of runs on text."""
+"""The stage that attacks the text itself, in runs on text."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from robustprune.report.text_attacks import result_file
 
 
 def attack_text(run: Run, fitted: Fitted) -> list[dict[str, Any]]:
-    """A model's rows of "text" in metrics.json, one an attack, and the worst case over them.
+    """Return a model's rows of "text" in metrics.json: one for each attack, and the worst case.
 
-    The texts that an attack wrote are kept beside its row, in text/<model>.<attack>.json.
+    The texts that an attack wrote are stored in text/<model>.<attack>.json.
     """
     rows: list[dict[str, Any]] = []
     found: list[list[TextResult]] = []
@@ -41,7 +41,7 @@ def attack_text(run: Run, fitted: Fitted) -> list[dict[str, Any]]:
 
 
 def _attacked(run: Run, fitted: Fitted, name: str, attack: TextAttack) -> dict[str, Any]:
-    """Attack the first test sentences, and ask again about every success."""
+    """Attack the first test sentences, and check every success again."""
     texts, section = run.task.texts, run.config.evaluation
     assert texts is not None, "`check_text` refuses tasks without text"
     count = min(section.sentences, len(texts))

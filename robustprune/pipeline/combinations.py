@@ -1,4 +1,4 @@
-"""Options of a config that would have no effect beside others: refused before anything runs."""
+"""Refuse options of a config that have no effect beside others, before anything runs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from robustprune.sparsity.criteria import CRITERIA
 
 
 def each_density(config: Config) -> tuple[float | None, ...]:
-    """All densities that are asked for."""
+    """Return all densities that the config asks for."""
     return config.search.density
 
 
 def check_scratch(config: Config) -> None:
-    """Of method rst. Raises ValueError: how weights are drawn, where none are."""
+    """For method rst: raise a ValueError if options say how weights are drawn and none are
+    drawn."""
     search = config.search
     if search.weights == "random":
         return
@@ -32,8 +33,8 @@ def check_scratch(config: Config) -> None:
 
 
 def check_admm(config: Config) -> None:
-    """Of methods admm and admm_l1. Raises ValueError: Z and U would never be updated, or ρ is
-    above its end."""
+    """For methods admm and admm_l1: raise a ValueError if Z and U would never be updated, or if ρ
+    is above its final value."""
     admm = config.admm
     if admm.every > admm.epochs:
         raise ValueError(
@@ -45,7 +46,7 @@ def check_admm(config: Config) -> None:
 
 
 def check_admm_l1(config: Config) -> None:
-    """Of method admm_l1. Raises ValueError: groups, or no λ, or as `check_admm`."""
+    """For method admm_l1: raise a ValueError if weights are grouped or λ is missing."""
     search = config.search
     if search.pattern != "element" or search.allocate != "layer":
         raise ValueError(
@@ -58,7 +59,8 @@ def check_admm_l1(config: Config) -> None:
 
 
 def check_harp(config: Config) -> None:
-    """Of method harp. Raises ValueError: a pattern that fixes the rate, or rows to compare."""
+    """For method harp: raise a ValueError for a pattern that fixes the rate, or allocation by
+    row."""
     pattern = config.search.pattern
     if ":" in pattern:
         raise ValueError(f"harp learns each layer's rate, and pattern {pattern} fixes it")
@@ -70,7 +72,7 @@ def check_harp(config: Config) -> None:
 
 
 def check_lottery(config: Config) -> None:
-    """Of method lottery. Raises ValueError: rounds that have no effect."""
+    """For method lottery: raise a ValueError if the number of rounds has no effect."""
     pattern, rounds = config.search.pattern, config.lottery.rounds
     if ":" in pattern and rounds not in (None, 1):
         raise ValueError(
@@ -80,8 +82,8 @@ def check_lottery(config: Config) -> None:
 
 
 def check_language(config: Config) -> None:
-    """Of method language. Raises ValueError: an option that has no effect, or a ticket that would
-    know nothing."""
+    """For method language: raise a ValueError if an option has no effect, or if the ticket would
+    not be trained at all."""
     search, section = config.search, config.language
     if set(search.methods) == {"language"}:
         if search.allocate != "layer":
@@ -112,7 +114,7 @@ def check_language(config: Config) -> None:
 
 
 def check_one_shot(config: Config) -> None:
-    """Of the criteria. Raises ValueError: batches that none of them looks at."""
+    """For one-shot criteria: raise a ValueError for a number of batches that none of them uses."""
     needy = tuple(name for name, criterion in CRITERIA.items() if criterion.needs_data)
     methods = set(config.search.methods)
     if not methods & set(needy):
@@ -120,13 +122,13 @@ def check_one_shot(config: Config) -> None:
 
 
 def check_finetune(config: Config) -> None:
-    """Where tickets are fine-tuned. Raises ValueError: how weights are drawn, where none are."""
+    """For fine-tuned tickets: raise a ValueError for options of drawing if nothing is drawn."""
     if "reinit" not in config.finetune.modes:
         modes = f"finetune.modes {list(config.finetune.modes)}"
         _at_default(config, "finetune", "init", modes, ("reinit",))
 
 
-#: whose option each is
+#: for each option the objectives that it belongs to
 _OF_OBJECTIVES = {
     "beta": ("trades", "smart", "mart"),
     "sigma": ("gaussian",),
@@ -136,11 +138,11 @@ _OF_OBJECTIVES = {
 
 
 def check_training(config: Config) -> None:
-    """Refuse what a training would refuse hours later, or could only ignore.
+    """Refuse options that a training would refuse hours later, or could only ignore.
 
     Raises:
-        ValueError: an optimizer that can't be built, or an option of an objective or an attack
-            that is not there.
+        ValueError: an optimizer can't be built, or an option belongs to an objective or an attack
+            that is not used.
     """
     for name in type(config).model_fields:
         section = getattr(config, name)
@@ -163,7 +165,8 @@ def check_training(config: Config) -> None:
 def _at_default(
     config: Config, section: str, option: str, given: str, owners: tuple[str, ...]
 ) -> None:
-    """Raise ValueError where an option says something though it has no effect."""
+    """Raise a ValueError if an option has another value than its default although it has no
+    effect."""
     fields, value = getattr(config, section), getattr(getattr(config, section), option)
     default = type(fields).model_fields[option].default
     if value != default:

@@ -1,4 +1,4 @@
-"""The cost stage: what the headline network costs dense, masked, slim and sparse."""
+"""The cost stage measures what the headline model costs: dense, masked, slim and sparse."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from robustprune.report.wording import file_size, percent
 from robustprune.sparsity import apply_masks
 from robustprune.sparsity.plain import copy_of
 
-#: examples in a timed batch
+#: the number of examples in a timed batch
 BATCH = 64
-#: likewise of sentences, a hundred times the work of a series
+#: the same for sentences, each of which is a hundred times the work of a series
 SENTENCES = 8
 
 
 def measure_cost(run: Run, dense: Fitted, headline: Fitted) -> None:
-    """Write cost.json, and the smallest equal network as slim.safetensors.
+    """Write cost.json, and the smallest equivalent network as slim.safetensors.
 
-    Timings differ from run to run, so they stand apart from metrics.json, which does not. What
-    can't be measured is said in the note, and never ends a run.
+    Timings differ from run to run, so they are not in metrics.json, whose content is reproducible.
+    If something can't be measured, the note says so and the run goes on.
     """
     if (run.folder.path / "cost.json").exists():
         return
@@ -41,7 +41,7 @@ def measure_cost(run: Run, dense: Fitted, headline: Fitted) -> None:
         said += _add_forms(run, dense, headline, forms, example)
         rows, left_out = _compared(forms, example)
         said += left_out
-    except OSError:  # no room on the disk, which the next file would not have either
+    except OSError:  # the disk is full, so that the next file could not be written either
         raise
     except Exception as error:
         said.append(_unmeasured("cost", error))
@@ -62,7 +62,7 @@ def _example(run: Run) -> Tensor:
 def _add_forms(
     run: Run, dense: Fitted, headline: Fitted, forms: dict[str, nn.Module], example: Tensor
 ) -> list[str]:
-    """Make the forms that are compared; returns sentences on what could not be made."""
+    """Make the forms that are compared. Return sentences on those that could not be made."""
     masked = copy_of(headline.model)
     apply_masks(masked, headline.masks)
     forms["dense"] = dense.model
@@ -89,7 +89,8 @@ def _add_forms(
 
 
 def _compared(forms: dict[str, nn.Module], example: Tensor) -> tuple[list[Cost], list[str]]:
-    """The costs of the forms that run, and sentences on the others and on what isn't counted."""
+    """Return the costs of the forms that run, and sentences on what is not counted or does not
+    run."""
     said = []
     for name, model in list(forms.items()):
         try:
@@ -97,7 +98,7 @@ def _compared(forms: dict[str, nn.Module], example: Tensor) -> tuple[list[Cost],
         except Exception as error:
             said.append(_unmeasured(name, error))
             del forms[name]
-    # the others are set against the dense one
+    # the others are compared with the dense one
     rows = compare_cost(forms, example) if "dense" in forms else []
     partial = {_first(cost.uncounted): None for cost in rows if cost.uncounted}
     said += [f"The MACs leave out the products of {names}." for names in partial]
@@ -110,18 +111,18 @@ def _first(names: tuple[str, ...], shown: int = 3) -> str:
 
 
 def _unmeasured(what: str, error: Exception) -> str:
-    """A sentence for the note of a record."""
+    """Return a sentence for the note of the record."""
     lines = str(error).splitlines() or [""]
     return f"Not measured: {what} ({type(error).__name__}: {lines[0][:200]})."
 
 
 def _int8(run: Run, model: nn.Module) -> str:
-    """Write headline.onnx and headline.int8.onnx; returns a sentence on size and accuracy."""
+    """Write headline.onnx and headline.int8.onnx. Return a sentence on their size and accuracy."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # its note goes into the record
+            warnings.simplefilter("ignore", UserWarning)  # the record has its note
             files = export_int8(model, run.training.x, run.folder.path / "headline.onnx")
-    except (ImportError, ValueError) as error:  # both say what to do
+    except (ImportError, ValueError) as error:  # both errors say what to do
         return f"No int8 file: {error}."
     x, y = test_examples(run)
     attacked = run.evaluation_attacks()[f"pgd{run.config.evaluation.steps}"](model, x, y)
@@ -144,10 +145,10 @@ def _int8(run: Run, model: nn.Module) -> str:
 
 
 def _slim(run: Run, headline: Fitted, forms: dict[str, nn.Module], example: Tensor) -> str:
-    """Add the smallest equal networks to `forms`; returns why there are none."""
+    """Add the smallest equivalent networks to `forms`. Return a sentence if there are none."""
     try:
         small = slim(headline.model, None, example)
-    except ValueError as error:  # an operation that cannot be taken apart, named in the message
+    except ValueError as error:  # the message names the operation that can't be slimmed
         return f"No slim form: {error}."
     forms["slim"] = small
     sparse = sparsify(small, None, example)
@@ -157,7 +158,7 @@ def _slim(run: Run, headline: Fitted, forms: dict[str, nn.Module], example: Tens
 
 
 def _slim_sentences(run: Run, headline: Fitted, forms: dict[str, nn.Module]) -> str:
-    """The same for a transformer, whose heads and neurons are what can be taken out."""
+    """Add a transformer without its dead heads and neurons to `forms`, or return why not."""
     small = slim_language(headline.model)
     if language_sizes(small) == language_sizes(headline.model):
         return "No slim form: every head and every neuron has a weight left."

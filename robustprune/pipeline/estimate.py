@@ -1,4 +1,5 @@
-"""What a run will take, from a few measured steps of its own network on this machine."""
+"""Estimate the time and memory of a run from a few measured steps of its network on this
+machine."""
 
 from __future__ import annotations
 
@@ -27,14 +28,14 @@ from robustprune.pipeline.shared import Run
 #: seconds after which a measurement is not repeated
 PATIENCE = 2.0
 _REPEATS = 5
-#: examples that a first look takes, to see whether a whole batch would take too long
+#: the number of examples of a first test, which shows whether a whole batch takes too long
 _FEW = 8
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the run: how many steps (or passes of an example), and seconds in all; those of
-    measuring are a bound that is mostly far off, as attacks stop at what they break."""
+    """A part of the run: its number of steps (or of passes of one example), and its seconds. The
+    time of measuring is a loose upper bound, because attacks stop when they succeed."""
 
     name: str
     steps: int
@@ -44,15 +45,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take if nothing ends early, so rather more than less.
+    """The time and memory of a run if nothing ends early. So it is an overestimate rather than not.
 
     Attributes:
-        stages: trainings in order, then measuring and certifying.
-        parameters: of the network.
-        step: seconds of one step on (natural, robust) objective, at the config's batch size.
-        host_bytes: most memory that this process held while it measured, data, torch and all;
-            None where the system does not tell.
-        device_bytes: most memory on the accelerator; None on the CPU.
+        stages: the trainings in order, then measuring and certifying.
+        parameters: the number of parameters of the network.
+        step: seconds of one training step with the (natural, robust) objective, at the config's
+            batch size.
+        host_bytes: the largest memory of this process during the measurement, with data and torch;
+            None if the system does not tell.
+        device_bytes: the largest memory on the accelerator; None on the CPU.
     """
 
     stages: tuple[Stage, ...]
@@ -71,20 +73,20 @@ class Estimate:
 
 
 def estimate(run: Run) -> Estimate:
-    """Time a few steps of each kind and multiply; nothing is written.
+    """Time a few steps of each kind and multiply. Nothing is written.
 
-    Counted are trainings, attacks and certificates at their full length: attacks that succeed
-    and trainings that lose patience stop sooner. Not counted are loading, the search's own work
-    on masks, the report.
+    Trainings, attacks and certificates are counted at their full length, although attacks that
+    succeed and trainings whose patience ends stop sooner. Loading, the search's own work on masks
+    and the report are not counted.
 
     Raises:
-        ValueError: a batch that does not fit the network.
+        ValueError: a batch does not fit the network.
     """
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
     robust, _ = run.robust(1, "estimate")
     steps = {"natural": _step_seconds(run, Natural()), "robust": _step_seconds(run, robust)}
-    # replayed batches of free training come so often in a row
+    # free training repeats each batch this number of times
     repeated = run.config.objective.replays if run.config.objective.name == "free" else 1
     batches = {"natural": len(run.loader()), "robust": repeated * len(run.loader())}
     forward, gradient = _pass_seconds(run)
@@ -123,7 +125,7 @@ def estimate(run: Run) -> Estimate:
 
 
 def _step_seconds(run: Run, objective: Objective) -> float:
-    """One step of training on a batch of the config's size."""
+    """Return the seconds of one training step on a batch of the config's size."""
     model = run.fresh_model().train()
     optimizer = optimizer_of(run.config.adversarial).build(list(model.parameters()))
     x, y = (part.to(run.device) for part in next(iter(run.loader())))
@@ -137,7 +139,7 @@ def _step_seconds(run: Run, objective: Objective) -> float:
 
 
 def _pass_seconds(run: Run) -> tuple[float, float]:
-    """(forward, forward and backward to the input) of one example, in batches as measured."""
+    """Return the seconds per example of (a forward pass, a forward and a backward pass)."""
     model = run.fresh_model()
     x, y = (part[: run.config.evaluation.batch_size] for part in test_examples(run))
 
@@ -161,7 +163,7 @@ def _certifying(run: Run, forward: float) -> list[Stage]:
     if section.method != "none":
         model: nn.Module = run.fresh_model().eval()
         with torch.no_grad():
-            # an example that is answered rightly takes longer
+            # a correctly classified example takes longer
             y = logits_of(model, x[:1]).argmax(1)
 
         def certify() -> None:
@@ -184,7 +186,8 @@ def _certifying(run: Run, forward: float) -> list[Stage]:
 
 
 def _batch_seconds(step: Callable[[Tensor, Tensor], None], x: Tensor, y: Tensor) -> float:
-    """Of one batch; where that would take too long, of a few examples, scaled up."""
+    """Return the seconds of one batch; if that takes too long, scale up the time of a few
+    examples."""
     few = min(_FEW, len(x))
     first = _timed(lambda: step(x[:few], y[:few]), x.device)
     if first * len(x) / few > 10 * PATIENCE:
@@ -193,7 +196,7 @@ def _batch_seconds(step: Callable[[Tensor, Tensor], None], x: Tensor, y: Tensor)
 
 
 def _median(work: Callable[[], None], device: torch.device | None = None) -> float:
-    """Median seconds after a first call, of a few repetitions or as many as patience allows."""
+    """Return the median seconds of a few repetitions, or of as many as PATIENCE allows."""
     started = time.perf_counter()
     times: list[float] = []
     first = _timed(work, device)
@@ -211,7 +214,7 @@ def _timed(work: Callable[[], None], device: torch.device | None = None) -> floa
 
 
 def _peak_memory() -> int | None:
-    """Most memory that this process has held, in bytes."""
+    """Return the largest memory that this process has used, in bytes."""
     if sys.platform == "win32":
         return None
     import resource

@@ -1,4 +1,4 @@
-"""Training stages that every method shares: dense baselines and fine-tuned tickets."""
+"""The training stages that all methods share: dense baselines and fine-tuned tickets."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ Kind = Literal["natural", "robust", "one-shot"]
 
 @dataclass(frozen=True)
 class Training:
-    """One training of the run, as it is planned.
+    """One planned training of the run.
 
     Attributes:
-        name: the model's, as in the run directory.
-        kind: the objective that is descended; "one-shot" only looks at `batches` batches.
-        epochs: at most: patience may end it sooner. 0 for one-shot.
-        batches: of one-shot.
-        measured: whether its model stands in the run's table.
+        name: the name of the model in the run directory.
+        kind: the objective that is minimised; "one-shot" trains nothing and only uses `batches`
+            batches.
+        epochs: the largest number of epochs, since patience may end it sooner; 0 for one-shot.
+        batches: the number of batches of one-shot.
+        measured: whether its model is in the run's table.
     """
 
     name: str
@@ -49,10 +50,10 @@ class Fitted:
 
 
 def fit(run: Run, name: str, title: str, make: Callable[[Checkpoint], Ticket]) -> Fitted:
-    """Train a model and keep it, or fetch it if an earlier run of the same command did.
+    """Train a model and store it, or load it if an earlier run of the same command did.
 
     `make` gets the place for its checkpoints. Random numbers start from the run's seed and the
-    model's name, so that a stage gives the same result whether or not the ones before it were
+    model's name, so that a stage gives the same result whether or not the stages before it were
     skipped.
     """
     if not run.folder.has_model(name):
@@ -62,14 +63,14 @@ def fit(run: Run, name: str, title: str, make: Callable[[Checkpoint], Ticket]) -
         ticket = make(
             Checkpoint(run.folder.checkpoint(name), run.checkpoint_seconds, origin=origin)
         )
-        masks = None if ticket.masks.density == 1.0 else ticket.masks  # ones say nothing
+        masks = None if ticket.masks.density == 1.0 else ticket.masks  # all ones
         run.folder.save_model(name, ticket.model.state_dict(), masks, ticket.history)
         figures = {}
         if ticket.history:
             last = ticket.history[-1]
             figures = {"loss": last.loss, "clean": last.clean, "robust": last.robust}
         run.folder.log("done", model=name, **figures)
-    # Always from the file, so that what is measured is what is kept.
+    # Always load the file, so that the stored model is the measured one.
     state, stored = run.folder.load_model(name)
     model = run.fresh_model()
     load_state(model, state, run.folder.path / "models" / name)
@@ -79,7 +80,7 @@ def fit(run: Run, name: str, title: str, make: Callable[[Checkpoint], Ticket]) -
 def fit_dense(
     run: Run, name: str, section: TrainingSection, *, robust: bool, title: str | None = None
 ) -> Fitted:
-    """A dense baseline: `robust` trains on the run's robust objective, else on clean examples."""
+    """Train a dense baseline: on the run's robust objective if `robust`, else on clean examples."""
 
     def make(checkpoint: Checkpoint) -> Ticket:
         model = run.fresh_model(seeded=True)
@@ -100,7 +101,7 @@ def fit_dense(
 
 
 def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
-    """A ticket whose kept weights are trained."""
+    """Train the kept weights of a ticket."""
     section, name = run.config.finetune, f"{ticket.name}-{mode}"
 
     def make(checkpoint: Checkpoint) -> Ticket:
@@ -123,7 +124,7 @@ def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
 def loop_options(
     run: Run, checkpoint: Checkpoint, title: str, validation: Validation | None = None
 ) -> LoopOptions:
-    """How every training of a run goes, whatever it learns."""
+    """Return the options that all trainings of a run share."""
     options: LoopOptions = {
         "average": run.config.loop.average,
         "amp": run.config.loop.amp,

@@ -1,7 +1,7 @@
-"""The methods: one row each, which is all that the pipeline, the plan, `robustprune list` and the
-comparison of runs know of them.
+"""The methods, each in one row. The pipeline, the plan, `robustprune list` and the comparison of
+runs know methods only by these rows.
 
-A new method takes its search in `search/`, a section and its name in `run/sections.py`, a row here
+A new method needs its search in `search/`, a section and its name in `run/sections.py`, a row here
 and a page in `docs/methods/`.
 """
 
@@ -32,7 +32,7 @@ from robustprune.search import prune_admm, prune_gradual, prune_scores
 from robustprune.search.gradual import check_way
 from robustprune.sparsity.criteria import CRITERIA
 
-#: names of criteria in the benchmark's taxonomy (Piras et al. 2024, arXiv 2409.01249)
+#: the names of criteria in the benchmark's taxonomy (Piras et al. 2024, arXiv 2409.01249)
 _LEAST_SCORE = "Least Importance Score (LIS)"
 _SOLVER = "Solver Based LWM (SOLWM)"
 _MAGNITUDE = "Lowest Weight Magnitude LWM"
@@ -40,24 +40,31 @@ _MAGNITUDE = "Lowest Weight Magnitude LWM"
 
 @dataclass(frozen=True)
 class Method:
-    """A row.
+    """The row of one method.
 
     Attributes:
-        name: in `search.methods` of a config.
-        section: of the config, with its options.
-        title: for readers of tables.
-        summary: a line for `robustprune list`.
-        run: carries out one search.
+        name: the name in `search.methods` of a config.
+        section: the name of the config's section with its options.
+        title: the name in tables.
+        summary: one line for `robustprune list`.
+        run: the function that runs one search.
         benchmark: its criterion in the taxonomy of the adversarial pruning benchmark.
-        plan: (config, name, density) -> the trainings of one search; default one, by its section.
-        check: refuses options that go ill together, or have no effect, with this method.
-        allots: densities at which `search.allocate` must be possible; None for any density.
-        variant: (name, title) of what the config makes of it, where that is something else.
-        trained: whether the search trains its tickets itself, so that nothing is fine-tuned.
-        scratch: whether tickets are used as found; from such ones a ticket switch (R2S) draws.
-        takes_density: whether it is run at each density, or once.
-        iterative: whether it prunes in several steps with training between; not in one of `rounds`.
-        everywhere: whether it weighs all layers against one another whatever `search.allocate` is.
+        plan: a function (config, name, density) -> the trainings of one search; None for a single
+            training with the epochs of its section.
+        check: a function that refuses options that contradict each other, or have no effect, with
+            this method.
+        allots: a function that returns the densities at which `search.allocate` must be possible;
+            None among them stands for any density.
+        variant: a function that returns another (name, title) where the config makes a variant of
+            the method.
+        trained: whether the search trains its tickets itself, so that they are not fine-tuned.
+        scratch: whether tickets are used without training; the ticket switch (R2S) draws from such
+            tickets.
+        takes_density: whether it runs once for each density, or only once.
+        iterative: whether it prunes in several steps with training between them (unless `rounds` is
+            1).
+        everywhere: whether it compares the weights of all layers with each other, whatever
+            `search.allocate` is.
     """
 
     name: str
@@ -77,11 +84,11 @@ class Method:
     everywhere: bool = False
 
     def densities(self, config: Config) -> tuple[float, ...]:
-        """At which the config asks for it."""
+        """Return the densities at which the config asks for this method."""
         return config.search.density if self.takes_density else config.search.density[:1]
 
     def model_name(self, config: Config, density: float) -> str:
-        """The name of what it finds at a density."""
+        """Return the name of the model that it finds at a density."""
         name, _ = self.variant(config) or (self.name, "")
         return name if len(config.search.density) == 1 else f"{name}-{density:g}"
 
@@ -96,7 +103,8 @@ class Method:
         return self.run(Search(run, self.name, section, density, name, title, sources))
 
     def trainings(self, config: Config, density: float) -> list[Training]:
-        """Those of one density, with fine-tuning, in the order of the run's table."""
+        """Return the trainings of one density, with fine-tuning, in the order of the run's
+        table."""
         name, tuning = self.model_name(config, density), config.finetune
         if self.plan is None:
             own = [Training(name, "robust", getattr(config, self.section).epochs)]
@@ -107,18 +115,18 @@ class Method:
 
 
 def _rtt(config: Config) -> tuple[str, str] | None:
-    """A scratch ticket over trained weights has its own name in the paper."""
+    """Return the paper's name of a scratch ticket over trained weights."""
     weights = config.search.weights
     return None if weights == "random" else ("rtt", f"RTT from {weights}")
 
 
 def _l1(config: Config) -> tuple[str, str]:
-    """Its density is a result: the weight λ stands in the title."""
+    """Return its name with the weight λ, because its density is a result."""
     return "admm_l1", f"ADMM, l1 weight {config.admm.l1 or 0:g}"
 
 
 def _one_shot(name: str, title: str, summary: str, benchmark: str = _LEAST_SCORE) -> Method:
-    """A criterion of `sparsity.criteria`."""
+    """Return the row of a criterion of `sparsity.criteria`."""
 
     def plan(config: Config, model: str, density: float) -> list[Training]:
         seen = config.one_shot.batches if CRITERIA[name].needs_data else 0
@@ -191,20 +199,21 @@ _ALL = (
     ),
 )  # fmt: skip
 
-#: every method by its name, in the order of `run.sections.METHODS`
+#: all methods by their names, in the order of `run.sections.METHODS`
 ROWS: Mapping[str, Method] = {row.name: row for row in _ALL}
 
 
 def methods_of(config: Config) -> list[Method]:
-    """The rows that the config names, in its order."""
+    """Return the rows that the config names, in its order."""
     return [ROWS[name] for name in config.search.methods]
 
 
 def check_methods(config: Config) -> None:
-    """Refuse what a search would refuse, or could only ignore, hours later.
+    """Refuse options that a search would refuse hours later, or could only ignore.
 
     Raises:
-        ValueError: two options of which one has no effect, or that contradict each other.
+        ValueError: an option has no effect beside another one, or two options contradict each
+            other.
     """
     methods = methods_of(config)
     for method in methods:

@@ -1,4 +1,4 @@
-"""Somebody's own network and data: loaded, measured and certified by the protocol of the runs."""
+"""Measure and certify the user's own network and data by the protocol of the runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robustprune.run.checkpoint import write_atomically
 from robustprune.run.runtime import is_first, wait
 from robustprune.run.settings import CertifySection
 
-#: beside the certificates of a network that comes from no run: what they were asked for with
+#: the file with the options of certificates for a network that does not come from a run
 SETTINGS = "certify.json"
 
 
@@ -30,7 +30,7 @@ class Problem:
 
     Attributes:
         x: (N, ...) and y: (N,), N at least 1, on the network's device.
-        source: what the examples are from, as a manifest names it.
+        source: a text that says where the examples are from; the manifest contains it.
     """
 
     x: Tensor
@@ -51,18 +51,18 @@ def measure_network(
     batch_size: int = 250,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """What a run measures of its headline, of any network: clean, attacked, r*, sanity checks.
+    """Measure any network as a run measures its headline: accuracy, attacks, r*, sanity checks.
 
     Args:
-        steps, restarts, more, seed: of `measure.attack_set`.
-        minimal: r* of the first so many examples; 0 leaves it out.
+        steps, restarts, more, seed: as in `measure.attack_set`.
+        minimal: the number of examples whose r* is measured; 0 for none.
 
     Returns:
-        a JSON-able mapping: n, threat, clean, robust (by attack, and "worst"), attacks, minimal
-        (or None) and findings. Attacked figures and r* are upper bounds.
+        A mapping for JSON: n, threat, clean, robust (by attack, and "worst"), attacks, minimal
+        (or None) and findings. Accuracy under attack and r* are upper bounds.
 
     Raises:
-        ValueError: as `measure.evaluate`.
+        ValueError: as in `measure.evaluate`.
     """
     x, y, threat = problem.x, problem.y, problem.threat
     attacks = attack_set(threat, steps=steps, restarts=restarts, more=more, seed=seed)
@@ -93,16 +93,16 @@ def certify_network(
     batch_size: int = 250,
     quiet: bool = True,
 ) -> tuple[Path, list[Certificate]]:
-    """Write certificates.jsonl about a network that comes from no run.
+    """Write certificates.jsonl for a network that does not come from a run.
 
     Args:
-        out: folder of certificates.jsonl, and of certify.json with `settings`, whose digest
-            stands in the manifest for that of a run's config.
-        named, state: as for `own_network.load_network`.
+        out: the folder of certificates.jsonl, and of certify.json with `settings`. The manifest has
+            the digest of certify.json instead of that of a run's config.
+        named, state: as in `own_network.load_network`.
 
     Raises:
-        ValueError: `out` holds certificates of something else, which are left alone; neither a
-            bound nor smoothing is asked for; as `pipeline.run_certificates.issue`.
+        ValueError: `out` holds other certificates, which are not changed; neither a bound nor
+            smoothing is asked for; or `pipeline.run_certificates.issue` refuses.
     """
     if section.method == "none" and section.sigma is None:
         raise ValueError("nothing to certify with; give --method, such as crown, or --sigma")
@@ -134,10 +134,10 @@ def certify_network(
 
 
 def _check_free(out: Path, asked: str, state: Path) -> None:
-    """Whether a folder has no certificates, or some that the same options and weights gave.
+    """Check that a folder has no certificates, or those of the same options and weights.
 
     Raises:
-        ValueError: others are there.
+        ValueError: there are others.
     """
     if not (out / FILE).exists():
         return

@@ -1,4 +1,4 @@
-"""Somebody's own network: found by its name, given its weights, tried on the data."""
+"""Load the user's own network by its name, give it its weights, and try it on the data."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from attacks.network import logits_of, unwrapped
 from robustprune.run.suggest import did_you_mean
 
-#: names that an error lists, and characters of somebody else's message that it repeats
+#: the largest numbers of names in an error, and of characters of another message that it repeats
 _NAMED, _ECHO = 4, 200
-#: what wrappers put before the names of the network inside
+#: the prefixes that wrappers add to the names of the network inside
 _WRAPPERS = ("module.", "_orig_mod.")
-#: layouts that are tried where a network cannot take the examples: (dimensions, what, how)
+#: layouts that are tried if a network does not accept the examples: (dimensions, what, how)
 _LAYOUTS: tuple[tuple[int, str, Callable[[Tensor], Tensor]], ...] = (
     (2, "with a channel, x[:, None]", lambda x: x[:, None]),
     (3, "with a channel, x[:, None]", lambda x: x[:, None]),
@@ -36,19 +36,19 @@ _LAYOUTS: tuple[tuple[int, str, Callable[[Tensor], Tensor]], ...] = (
 
 
 def load_network(named: str, state: Path, device: torch.device | str = "cpu") -> nn.Module:
-    """The network that `package.module:function` returns, with the weights of a file.
+    """Call `package.module:function` and return its network with the weights of a file.
 
-    The module is imported, which runs its code: name only what you would run. It is looked for in
+    The module is imported, which runs its code, so name only what you would run. It is searched in
     the current folder first. The function is called without arguments.
 
     Args:
-        state: a state dictionary as safetensors. Names that `torch.compile` or `DataParallel` put
-            `_orig_mod.` or `module.` before are taken without it.
+        state: a safetensors file of a state dictionary. The prefixes `_orig_mod.` or `module.` of
+            `torch.compile` and `DataParallel` are removed from its names.
 
     Raises:
-        ValueError: no such module or function, a function that needs arguments, fails or returns
-            no network, or weights that do not fit it.
-        FileNotFoundError: no such file.
+        ValueError: there is no such module or function; the function needs arguments, fails or
+            returns no network; or the weights do not fit.
+        FileNotFoundError: there is no such file.
     """
     module, colon, function = named.partition(":")
     if not colon or not module or not function:
@@ -64,14 +64,14 @@ def load_network(named: str, state: Path, device: torch.device | str = "cpu") ->
 
 
 def check_fits(model: nn.Module, x: Tensor, y: Tensor, named: str) -> None:
-    """Try the network on a few examples, so that what does not fit is named before any attack.
+    """Try the network on a few examples, so that errors are found before any attack.
 
     Args:
         x: (N, ...), y: (N,); on the model's device.
 
     Raises:
-        ValueError: the network fails on such examples (a layout that it takes is named), does not
-            return (N, C) logits with C ≥ 2, or has fewer classes than the labels.
+        ValueError: the network fails on such examples (the message names a layout that works), does
+            not return logits (N, C) with C ≥ 2, or has fewer classes than the labels.
     """
     few = x[:3]
     logits = _tried(model, few)
@@ -103,12 +103,12 @@ def _tried(model: nn.Module, x: Tensor) -> Tensor | Exception:
     try:
         with torch.no_grad():
             return logits_of(model, x)
-    except Exception as error:  # whatever somebody else's code may raise
+    except Exception as error:  # the user's code may raise anything
         return error
 
 
 def _classes(logits: Tensor | Exception, n: int) -> int:
-    """C of (n, C) logits; 0 for anything else."""
+    """Return C of logits (n, C), or 0 for anything else."""
     if isinstance(logits, Exception) or logits.ndim != 2 or len(logits) != n:
         return 0
     return logits.shape[1] if logits.shape[1] > 1 else 0
@@ -118,7 +118,7 @@ def _imported(module: str, function: str) -> ModuleType:
     with _current_folder_first():
         try:
             return importlib.import_module(module)
-        except (Exception, SystemExit) as error:  # its code runs, and may fail in any way
+        except (Exception, SystemExit) as error:  # its code runs and may raise anything
             here = [path.stem for path in Path.cwd().glob("*.py")]
             near = did_you_mean(module, here)
             if module.endswith(".py") or "/" in module:
@@ -167,7 +167,7 @@ def _built(build: Callable[[], Any], named: str, function: str) -> nn.Module:
 
 
 def _needed(build: Callable[..., Any]) -> list[str]:
-    """The arguments without which it can't be called."""
+    """Return the arguments that a call needs."""
     try:
         parameters = inspect.signature(build).parameters.values()
     except (TypeError, ValueError):  # of a built-in without a signature
@@ -202,7 +202,7 @@ def _take_weights(network: nn.Module, state: Path, named: str) -> None:
 
 
 def _misfits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """Tensors of both whose shapes, or types of numbers, differ."""
+    """Describe tensors of both whose shapes or dtypes differ."""
     both = [name for name in own if name in tensors]
     wrong = [n for n in both if own[n].shape != tensors[n].shape]
     cast = [n for n in both if own[n].dtype != tensors[n].dtype]
@@ -237,7 +237,7 @@ def _names(missing: Sequence[str], unknown: Sequence[str], *, of: int) -> list[s
 
 
 def _tied(name: str, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a tensor that the file lacks is another one, under which `save_model` keeps it."""
+    """Return whether the file has a missing tensor under the name of another, tied one."""
     one = own.get(name)
     return one is not None and any(
         other in tensors
@@ -262,7 +262,7 @@ def _said(error: BaseException) -> str:
 
 @contextmanager
 def _current_folder_first() -> Iterator[None]:
-    """As for `python script.py` there."""
+    """Import from the current folder first, as `python script.py` does."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:

@@ -1,4 +1,4 @@
-"""What a config implies, stage by stage, before anything of it is done."""
+"""List what a config implies, stage by stage, before anything is done."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from robustprune.run.config import Config
 
 
 def planned_trainings(config: Config) -> list[Training]:
-    """Every training of the run, in the order of its table."""
+    """Return every training of the run, in the order of its table."""
     found = [
         Training("natural", "natural", config.natural.epochs),
         Training("adversarial", "robust", config.adversarial.epochs),
@@ -24,8 +24,8 @@ def planned_trainings(config: Config) -> list[Training]:
 
 
 def headline_names(config: Config) -> tuple[str, ...]:
-    """What the headline may be called, the first that there is: what the first method found at the
-    first density, fine-tuned by the first mode where its search leaves that to do."""
+    """Return the possible names of the headline model, of which the first that exists is used: the
+    result of the first method at the first density, fine-tuned by the first mode if needed."""
     method, modes = ROWS[config.search.methods[0]], config.finetune.modes
     name = method.model_name(config, config.search.density[0])
     if method.scratch or not modes:
@@ -35,11 +35,11 @@ def headline_names(config: Config) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Passes:
-    """Passes of one example through the network, at most: attacks stop when they succeed.
+    """The largest number of passes of one example through the network. (Attacks stop on success.)
 
     Attributes:
-        forward: without a gradient.
-        gradient: forward and backward to the input.
+        forward: the passes without a gradient.
+        gradient: the forward and backward passes with the gradient of the input.
     """
 
     forward: int = 0
@@ -52,7 +52,7 @@ class Passes:
         return Passes(count * self.forward, count * self.gradient)
 
 
-#: passes of an example in one call of each attack, with the settings of `measure.attack_set`
+#: the passes of an example in one call of each attack, with the settings of `measure.attack_set`
 _ATTACKS = {
     "fgsm": Passes(1, 1),
     "apgd": Passes(1, 100),
@@ -67,16 +67,17 @@ _SANITY = Passes(500 + 10, 8 * 20 + 20 + 80)
 
 
 def text_queries(config: Config, *, models: int, n: int) -> int:
-    """Most queries of the attacks on text, those of the headline and the dense networks."""
+    """Return the largest number of queries of attacks on text, for the headline and dense
+    models."""
     section = config.evaluation
     each = min(section.sentences, n) * section.queries
     return min(3, models) * len(section.text) * each
 
 
 def measuring_passes(config: Config, *, models: int, n: int, classes: int, curve: int) -> Passes:
-    """Passes in measuring `models` networks on n examples each.
+    """Return the number of passes in measuring `models` networks on n examples each.
 
-    curve: eps of the curve of accuracy against eps, one PGD each.
+    curve: the number of eps in the curve of accuracy against eps; each needs one PGD.
     """
     section = config.evaluation
     targets = min(9, classes - 1) / 9

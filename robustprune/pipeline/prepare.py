@@ -1,4 +1,4 @@
-"""From a config to a run: what it asks for is checked before anything is written."""
+"""Turn a config into a run, and check everything possible before anything is written."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ def prepare(
 ) -> Run:
     """Load the data, check that the network fits them, and open the run directory.
 
-    Nothing is written before everything that can be checked has been.
+    Nothing is written before these checks.
 
     Raises:
-        ValueError, OSError: bad config, data or folder; the message is complete in one line.
+        ValueError, OSError: the config, the data or the folder is invalid; the message is one
+            complete line.
     """
     run = planned_run(config, out=out, data_dir=data_dir, device=device, quiet=quiet)
     folder = open_run(config, out, environment(run.device))
@@ -53,10 +54,10 @@ def planned_run(
     device: torch.device | str = "cpu",
     quiet: bool = False,
 ) -> Run:
-    """`prepare` without the run directory, which is neither made nor looked into.
+    """Do the same as `prepare`, but neither make nor read the run directory.
 
     Raises:
-        ValueError, OSError: as `prepare`.
+        ValueError, OSError: as in `prepare`.
     """
     device = torch.device(device)
     task = task_of(config, data_dir)
@@ -64,7 +65,7 @@ def planned_run(
     if config.task.validation > 0:
         training, held_out = holdout(task.train, config.task.validation, config.seed)
     threat = ThreatModel(config.threat.norm, config.threat.eps, task.bounds, task.support)
-    with torch.random.fork_rng(devices=[]):  # only looked at: the caller's numbers stay
+    with torch.random.fork_rng(devices=[]):  # keeps the caller's random numbers
         model = build_model(config.model.name, task, options=config.model.options)
     layers = maskable_layers(model, dense=config.search.dense)
     _check_search(config, layers)
@@ -73,10 +74,10 @@ def planned_run(
 
 
 def task_of(config: Config, data_dir: Path | None) -> Task:
-    """The data that the config names.
+    """Load the data that the config names.
 
     Raises:
-        ValueError, FileNotFoundError: as `tasks.load_task`.
+        ValueError, FileNotFoundError: as in `tasks.load_task`.
     """
     section = config.task
     return load_task(
@@ -94,7 +95,7 @@ def task_of(config: Config, data_dir: Path | None) -> Task:
 
 
 def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
-    """What only fits together with the rest of the config, before anything is written."""
+    """Check what must fit together with the rest of the config, before anything is written."""
     check_selection(config)
     check_text(config)
     if config.selection.method != "none" and ranks() > 1:

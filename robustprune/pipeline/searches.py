@@ -1,4 +1,4 @@
-"""How searches are run: from what the config asks for to finished models of the run.
+"""Run the searches that the config asks for, and store their models in the run.
 
 The rows of `methods.py` say which function runs which method.
 """
@@ -19,19 +19,19 @@ from robustprune.run.settings import Section
 from robustprune.search import Ticket, find_scratch_ticket, prune_one_shot
 from robustprune.sparsity.criteria import CRITERIA
 
-#: fields of a section that are no options of the search alone
+#: fields of a section that are not options of the search itself
 _SHARED = ("epochs", "optimizer", "weights")
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The dense baselines that a search may start from."""
+    """The dense baselines from which a search may start."""
 
     natural: Fitted
     adversarial: Fitted
 
     def model(self, run: Run, weights: str) -> nn.Module:
-        """The network with weights of that kind: random, natural or adversarial."""
+        """Return the network with weights of this kind: random, natural or adversarial."""
         if weights == "random":
             return run.fresh_model(seeded=True)
         return cast(Fitted, getattr(self, weights)).model
@@ -39,11 +39,11 @@ class Sources:
 
 @dataclass(frozen=True)
 class Found:
-    """What one search of one density found.
+    """The result of one search at one density.
 
     Attributes:
         ticket: the sub-network.
-        controls: networks that show what the search itself was worth.
+        controls: networks that show what the search itself is worth.
     """
 
     ticket: Fitted
@@ -58,10 +58,10 @@ class Search:
         run: the run that it belongs to.
         method: its name in the config.
         section: the section of the config with its options.
-        density: the share to keep.
-        name: of the model that it finds.
-        title: the same for readers.
-        sources: the dense baselines; None where it starts from random weights.
+        density: the share of weights to keep.
+        name: the name of the model that it finds.
+        title: the title of that model in tables.
+        sources: the dense baselines; None if it starts from random weights.
     """
 
     run: Run
@@ -73,30 +73,30 @@ class Search:
     sources: Sources | None
 
     def model(self) -> nn.Module:
-        """The network that the search starts from."""
+        """Return the network from which the search starts."""
         weights = getattr(self.section, "weights", "random")
         if self.sources is None:
             return self.run.fresh_model(seeded=True)
         return self.sources.model(self.run, weights)
 
     def space(self) -> dict[str, Any]:
-        """Which networks are allowed: the same for every method."""
+        """Return which networks are allowed, which is the same for every method."""
         section = self.run.config.search
         return {"pattern": section.pattern, "allocate": section.allocate, "dense": section.dense}
 
     def options(self) -> dict[str, Any]:
-        """What the section says of this search alone."""
+        """Return the options of the section for this search only."""
         own = (name for name in type(self.section).model_fields if name not in _SHARED)
         return {name: getattr(self.section, name) for name in own}
 
     def fit(self, make: Callable[[Checkpoint], Ticket], kind: str = "", what: str = "") -> Fitted:
-        """`fit.fit` by the name and title of the search, with `-kind` and `, what` behind them."""
+        """Call `fit.fit` with the name and title of the search, extended by `-kind` and `what`."""
         name = f"{self.name}-{kind}" if kind else self.name
         return fit(self.run, name, f"{self.title}, {what}" if what else self.title, make)
 
 
 def training(run: Run, section: TrainingSection, checkpoint: Checkpoint, name: str) -> Any:
-    """Options of a training by that section."""
+    """Return the options of a training by that section."""
     return {
         "epochs": section.epochs,
         "optimizer": optimizer_of(section),
@@ -107,11 +107,11 @@ def training(run: Run, section: TrainingSection, checkpoint: Checkpoint, name: s
 def searched(
     call: Callable[..., Ticket], *, validated: bool = False, **fixed: Any
 ) -> Callable[[Search], Found]:
-    """Run `call`, a search that trains once and whose options are named as in its section.
+    """Return a function that runs `call`, a search with the options that its section names.
 
     Args:
         validated: whether it chooses an epoch on held-out examples.
-        fixed: arguments in place of what the config says.
+        fixed: arguments that replace those of the config.
     """
 
     def find(search: Search) -> Found:
@@ -131,8 +131,8 @@ def searched(
 
 
 def find_scratch(search: Search) -> Found:
-    """A scratch ticket; from the trained weights of a source, if the config says so, a trained
-    one."""
+    """Find a scratch ticket, or a robust trained ticket (RTT) if the config asks for the trained
+    weights of a source."""
     run, section = search.run, search.run.config.search
 
     def make(checkpoint: Checkpoint) -> Ticket:
@@ -156,11 +156,11 @@ def find_scratch(search: Search) -> Found:
 
 
 def score_once(search: Search) -> Found:
-    """One shot, by the criterion with the method's name."""
+    """Prune once by the criterion with the method's name."""
     run, section = search.run, search.run.config.one_shot
 
     def make(checkpoint: Checkpoint) -> Ticket:
-        objective = None  # without data a criterion looks at no loss
+        objective = None  # a criterion without data needs no loss
         criterion = CRITERIA[search.method]
         if criterion.needs_data:
             plain = run.config.objective.name == "natural"

@@ -1,4 +1,4 @@
-"""Selection of adversarial examples as the config describes it, and its record in the run."""
+"""Select adversarial examples as the config describes, and record the selection in the run."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from robustprune.selection import (
 )
 from robustprune.tasks import BatchLoader, Split, text_names
 
-#: best and worst examples of each training whose waveforms are kept for the report
+#: the number of best and of worst examples whose waveforms are stored for the report
 SHOWN = 3
-#: whose option each is
+#: for each option the methods that it belongs to
 _OPTIONS_OF = {
     "neighbours": ("knn_shapley",),
     "permutations": ("data_shapley",),
@@ -42,10 +42,10 @@ _SIGNED = ("knn_shapley", "data_shapley", "tracin")
 
 
 def check_selection(config: Config) -> None:
-    """Refuse a selection that could not work, before anything is written.
+    """Refuse a selection that can't work, before anything is written.
 
     Raises:
-        ValueError: an objective without chosen examples, or a method without what it is asked for.
+        ValueError: the objective can't use chosen examples, or an option does not fit the method.
     """
     section = config.selection
     if section.method == "none":
@@ -81,10 +81,10 @@ def check_selection(config: Config) -> None:
 
 
 def check_length(section: SelectionSection, name: str, epochs: int) -> None:
-    """Refuse a selection that the training of that name would end before.
+    """Refuse a selection that would begin after the end of the training of that name.
 
     Raises:
-        ValueError: it has no more epochs than come before the first selection.
+        ValueError: the training has no more epochs than come before the first selection.
     """
     if section.method != "none" and epochs <= section.start:
         raise ValueError(
@@ -101,7 +101,7 @@ def selective(
     held_out: Split | None,
     on_selection: Callable[[Selective], None],
 ) -> Selective:
-    """Adversarial training on the examples that the config's method chooses."""
+    """Return the objective that trains on the examples which the config's method chooses."""
     section, split = config.selection, loader.split
     if section.pool_steps is None:
         pool_attack = attack
@@ -132,10 +132,10 @@ def chooser(
     *,
     seed: int,
 ) -> Choose:
-    """The config's method as a function of the network and its candidates.
+    """Return the config's method as a function of the network and its candidates.
 
-    Candidates are valued by the held-out examples, or where there are none by the training
-    examples themselves; attacked ones, unless the config says clean.
+    Candidates are scored by the held-out examples, or by the training examples if there are none.
+    These are attacked unless the config says "clean".
     """
 
     def validation(model: nn.Module, pool: Pool) -> Examples:
@@ -174,10 +174,10 @@ def chooser(
 
 
 def record(folder: RunDir, name: str, selective: Selective) -> None:
-    """Write what was selected in a model's training, with the last time's best and worst.
+    """Write what was selected in a model's training, with the best and worst of the last selection.
 
-    selection.safetensors: `epochs` (R,), `scores` and `weights` (R, N), `labels` (N,); `shown`
-    (S,), the candidates from the best on and then from the worst on, `x_adv` and `x` (S, ...).
+    selection.safetensors has `epochs` (R,), `scores` and `weights` (R, N), `labels` (N,); `shown`
+    (S,), the best candidates and then the worst ones, and their `x_adv` and `x` (S, ...).
     """
     pool, last = selective.pool, selective.selections[-1]
     assert pool is not None, "called after a selection"

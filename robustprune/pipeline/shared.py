@@ -1,4 +1,4 @@
-"""What every stage of a run shares: data, threat, attacks, folder."""
+"""What all stages of a run share: data, threat model, attacks and folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from robustprune.tasks import BatchLoader, Split, Task
 
 @dataclass(frozen=True)
 class Run:
-    """What every stage of one run shares."""
+    """What all stages of one run share."""
 
     config: Config
     task: Task
@@ -45,9 +45,7 @@ class Run:
     device: torch.device
     folder: RunDir
     quiet: bool
-    checkpoint_seconds: float = (
-        15.0  # between two checkpoints of a training, which wait for its epoch
-    )
+    checkpoint_seconds: float = 15.0  # seconds between two checkpoints of a training
 
     def loader(self) -> BatchLoader:
         section = self.config.task
@@ -57,7 +55,7 @@ class Run:
             shuffle=True,
             seed=self.config.seed,
             augment=self.task.augment if section.augment else None,
-            # Batch norm has nothing to normalise in a last batch of one example.
+            # Batch norm can't normalise a last batch of one example.
             drop_last=len(self.training) % section.batch_size == 1 < len(self.training),
             device=self.device,
             lengths=token_counts(self.training.x) if section.by_length else None,
@@ -75,18 +73,19 @@ class Run:
         )
 
     def robust(self, epochs: int, name: str) -> tuple[Objective, BatchLoader | Repeated]:
-        """The outer objective of everything that is trained robustly, and its batches.
+        """Return the objective of every robust training, and its batches.
 
         Args:
-            epochs: of the training, of which certified objectives take the first half to let ε
-                grow, unless inner.warmup says otherwise.
-            name: of the model, whose folder keeps what was selected for it.
+            epochs: the number of epochs of the training. Certified objectives let ε grow in the
+                first half, unless inner.warmup says otherwise.
+            name: the name of the model; its folder records the examples that were selected for it.
         """
         objective, loader = self._robust(epochs, name)
         return self.with_synonyms(objective), loader
 
     def with_synonyms(self, objective: Objective) -> Objective:
-        """The objective, on sentences in which words were exchanged first if the config says so."""
+        """Return the objective, on sentences with replaced words if the config asks for
+        synonyms."""
         inner = self.config.inner
         if inner.synonyms is None:
             return objective
@@ -102,7 +101,7 @@ class Run:
     def _robust(self, epochs: int, name: str) -> tuple[Objective, BatchLoader | Repeated]:
         section, warmup, loader = self.config.objective, self.config.inner.warmup, self.loader()
         attack = self.inner_attack()
-        if section.name == "natural":  # a search on clean examples, such as a plain lottery ticket
+        if section.name == "natural":  # for searches on clean examples
             return Natural(), loader
         if section.name in ("trades", "smart", "freelb"):
             assert isinstance(attack, PGD), "`prepare` refuses these without pgd"
@@ -130,7 +129,8 @@ class Run:
         return Adversarial(attack, warmup), loader
 
     def evaluation_attacks(self) -> dict[str, Attack]:
-        """The attacks of the table; seeded, so that every model meets the same random starts."""
+        """Return the attacks of the table, with seeds, so that models get the same random
+        starts."""
         section = self.config.evaluation
         return attack_set(
             self.threat,
@@ -142,8 +142,8 @@ class Run:
         )
 
     def validation(self, *, attacked: bool) -> Validation | None:
-        """Choose epochs on held-out training examples, under the attack of training if it is
-        `attacked` and has one."""
+        """Return how epochs are chosen on held-out training examples: under the attack of training
+        if `attacked` and there is one."""
         if self.held_out is None:
             return None
         batch_size = self.config.evaluation.batch_size
@@ -156,11 +156,12 @@ class Run:
         )
 
     def fresh_model(self, *, seeded: bool = False) -> nn.Module:
-        """The network with the run's initial weights: the same for every stage.
+        """Return the network with the run's initial weights, which are the same for every stage.
 
         Args:
-            seeded: leave torch's global generators as the seed and the building leave them, so that
-                what a stage draws next depends on the run alone; else they stay as they were.
+            seeded: whether torch's global generators are left as the seed and the building leave
+                them, so that later random numbers of the stage depend only on the run; otherwise
+                they do not change.
         """
         model = self.config.model
         if seeded:

@@ -1,4 +1,4 @@
-"""What only runs on text have: their encoder, their attacks, and what a config may ask of them."""
+"""What only runs on text need: their encoder, their attacks, and checks of their config."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ TEXT_ATTACKS: dict[str, Callable[..., TextAttack]] = {
     "pwws": pwws,
     "bert_attack": bert_attack,
 }
-#: those that ask whether a changed sentence still means the same
+#: the attacks that check whether a changed sentence still has the same meaning
 _COMPARING = ("text_fooler", "text_bugger", "bert_attack")
 
 
 def encoder_of(config: Config) -> SentenceTokenizer:
-    """The tokenizer of the network that the config names."""
+    """Return the tokenizer of the network that the config names."""
     weights = str(config.model.options.get("weights", "minilm"))
     return SentenceTokenizer(weights, max_length=config.task.max_length)
 
 
 def language_digest(config: Config) -> str | None:
-    """Digest of the config and tokenizer of the pre-trained network that the config names; None
-    for a network of another kind."""
+    """Return the digest of the config and tokenizer of the pre-trained network that the config
+    names, or None for another kind of network."""
     if config.model.name != "language":
         return None
     weights = str(config.model.options.get("weights", "minilm"))
@@ -63,11 +63,11 @@ def language_digest(config: Config) -> str | None:
 
 
 def check_text(config: Config) -> None:
-    """What a config may ask of text, before anything is written.
+    """Check the options for text, before anything is written.
 
     Raises:
-        ValueError: attacks on the text of a task without one, or whose packages are missing;
-            bounds of a language model.
+        ValueError: attacks on text are asked for without a text task or their packages, or bounds
+            for a language model.
     """
     is_text = config.task.name in text_names()
     if config.evaluation.text and not is_text:
@@ -117,7 +117,7 @@ def _check_synonyms(config: Config) -> None:
 
 
 def text_attacks(config: Config, device: torch.device | str = "cpu") -> dict[str, TextAttack]:
-    """The attacks that `evaluation.text` names.
+    """Return the attacks that `evaluation.text` names.
 
     Raises:
         ImportError: a package that one of them needs is not installed.
@@ -133,7 +133,7 @@ def text_attacks(config: Config, device: torch.device | str = "cpu") -> dict[str
     return found
 
 
-# Read once for the check and for all networks of a run.
+# These models are loaded once for the check and for all networks of a run.
 @cache
 def _embed(device: str) -> Embed:
     return minilm(device=device)
@@ -145,19 +145,19 @@ def _proposals(name: str, device: str) -> Candidates:
 
 
 def sentences_of(config: Config, task: Task, model: nn.Module) -> ClassifiedTexts | None:
-    """The test split as it is written; None where the task has no text. Stop words have no
-    synonyms, as in the attacks on the text."""
+    """Return the texts of the test split with their classifier, or None if the task has no text.
+    Stop words have no synonyms, as in the attacks on text."""
     if task.texts is None:
         return None
     return ClassifiedTexts(task.texts, classifier_of(config, task.texts, model), content_synonyms)
 
 
 def synonyms_of(config: Config) -> TokenSynonyms:
-    """What training exchanges for one another: tokens of the network that the config names."""
+    """Return the synonyms for training: tokens of the network that the config names."""
     return token_synonyms(encoder_of(config), content_synonyms)
 
 
 def classifier_of(config: Config, texts: Sequence[str], model: nn.Module) -> Classify:
-    """The network's answers to texts; with a tab in them they are pairs."""
+    """Return a function from texts to logits; a tab in a text separates the two of a pair."""
     pairs = any("\t" in text for text in texts)
     return sentence_classifier(model, encoder_of(config), pairs=pairs)

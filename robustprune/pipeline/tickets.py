@@ -1,4 +1,4 @@
-"""Searches that train their tickets themselves, with controls: lottery and language tickets."""
+"""The searches that train their tickets themselves, with controls: lottery and language tickets."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from robustprune.search import (
 from robustprune.search.controls import shuffled_control
 from robustprune.search.lottery import rounds_to
 
-#: what changes in a control, for readers
+#: the title of each control, which says what changes
 _CONTROLS = {"random": "random mask", "reinit": "mask kept, weights drawn anew"}
 
 
 def find_lottery(search: Search) -> Found:
-    """A lottery ticket, and controls that start where it started."""
+    """Find a lottery ticket, and train controls from the same start."""
     run, name, section = search.run, search.name, search.run.config.lottery
 
     def find(checkpoint: Checkpoint) -> Ticket:
@@ -43,7 +43,7 @@ def find_lottery(search: Search) -> Found:
             **search.space(),
             **training(run, section, checkpoint, name),
         )
-        # the controls need its start, whose folder must be there before the ticket's
+        # the controls need its start, which must be stored before the ticket
         if not run.folder.has_model(f"{name}-start"):
             run.folder.save_model(f"{name}-start", ticket.start.state_dict(), ticket.masks, [])
         return ticket
@@ -75,7 +75,7 @@ def _control(
 
 
 def lottery_trainings(config: Config, name: str, density: float) -> list[Training]:
-    """Rounds and a last training in one model's name, and each control's own training."""
+    """Return the rounds and the last training under one name, and the training of each control."""
     section = config.lottery
     rounds = rounds_to(density, config.search.pattern, section.rounds)
     return [
@@ -85,11 +85,11 @@ def lottery_trainings(config: Config, name: str, density: float) -> list[Trainin
 
 
 def find_language(search: Search) -> Found:
-    """A ticket of a pre-trained language model, trained as `language.finetune` says."""
+    """Find a ticket of a pre-trained language model, and train it as `language.finetune` says."""
     run, name = search.run, search.name
     section, tuning, dense = run.config.language, run.config.finetune, run.config.search.dense
     tuned = search.model()
-    # the pre-trained weights come with the classifier of every stage
+    # the pre-trained weights, with the same new classifier as in every stage
     start = run.fresh_model() if section.reset else tuned
     robust = section.finetune == "robust"
 
@@ -135,7 +135,7 @@ def find_language(search: Search) -> Found:
 
 
 def language_trainings(config: Config, name: str, density: float) -> list[Training]:
-    """The search, then the training of what it drew and of the controls."""
+    """Return the search, and then the training of its ticket and of the controls."""
     section, epochs = config.language, config.finetune.epochs
     controls = [f"{name}-{control}" for control in section.controls]
     if section.finetune == "none":

@@ -1,4 +1,4 @@
-"""Verify the certificates of a run directory from its files and the data alone."""
+"""Verify the certificates of a run directory from its files and the data only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from robustprune.tasks import Task
 
 @dataclass(frozen=True)
 class _Rebuilt:
-    """What a run directory holds, built again from its files."""
+    """The content of a run directory, built again from its files."""
 
     folder: RunDir
     config: Config
@@ -45,7 +45,7 @@ class _Rebuilt:
     headline: str
 
 
-@local_files_only()  # a folder of somebody else's names what to load
+@local_files_only()  # the folder may come from somebody else and names what is loaded
 def verify_run(
     run_dir: Path,
     *,
@@ -55,22 +55,22 @@ def verify_run(
     limit: int = LIMIT,
     quiet: bool = True,
 ) -> list[CheckResult]:
-    """Check certificates.jsonl of a run as a third party would: every claim is made again.
+    """Check certificates.jsonl of a run as a third party would: every claim is computed again.
 
-    The config, the weights, the masks and the data are read anew; the data come from the task's
-    own source, not from the run, or from the file that its config names, which is said. See
-    `certify.verify_certificates` for what is checked.
+    The config, the weights, the masks and the data are read again. The data come from the task's
+    own source and not from the run, or from the file that its config names, which a finding then
+    says. `certify.verify_certificates` describes the checks.
 
     Args:
         run_dir: the folder with config.yaml and certificates.jsonl.
-        data_dir: of the task's data sets, as in `tasks.load_task`.
-        seed: of fresh noise and attacks; None draws one.
-        limit: most fresh samples of one smoothed statement.
-        quiet: no progress bars.
+        data_dir: the folder of the task's data sets, as in `tasks.load_task`.
+        seed: the seed of fresh noise and attacks; None draws one.
+        limit: the largest number of fresh samples for one smoothed claim.
+        quiet: whether progress bars are hidden.
 
     Returns:
-        findings, with what was not checked; one alone, not ok, where a file can't be read or isn't
-        what it should be.
+        The findings, including what was not checked; a single finding that is not ok if a file
+        can't be read or is not valid.
     """
     try:
         rebuilt = _rebuild(RunDir(run_dir), data_dir, torch.device(device))
@@ -110,12 +110,12 @@ def verify_run(
 
 
 def run_with_certificates(path: Path) -> Path:
-    """The run that a path means: itself, or the only one beneath it.
+    """Return the run that a path means: the path itself, or the only run inside it.
 
     Raises:
-        ValueError: it has no certificates, or those of somebody's own network, or there are several
-            runs beneath it; it is said what to do.
-        FileNotFoundError: no such folder.
+        ValueError: it has no certificates, or those of the user's own network, or there are several
+            runs in it; the message says what to do.
+        FileNotFoundError: there is no such folder.
     """
     if not path.is_dir():
         raise FileNotFoundError(f"there is no run directory {path}")
@@ -158,7 +158,7 @@ def _check_kind(path: Path) -> None:
 
 
 def _about_the_headline(rebuilt: _Rebuilt) -> list[CheckResult]:
-    """Whether what is certified is the network that the config makes the headline."""
+    """Check that the certified network is the one that the config makes the headline model."""
     name, possible = rebuilt.headline, headline_names(rebuilt.config)
     if name not in possible:
         detail = f"metrics.json names {name}; the config makes it {' or '.join(possible)}"
@@ -179,7 +179,7 @@ def _about_the_headline(rebuilt: _Rebuilt) -> list[CheckResult]:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two files are byte for byte the same, or neither is there."""
+    """Return whether two files have the same bytes, or neither exists."""
     if not (one.exists() and other.exists()):
         return one.exists() == other.exists()
     alike = plain_file(one).stat().st_size == plain_file(other).stat().st_size
@@ -187,7 +187,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _left_alone(rebuilt: _Rebuilt) -> list[CheckResult]:
-    """What lies in the folder, or is said by it, and was not looked at."""
+    """List what the folder contains or says and what was not checked."""
     left = [unchecked("metrics.json", "its figures; only the headline's name is read from it")]
     file, total = rebuilt.config.task.path, len(rebuilt.task.test)
     if file is not None:
@@ -204,7 +204,7 @@ def _left_alone(rebuilt: _Rebuilt) -> list[CheckResult]:
 
 
 def _rebuild(folder: RunDir, data_dir: Path | None, device: torch.device) -> _Rebuilt:
-    """Read everything but the certificates.
+    """Read everything except the certificates.
 
     Raises:
         ValueError, OSError, RuntimeError: a file is missing, damaged, or does not fit the others.
