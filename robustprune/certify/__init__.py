@@ -1,4 +1,4 @@
-"""Statements about how robust a network is that others can check: lower bounds on r*."""
+"""Make certificates of how robust a network is, which others can check: lower bounds on r*."""
 
 from robustprune.certify.certificate import (
     Certificate,

@@ -1,6 +1,6 @@
-"""What is claimed of each example, and the file that carries it: certificates.jsonl.
+"""The claim about each example, and the file with all claims: certificates.jsonl.
 
-The first line is the manifest, every other one a certificate. `schema.json` describes both.
+The first line is the manifest, and every other line is a certificate. `schema.json` describes both.
 """
 
 from __future__ import annotations
@@ -23,39 +23,42 @@ FILE = "certificates.jsonl"
 SCHEMA = 2
 
 Norm = Literal["linf", "l2", "l1"]
-#: distances of certificates: norms, or the number of words of a sentence that are replaced
+#: the distances of certificates: norms, or the number of replaced words of a sentence
 Metric = Literal["linf", "l2", "l1", "words"]
 Guarantee = Literal["base", "smoothed"]
-#: what a certificate comes to: a radius, or which of three reasons there is for having none
+#: the outcome of a certificate: a radius, or one of three reasons why there is none
 Outcome = Literal["certified", "wrong", "abstained", "unproven"]
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """One statement: every x' nearer to x than `radius` is answered with `label`.
+    """One claim: the classifier answers every x' nearer to x than `radius` with `label`.
 
     Attributes:
-        index: position in the test split.
-        input: `tensor_digest` of x.
+        index: the position in the test split.
+        input: the `tensor_digest` of x.
         label: the true class.
-        prediction: the classifier's answer at x; None where the smoothed one abstains.
-        norm: of the distance. In "words", sentences are that far apart in which so many words are
-            replaced by others of the same group of synonyms, and infinitely far apart where more
-            than that is changed.
-        radius: input units, or a number of words; 0, which says nothing, where `outcome` is
-            another than "certified".
+        prediction: the classifier's answer at x; None where the smoothed classifier abstains.
+        norm: the norm of the distance. "words" is the number of words that differ between two
+            sentences and belong to the same group of synonyms; it is infinite if anything else
+            differs.
+        radius: in input units, or a number of words. 0, which claims nothing, if `outcome` is not
+            "certified".
         method: one of `bounds.METHODS`, or "smoothing" or "synonyms".
-        settings: of the method: eps_max, rounds and steps of `bounds.certified_radius`; or n0, n,
-            alpha and seed of smoothing, with sigma, or most, the words of a group.
-        confidence: 1 for a proof; 1 − alpha for smoothing: the statement is wrong with
-            probability at most alpha.
-        hits: smoothing: samples of n that fell into the selected class; None for a proof.
-        attack_radius: distance of the nearest adversarial example that attacks found, an upper
-            bound on r* of the same classifier; None where none was found or looked for.
-        guarantee: of whom the statement is: the "base" network or the "smoothed" classifier.
-        replaceable: synonyms: words of the sentence that have others in their group; a radius above
-            it covers every sentence that can be made of them. None for other methods, and in
-            files of schema 1, whose radii above 0 are all beyond it.
+        settings: the settings of the method: eps_max, rounds and steps of
+            `bounds.certified_radius`; or n0, n, alpha and seed of smoothing, with sigma, or with
+            most, the largest number of words in a group.
+        confidence: 1 for a proof, 1 − alpha for smoothing: the claim is wrong with probability at
+            most alpha.
+        hits: for smoothing, the number of the n samples that fell into the selected class; None for
+            a proof.
+        attack_radius: the distance of the nearest adversarial example that attacks found, an upper
+            bound on r* of the same classifier; None if none was found or searched.
+        guarantee: the classifier that the claim is about: the "base" network or the "smoothed"
+            classifier.
+        replaceable: for synonyms, the number of words of the sentence that have others in their
+            group. A larger radius covers every sentence that can be made with them. None for other
+            methods, and in files of schema 1, where all radii above 0 are larger.
     """
 
     index: int
@@ -74,8 +77,8 @@ class Certificate:
 
     @property
     def outcome(self) -> Outcome:
-        """ "certified", or why the radius is 0: the answer is "wrong", the smoothed classifier
-        "abstained", or the bounds proved nothing, "unproven"."""
+        """Return "certified", or why the radius is 0: the answer is "wrong", the smoothed
+        classifier "abstained", or the bounds proved nothing ("unproven")."""
         if self.radius > 0:
             return "certified"
         if self.prediction is None:
@@ -84,31 +87,31 @@ class Certificate:
 
     @property
     def covers_all_words(self) -> bool:
-        """Whether it holds whatever words are replaced within their groups."""
+        """Whether the claim holds whatever words are replaced within their groups."""
         return self.radius > (self.replaceable or 0)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the certificates of a file were made from.
+    """The objects from which the certificates of a file were made.
 
     Attributes:
-        task: name of the task, whose test split the examples are the first `n` of.
-        model: name of the run's headline model.
-        weights, masks, config: `file_digest` of model.safetensors, masks.safetensors (None where
+        task: the name of the task; the examples are the first `n` of its test split.
+        model: the name of the run's headline model.
+        weights, masks, config: the `file_digest` of model.safetensors, masks.safetensors (None if
             the model is dense) and config.yaml.
-        data: `tensor_digest` of the n examples and of their labels.
-        norm, eps, bounds: the run's threat model. Proofs are for inputs within these bounds.
-        seed: of the run.
-        total_failure: probability that at least one statement of the file is wrong: at most the
-            sum of 1 − confidence (Bonferroni).
-        versions: of robustprune, python, torch, numpy, scipy.
+        data: the `tensor_digest` of the n examples and their labels.
+        norm, eps, bounds: the threat model of the run. Proofs are for inputs within these bounds.
+        seed: the seed of the run.
+        total_failure: an upper bound of the probability that at least one claim of the file is
+            wrong, which is the sum of 1 − confidence (Bonferroni).
+        versions: the versions of robustprune, python, torch, numpy and scipy.
         limits: what is not claimed, in plain sentences.
-        precision: floating-point numbers in which the certified network runs, such as "float32":
+        precision: the floating-point format in which the certified network runs, such as "float32";
             proofs hold for every evaluation in it. None in files of schema 1, whose proofs are
             about real numbers.
-        language: `attacks.text.description_digest` of the pre-trained language model whose config
-            and tokenizer the certified network uses; None for other networks.
+        language: the `attacks.text.description_digest` of the pre-trained language model whose
+            config and tokenizer the certified network uses; None for other networks.
     """
 
     task: str
@@ -130,7 +133,7 @@ class Manifest:
 
 
 def total_failure(certificates: Sequence[Certificate]) -> float:
-    """min(1, Σ (1 − confidence)): the union bound, which holds however they depend."""
+    """Return min(1, Σ (1 − confidence)), the union bound, which holds for any dependence."""
     return min(1.0, sum(1.0 - certificate.confidence for certificate in certificates))
 
 
@@ -138,7 +141,7 @@ def write_certificates(path: Path, manifest: Manifest, certificates: Sequence[Ce
     """Write the manifest and the certificates, whole or not at all.
 
     Raises:
-        ValueError: a value that the schema does not allow; nothing is written then.
+        ValueError: the schema does not allow a value. Then nothing is written.
     """
     lines = [{"kind": "manifest", "schema": SCHEMA, **asdict(manifest)}]
     lines += [{"kind": "certificate", **asdict(c), "outcome": c.outcome} for c in certificates]
@@ -148,10 +151,11 @@ def write_certificates(path: Path, manifest: Manifest, certificates: Sequence[Ce
 
 
 def read_certificates(path: Path) -> tuple[Manifest, tuple[Certificate, ...]]:
-    """Read what `write_certificates` wrote, refusing whatever is not as the schema says.
+    """Read a file of `write_certificates`, and refuse everything that the schema does not allow.
 
     Raises:
-        ValueError: the file is missing or not as described; file, line and field are named.
+        ValueError: the file is missing or malformed; the message names the file, the line and the
+            field.
     """
     try:
         text = read_bytes(path).decode("utf-8")
@@ -163,7 +167,7 @@ def read_certificates(path: Path) -> tuple[Manifest, tuple[Certificate, ...]]:
 
 
 def parse_certificates(text: str, *, source: str) -> tuple[Manifest, tuple[Certificate, ...]]:
-    """`read_certificates` of a text; `source` is what errors call it."""
+    """Do the same as `read_certificates` for a text; errors call it `source`."""
     lines = text.split("\n")
     if lines.pop() or not lines:
         raise ValueError(f"{source} must hold whole lines, at least one; it is cut off or empty")
@@ -211,7 +215,7 @@ def _validator(kind: str) -> Draft202012Validator:
 
 
 def _is_old(first: str) -> bool:
-    """Whether a manifest says that it is of schema 1."""
+    """Return whether a manifest says that it has schema 1."""
     try:
         value = json.loads(first)
     except (ValueError, RecursionError):
@@ -221,7 +225,7 @@ def _is_old(first: str) -> bool:
 
 #: fields that hold whole numbers, or null
 _WHOLE = ("index", "label", "prediction", "hits", "replaceable", "seed", "n")
-#: what lines of schema 1 lack
+#: the fields that lines of schema 1 do not have
 NEW: dict[str, dict[str, Any]] = {
     "manifest": {"schema": SCHEMA, "precision": None, "language": None},
     "certificate": {"replaceable": None, "outcome": "unproven"},
@@ -229,9 +233,9 @@ NEW: dict[str, dict[str, Any]] = {
 
 
 def _line(text: str, kind: str, source: str, old: bool) -> dict[str, Any]:
-    """A line as a dictionary of the dataclass's fields, and outcome.
+    """Return a line as a dictionary of the dataclass's fields, and outcome.
 
-    old: it is of schema 1, and what came later is filled in.
+    old: whether it has schema 1, whose missing fields are then filled in.
     """
 
     def refuse(constant: str) -> NoReturn:
@@ -239,7 +243,7 @@ def _line(text: str, kind: str, source: str, old: bool) -> dict[str, Any]:
 
     def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(pairs)
-        if len(fields) < len(pairs):  # readers would differ in which one they take
+        if len(fields) < len(pairs):  # readers could take different ones
             raise ValueError(f"a field is given twice among {', '.join(k for k, _ in pairs)}")
         return fields
 
@@ -257,7 +261,7 @@ def _line(text: str, kind: str, source: str, old: bool) -> dict[str, Any]:
         where = f"{source}, {fault.json_path[2:]}" if fault.absolute_path else source
         raise ValueError(f"{where}: {fault.message}")
     assert isinstance(value, dict), "the schema says so"
-    # JSON knows one kind of numbers, so that the schema takes 3.0 for a whole one
+    # JSON has one kind of numbers, so that the schema accepts 3.0 as a whole number
     value |= {name: int(value[name]) for name in _WHOLE if isinstance(value.get(name), float)}
     del value["kind"]
     return value

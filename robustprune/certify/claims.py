@@ -1,4 +1,4 @@
-"""What a verification checks: certificates of one method, with what they are about."""
+"""The input of a verification: certificates of one method, and the objects that they are about."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from robustprune.certify.findings import CheckResult, about_examples
 from robustprune.certify.sentences import ClassifiedTexts
 from robustprune.certify.synonyms import WordSets
 
-#: most fresh samples of one statement, unless the caller says otherwise
+#: the default for the largest number of fresh samples of one claim
 LIMIT = 1_000_000
 
 
 @dataclass(frozen=True)
 class Claims:
-    """Certificates of one method and settings, with what they are about.
+    """Certificates with the same method and settings, and the objects that they are about.
 
     Attributes:
-        certificates: N of them; x: (N, ...) and y: (N,), their examples, on the model's device.
-        bounds: of valid inputs; proofs hold within them, smoothing everywhere.
+        certificates: the N certificates; x: (N, ...) and y: (N,), their examples, on the model's
+            device.
+        bounds: the bounds of valid inputs; proofs hold within them, smoothing everywhere.
         support: where an input may change, as in `ThreatModel`; None for everywhere.
-        sentences: of a task that has them: its whole test split.
-        seed: of fresh noise and attacks.
-        batch_size: inputs in one pass.
-        statements: smoothed ones of the whole file, over which the probabilities of errors are
-            spread.
-        limit: most fresh samples of one of them.
+        sentences: the whole test split of a text task, or None.
+        seed: the seed of fresh noise and attacks.
+        batch_size: the number of inputs in one pass.
+        statements: the number of smoothed claims in the whole file, over which error probabilities
+            are spread.
+        limit: the largest number of fresh samples of one claim.
     """
 
     certificates: tuple[Certificate, ...]
@@ -58,10 +59,10 @@ class Claims:
 
     @property
     def words(self) -> ClassifiedTexts:
-        """The sentences.
+        """Return the sentences.
 
         Raises:
-            ValueError: the task has none.
+            ValueError: the task has no sentences.
         """
         if self.sentences is None:
             raise ValueError("the task has no text")
@@ -78,19 +79,19 @@ class Claims:
 
     @property
     def radius(self) -> Tensor:
-        """(N,) float64."""
+        """The radii, (N,) float64."""
         radii = [c.radius for c in self.certificates]
         return torch.tensor(radii, dtype=torch.float64, device=self.x.device)
 
     @property
     def balls(self) -> Tensor:
-        """Rows that claim something."""
+        """The rows whose radius is above 0."""
         return (self.radius > 0).nonzero().flatten()
 
     def setting(self, name: str) -> Any:
         return self.certificates[0].settings[name]
 
     def finding(self, name: str, rows: Tensor, fine: str, complaint: str) -> CheckResult:
-        """A finding that names the examples of the bad `rows`."""
+        """Return a finding that names the examples of the bad `rows`."""
         wrong = [self.certificates[i].index for i in rows.tolist()]
         return about_examples(f"{self.method}: {name}", wrong, fine, complaint)

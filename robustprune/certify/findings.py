@@ -1,4 +1,4 @@
-"""What a verification found, and its plain-text form."""
+"""The findings of a verification, and their form as plain text."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from robustprune.run.terminal import printable
 
-#: how many examples a finding names
+#: the largest number of examples that a finding names
 _NAMED = 8
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One thing that was checked, or that could not be.
+    """The result of one check, or something that could not be checked.
 
     Attributes:
-        ok: nothing speaks against it.
-        checked: whether anything would.
+        ok: whether nothing speaks against it.
+        checked: whether it was checked at all.
     """
 
     name: str
@@ -27,7 +27,7 @@ class CheckResult:
 
 
 def about_examples(name: str, wrong: Iterable[int], fine: str, complaint: str) -> CheckResult:
-    """A finding that names the examples which are not as they should be."""
+    """Return a finding that names the examples which failed the check."""
     indices = set(wrong)
     if not indices:
         return CheckResult(name, True, fine)
@@ -35,7 +35,7 @@ def about_examples(name: str, wrong: Iterable[int], fine: str, complaint: str) -
 
 
 def named(indices: Iterable[int]) -> str:
-    """example 7; examples 3, 7; the first few and how many more"""
+    """Write "example 7", "examples 3, 7", or the first few and the number of the others."""
     ranked = sorted(indices)
     more = f" and {len(ranked) - _NAMED} more" if len(ranked) > _NAMED else ""
     first = ", ".join(str(i) for i in ranked[:_NAMED])
@@ -43,14 +43,14 @@ def named(indices: Iterable[int]) -> str:
 
 
 def unchecked(name: str, detail: str) -> CheckResult:
-    """Something that a file says and nobody has looked at."""
+    """Return a finding for something that the file says and that was not checked."""
     return CheckResult(name, True, detail, checked=False)
 
 
 def report_lines(findings: Sequence[CheckResult]) -> list[str]:
-    """One line a finding, what was not checked after all others, and a last one with the verdict.
+    """Return a line for each finding, those not checked, and a last line with the verdict.
 
-    Whatever stands in the files cannot look like a line of ours: see `printable`.
+    Text from the files cannot imitate one of these lines, see `printable`.
     """
     made = [finding for finding in findings if finding.checked]
     left = [finding for finding in findings if not finding.checked]

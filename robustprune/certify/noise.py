@@ -1,4 +1,4 @@
-"""A network's answers on noisy copies of each example, counted."""
+"""Count a network's answers on noisy copies of each example."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from attacks.inputs import check_finite, check_values
 from attacks.network import logits_of
 from robustprune.run.progress import Progress
 
-#: (positions of some examples, samples of each) -> how often each class won: (rows, C) int64
+#: (positions of some examples, samples of each) -> counts of each class: (rows, C) int64
 Counter = Callable[[Tensor, int], Tensor]
 
-#: numbers drawn at a time; part of what fixes the noise, so the batch size must not change it
+#: how many numbers are drawn at a time; the noise depends on it, so it must not be changed
 _PIECE = 2**20
 
 
@@ -37,25 +37,25 @@ def counting(
 ) -> Iterator[Counter]:
     """Yield a function that counts the model's answers on x + σ·N(0, I), example by example.
 
-    Example number i has a random stream of its own, seeded by (seed, i): it meets the same noise
-    whatever the batch size and whatever is drawn for the others, and every call goes on in the
-    stream with numbers not used before. A batch holds pairs (example, noise), so that the device
-    is busy whether the examples or the samples are many. The module is in eval mode inside.
+    Example number i has its own random stream, seeded by (seed, i). So it gets the same noise
+    whatever the batch size is and whatever is drawn for others, and every call continues the stream
+    with new numbers. A batch consists of pairs (example, noise), so that the device is busy if
+    there are many examples or many samples. Inside, the module is in eval mode.
 
     Args:
         x: (N, ...) floating point.
-        batch_size: pairs in one forward pass; None for as many as the device takes, see
-            `as_many`. A batch that runs out of memory is tried again in halves.
-        most: samples an example that may be asked for in all: the length of the progress bar; None
-            where that is not known.
+        batch_size: the number of pairs in one forward pass; None for as many as the device takes,
+            see `as_many`. A batch that runs out of memory is split in halves.
+        most: the largest number of samples per example in all, which is the length of the progress
+            bar; None if it is not known.
         support: where there is noise, as in `ThreatModel`; None for everywhere.
-        numbers: i of each example; None for its position in x.
+        numbers: the number i of each example; None for its position in x.
 
     Raises:
-        ValueError: x is not finite; from the function: the model does not return (N, C) logits with
-            C ≥ 2, or returns NaN.
+        ValueError: x is not finite; or, from the function, the model does not return logits (N, C)
+            with C ≥ 2, or returns NaN.
     """
-    check_values(x, None)  # or the network would be blamed for its NaN
+    check_values(x, None)  # otherwise errors would blame the network for NaN in x
     numbers = range(len(x)) if numbers is None else numbers
     seeds = (np.random.SeedSequence([seed, i]).generate_state(1)[0] for i in numbers)
     streams = [torch.Generator(x.device).manual_seed(int(one)) for one in seeds]
@@ -94,14 +94,14 @@ def counting(
 
 
 def as_many(x: Tensor) -> int:
-    """Inputs in one pass: on a CPU, whose caches hold no more activations, 256 or 16 MiB of float32
-    numbers; elsewhere 128 MiB, from which the halving finds what the memory takes."""
+    """Return the number of inputs in one pass. On a CPU, whose caches hold no more activations,
+    these are 256 inputs or 16 MiB of float32; elsewhere 128 MiB, which is halved if needed."""
     size = max(1, x.shape[1:].numel())
     return max(1, min(256, 2**22 // size) if x.device.type == "cpu" else 2**25 // size)
 
 
 def _answers(model: Model, x: Tensor) -> tuple[Tensor, int]:
-    """The class of every row, and how many classes there are."""
+    """Return the class of every row, and the number of classes."""
     logits = logits_of(model, x)
     if logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < 2:
         raise ValueError(
@@ -120,7 +120,8 @@ def _noisy(
     samples: int,
     support: Callable[[Tensor], Tensor] | None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """(position in `rows`, some noisy copies of that example), example after example."""
+    """Yield (position in `rows`, some noisy copies of that example), one example after the
+    other."""
     most = max(1, _PIECE // x[0].numel())
     for position, row in enumerate(rows):
         allowed = None if support is None else support(x[row : row + 1])
@@ -133,7 +134,8 @@ def _noisy(
 def _batches(
     parts: Iterator[tuple[int, Tensor]], batch_size: int
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """The same copies in the same order, `batch_size` at a time, with the position of each."""
+    """Yield the same copies in the same order, `batch_size` at a time, with the position of
+    each."""
     owner: list[int] = []
     held: list[Tensor] = []
     for position, noisy in parts:

@@ -1,4 +1,4 @@
-"""Proven radii of many examples, with a word beforehand on how long they take."""
+"""Compute proven radii of many examples, with an estimate of the time beforehand."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from robustprune.certify.certificate import Norm
 from robustprune.run.progress import Progress, duration
 from robustprune.run.runtime import is_first, merged, own_batches
 
-#: from this many seconds on, it is said beforehand how long the proofs take
+#: if the proofs take at least this number of seconds, their time is printed beforehand
 _LONG = 60.0
-#: weights times examples in one batch of the slow methods: large networks go one by one, so that
-#: the bar moves
+#: the product of weights and examples in a batch of the slow methods; large networks have batches
+#: of one example, so that the progress bar moves
 _BATCH = 2**23
 
 
@@ -38,13 +38,13 @@ def proven_radii(
     title: str,
     quiet: bool,
 ) -> Tensor:
-    """`bounds.certified_radius` of (x, y), (N,) float64; several ranks share the batches.
+    """Return `bounds.certified_radius` of (x, y), (N,) float64. Several ranks share the batches.
 
-    Unless `quiet`, one bound of one example is timed first, and an upper estimate of the whole is
-    printed where it is over a minute.
+    Unless `quiet`, one bound of one example is timed first, and an upper estimate of the whole time
+    is printed if it is over a minute.
 
     Raises:
-        ValueError: as `bounds.certified_radius`.
+        ValueError: as in `bounds.certified_radius`.
     """
     size = rows_at_a_time(model, method, batch_size or max(len(x), 1))
     batches = own_batches(len(x), size)
@@ -70,7 +70,7 @@ def proven_radii(
 
 
 def _counted(told: Progress, units: int) -> Callable[[float], None]:
-    """What tells a share of so many units, which come next."""
+    """Return a function that reports a share of the next `units` units."""
     begin = told.done
 
     def on_progress(share: float) -> None:
@@ -80,7 +80,7 @@ def _counted(told: Progress, units: int) -> Callable[[float], None]:
 
 
 def rows_at_a_time(model: nn.Module, method: BoundMethod, batch_size: int) -> int:
-    """Examples in one batch: fewer of a large network by a slow method."""
+    """Return how many examples are in a batch: fewer for a large network and a slow method."""
     if method in ("ibp", "crown-ibp"):
         return batch_size
     weights = sum(parameter.numel() for parameter in model.parameters())
@@ -98,7 +98,7 @@ def _foretell(
     rounds: int,
     steps: int,
 ) -> None:
-    """Say how long it takes, where that is long."""
+    """Print how long it takes, if that is long."""
     start = time.monotonic()
     threat = ThreatModel(norm, eps_max / 1000, bounds)
     margin_bounds(model, x[:1], y[:1], threat, method=method, steps=steps)

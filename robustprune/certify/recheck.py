@@ -1,4 +1,4 @@
-"""Proofs checked by doing the work again: bounds, and fresh attacks."""
+"""Check proofs by computing the bounds again, and by fresh attacks."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from robustprune.certify.radii import proven_radii, rows_at_a_time
 from robustprune.certify.sandwich import SandwichViolation, check_sandwich
 from robustprune.run.progress import progress
 
-#: relative difference at which a recomputed radius counts as another one
+#: the relative difference from which on a recomputed radius counts as different
 TOLERANCE = 1e-3
-#: of the attacks
+#: the steps and restarts of the attacks
 STEPS, RESTARTS = 40, 5
-#: lead, relative to the spread of the logits, below which an answer is not called wrong: libraries
-#: may take coarser ways (Winograd, TF32) than proofs cover, and tip a tie
+#: an answer counts as wrong only above this lead, relative to the spread of the logits, because
+#: libraries may compute more coarsely (Winograd, TF32) than proofs cover, and decide a tie
 LEAD = 1e-5
 
 
 def proven_again(claims: Claims) -> CheckResult:
-    """Bound the margins at each stated radius: the claim itself."""
+    """Bound the margins at each stated radius, which is the claim itself."""
     some, method = claims.balls, cast(BoundMethod, claims.method)
     proven = torch.zeros(len(claims.x), dtype=torch.bool, device=claims.x.device)
     parts = torch.split(some, rows_at_a_time(claims.model, method, claims.batch_size))
@@ -49,7 +49,7 @@ def proven_again(claims: Claims) -> CheckResult:
 
 
 def same_radius(claims: Claims) -> CheckResult:
-    """Search the radius again with the stated settings: neither more nor less is claimed."""
+    """Search the radius again with the stated settings. It must be neither smaller nor larger."""
     again = proven_radii(
         claims.model,
         claims.x,
@@ -74,7 +74,8 @@ def same_radius(claims: Claims) -> CheckResult:
 
 
 def below_attacks(claims: Claims) -> CheckResult:
-    """The stated radius must not exceed the stated distance of an adversarial example."""
+    """Check that the stated radius does not exceed the stated distance of an adversarial
+    example."""
     reached = [
         torch.inf if c.attack_radius is None else c.attack_radius for c in claims.certificates
     ]
@@ -89,7 +90,7 @@ def below_attacks(claims: Claims) -> CheckResult:
 
 
 def attacked_inside(claims: Claims) -> CheckResult:
-    """Fresh PGD, on cross-entropy and on the margin, inside every certified ball."""
+    """Attack inside every certified ball with fresh PGD, on cross-entropy and on the margin."""
     model, broken = claims.model, torch.zeros(len(claims.x), dtype=torch.bool)
     parts = torch.split(claims.balls, claims.batch_size)
     for part in progress(parts, title="attacks inside", unit="batch", quiet=claims.quiet):

@@ -1,9 +1,9 @@
-"""Smoothed claims checked with samples of the verifier's own.
+"""Check smoothed claims with samples of the verifier.
 
-What a file says of its samples is not evidence: whoever wrote it may have drawn none. A radius says
-that the class has at least a certain share of all samples, and samples that nobody could foresee
-confirm that share or refute it (`sequential`), however many they take up to a limit. Where the
-share lies so near the claim that they do neither, the stated seed is replayed.
+What a file says about its samples is no evidence, because its author may have drawn none. A radius
+says that the class has at least a certain share of all samples. Samples that nobody could foresee
+confirm or refute that share (`sequential`), however many this takes up to a limit. If the share is
+so near to the claim that they do neither, the stated seed is used again.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from robustprune.certify.findings import CheckResult, named
 from robustprune.certify.sequential import Counts, Decision, Numbers, decide
 from robustprune.measure.statistics import clopper_pearson
 
-#: probability, at most, that fresh samples confirm any false smoothed statement of a file
+#: the largest probability that fresh samples confirm any false smoothed claim of a file
 FALSE_PASS = 1e-3
-#: probability, at most, that a check which draws noise refutes any true statement of a file
+#: the largest probability that a check which draws noise refutes any true claim of a file
 FALSE_ALARM = 1e-3
-#: fresh samples of a statement are at most so many times those that it was made with, or this many
+#: a claim gets at most OFTEN times as many fresh samples as it was made with, or LEAST if more
 OFTEN, LEAST = 100, 100_000
 
-#: (positions among the claimed rows, samples) -> misses among so many new samples of each
+#: (positions among the claimed rows, samples) -> misses among this number of new samples of each
 Misses = Callable[[Counts, int], Counts]
-#: rows -> the class and the hits that the stated seed gives each
+#: rows -> the class and the hits of each with the stated seed
 Replay = Callable[[Claims, list[int]], tuple[Counts, Counts]]
 
 
 def follows_from_hits(
     claims: Claims, radius_of: Callable[[int, NDArray[np.float64]], float]
 ) -> CheckResult:
-    """Radius, confidence and abstention must be those that the stated hits give.
+    """Check that radius, confidence and abstention are those that the stated hits give.
 
     Args:
-        radius_of: (row, p_A as an array of one) -> the radius that it gives.
+        radius_of: a function (row, p_A as an array of one number) -> the radius.
     """
     n, alpha, wrong = int(claims.setting("n")), float(claims.setting("alpha")), []
     for row, c in enumerate(claims.certificates):
         assert c.hits is not None, "the schema says so"
         p_lower = clopper_pearson([min(c.hits, n)], n, alpha)[0]
         radius = radius_of(row, p_lower) if c.prediction == c.label else 0.0
-        # files of schema 1 state one more than all words where all that can be are replaced
+        # in files of schema 1 a radius that covers all words is one more than their number
         beyond = claims.method == "synonyms" and c.replaceable is None and c.radius > radius > 0
         if (
             c.hits > n
@@ -64,14 +64,14 @@ def follows_from_hits(
 
 
 def supported(claims: Claims, needed: Numbers, misses_of: Misses, replay: Replay) -> CheckResult:
-    """Whether misses are rarer than `needed` for every row that claims something.
+    """Check for every row with a radius that misses are rarer than `needed`.
 
-    All true statements of the file pass with probability at least 1 − FALSE_ALARM, those that
-    samples leave open only if the stated seed gives their hits; a false one is confirmed by samples
-    with probability at most FALSE_PASS. Both are spread evenly over the statements.
+    All true claims of the file pass with probability at least 1 − FALSE_ALARM; those that samples
+    leave open pass only if the stated seed gives their hits. Samples confirm a false claim with
+    probability at most FALSE_PASS. Both probabilities are spread evenly over the claims.
 
     Args:
-        needed: (K,), of the K rows with a radius.
+        needed: (K,), for the K rows with a radius.
     """
     decision = decide(
         misses_of,
@@ -111,15 +111,15 @@ def supported(claims: Claims, needed: Numbers, misses_of: Misses, replay: Replay
 
 
 def limit_of(claims: Claims) -> int:
-    """Most fresh samples of one statement."""
+    """Return the largest number of fresh samples of one claim."""
     return min(claims.limit, max(LEAST, OFTEN * int(claims.setting("n"))))
 
 
 def _given_by_the_seed(
     claims: Claims, decision: Decision, needed: Numbers, replay: Replay
 ) -> NDArray[np.bool_]:
-    """(K,), of the rows that samples left open: whether the stated seed gives at least the stated
-    radius. Whoever wrote the file chose it, so that it decides only what samples can't."""
+    """Return (K,): whether the stated seed gives at least the stated radius, for rows that samples
+    left open. The author of the file chose the seed, so it decides only where samples can't."""
     given = np.zeros(len(needed), dtype=np.bool_)
     open_ = np.flatnonzero(~(decision.confirmed | decision.refuted))
     n0, n, alpha = (claims.setting(name) for name in ("n0", "n", "alpha"))

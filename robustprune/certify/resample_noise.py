@@ -1,4 +1,4 @@
-"""Claims about Gaussian smoothing checked: fresh noise, and attacks inside the balls."""
+"""Check claims about Gaussian smoothing: by fresh noise, and by attacks inside the balls."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from robustprune.certify.sequential import Counts
 from robustprune.certify.smoothing import ABSTAIN, count_votes, predict, smoothed_radius
 from robustprune.run.progress import Progress
 
-#: noise samples that the attack on a smoothed classifier averages over
+#: the number of noise samples over which the attack on a smoothed classifier averages
 ATTACK_DRAWS = 16
 
 
 def radius_and_hits(claims: Claims) -> CheckResult:
-    """Whether σ and the hits give each radius."""
+    """Check that σ and the hits give each radius."""
     sigma = float(claims.setting("sigma"))
     return follows_from_hits(claims, lambda _, p_lower: float(smoothed_radius(p_lower, sigma)[0]))
 
 
 def drawn_again(claims: Claims) -> CheckResult:
-    """Whether fresh noise gives the class the share that each radius needs: misses must be rarer
-    than Φ(−r/σ), which is Theorem 1 read backwards."""
+    """Check that fresh noise gives the class the share that each radius needs. Misses must be rarer
+    than Φ(−r/σ), which follows from Theorem 1."""
     radius = claims.radius[claims.balls].cpu().numpy()
     needed = np.asarray(ndtr(-radius / float(claims.setting("sigma"))), dtype=np.float64)
     with _fresh_noise(claims) as misses_of:
@@ -41,7 +41,7 @@ def drawn_again(claims: Claims) -> CheckResult:
 
 
 def smoothed_attacked_inside(claims: Claims) -> CheckResult:
-    """Fresh PGD on probabilities averaged over noise, judged by PREDICT."""
+    """Attack with fresh PGD on probabilities averaged over noise; PREDICT gives the answers."""
     model, some, sigma = claims.model, claims.balls, float(claims.setting("sigma"))
     generator = torch.Generator(claims.x.device).manual_seed(claims.seed)
     shape, broken = (ATTACK_DRAWS, *claims.x.shape[1:]), torch.zeros(len(claims.x)).bool()
@@ -50,7 +50,7 @@ def smoothed_attacked_inside(claims: Claims) -> CheckResult:
     support = claims.support
 
     def averaged(x: Tensor) -> Tensor:
-        """log Σ_draws softmax(f(x + noise)): logits of the average, up to a constant."""
+        """Return log Σ_draws softmax(f(x + noise)), the logits of the average up to a constant."""
         allowed = noise if support is None else noise * support(x)[:, None]
         noisy = (x[:, None] + allowed).flatten(0, 1)
         logits = logits_of(model, noisy).reshape(len(x), ATTACK_DRAWS, -1)
@@ -84,7 +84,8 @@ def smoothed_attacked_inside(claims: Claims) -> CheckResult:
 
 @contextmanager
 def _fresh_noise(claims: Claims) -> Iterator[Misses]:
-    """Misses of the classifier under noise of the verifier's seed."""
+    """Give a function that counts the misses of the classifier under noise of the verifier's
+    seed."""
     some, labels = claims.balls.cpu(), claims.y.cpu()
     noise = counting(
         claims.model,
@@ -108,7 +109,7 @@ def _fresh_noise(claims: Claims) -> Iterator[Misses]:
 
 
 def _replayed(claims: Claims, rows: list[int]) -> tuple[Counts, Counts]:
-    """The class and the hits that the stated seed gives some rows."""
+    """Return the class and the hits of some rows with the stated seed."""
     n0, n = int(claims.setting("n0")), int(claims.setting("n"))
     noise = counting(
         claims.model,

@@ -1,4 +1,5 @@
-"""Claims about replaced words checked: fresh synonyms, around the sentence and around others."""
+"""Check claims about replaced words: by fresh synonyms for the sentence and for changed
+sentences."""
 
 from __future__ import annotations
 
@@ -30,19 +31,19 @@ from robustprune.run.progress import Progress
 
 
 def radius_and_hits(claims: Claims) -> CheckResult:
-    """Whether the hits and the words of the sentence give each radius."""
+    """Check that the hits and the words of the sentence give each radius."""
     shares = _shares(claims)
     return follows_from_hits(claims, lambda row, p_lower: float((p_lower > shares[row]).sum()))
 
 
 def replaceable_words(claims: Claims) -> CheckResult:
-    """How many words of each sentence can be replaced, by which a radius is called complete."""
+    """Check how many words of each sentence can be replaced, by which a radius covers all words."""
     counts = [len(shares) - 1 for shares in _shares(claims)]
     wrong = [
         row
         for row, (c, count) in enumerate(zip(claims.certificates, counts, strict=True))
         if c.replaceable not in (count, None)
-        # a file of schema 1 does not say it: its radii are beyond all words
+        # files of schema 1 do not have it: their radii are larger than the number of words
         or (c.replaceable is None and 0 < c.radius <= count)
     ]
     return claims.finding(
@@ -54,9 +55,9 @@ def replaceable_words(claims: Claims) -> CheckResult:
 
 
 def synonyms_again(claims: Claims) -> CheckResult:
-    """Whether fresh synonyms give the class the share that each radius needs."""
+    """Check that fresh synonyms give the class the share that each radius needs."""
     shares = _shares(claims)
-    # a radius beyond all words needs what the last of them needs
+    # a radius beyond the number of words needs the share of the last word
     needed = [
         1.0 - shares[i][min(int(claims.certificates[i].radius), len(shares[i])) - 1]
         for i in claims.balls.tolist()
@@ -66,8 +67,8 @@ def synonyms_again(claims: Claims) -> CheckResult:
 
 
 def replaced_inside(claims: Claims) -> CheckResult:
-    """Replace as many words as each radius allows, those that cost most votes: the class must not
-    lose its majority."""
+    """Replace as many words as each radius allows, those that cost most votes. The class must keep
+    its majority."""
     groups, texts = claims.groups, []
     for i in claims.balls.tolist():
         allowed = int(claims.certificates[i].radius) - 1
@@ -76,7 +77,7 @@ def replaced_inside(claims: Claims) -> CheckResult:
     decision = decide(
         _fresh_synonyms(claims, texts),
         np.full(len(texts), 0.5),
-        level=FALSE_PASS,  # stops where the majority is clear; nothing is claimed from it
+        level=FALSE_PASS,  # only stops the sampling where the majority is clear
         alarm=FALSE_ALARM / claims.statements,
         limit=limit_of(claims),
     )
@@ -90,13 +91,13 @@ def replaced_inside(claims: Claims) -> CheckResult:
 
 
 def _shares(claims: Claims) -> list[Numbers]:
-    """`needed_share` of every sentence."""
+    """Return `needed_share` of every sentence."""
     groups = claims.groups
     return [needed_share(text, groups, groups) for text in claims.texts]
 
 
 def _fresh_synonyms(claims: Claims, around: list[str]) -> Misses:
-    """Misses of the classifier with synonyms of texts, those of the rows with a radius."""
+    """Return a function that counts misses with synonyms of texts, for the rows with a radius."""
     groups, labels = claims.groups, claims.y[claims.balls].cpu().numpy()
     streams = [
         substitutes(text, groups, None, (claims.seed, claims.certificates[i].index))
@@ -117,7 +118,7 @@ def _fresh_synonyms(claims: Claims, around: list[str]) -> Misses:
 
 
 def _replayed(claims: Claims, rows: list[int]) -> tuple[Counts, Counts]:
-    """The class and the hits that the stated seed gives some rows."""
+    """Return the class and the hits of some rows with the stated seed."""
     votes = [
         votes_on(
             claims.words.classify,

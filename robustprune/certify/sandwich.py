@@ -1,4 +1,4 @@
-"""Lower bounds below, upper bounds above: certified radius ≤ r* ≤ distance an attack reached."""
+"""Compare lower and upper bounds: certified radius ≤ r* ≤ distance that an attack reached."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: how many offending examples a message names
+#: the largest number of wrong examples that a message names
 _NAMED = 10
 
 
 class SandwichViolation(ValueError):
-    """A certified radius beyond an adversarial example: the proof or the attack has a fault."""
+    """A certified radius lies beyond an adversarial example, so the proof or the attack is
+    wrong."""
 
 
 @dataclass(frozen=True)
 class AccuracyInterval:
-    """Robust accuracy at eps: at least `certified`, at most `attacked`, as fractions of n."""
+    """Robust accuracy at eps is at least `certified` and at most `attacked`, as fractions of n."""
 
     eps: float
     certified: float
@@ -26,19 +27,21 @@ class AccuracyInterval:
 
 
 def check_sandwich(lower: Tensor, upper: Tensor, *, tolerance: float = 1e-6) -> None:
-    """Check lower_i ≤ upper_i for every example; both must bound r* of the same classifier in the
-    same norm.
+    """Check that lower_i ≤ upper_i for every example.
+
+    Both must bound r* of the same classifier in the same norm.
 
     Args:
-        lower: (N,) certified radii, finite.
-        upper: (N,) distances of adversarial examples; ∞ where none was found, 0 where x itself is
+        lower: (N,), the certified radii, finite.
+        upper: (N,), the distances of adversarial examples; ∞ if none was found, 0 if x itself is
             misclassified.
-        tolerance: relative excess that is let through: the distance of two float32 inputs is
-            itself only known to about 1e-7.
+        tolerance: the relative excess that is allowed, because rounding limits the distance of two
+            float32 inputs to about 1e-7.
 
     Raises:
-        SandwichViolation: with the indices of the examples, the worst first.
-        ValueError: shapes that differ, NaN, a negative value, an infinite lower bound.
+        SandwichViolation: a bound is violated; the message has the indices of the examples, the
+            worst first.
+        ValueError: shapes differ, or a value is NaN or negative, or a lower bound is infinite.
     """
     lower, upper = _checked(lower, upper)
     excess = lower - upper * (1 + tolerance)
@@ -58,17 +61,18 @@ def check_sandwich(lower: Tensor, upper: Tensor, *, tolerance: float = 1e-6) -> 
 
 
 def robust_accuracy_interval(lower: Tensor, upper: Tensor, eps: float) -> AccuracyInterval:
-    """Share of examples certified beyond eps, and share that no attack broke within it.
+    """Return the share of examples certified beyond eps, and the share not broken within it.
 
-    An example counts as certified where lower > eps and as broken where upper ≤ eps, so the true
-    robust accuracy on the N examples lies between the two.
+    An example is certified if lower > eps and broken if upper ≤ eps. So the true robust accuracy on
+    the N examples lies between the two shares.
 
     Args:
-        lower, upper: as for `check_sandwich`, which is called.
-        eps: radius, input units; 0 gives the clean accuracy as the upper end.
+        lower, upper: as in `check_sandwich`, which is called.
+        eps: the radius in input units; 0 gives the clean accuracy as the upper share.
 
     Raises:
-        SandwichViolation, ValueError: as `check_sandwich`; no examples; eps below 0.
+        SandwichViolation, ValueError: as in `check_sandwich`; or there are no examples, or eps is
+            below 0.
     """
     check_sandwich(lower, upper)
     if len(lower) == 0:
@@ -76,7 +80,7 @@ def robust_accuracy_interval(lower: Tensor, upper: Tensor, eps: float) -> Accura
     if not 0 <= eps < float("inf"):
         raise ValueError(f"eps={eps} must be finite and at least 0, in input units")
     lower, upper = _checked(lower, upper)
-    # rounding alone may put a certified radius above the attack's distance: attacks decide then
+    # rounding may put a certified radius above the attack's distance: then the attack decides
     attacked = upper > eps
     certified = (lower > eps) & attacked
     n = len(lower)

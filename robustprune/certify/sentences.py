@@ -1,4 +1,5 @@
-"""Sentences that are certified against synonyms: groups of words, and how to ask about a text."""
+"""Sentences that are certified against synonyms: the groups of words, and the classifier of
+texts."""
 
 from __future__ import annotations
 
@@ -12,13 +13,13 @@ from robustprune.certify.synonyms import WordSets
 def synonym_groups(
     vocabulary: Sequence[str], synonyms: WordSets, *, most: int = 50
 ) -> Callable[[str], tuple[str, ...]]:
-    """Cut the vocabulary and its synonyms into groups: every word of a group has the same set.
+    """Divide the vocabulary and its synonyms into groups. Every word of a group has the same set.
 
-    Words are taken in order, each with its synonyms in order; two groups are joined where the
-    result has at most `most` words.  With such sets o = 1 for every word in lower case, or with a
+    Words are processed in order, each with its synonyms in order; two groups are merged if the
+    result has at most `most` words. With such sets o = 1 for every word in lower case, or with a
     capital, or in capitals: where the smoothed classifier answers, any number of substitutions
-    within the groups is certified.  Words in another case, such as TVs, are not in the sets of
-    their synonyms, and o is smaller.
+    within the groups is certified. Words in another case, such as TVs, are not in the sets of their
+    synonyms, and o is smaller.
 
     Raises:
         ValueError: `most` is below 1.
@@ -40,12 +41,12 @@ def synonym_groups(
 
 @dataclass(frozen=True)
 class ClassifiedTexts:
-    """A test split as it is written, and how to ask about it.
+    """A test split as it is written, with its classifier.
 
     Attributes:
-        texts: all of them, in the order of the split.
-        classify: texts -> logits (n, C) of the network.
-        synonyms: a word in lower case -> what may stand for it.
+        texts: all texts, in the order of the split.
+        classify: a function from texts to logits (n, C) of the network.
+        synonyms: a function from a word in lower case to the words that may replace it.
     """
 
     texts: Sequence[str]
@@ -53,7 +54,7 @@ class ClassifiedTexts:
     synonyms: WordSets
 
     def groups(self, most: int) -> WordSets:
-        """`synonym_groups` of the words of all the texts: the same for each of them, however many
-        are certified."""
+        """Return `synonym_groups` of the words of all texts, which do not depend on the number of
+        texts that are certified."""
         vocabulary = {word.lower() for text in self.texts for word in split(text).words}
         return synonym_groups(sorted(vocabulary), self.synonyms, most=most)

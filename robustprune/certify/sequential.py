@@ -1,15 +1,14 @@
-"""Whether misses are rarer than claimed: a test that draws as many samples as it takes.
+"""Test whether misses are rarer than claimed, with as many samples as it takes.
 
-A miss has an unknown probability q, the claim is q < u. For samples X₁, X₂, ... (1 for a miss),
-the mixture of likelihood ratios against the edge of the claim,
+A miss has an unknown probability q, and the claim is q < u. For samples X₁, X₂, ... (1 for a miss),
+the mixture of likelihood ratios against the limit of the claim,
 
     E_t = ∫ Π_s (v/u)^{X_s} ((1 − v)/(1 − u))^{1 − X_s} dπ(v),
 
-is a nonnegative supermartingale of mean at most 1 under every q ≥ u where π lives on v < u, and
-under every q ≤ u where π lives on v > u. So E_t reaches 1/δ, at any t at all, with probability at
-most δ (Ville 1939; Robbins 1970, Ann. Math. Statist. 41, Sec. 2): one may look after each sample
-and stop when one likes. With π the Beta(½, ½) distribution cut at u, both integrals are incomplete
-beta functions.
+is a nonnegative supermartingale with mean at most 1 for every q ≥ u if π is a distribution on
+v < u, and for every q ≤ u if π is one on v > u. So the probability that E_t reaches 1/δ at any t is
+at most δ (Ville 1939; Robbins 1970, Ann. Math. Statist. 41, Sec. 2), and one may stop after any
+sample. With π the Beta(½, ½) distribution cut at u, both integrals are incomplete beta functions.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ from scipy.special import betainc, betaincc, betaln
 Numbers = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-#: samples of the first look; each look grows them by a quarter
+#: the number of samples before the first test; each later test has a quarter more
 _FIRST_LOOK = 64
-#: both parameters of the mixture's beta distribution
+#: both parameters of the beta distribution of the mixture
 _HALF = 0.5
-#: below this a probability counts as this
+#: smaller probabilities are replaced by this one
 _TINY = 1e-300
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What fresh samples say of K claims: confirmed, refuted, or neither within the limit.
+    """The result of fresh samples for K claims: confirmed, refuted, or neither within the limit.
 
     Attributes:
         confirmed, refuted: (K,) bool.
-        drawn, misses: (K,) int64, samples made and misses among them.
+        drawn, misses: (K,) int64, the numbers of samples and of misses among them.
     """
 
     confirmed: NDArray[np.bool_]
@@ -55,15 +54,15 @@ def decide(
     alarm: float,
     limit: int,
 ) -> Decision:
-    """Test K claims "a miss has a probability below u".
+    """Test K claims of the form "a miss has a probability below u".
 
     Args:
-        misses_of: (positions of some claims, a number of samples) -> misses among so many new
-            samples of each.
-        claimed: (K,) u.
-        level: probability, at most, that a false claim is confirmed; of each.
-        alarm: probability, at most, that a true claim is refuted; of each.
-        limit: most samples a claim.
+        misses_of: a function (positions of some claims, a number of samples) -> the misses among
+            this number of new samples of each.
+        claimed: (K,), the u of each claim.
+        level: the largest probability that a false claim is confirmed, for each claim.
+        alarm: the largest probability that a true claim is refuted, for each claim.
+        limit: the largest number of samples for each claim.
     """
     drawn, misses = (np.zeros(len(claimed), dtype=np.int64) for _ in range(2))
     confirmed, refuted = (np.zeros(len(claimed), dtype=np.bool_) for _ in range(2))
@@ -82,12 +81,12 @@ def decide(
 
 
 def evidence(misses: Counts, samples: int, claimed: Numbers) -> tuple[Numbers, Numbers]:
-    """log E_t that misses are rarer than `claimed`, and that they are more frequent."""
+    """Return log E_t for misses that are rarer than `claimed`, and for more frequent ones."""
     u = np.clip(claimed, _TINY, 1 - 1e-16)
     a, b = _HALF + misses, _HALF + samples - misses
     ratio = betaln(a, b) - betaln(_HALF, _HALF) - misses * np.log(u)
     ratio -= (samples - misses) * np.log1p(-u)
-    with np.errstate(divide="ignore", under="ignore"):  # log 0 = −∞: no evidence
+    with np.errstate(divide="ignore", under="ignore"):  # log 0 = −∞ means no evidence
         fewer = ratio + np.log(betainc(a, b, u)) - np.log(betainc(_HALF, _HALF, u))
         more = ratio + np.log(betaincc(a, b, u)) - np.log(betaincc(_HALF, _HALF, u))
     return fewer, more

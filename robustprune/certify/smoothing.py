@@ -1,8 +1,8 @@
 """Randomised smoothing: Cohen, Rosenfeld & Kolter 2019 (arXiv 1902.02918).
 
-The smoothed classifier answers g(x) = argmax_c P(f(x + ε) = c), ε ~ N(0, σ²I). What is certified
-is g, not the network f. The noise may leave the range of valid inputs (an image's [0, 1]): f must
-take such inputs, as it must wherever g is used.
+The smoothed classifier answers g(x) = argmax_c P(f(x + ε) = c) with ε ~ N(0, σ²I). The certificate
+is for g, not for the network f. The noise may leave the range of valid inputs ([0, 1] for images),
+so f must accept such inputs, also when g is used.
 """
 
 from __future__ import annotations
@@ -26,26 +26,27 @@ from robustprune.run.runtime import merged, rank, ranks
 
 ABSTAIN = -1
 
-#: samples before the first look at whether an example is hopeless; each look doubles them
+#: the number of samples before the first test whether an example is hopeless; then it doubles
 _FIRST_LOOK = 256
-#: an example is given up when so few hits have at most this probability under p_A = 1/2
+#: an example is given up if its number of hits has at most this probability under p_A = 1/2
 _FUTILITY = 1e-6
 
 
 @dataclass(frozen=True)
 class SmoothingResult:
-    """What CERTIFY says of N examples; all tensors on the CPU.
+    """The result of CERTIFY for N examples. All tensors are on the CPU.
 
     Attributes:
         prediction: (N,) int64, the class of g, or ABSTAIN.
-        radius: (N,) float64, input units, L2: g answers `prediction` at every x' with
-            ‖x' − x‖₂ < radius; 0 where it abstains.
-        hits: (N,) int64, estimation samples that fell into the selected class; samples that an
-            early exit left out count as misses.
-        drawn: (N,) int64, estimation samples made, n unless the example was given up.
-        p_lower: (N,) float64, lower bound of p_A, of confidence 1 − alpha each.
-        sigma, n0, n: as given.
-        alpha: failure probability per example (already divided by N if `simultaneous` was asked).
+        radius: (N,) float64, in input units, L2: g answers `prediction` at every x' with ‖x' − x‖₂
+            < radius; 0 where it abstains.
+        hits: (N,) int64, the estimation samples in the selected class; samples that were not drawn
+            after an early stop count as misses.
+        drawn: (N,) int64, the estimation samples that were drawn, n unless the example was given
+            up.
+        p_lower: (N,) float64, lower bounds of p_A, each with confidence 1 − alpha.
+        sigma, n0, n: as in `certify`.
+        alpha: the failure probability per example (already divided by N with `simultaneous`).
     """
 
     prediction: Tensor
@@ -60,7 +61,8 @@ class SmoothingResult:
 
     @property
     def total_failure(self) -> float:
-        """At most N·alpha (Bonferroni): probability that any of the N statements is wrong."""
+        """At most N·alpha (Bonferroni): it bounds the probability that any of the N claims is
+        wrong."""
         return min(1.0, len(self.prediction) * self.alpha)
 
 
@@ -79,36 +81,38 @@ def certify(
     title: str = "smoothing",
     quiet: bool = True,
 ) -> SmoothingResult:
-    """CERTIFY of Cohen et al. 2019, Sec. 3.2.2: a class and a radius, or abstention.
+    """Run CERTIFY of Cohen et al. 2019, Sec. 3.2.2, which gives a class and a radius, or abstains.
 
-    n0 samples select the likeliest class ĉ; n fresh ones count its hits k; p_A is their one-sided
-    Clopper-Pearson bound of confidence 1 − α; if p_A > 1/2 the radius is σΦ⁻¹(p_A) in L2
-    (Theorem 1), else it abstains. Each statement is wrong with probability at most α over the
-    noise of the call, and all N together with at most N·α.
+    n0 samples select the most frequent class ĉ, and n fresh ones count its hits k. p_A is their
+    one-sided Clopper-Pearson bound with confidence 1 − α. If p_A > 1/2, the radius is σΦ⁻¹(p_A) in
+    L2 (Theorem 1); otherwise it abstains. Each claim is wrong with probability at most α over the
+    noise of the call, and any of all N with probability at most N·α.
 
-    An example is given up before its n samples are made once its hits are so few that they had
-    probability 1e-6 if p_A were 1/2, looked at after 256, 512, 1024, ... samples. Giving up means
-    abstaining, so it can't certify anything that the full count would not: the error probability
-    stays at most α. All it may cost is an abstention where a radius next to zero was to be had.
+    An example is given up early if its number of hits has at most probability 1e-6 for p_A = 1/2,
+    which is tested after 256, 512, 1024, ... samples. It then abstains, so nothing is certified
+    that the full count would not certify, and the error probability stays at most α. The only cost
+    is an abstention where the radius would have been almost zero.
 
-    Several ranks share the examples out among them; each gets the whole result.
+    Several ranks share the examples; each rank gets the whole result.
 
     Args:
-        model: a module (in eval mode meanwhile) or any callable that returns logits.
+        model: a module (which is in eval mode meanwhile) or any function that returns logits.
         x: (N, ...) floating point, on the model's device.
-        sigma: standard deviation of the noise, input units.
-        simultaneous: spend α/N on each example, so that all N statements hold together with
+        sigma: the standard deviation of the noise, in input units.
+        n0, n: the numbers of samples that select the class and that certify it.
+        alpha: the failure probability of each claim, in (0, 1).
+        simultaneous: whether each example gets α/N, so that all N claims hold together with
             probability 1 − α.
         support: where there is noise, as in `ThreatModel`; None for everywhere. The radius then
             holds for changes within it, such as those of word embeddings.
-        batch_size: pairs (example, noise) in one forward pass; None for as many as the device
-            takes; a batch that runs out of memory is tried again in halves. The noise of example
-            i depends on seed, i, the shape and the kind of device alone, so results are the same
-            for every batch size as long as the network's answers are.
+        batch_size: the number of pairs (example, noise) in one forward pass; None for as many as
+            the device takes. A batch that runs out of memory is split in halves. The noise of
+            example i depends only on the seed, i, the shape and the kind of device. So results are
+            the same for every batch size if the network's answers are.
 
     Raises:
-        ValueError: options out of range, n too small to certify anything at this α, logits that
-            are not (N, C) or are NaN.
+        ValueError: an option is out of range, n is too small to certify anything at this α, or
+            logits are not (N, C) or are NaN.
     """
     _check_noise(x, sigma)
     check_sampling(alpha=alpha, batch_size=batch_size, seed=seed, n0=n0, n=n)
@@ -147,10 +151,10 @@ def certify(
 def count_votes(
     count: Counter, rows: Tensor, total: int, *, n0: int, n: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The counting of CERTIFY: n0 samples select a class, n fresh ones count its hits.
+    """Count as CERTIFY does: n0 samples select a class, and n fresh ones count its hits.
 
     Args:
-        rows: of the `total` examples, those to count; the others get zeros.
+        rows: the examples to count, among `total`; the others get zeros.
 
     Returns:
         guess, hits, drawn: (total,) int64, as in `SmoothingResult`.
@@ -178,20 +182,20 @@ def predict(
     title: str = "smoothed prediction",
     quiet: bool = True,
 ) -> Tensor:
-    """PREDICT of Cohen et al. 2019, Sec. 3.2.1: the class of g for every example, or ABSTAIN.
+    """Run PREDICT of Cohen et al. 2019, Sec. 3.2.1: the class of g for every example, or ABSTAIN.
 
-    With n_A and n_B the counts of the two likeliest classes among n samples, the answer is the
-    first if the two-sided binomial test of n_A successes in n_A + n_B at p = 1/2 has a p-value of
-    at most α. It differs from g(x) with probability at most α, abstentions aside.
+    n_A and n_B are the counts of the two most frequent classes among n samples. The answer is the
+    first class if the two-sided binomial test of n_A successes in n_A + n_B at p = 1/2 has a
+    p-value of at most α. It differs from g(x) with probability at most α, except for abstentions.
 
     Args:
-        as for `certify`.
+        They are those of `certify`.
 
     Returns:
         (N,) int64 on the CPU.
 
     Raises:
-        ValueError: as `certify`.
+        ValueError: as in `certify`.
     """
     _check_noise(x, sigma)
     check_sampling(alpha=alpha, batch_size=batch_size, seed=seed, n=n)
@@ -214,12 +218,12 @@ def predict(
 
 
 def smoothed_radius(p_lower: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
-    """σΦ⁻¹(p_A) where p_A > 1/2 and 0 elsewhere: Theorem 1 with p_B = 1 − p_A."""
+    """Return σΦ⁻¹(p_A) where p_A > 1/2, and 0 elsewhere: Theorem 1 with p_B = 1 − p_A."""
     return np.where(p_lower > 0.5, sigma * ndtri(np.maximum(p_lower, 0.5)), 0.0)
 
 
 def _looks(n: int) -> list[int]:
-    """n samples in parts: looks after 256, 512, 1024, ... and n."""
+    """Split n samples into parts, which end after 256, 512, 1024, ... and n samples."""
     looks = [0]
     while looks[-1] < n:
         looks.append(min(n, max(_FIRST_LOOK, 2 * looks[-1])))
@@ -227,7 +231,7 @@ def _looks(n: int) -> list[int]:
 
 
 def _hopeless(hits: Tensor, drawn: Tensor) -> Tensor:
-    """Where so few hits would be next to impossible if p_A were 1/2."""
+    """Return where such a small number of hits would be almost impossible for p_A = 1/2."""
     return torch.from_numpy(binom.cdf(hits.numpy(), drawn.numpy(), 0.5) <= _FUTILITY)
 
 
@@ -252,7 +256,7 @@ def check_sampling(*, alpha: float, batch_size: int | None, seed: int, **samples
 
 
 def check_enough(n: int, alpha: float) -> None:
-    """Refuse so few samples that even n hits leave the Clopper-Pearson bound at 1/2 or below."""
+    """Refuse n so small that even n hits leave the Clopper-Pearson bound at 1/2 or below."""
     if alpha ** (1 / n) <= 0.5:
         raise ValueError(
             f"n={n} samples can't certify anything at alpha={alpha:g} an example, even if all are "

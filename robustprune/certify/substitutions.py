@@ -1,11 +1,11 @@
-"""Proofs that no choice of substitutes for the words of a sentence changes a small network's class.
+"""Prove that no choice of substitutes for the words of a sentence changes a small network's class.
 
-Every word may be replaced by any of its candidates, independently of the others. The network sees
-a sentence as its words' vectors, so all these sentences lie in the box that is, at each place, the
-smallest one around the candidates' vectors; a margin that is positive over the box is a proof for
-every combination (Jia et al. 2019, arXiv 1909.00986, Sec. 3; Huang et al. 2019, arXiv 1909.01492).
-The box grows with depth and width of a network: this is for bags of embeddings and small CNNs. For
-a transformer see `certify_synonyms`.
+Every word may be replaced by any of its candidates, independently of the others. The input of the
+network is the vectors of the words. So all these sentences lie in a box, which at each position is
+the smallest one around the vectors of the candidates. A margin that is positive over the box is a
+proof for every combination (Jia et al. 2019, arXiv 1909.00986, Sec. 3; Huang et al. 2019, arXiv
+1909.01492). Bounds over the box get looser with the depth and width of a network, so this is for
+bags of embeddings and small CNNs. For a transformer see `certify_synonyms`.
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ def substitution_margins(
     *,
     method: BoundMethod = "crown-ibp",
 ) -> Tensor:
-    """Lower bounds of z_y − z_j over all combinations of candidates.
+    """Return lower bounds of z_y − z_j over all combinations of candidates.
 
     Args:
-        model: takes word vectors (N, D, T) and returns logits (N, C), with operations that
-            `bounds` knows; in eval mode meanwhile.
-        vectors: (V, D), one row a word.
+        model: a model that takes word vectors (N, D, T) and returns logits (N, C), with operations
+            that `bounds` supports; it is in eval mode meanwhile.
+        vectors: (V, D), one row for each word.
         sentences: N sentences as rows of `vectors`, of any lengths.
-        candidates: for each sentence, for each of its words, the rows that may stand in its
-            place; the word itself always may.
+        candidates: for each word of each sentence, the rows that may replace it; the word itself is
+            always allowed.
         y: (N,) labels.
-        method: of `bounds.margin_bounds`; "ibp" is the cited papers', the others are tighter.
+        method: as in `bounds.margin_bounds`; "ibp" is that of the cited papers, the others are
+            tighter.
 
     Returns:
-        (N, C) float64, ∞ at j = y: a sentence is certified where the least of its row is
+        (N, C) float64, with ∞ at j = y. A sentence is certified if the least value of its row is
         positive.
 
     Raises:
-        ValueError: sentences, candidates and labels that do not fit, a word outside `vectors`, or
-            as `bounds.margin_bounds`.
+        ValueError: sentences, candidates and labels do not fit, a word is outside `vectors`, or as
+            in `bounds.margin_bounds`.
     """
     if not len(sentences) == len(candidates) == len(y):
         raise ValueError(
@@ -65,11 +66,11 @@ def substitution_margins(
 def candidate_box(
     vectors: Tensor, sentence: Sequence[int], candidates: Sequence[Sequence[int]]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The sentence's vectors and the corners of the box around its candidates': (D, T) each.
+    """Return the sentence's vectors and the corners of the box around its candidates, (D, T) each.
 
     Raises:
-        ValueError: an empty sentence, another number of candidate lists than of words, or a word
-            outside `vectors`.
+        ValueError: the sentence is empty, the number of candidate lists differs from that of words,
+            or a word is outside `vectors`.
     """
     if len(sentence) == 0 or len(candidates) != len(sentence):
         raise ValueError(
@@ -90,12 +91,12 @@ def candidate_box(
 
 
 def _box_threat(x: Tensor, lo: Tensor, hi: Tensor) -> ThreatModel:
-    """The box as a threat model: an L∞ ball that covers it, cut to it.
+    """Return the box as a threat model: an L∞ ball that covers it, cut by bounds to the box.
 
-    Bounds must leave some room; where the box has none, `support` keeps the input as it is.
+    Bounds must not be a single point; where the box is one, `support` forbids changes.
     """
     free = hi > lo
-    # twice the reach, so that rounding ε down cannot cut the box
+    # twice the distance, so that rounding ε down cannot cut the box
     reach = 2 * float(torch.maximum(hi - x, x - lo).max())
     return ThreatModel(
         "linf",

@@ -1,8 +1,8 @@
 """Randomised synonym smoothing: Ye, Gong & Liu 2020 (SAFER, arXiv 2005.14424).
 
-The smoothed classifier answers g(x) = argmax_c P(f(Z) = c), where Z puts into every slot i of the
-sentence a word drawn uniformly from P(x_i), independently of the others.  What is certified is g,
-not the classifier f, which is only asked for its answers.
+The smoothed classifier answers g(x) = argmax_c P(f(Z) = c), where Z has at every position i of the
+sentence a word drawn uniformly from P(x_i), independently of the others.  The certificate is for g,
+not for the classifier f, of which only the answers are used.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from robustprune.measure.statistics import clopper_pearson
 from robustprune.run.progress import progress
 from robustprune.run.runtime import merged, rank, ranks
 
-#: a word in lower case -> words that may stand in its place; the word itself need not be among them
+#: a word in lower case -> words that may replace it; the word itself need not be among them
 WordSets = Callable[[str], Sequence[str]]
 
-#: 1e-12: more than products of overlaps can round down; a certificate must not hang on it
+#: 1e-12 is more than the rounding of products of overlaps, on which no certificate may depend
 _SURE = 0.5 + 1e-12
-#: samples that are drawn at a time where there is no end of them
+#: the number of samples that are drawn at a time if their number is not limited
 _PIECE = 256
 
 
 @dataclass(frozen=True)
 class SynonymResult:
-    """What is certified of N texts; all tensors on the CPU.
+    """What is certified for N texts. All tensors are on the CPU.
 
     Attributes:
         prediction: (N,) int64, the class of g, or ABSTAIN.
-        substitutions: (N,) int64, R: g answers `prediction` for every sentence in which at most R
-            words were put in the place of others by the adversary; −1 where it abstains.
-        open_slots: (N,) int64, words that the adversary can replace at all: with R as large as
-            this, every sentence that it can make is certified.
-        p_lower: (N,) float64, lower bound of p_A, of confidence 1 − alpha each.
-        hits: (N,) int64, samples of n that fell into the selected class.
-        n0, n, alpha: as given.
+        substitutions: (N,) int64, R: g answers `prediction` for every sentence in which the
+            adversary replaced at most R words; −1 where it abstains.
+        open_slots: (N,) int64, the number of words that the adversary can replace at all; if R is
+            as large, every sentence that it can make is certified.
+        p_lower: (N,) float64, lower bounds of p_A, each with confidence 1 − alpha.
+        hits: (N,) int64, the number of the n samples in the selected class.
+        n0, n, alpha: as in `certify_synonyms`.
     """
 
     prediction: Tensor
@@ -59,7 +59,7 @@ class SynonymResult:
     def certified_accuracy(
         self, labels: Tensor | Sequence[int], substitutions: int | None = None
     ) -> float:
-        """Share of texts answered with their label under R substitutions; None for any number."""
+        """Return the share of texts that get their label under R substitutions (None: any)."""
         needed = self.open_slots
         if substitutions is not None:
             needed = needed.clamp(max=substitutions)
@@ -81,32 +81,32 @@ def certify_synonyms(
     title: str = "synonym smoothing",
     quiet: bool = True,
 ) -> SynonymResult:
-    """A class of the smoothed classifier and the number of substitutions that can't change it.
+    """Return the class of the smoothed classifier, and how many substitutions can't change it.
 
-    n0 samples select the likeliest class; n fresh ones give its Clopper-Pearson bound p_A of
-    confidence 1 − α.  A sentence x' that differs from x in the slots T has
+    n0 samples select the most frequent class; n fresh ones give its Clopper-Pearson bound p_A with
+    confidence 1 − α.  A sentence x' that differs from x at the positions T has
 
         p_A(x') ≥ p_A(x) − (1 − Π_{i∈T} o_i),   o_i = min over x'_i of |P(x_i) ∩ P(x'_i)| /
                                                        max(|P(x_i)|, |P(x'_i)|),
 
-    since o is 1 minus the total variation between two uniform draws and the slots are independent;
-    for sets of equal size this is Theorem 1 and q_x of the paper.  The class stays where the right
-    side is above 1/2; R takes the smallest o_i together.
+    because o is 1 minus the total variation between two uniform draws and the positions are
+    independent; for sets of equal size this is Theorem 1 and q_x of the paper.  The class does not
+    change if the right side is above 1/2; R counts the smallest o_i together.
 
-    Several ranks share the texts out among them; each gets the whole result.
+    Several ranks share the texts; each rank gets the whole result.
 
     Args:
-        classify: texts -> logits (n, C).
+        classify: a function from texts to logits (n, C).
         noise: P without the word itself, which is always added.
-        adversary: S(w), what may be put in the place of w; `noise` by default.
+        adversary: S(w), the words by which w may be replaced; None for `noise`.
         n0, n, alpha: as in ``certify`` of Gaussian smoothing.
-        batch_size: texts in one call of the classifier.
-        seed: the samples of text i depend on seed and i alone.
-        title: of the progress bar; quiet: no progress bar.
+        batch_size: the number of texts in one call of the classifier.
+        seed: the seed; the samples of text i depend only on it and on i.
+        title: the title of the progress bar; quiet: whether the bar is hidden.
 
     Raises:
-        ValueError: options out of range, n too small to certify anything at this α, a set that
-            holds something else than single words, logits that are not (n, C) or are NaN.
+        ValueError: an option is out of range, n is too small to certify anything at this α, a set
+            contains something else than single words, or logits are not (n, C) or are NaN.
     """
     check_sampling(n0=n0, n=n, alpha=alpha, batch_size=batch_size, seed=seed)
     check_enough(n, alpha)
@@ -143,29 +143,29 @@ def votes_on(
     seed: tuple[int, ...],
     batch_size: int = 256,
 ) -> tuple[int, int]:
-    """The class that n0 samples select, and how many of n fresh ones it gets."""
+    """Return the class that n0 samples select, and how many of n fresh samples it gets."""
     given = answers(classify, substitutes(text, noise, n0 + n, seed), batch_size)
     guess = int(np.bincount(given[:n0]).argmax())
     return guess, int((given[n0:] == guess).sum())
 
 
 def needed_share(text: str, noise: WordSets, adversary: WordSets) -> NDArray[np.float64]:
-    """What p_A must be above, so that R replaced words can't change the class of g.
+    """Return the value that p_A must exceed, so that R replaced words can't change the class of g.
 
     Returns:
         (open + 1,): 1/2 + 1 − Π o_i over the R smallest o_i, for R from 0 to the number of words
-        that the adversary can replace at all.
+        that the adversary can replace.
     """
     sets, chosen, words = _Sets.of(noise), _Sets.of(adversary), split(text).words
     overlaps = np.sort([_overlap(word, sets, chosen) for word in words])
-    # slots with o = 1 can lose nothing
+    # positions with o = 1 lose nothing
     lost = 1.0 - np.cumprod(np.concatenate([[1.0], overlaps]))
     open_slots = sum(len(chosen(word)) > 1 for word in words)
     return np.asarray(_SURE + lost[: open_slots + 1], dtype=np.float64)
 
 
 def substitutes(text: str, noise: WordSets, n: int | None, seed: tuple[int, ...]) -> Iterator[str]:
-    """n samples of Z for one text, or samples without end."""
+    """Yield n samples of Z for one text, or samples without end if n is None."""
     words, sets, rng = split(text), _Sets.of(noise), np.random.default_rng(seed)
     if n is not None:
         yield from _noisy(words, sets, n, rng)
@@ -175,8 +175,8 @@ def substitutes(text: str, noise: WordSets, n: int | None, seed: tuple[int, ...]
 
 
 def worst_replaced(text: str, noise: WordSets, replaced: int, seed: tuple[int, ...]) -> str:
-    """The text with so many words replaced, where and by what it takes most from p_A; among equals
-    by lot."""
+    """Return the text with this number of words replaced, at the positions and by the words that
+    lower p_A most; equal choices are made at random."""
     sets, words = _Sets.of(noise), split(text)
     rng = np.random.default_rng(seed)
     choices = []
@@ -191,7 +191,7 @@ def worst_replaced(text: str, noise: WordSets, replaced: int, seed: tuple[int, .
 
 
 class _Sets:
-    """P(word) with the word itself, in the word's case, without repetition."""
+    """P(word) with the word itself, in the word's case and without repetition."""
 
     def __init__(self, words: WordSets) -> None:
         self._words = words
@@ -199,7 +199,7 @@ class _Sets:
 
     @staticmethod
     def of(words: WordSets) -> _Sets:
-        """The sets, with what is known of them already."""
+        """Return the sets; if they are `_Sets` already, return them with their cache."""
         return words if isinstance(words, _Sets) else _Sets(words)
 
     def __call__(self, word: str) -> tuple[str, ...]:
@@ -207,7 +207,7 @@ class _Sets:
             others = [like(word, other) for other in self._words(word.lower())]
             for other in others:
                 if split(other).words != (other,):
-                    # another number of slots would not be what is certified
+                    # the certificate is for this number of positions only
                     raise ValueError(
                         f"the set of {word!r} holds {other!r}, which is not a single word; leave "
                         "it out"
@@ -217,18 +217,19 @@ class _Sets:
 
 
 def _overlap(word: str, noise: _Sets, adversary: _Sets) -> float:
-    """o: the least share that the noise of the word and of what may replace it have in common."""
+    """Return o, the least share that the noise of the word and of its replacements have in
+    common."""
     return min(_shared(noise, word, other) for other in adversary(word))
 
 
 def _shared(noise: _Sets, word: str, other: str) -> float:
-    """1 minus the total variation between the noises of two words."""
+    """Return 1 minus the total variation between the noises of two words."""
     own, others = frozenset(noise(word)), frozenset(noise(other))
     return len(own & others) / max(len(own), len(others))
 
 
 def _noisy(words: Words, noise: _Sets, n: int, rng: np.random.Generator) -> Iterator[str]:
-    """n samples of Z."""
+    """Yield n samples of Z."""
     sets = [noise(word) for word in words.words]
     draws = rng.integers([len(s) for s in sets], size=(n, len(sets)), dtype=np.int64)
     for row in draws:
@@ -238,10 +239,10 @@ def _noisy(words: Words, noise: _Sets, n: int, rng: np.random.Generator) -> Iter
 
 @torch.no_grad()
 def answers(classify: Classify, texts: Iterator[str], batch_size: int) -> NDArray[np.int64]:
-    """The class of every text.
+    """Return the class of every text.
 
     Raises:
-        ValueError: logits that are not (n, C) or are NaN.
+        ValueError: logits are not (n, C) or are NaN.
     """
     parts = []
     while part := list(islice(texts, batch_size)):
