@@ -1,4 +1,4 @@
-"""What is measured: accuracy under attack (upper bounds on robustness), and cost."""
+"""Measure accuracy under attack, which is an upper bound of robust accuracy, and cost."""
 
 from robustprune.measure.accuracy import Outcome, accuracy_curve, constant_answer, evaluate
 from robustprune.measure.attack_set import MORE, attack_set

@@ -1,4 +1,4 @@
-"""The attacks of an evaluation, by the names that tables and files carry."""
+"""The attacks of an evaluation, by their names in tables and files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from attacks import APGD, FGSM, PGD, Attack, AutoAttack, Square, ThreatModel
 
-#: what may stand beside FGSM and PGD
+#: the attacks that can be added to FGSM and PGD
 MORE = ("apgd", "square", "autoattack")
 
 
@@ -19,14 +19,15 @@ def attack_set(
     more: Sequence[str] = (),
     seed: int = 0,
 ) -> dict[str, Attack]:
-    """FGSM, PGD-`steps` and those in `more`; seeded, so that every model meets the same starts.
+    """Return FGSM, PGD-`steps` and those in `more`, seeded, so that all models get the same starts.
 
     Args:
-        step_size, restarts: of PGD.
+        step_size, restarts: the step size (in input units, None for the default) and the restarts
+            of PGD.
         more: any of `MORE`; "autoattack" is the standard protocol of Croce & Hein 2020.
 
     Raises:
-        ValueError: another name in `more`.
+        ValueError: `more` has another name.
     """
     others: dict[str, Attack] = {
         "apgd": APGD(threat, steps=100, seed=seed),

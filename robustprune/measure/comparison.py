@@ -1,4 +1,4 @@
-"""Methods against each other over seeds and data sets: paired tests, intervals, average ranks."""
+"""Compare methods over seeds and data sets: paired tests, intervals, average ranks."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest, friedmanchisquare, rankdata, studentized_range, wilcoxon
 
-#: pairs up to which every one of the 2^n sign flips is looked at
+#: the largest number of pairs for which all 2^n sign flips are counted
 _EXACT = 14
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Outcome of `paired_wilcoxon` and of `mcnemar`.
+    """The result of `paired_wilcoxon` and of `mcnemar`.
 
     Attributes:
-        difference: mean of second − first.
-        p: two-sided.
-        better, worse: pairs in which the second is higher, or lower (right alone, or wrong alone).
+        difference: the mean of second − first.
+        p: the two-sided p-value.
+        better, worse: the number of pairs in which the second is higher, or lower; for `mcnemar`,
+            those in which only the second, or only the first, is correct.
     """
 
     difference: float
@@ -30,14 +31,14 @@ class PairedTest:
 
 
 def paired_wilcoxon(first: Sequence[float], second: Sequence[float]) -> PairedTest:
-    """Wilcoxon's signed-rank test that second − first is symmetric about zero, two-sided.
+    """Test by Wilcoxon's signed-rank test that second − first is symmetric about zero, two-sided.
 
-    T = |Σ_i sign(d_i) rank|d_i||, equal |d_i| sharing their mean rank, zeros left out (Wilcoxon
-    1945). Up to 14 pairs its distribution over all 2^n signs is counted, ties and all; beyond, it
-    is scipy's normal approximation. n pairs cannot give a p below 2^(1−n).
+    T = |Σ_i sign(d_i) rank|d_i||, where equal |d_i| share their mean rank and zeros are left out
+    (Wilcoxon 1945). For up to 14 pairs its distribution over all 2^n signs is counted, with ties;
+    for more it is scipy's normal approximation. n pairs cannot give a p-value below 2^(1−n).
 
     Raises:
-        ValueError: different lengths, no pairs, or values that are not finite.
+        ValueError: lengths differ, there are no pairs, or a value is not finite.
     """
     differences = _differences(first, second)
     moved = differences[differences != 0]
@@ -55,18 +56,18 @@ def paired_wilcoxon(first: Sequence[float], second: Sequence[float]) -> PairedTe
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
-    """McNemar's exact test that two networks are right equally often, two-sided.
+    """Test by McNemar's exact test that two networks are correct equally often, two-sided.
 
-    Only the n examples on which one of them is right count; with as many chances either way the
-    b that the second wins are binomial: p = min(1, 2 P(Bin(n, ½) ≤ min(b, n − b))) (McNemar,
-    Psychometrika 1947). Intervals of the two shares are no substitute: those of the same examples
-    rise and fall together, and may overlap however clear the difference is.
+    Only the n examples count on which exactly one network is correct. If both are equally good, the
+    number b that the second wins is binomial: p = min(1, 2 P(Bin(n, ½) ≤ min(b, n − b))) (McNemar,
+    Psychometrika 1947). Intervals of the two shares can't replace the test: on the same examples
+    they rise and fall together, and may overlap however clear the difference is.
 
     Args:
-        first, second: for the same examples in the same order, whether each is right.
+        first, second: whether each is correct, for the same examples in the same order.
 
     Raises:
-        ValueError: different lengths, no pairs, or values that are not 0 or 1.
+        ValueError: lengths differ, there are no pairs, or a value is not 0 or 1.
     """
     if not set(first) | set(second) <= {0, 1}:
         raise ValueError("every example must be right (1) or wrong (0)")
@@ -77,8 +78,8 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for having looked at all of them: p̃_(i) = max_{j≤i} min(1, (m−j+1) p_(j))
-    in ascending order (Holm 1979). The chance of any false claim stays below the level."""
+    """Adjust p-values for multiple comparisons: p̃_(i) = max_{j≤i} min(1, (m−j+1) p_(j)) in
+    ascending order (Holm 1979). The probability of any false claim stays below the level."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted, highest = [0.0] * len(p_values), 0.0
     for place, index in enumerate(order):
@@ -90,12 +91,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def bootstrap_interval(
     values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean: quantiles of the means of resampled values (Efron 1979).
+    """Return the percentile interval of the mean, from quantiles of resampled means (Efron 1979).
 
-    With ten seeds it is somewhat too narrow; one value has no interval.
+    With ten seeds it is somewhat too narrow. One value has no interval.
 
     Raises:
-        ValueError: fewer than two values, one that is not finite, or level outside (0, 1).
+        ValueError: there are fewer than two values, one is not finite, or `level` is outside (0,
+            1).
     """
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or len(sample) < 2 or not np.isfinite(sample).all():
@@ -109,13 +111,13 @@ def bootstrap_interval(
 
 @dataclass(frozen=True)
 class Ranking:
-    """Outcome of `average_ranks`.
+    """The result of `average_ranks`.
 
     Attributes:
-        ranks: method -> average rank over the blocks, 1 is best, in that order.
-        p: of Friedman's test that all are alike.
-        critical: Nemenyi's critical difference of two average ranks at the 5% level.
-        blocks: N.
+        ranks: method -> average rank over the blocks, where 1 is best, sorted by rank.
+        p: the p-value of Friedman's test that all methods are equal.
+        critical: Nemenyi's critical difference of two average ranks.
+        blocks: N, the number of blocks.
     """
 
     ranks: dict[str, float]
@@ -125,17 +127,17 @@ class Ranking:
 
 
 def average_ranks(results: Mapping[str, Sequence[float]], *, alpha: float = 0.05) -> Ranking:
-    """Friedman's test and Nemenyi's critical difference (Demšar, JMLR 2006, Sec. 3.2.2).
+    """Compute Friedman's test and Nemenyi's critical difference (Demšar, JMLR 2006, Sec. 3.2.2).
 
         CD = q_α √(k (k+1) / (6N)),  q_α = studentized range quantile / √2
 
     Args:
-        results: method -> its N results, the higher the better, block by block. Blocks should be
-            independent: data sets, not seeds on one of them.
-        alpha: of the critical difference.
+        results: method -> its N results, block by block, where higher is better. Blocks should be
+            independent, such as data sets, and not seeds on one data set.
+        alpha: the level of the critical difference.
 
     Raises:
-        ValueError: fewer than three methods or two blocks, different lengths, or results that are
+        ValueError: there are fewer than three methods or two blocks, lengths differ, or a result is
             not finite.
     """
     table = np.asarray([list(values) for values in results.values()], dtype=np.float64)
@@ -155,8 +157,8 @@ def average_ranks(results: Mapping[str, Sequence[float]], *, alpha: float = 0.05
 
 
 def groups(ranking: Ranking) -> list[tuple[str, ...]]:
-    """The largest runs of neighbours in rank whose ranks all lie within the critical difference:
-    the bars of a critical difference diagram. A method alone is no group."""
+    """Return the largest sets of neighbours in rank whose ranks all lie within the critical
+    difference, which are the bars of its diagram. A single method is no group."""
     names, ranks = list(ranking.ranks), list(ranking.ranks.values())
     found: list[tuple[str, ...]] = []
     furthest = 0

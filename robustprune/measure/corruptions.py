@@ -1,4 +1,4 @@
-"""What sensors do to series without an adversary: another gain, and noise."""
+"""Corruptions of series by sensors, without an adversary: another gain, and noise."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from torch import Tensor
 
 
 def scale_amplitude(x: Tensor, spread: float, generator: torch.Generator | None = None) -> Tensor:
-    """Another gain for each channel of each series: x' = a x with a ~ U(1 − spread, 1 + spread).
+    """Give each channel of each series another gain: x' = a x with a ~ U(1 − spread, 1 + spread).
 
     Args:
         x: (N, C, L).
-        spread: at least 0; from 1 on a channel may be silent or turned over.
-        generator: on x's device; None is the device's global one.
+        spread: the half width of the gain's interval, at least 0; from 1 on, a gain may be 0 or
+            negative.
+        generator: a generator on x's device; None for the device's global one.
 
     Raises:
-        ValueError: a negative or non-finite spread, or x of another shape.
+        ValueError: `spread` is negative or not finite, or x has another shape.
     """
     _check(x, spread=spread)
     gain = torch.rand(*x.shape[:2], 1, generator=generator, device=x.device, dtype=x.dtype)
@@ -23,15 +24,15 @@ def scale_amplitude(x: Tensor, spread: float, generator: torch.Generator | None 
 
 
 def add_noise(x: Tensor, sigma: float, generator: torch.Generator | None = None) -> Tensor:
-    """White noise of the sensor: x' = x + σ n, n ~ N(0, I).
+    """Add white noise: x' = x + σ n with n ~ N(0, I).
 
     Args:
         x: (N, C, L).
-        sigma: σ ≥ 0 in input units; 1 is a z-normalised series' own standard deviation.
-        generator: on x's device; None is the device's global one.
+        sigma: σ ≥ 0, in input units; the standard deviation of a z-normalised series is 1.
+        generator: a generator on x's device; None for the device's global one.
 
     Raises:
-        ValueError: a negative or non-finite sigma, or x of another shape.
+        ValueError: `sigma` is negative or not finite, or x has another shape.
     """
     _check(x, sigma=sigma)
     noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)

@@ -1,8 +1,8 @@
-"""What a network costs: weights, multiplications, bytes, and measured time.
+"""The cost of a network: weights, multiplications, bytes, and measured time.
 
-A mask removes no work. A masked network stores and multiplies all its weights, the zeros too, so
-its `macs` and `latency` are those of the dense one. `nonzeros` and `effective_macs` say what is
-left in principle; only the measured latency says what it brings on a machine. See docs/deploy.md.
+A mask saves no work. A masked network stores and multiplies all its weights, also the zeros, so its
+`macs` and `latency` are those of the dense one. `nonzeros` and `effective_macs` say what could be
+saved in principle; only the measured latency says what is saved on a machine. See docs/deploy.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from robustprune.deploy.timing import time_in_turns
 from robustprune.sparsity import is_maskable, plain
 from robustprune.sparsity.plain import computed_weights
 
-#: torch's operations that multiply matrices, and words in the names of those that do so inside
+#: torch's operations that multiply matrices, and parts of names of those that do so internally
 _PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "vdot", "_trilinear"))
 _WORDS = ("convolution", "attention", "lstm", "gru", "rnn", "transformer")
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -37,20 +37,20 @@ class Cost:
     """The cost of one network.
 
     Attributes:
-        name: the caller's.
-        parameters: weights held and used: each dense weight, zero or not; of a CSR layer its
-            stored ones.
-        nonzeros: those of them that aren't zero (under the mask).
-        macs: multiply-accumulates of one example in linear and convolution layers, as carried
-            out: dense layers multiply by their zeros too.
-        effective_macs: those with a weight that isn't zero.
-        file_bytes: of the network's whole state as safetensors (a network whose masks aren't
-            baked in holds those too).
-        uncounted: the modules that multiply matrices by other means, which `macs` leaves out: a
-            recurrent or attention layer, a matrix product in a forward.
-        latency: median seconds of one batch.
-        latency_quartiles: lower and upper quartile of the same.
-        batch_size, threads, device: what the latency was measured with.
+        name: the caller's name for it.
+        parameters: the number of stored weights: each dense weight, zero or not, and the stored
+            weights of a CSR layer.
+        nonzeros: the number of those that aren't zero (under the mask).
+        macs: the multiply-accumulates for one example in linear and convolution layers that are
+            carried out; dense layers also multiply by their zeros.
+        effective_macs: the number of those with a weight that isn't zero.
+        file_bytes: the size of the network's whole state as safetensors (with the masks, if they
+            aren't baked in).
+        uncounted: the modules with other matrix products, which `macs` leaves out: a recurrent or
+            attention layer, or a matrix product in a forward.
+        latency: the median seconds of one batch.
+        latency_quartiles: the lower and the upper quartile of the same.
+        batch_size, threads, device: the conditions of the latency.
     """
 
     name: str
@@ -70,20 +70,20 @@ class Cost:
 def compare_cost(
     models: Mapping[str, nn.Module], example: Tensor, *, repeats: int = 30, warmup: int = 3
 ) -> list[Cost]:
-    """The cost of each model on the batch `example`, in eval mode, timed in turns.
+    """Return the cost of each model on the batch `example`, in eval mode, timed in turns.
 
-    Latencies are of inference on this machine, its present load, batch size and number of
-    threads (`torch.set_num_threads`); they compare models of one call with each other.
+    Latencies are for inference on this machine, with its present load, batch size and number of
+    threads (`torch.set_num_threads`). They compare the models of one call with each other.
 
     Args:
-        models: by the names that the result carries.
+        models: the models by their names in the result.
         example: (N, ...), on the models' device.
-        repeats: timed calls of each model.
-        warmup: calls of each before.
+        repeats: the number of timed calls of each model.
+        warmup: the number of calls of each before.
 
     Raises:
-        ValueError: no models, an empty example, fewer than one repeat, or a module of TorchScript
-            or of torch.export, whose layers can't be seen.
+        ValueError: there are no models, the example is empty, `repeats` is below 1, or a module is
+            of TorchScript or torch.export, whose layers can't be read.
     """
     if not models or not len(example):
         raise ValueError("give at least one model, and an example of at least one row")
@@ -117,18 +117,19 @@ def compare_cost(
 
 
 def used_weights(model: nn.Module) -> Iterator[Tensor]:
-    """Each parameter once, as the layers use it: masked, where something masks it."""
+    """Yield each parameter once, as the layers use it: masked, if something masks it."""
     if computed_weights(model):
         model = plain(model)
     yield from (parameter.detach() for parameter in model.parameters())
 
 
 def count_macs(model: nn.Module, example: Tensor) -> tuple[int, int]:
-    """Multiply-accumulates of one example: (as carried out, with a non-zero weight).
+    """Return the multiply-accumulates for one example: (carried out, with a non-zero weight).
 
-    Counted are the calls of linear, CSR and (transposed) convolution layers; bias, batch norm and
-    functional calls are not (`count_work` names them). A convolution's weight is used once at each
-    output position, padding included, a transposed one's once at each input position.
+    Calls of linear, CSR and (transposed) convolution layers are counted; bias, batch norm and
+    functional calls are not (`count_work` names them). A weight of a convolution is used once at
+    each output position, padding included, and that of a transposed one once at each input
+    position.
 
     Args:
         example: a batch (N, ...) on the model's device.
@@ -139,8 +140,8 @@ def count_macs(model: nn.Module, example: Tensor) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Work:
-    """Multiply-accumulates of one example: as carried out, with a non-zero weight, and the modules
-    whose products are in neither."""
+    """The multiply-accumulates for one example: those carried out, those with a non-zero weight,
+    and the modules whose products neither number contains."""
 
     macs: int
     effective: int
@@ -149,7 +150,7 @@ class Work:
 
 @torch.no_grad()
 def count_work(model: nn.Module, example: Tensor) -> Work:
-    """What `count_macs` counts, and by name what it can't: "LSTM 'encoder'", say."""
+    """Return what `count_macs` counts, and the names of what it can't, such as "LSTM 'encoder'"."""
     model = unwrapped(model)
     counts = {"macs": 0, "effective": 0}
     watch = _Products(model)
@@ -168,7 +169,7 @@ def count_work(model: nn.Module, example: Tensor) -> Work:
             stored, nonzeros = weight.numel(), int(torch.count_nonzero(weight))
         counts["macs"] += stored * positions
         counts["effective"] += nonzeros * positions
-        watch.inside -= 1  # now, for reading a weight may multiply what makes it
+        watch.inside -= 1  # only now, because reading a weight may multiply matrices
 
     def enter(_: nn.Module, args: Any) -> None:
         watch.inside += 1
@@ -192,7 +193,7 @@ def count_work(model: nn.Module, example: Tensor) -> Work:
 
 
 class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the modules in which matrices are multiplied outside of counted layers."""
+    """Note the modules in which matrices are multiplied outside of counted layers."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -219,12 +220,12 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def state_bytes(model: nn.Module) -> int:
-    """Size of the model's state as a safetensors file, header included."""
+    """Return the size of the model's state as a safetensors file, with its header."""
     return len(save({k: v.detach().cpu().clone() for k, v in model.state_dict().items()}))
 
 
 def _positions(tensor: Tensor) -> int:
-    """Positions in space of (N, C, ...), over the batch."""
+    """Return the number of positions in space of (N, C, ...), over the whole batch."""
     return len(tensor) * math.prod(tensor.shape[2:])
 
 

@@ -1,4 +1,5 @@
-"""Stratified cross-validation: choosing a model where nothing can be spared to hold out."""
+"""Stratified cross-validation, to choose a model if there are too few examples for a held-out
+set."""
 
 from __future__ import annotations
 
@@ -17,19 +18,21 @@ Score = Callable[[Tensor, Tensor], float]
 def stratified_folds(
     y: Tensor, folds: int, *, repeats: int = 1, seed: int = 0
 ) -> list[tuple[Tensor, Tensor]]:
-    """(training, validation) indices of each fold, every class spread over the folds as evenly as
-    its number allows; with `repeats`, so many divisions drawn one after the other.
+    """Return (training, validation) indices of each fold, with every class spread evenly.
 
     Args:
         y: (N,) class indices.
+        folds: the number of folds, at least 2.
+        repeats: the number of random divisions into folds.
+        seed: the seed of the divisions.
 
     Returns:
-        repeats × folds pairs of ascending int64 indices; the validation parts of one division
-        are disjoint and together everything.
+        repeats × folds pairs of ascending int64 indices. The validation parts of one division are
+        disjoint, and together they are all examples.
 
     Raises:
-        ValueError: fewer than two folds, a class with fewer examples than folds (some training
-            or validation part would be without it), or repeats below 1.
+        ValueError: `folds` is below 2, `repeats` is below 1, or a class has fewer examples than
+            there are folds (some training or validation part would not have it).
     """
     if folds < 2 or repeats < 1:
         raise ValueError(f"folds={folds} must be at least 2 and repeats={repeats} at least 1")
@@ -48,7 +51,7 @@ def stratified_folds(
         for label in sorted(set(labels.tolist())):
             members = (labels == label).nonzero().flatten()
             order = torch.randperm(len(members), generator=generator)
-            # going on where the class before ended keeps the folds' sizes within one
+            # starting where the previous class ended, so that fold sizes differ by at most one
             fold[members[order]] = (torch.arange(len(members)) + offset) % folds
             offset += len(members)
         for index in range(folds):
@@ -58,10 +61,10 @@ def stratified_folds(
 
 @dataclass(frozen=True)
 class Choice:
-    """Outcome of `choose_by_cross_validation`.
+    """The result of `choose_by_cross_validation`.
 
     Attributes:
-        best: name of the candidate with the highest mean; of equal ones the first.
+        best: the name of the candidate with the highest mean; of equal ones the first.
         scores: name -> mean and standard deviation over the folds.
     """
 
@@ -74,15 +77,16 @@ def choose_by_cross_validation(
 ) -> Choice:
     """Score every candidate on the same folds of the training split.
 
-    The scores of one candidate are not independent, so their standard deviation says how much
-    folds differ and is no error of the mean.
+    The scores of one candidate are not independent. So their standard deviation shows how much
+    folds differ, and is not an error of the mean.
 
     Args:
-        candidates: by name, what trains on some of the training examples and scores on others.
+        candidates: by name, functions that train on some of the training examples and return a
+            score on others.
         y: (N,) labels of the training split.
 
     Raises:
-        ValueError: no candidates, or what `stratified_folds` refuses.
+        ValueError: there are no candidates, or `stratified_folds` refuses.
     """
     if not candidates:
         raise ValueError("nothing to choose from: give at least one candidate")

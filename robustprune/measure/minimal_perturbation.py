@@ -1,4 +1,4 @@
-"""The distance r* to the nearest adversarial example, over batches, and its summary."""
+"""Measure the distance r* to the nearest adversarial example in batches, and summarise it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attacks.minimal import default_attacks
 from robustprune.run.progress import progress
 from robustprune.run.runtime import merged, own_batches
 
-#: quantiles that a summary holds, by their names
+#: the quantiles in a summary, by their names
 _QUANTILES = {"q25": 0.25, "median": 0.5, "q75": 0.75}
 
 
@@ -29,16 +29,16 @@ def nearest_adversarial(
     title: str = "r*",
     quiet: bool = True,
 ) -> MinimalPerturbation:
-    """`attacks.minimal_perturbation` a batch at a time, in the threat model's norm and bounds.
+    """Run `attacks.minimal_perturbation` in batches, in the threat model's norm and bounds.
 
-    Several ranks share the batches out among them; each gets all that was found.
+    Several ranks share the batches; each rank gets the whole result.
 
     Args:
         x: (N, ...), N at least 1; y: (N,).
-        attacks: None for `attacks.minimal.default_attacks`.
+        attacks: the attacks; None for `attacks.minimal.default_attacks`.
 
     Raises:
-        ValueError: as `attacks.minimal_perturbation`.
+        ValueError: as in `attacks.minimal_perturbation`.
     """
     r, x_adv = x.new_zeros(len(x)), torch.zeros_like(x)
     batches = own_batches(len(x), batch_size)
@@ -58,9 +58,9 @@ def nearest_adversarial(
 
 
 def minimal_summary(found: MinimalPerturbation, threat: ThreatModel) -> dict[str, Any]:
-    """What metrics.json holds of r*: upper bounds, so that each figure can only fall.
+    """Return the entry of metrics.json on r*. Its figures are upper bounds, which can only fall.
 
-    A misclassified example counts with r = 0; a quantile that no attack reached is null.
+    A misclassified example counts with r = 0. A quantile that no attack reached is null.
     """
     quantiles = {name: found.quantile(q) for name, q in _QUANTILES.items()}
     return {

@@ -1,4 +1,4 @@
-"""How sure a measured proportion is, and the spread of a few runs."""
+"""The uncertainty of a measured proportion, and the spread of a few runs."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _TAIL = 0.025
 
 @dataclass(frozen=True)
 class Proportion:
-    """A share of `n` examples with its 95% interval (all as fractions, not percent)."""
+    """A share of `n` examples with its 95% interval (all are fractions, not percent)."""
 
     value: float
     n: int
     ci95: tuple[float, float]
 
     def to_json(self) -> dict[str, float | int | list[float]]:
-        """The form it has in metrics.json."""
+        """Return its form in metrics.json."""
         return {"value": self.value, "n": self.n, "ci95": list(self.ci95)}
 
 
 def clopper_pearson(
     successes: ArrayLike, n: int, alpha: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper bounds, each of confidence 1 − α, of the probability behind k of n.
+    """Return a lower and an upper bound on a success probability, each of confidence 1 − α.
 
     low = B⁻¹(α; k, n−k+1), 0 for k = 0, and high = B⁻¹(1−α; k+1, n−k), 1 for k = n, with B⁻¹ the
     quantile of the beta distribution (Clopper & Pearson, Biometrika 1934).
@@ -44,12 +44,12 @@ def clopper_pearson(
 
 
 def proportion(successes: int, n: int) -> Proportion:
-    """k/n with its `clopper_pearson` interval. It covers the true proportion with probability at
-    least 95% for every k and n, which Wilson's interval does only on average.
+    """Return k/n with its Clopper-Pearson interval.
 
-    Raises:
-        ValueError: n is not positive, or successes lies outside 0..n.
-        TypeError: either is not a whole number.
+    low = B⁻¹(α/2; k, n−k+1) and high = B⁻¹(1−α/2; k+1, n−k) with α = 0.05, where B⁻¹ is the
+    quantile of the beta distribution (Clopper & Pearson, Biometrika 1934). It covers the true
+    proportion with probability at least 95% for every k and n; Wilson's interval does so only on
+    average.
     """
     successes, n = operator.index(successes), operator.index(n)
     if n < 1:
@@ -60,14 +60,14 @@ def proportion(successes: int, n: int) -> Proportion:
 
 
 def expected_proportion(shares: Sequence[float]) -> Proportion:
-    """Mean of n values in [0, 1], such as each example's probability of a right answer.
+    """Return the mean of n values in [0, 1], such as probabilities of a correct answer.
 
-    The interval is Clopper-Pearson's for Σ shares successes, read as a real number. Values in
-    [0, 1] with mean p vary no more than a coin with that mean, so it should be conservative; that
-    is no proof, but its coverage was at least 95% in every two-valued case computed exactly.
+    The interval is Clopper-Pearson's for Σ shares successes, as a real number. Values in [0, 1]
+    with mean p vary at most as much as a coin with that mean, so it should be conservative. That is
+    no proof, but its coverage was at least 95% in every two-valued case that was computed exactly.
 
     Raises:
-        ValueError: no values, or one outside [0, 1].
+        ValueError: there are no values, or one lies outside [0, 1].
     """
     if not shares:
         raise ValueError("a proportion needs at least one example, got none")
@@ -80,23 +80,23 @@ def expected_proportion(shares: Sequence[float]) -> Proportion:
 def _with_interval(successes: float, n: int) -> Proportion:
     low, high = (float(end) for end in clopper_pearson(successes, n, _TAIL))
     value = successes / n
-    # Near 0 and 1 the quantile's rounding, about 1e-12, can exceed the distance to the value.
+    # Near 0 and 1 the rounding of the quantile, about 1e-12, can exceed the distance to the value.
     return Proportion(value=value, n=n, ci95=(min(low, value), max(high, value)))
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation of several runs."""
+    """The mean and the sample standard deviation of several runs."""
 
     mean: float
     sd: float
 
 
 def mean_sd(values: Sequence[float]) -> Spread:
-    """x̄ = Σxᵢ/n and s = √(Σ(xᵢ−x̄)²/(n−1)).
+    """Return the mean x̄ = Σxᵢ/n and the standard deviation s = √(Σ(xᵢ−x̄)²/(n−1)).
 
     Raises:
-        ValueError: fewer than two values (one run has no spread), or one that is not finite.
+        ValueError: there are fewer than two values, or one is not finite.
     """
     if len(values) < 2:
         raise ValueError(f"a standard deviation needs at least two values, got {len(values)}")

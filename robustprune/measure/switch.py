@@ -1,4 +1,5 @@
-"""Robustness of a random ticket switch: the published attack, and adaptive ones."""
+"""Measure the robustness of a random ticket switch, by the published attack and by adaptive
+ones."""
 
 from __future__ import annotations
 
@@ -16,15 +17,15 @@ from robustprune.search.ticket_switch import RandomTicketSwitch
 
 @dataclass(frozen=True)
 class SwitchOutcome:
-    """For each of N examples the share of tickets that answer it correctly, (N,) in [0, 1]: the
-    probability of a right answer over the switch's own draw, exact, with no sampling noise.
+    """The share of tickets that answer each of N examples correctly, (N,) in [0, 1]. This is the
+    exact probability of a correct answer over the switch's own draw, without sampling noise.
 
     Attributes:
-        clean: without a perturbation.
+        clean: the share without a perturbation.
         independent: the attacker draws one ticket per example and attacks that one
             (arXiv 2110.14068, Sec. 4). Not adaptive.
         adaptive: the attacker follows the gradient of the expected logits of all tickets.
-        eot: the attacker follows the gradient averaged over fresh random draws at each step.
+        eot: the attacker follows the gradient averaged over new random draws at each step.
     """
 
     clean: Tensor
@@ -34,8 +35,8 @@ class SwitchOutcome:
 
     @property
     def worst(self) -> Tensor:
-        """Per example, the lower of adaptive and EOT: what an attacker who knows the switch
-        reaches. The independent attack is left out on purpose; it is the weaker attacker."""
+        """The lower of adaptive and EOT for each example, which an attacker who knows the switch
+        reaches. The independent attack is left out on purpose, because it is weaker."""
         return torch.minimum(self.adaptive, self.eot)
 
 
@@ -52,8 +53,8 @@ def evaluate_switch(
 
     Args:
         x: (N, ...), y: (N,); on the tickets' device.
-        attack: e.g. PGD; each way gives it another forward function.
-        draws: sampled answers per step of the EOT attack.
+        attack: an attack such as PGD; each way gives it another forward function.
+        draws: the number of sampled answers per step of the EOT attack.
     """
     parts: dict[str, list[Tensor]] = {k: [] for k in ("clean", "independent", "adaptive", "eot")}
     with attacking(switch):
@@ -75,7 +76,7 @@ def evaluate_switch(
 
 
 def _one_ticket_each(switch: RandomTicketSwitch, attack: Attack, x: Tensor, y: Tensor) -> Tensor:
-    """Each example attacked on a ticket that the attacker draws for it."""
+    """Attack each example on a ticket that the attacker draws for it."""
     drawn, attacked = switch.draw(len(y)).to(x.device), x.clone()
     for index, ticket in enumerate(switch.tickets):
         mine = drawn == index
