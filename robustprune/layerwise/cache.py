@@ -23,7 +23,7 @@ class Cache:
         self,
         network: nn.Module,
         chain: Chain,
-        calls: Sequence[Callable[[nn.Module, torch.device], object]],
+        calls: Sequence[Callable[[nn.Module], object]],
         device: torch.device,
     ) -> None:
         self.device, self.chain = device, chain
@@ -32,7 +32,7 @@ class Cache:
         self.hidden: list[object] = []
         self.other: list[tuple[Arguments, ...]] = []
         for call in calls:
-            self._take_in(lambda call=call: call(network, device))  # type: ignore[misc]
+            self._take_in(lambda call=call: call(network))  # type: ignore[misc]
 
     def _take_in(self, call: Callable[[], object]) -> None:
         """Run the network up to the last module whose arguments are to be known."""

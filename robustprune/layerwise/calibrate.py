@@ -39,6 +39,8 @@ class Pair:
         layers: names of the weights of the layers to visit.
         groups: how the weights of each fall into groups.
         device: where both are.
+        lent: where the modules of a chain are while they are visited; `device` unless memory is
+            short there.
     """
 
     dense: nn.Module
@@ -47,6 +49,7 @@ class Pair:
     groups: Mapping[str, Groups]
     batches: Sequence[Batch]
     device: torch.device
+    lent: torch.device
 
     def both(self) -> tuple[nn.Module, nn.Module]:
         return self.dense, self.pruned
@@ -123,16 +126,21 @@ def _along(
             here[place].append(group)
     last = max(k for k, module in enumerate(chain.modules) if here[module])
     wanted = pair.both()[target == "own" :]
-    caches = [
-        Cache(network, chain, [b.call for b in pair.batches], pair.device) for network in wanted
-    ]
-    for number in range(last + 1):
-        for group in here[chain.modules[number]]:
-            runs = [cache.run for cache in caches]
-            yield group, _gather(pair, route, group, [*runs, *runs][-2:], target, dtype)
-        if number < last:
-            for cache in caches:
+    calls = [lambda net, batch=batch: batch.call(net, pair.device) for batch in pair.batches]
+    caches = [Cache(network, chain, calls, pair.lent) for network in wanted]
+    for number, name in enumerate(chain.modules[: last + 1]):
+        modules = [network.get_submodule(name) for network in wanted]
+        try:
+            for module in modules:
+                module.to(pair.lent)
+            for group in here[name]:
+                runs = [cache.run for cache in caches]
+                yield group, _gather(pair, route, group, [*runs, *runs][-2:], target, dtype)
+            for cache in caches if number < last else ():
                 cache.move_on()
+        finally:
+            for module in modules:
+                module.to(pair.device)
 
 
 def _gather(
@@ -145,8 +153,7 @@ def _gather(
 ) -> Moments:
     """Sum up a group's moments over all batches."""
     layers = {name: layer_of(pair.dense, name) for name in group}
-    one = layers[group[0]]
-    moments = Moments(one, pair.groups[group[0]], dtype=dtype)
+    moments = Moments(layer_of(pair.pruned, group[0]), pair.groups[group[0]], dtype=dtype)
     streams = [name for name in group if target == "residual" and name in route.streams]
     for number, batch in enumerate(pair.batches):
         now = observe(pair.pruned, group, route, lambda n=number: runs[-1](n), streams)  # type: ignore[misc]

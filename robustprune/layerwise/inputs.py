@@ -6,7 +6,7 @@ What is kept are inputs, on the CPU; activations are made anew for each layer, a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -56,8 +56,12 @@ def calibration_batches(
     *,
     device: torch.device,
     attack: Attack | None,
+    tokens: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Batch]:
     """The first `number` batches of the loader, or all, kept on the CPU; the first is looked at.
+
+    Args:
+        tokens: says which tokens of x count, (N, T) boolean.
 
     Raises:
         ValueError: no batch, or one that is not (x, y), a dict of the two, or, without an attack,
@@ -66,6 +70,8 @@ def calibration_batches(
     found: list[Batch] = []
     for batch in itertools.islice(iter(loader), number):
         found.append(_batch_of(batch, attacked=attack is not None))
+        if tokens is not None and isinstance(x := found[-1].x, Tensor):
+            found[-1] = replace(found[-1], counted=_counted(tokens(x), len(x)))
         if len(found) == 1 and isinstance(x := found[0].x, Tensor):
             plain: Any = SimpleNamespace(class_labels=False)
             y = found[0].y
@@ -75,6 +81,15 @@ def calibration_batches(
     if not found:
         raise nothing_left(0)
     return found
+
+
+def _counted(mask: Tensor, number: int) -> Tensor:
+    if mask.dtype != torch.bool or mask.ndim != 2 or len(mask) != number:
+        raise ValueError(
+            f"tokens must give a boolean tensor (N, T) that says which tokens of {number} examples "
+            f"count, got {mask.dtype} {tuple(mask.shape)}"
+        )
+    return mask.cpu()
 
 
 def _batch_of(batch: object, *, attacked: bool) -> Batch:

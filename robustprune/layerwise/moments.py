@@ -166,7 +166,7 @@ class Moments:
             scaled: count the squares of each output as they count in its stream: row i is the
                 problem of |a_i| w_i, whose solution is to be divided by `row_scale`.
         """
-        matrix = as_matrices(groups, weight.to(self.dtype))
+        matrix = as_matrices(groups, weight.to(self.gram))
         gram, cross, power = self.gram, self.cross.get(name), self.power.get(name)
         if cross is None or power is None:
             cross = matrix @ gram

@@ -72,6 +72,8 @@ def prune_layerwise(
     bias: bool = False,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
+    offload: bool = False,
+    tokens: Callable[[Tensor], Tensor] | None = None,
     **options: Any,
 ) -> Ticket:
     """Prune a trained network layer by layer, each the least squares
@@ -101,6 +103,11 @@ def prune_layerwise(
             one before gave.
         bias: give layers that have a bias the one that goes with their new weights.
         dtype: of the sums and the solver, float64 or float32.
+        device: where all of this happens; None for where the model is.
+        offload: leave the network where it is, and have one of the modules that follow one another
+            at a time, such as a transformer's layer, on the device: for networks that don't fit.
+        tokens: says which tokens of x count, (N, T) boolean, where the loader yields sentences
+            packed in x: `lambda x: unpack_tokens(x).attended`. None counts all.
         options: of the solver.
 
     Returns:
@@ -114,12 +121,14 @@ def prune_layerwise(
     check_pattern(pattern, check_density(density))
     solve = checked_solver(solver, options, pattern)
     check_options(target, attack, batches, clean, sweeps, dtype)
-    network = copy_on(model, device)
+    if offload and device is None:
+        raise ValueError("offload=True needs the device that modules go to, one after the other")
+    network = copy_on(model, None if offload else device)
     modes = {name: module.training for name, module in network.named_modules()}
     network.eval()
     uncached = without_cache(network)
     where = device_of(network)
-    data = calibration_batches(network, loader, batches, device=where, attack=attack)
+    data = calibration_batches(network, loader, batches, device=where, attack=attack, tokens=tokens)
     layers = maskable_layers(network, dense=dense)
     route = route_of(network, layers, data[0], where)
     layers = supported(network, layers, route)
@@ -137,7 +146,8 @@ def prune_layerwise(
         pruned = copy.deepcopy(network)
         scaled = not isinstance(solver, str) or SOLVERS[solver].needs_cross
         plan = _Plan(solve, options, groups, counts, bias, scaled)
-        pair = Pair(network, pruned, tuple(layers), groups, taken, where)
+        lent = torch.device(device) if offload and device is not None else where
+        pair = Pair(network, pruned, tuple(layers), groups, taken, where, lent)
         masks = _one_walk(pair, route, plan, target, dtype, history)
     for name, module in pruned.named_modules():
         module.training = modes[name]

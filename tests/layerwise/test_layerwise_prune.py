@@ -187,6 +187,59 @@ def test_two_of_four_along_the_inputs() -> None:
 
 
 @FEW
+def test_one_module_at_a_time_is_lent_to_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[nn.Module] = []
+    to = nn.Module.to
+
+    def note(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        moved.append(module)
+        return to(module, *args, **kwargs)
+
+    network, data = made("llama"), data_for("llama")
+    plain = prune_layerwise(network, data, density=0.5)
+    monkeypatch.setattr(nn.Module, "to", note)
+    lent = prune_layerwise(network, data, density=0.5, device="cpu", offload=True)
+    assert lent.masks == plain.masks
+    layers = [type(module).__name__ for module in moved]
+    assert layers == ["LlamaDecoderLayer"] * 8  # two networks, two layers, there and back
+    with pytest.raises(ValueError, match="needs the device"):
+        prune_layerwise(network, data, density=0.5, offload=True)
+
+
+@FEW
+def test_tokens_of_packed_sentences_that_do_not_count() -> None:
+    """Sentences of embeddings, the last number of which says whether it is padding."""
+
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.outer(torch.relu(self.inner(x[..., :4]))).mean(1)
+
+    torch.manual_seed(0)
+    network, x = Packed(), torch.rand(8, 5, 5)
+    x[..., 4] = (torch.arange(5) < 3).float()
+    other = torch.where(x[..., 4:] > 0, x, torch.randn(8, 5, 5))
+    other[..., 4] = x[..., 4]
+    y = torch.zeros(8).long()
+
+    def moved(model: Any, x: Tensor, y: Tensor) -> Tensor:
+        return x * torch.tensor([1.1, 0.9, 1, 1, 1])
+
+    one, two = (
+        prune_layerwise(
+            network, [(z, y)], density=0.5, attack=moved, tokens=lambda z: z[..., 4] > 0
+        ).masks
+        for z in (x, other)
+    )
+    assert one == two
+    with pytest.raises(ValueError, match="boolean tensor"):
+        prune_layerwise(network, [(x, y)], density=0.5, tokens=lambda z: z[..., 4])
+
+
+@FEW
 def test_so_many_batches_are_taken_and_sums_may_be_single() -> None:
     network, data = made("cnn"), data_for("cnn", batches=3)
     one, two = (prune_layerwise(network, part, density=0.5, batches=1) for part in (data, data[:1]))
