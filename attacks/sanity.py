@@ -1,7 +1,7 @@
-"""Checks of an evaluation itself: signs that a model hides its gradients or an attack is weak.
+"""Checks of an evaluation: signs that a model hides its gradients or that an attack is weak.
 
-After Carlini et al. 2019 (arXiv 1902.06705), §3 to §5, and the flags of AutoAttack (Croce & Hein
-2020).  Every check is a ``Finding`` with the figure it rests on; a report prints them all.
+They follow Carlini et al. 2019 (arXiv 1902.06705), §3 to §5, and the flags of AutoAttack (Croce &
+Hein 2020). Every check is a ``Finding`` with the figure on which it is based.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from attacks.threat import ThreatModel
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was looked at, whether it is as it should be, and the figure."""
+    """The result of one check: its name, whether it passed, its figure, and a message."""
 
     name: str
     passed: bool
@@ -45,11 +45,11 @@ class Finding:
 
 
 class EvaluationWarning(UserWarning):
-    """What an evaluation measured may say too much: one of its findings is not as it should be."""
+    """A measured robustness may be too high, because a check of the evaluation failed."""
 
 
 def warn_of(findings: Sequence[Finding], *, stacklevel: int = 3) -> None:
-    """Warn of those that are not as they should be, one warning each."""
+    """Give one warning for each finding that did not pass."""
     for finding in failed(findings):
         text = f"{finding.name}: {finding.message}"
         warnings.warn(text, EvaluationWarning, stacklevel=stacklevel)
@@ -58,7 +58,7 @@ def warn_of(findings: Sequence[Finding], *, stacklevel: int = 3) -> None:
 def randomised_forward(
     model: Model, x: Tensor, y: Tensor, *, repeats: int = 5, mode: str = "eval"
 ) -> Finding:
-    """Forward passes of one batch must agree; else the gradient must average over the noise."""
+    """Check that repeated forward passes agree; else gradients must be averaged over the noise."""
     with attacking(model, mode):
         first = predict(model, x, y)
         scale = spread(first).clamp_min(torch.finfo(first.dtype).tiny)
@@ -74,7 +74,7 @@ def randomised_forward(
 
 
 def probabilities(model: Model, x: Tensor, y: Tensor, *, mode: str = "eval") -> Finding:
-    """Logits that sum to one and lie in [0, 1] are probabilities: their gradients saturate."""
+    """Check for probabilities: outputs in [0, 1] that sum to one, whose gradients saturate."""
     with attacking(model, mode):
         logits = predict(model, x, y)
     inside = ((logits >= -1e-5) & (logits <= 1 + 1e-5)).all(1)
@@ -85,22 +85,22 @@ def probabilities(model: Model, x: Tensor, y: Tensor, *, mode: str = "eval") -> 
 
 
 def input_gradients(model: Model, x: Tensor, y: Tensor, *, mode: str = "eval") -> Tensor:
-    """The margin's gradients at x, (N, …), whatever they are; 0 where there is no graph at all."""
+    """Return the margin's gradients at x, (N, …), unchecked; 0 where there is no gradient graph."""
     with attacking(model, mode):
         try:
             return loss_and_gradient(model, x, y, margin, look=False)[2]
         except ValueError:
-            predict(model, x, y)  # raises what a gradient has no part in
+            predict(model, x, y)  # raises errors that do not concern gradients
             return torch.zeros_like(x)
 
 
 def flat(grad: Tensor) -> Tensor:
-    """Where a gradient (N, …) is exactly zero in every entry, (N,) bool: an attack stands still."""
+    """Return where a gradient (N, …) is exactly zero in every entry, (N,) bool."""
     return (grad.flatten(1) == 0).all(1)
 
 
 def zero_gradients(model: Model, x: Tensor, y: Tensor, *, mode: str = "eval") -> Finding:
-    """Share of examples whose margin has exactly zero gradient at x."""
+    """Check for examples whose margin has a gradient of exactly zero at x."""
     still = flat(input_gradients(model, x, y, mode=mode))
     share = still.double().mean().item()
     message = f"{share:.1%} of the input gradients are exactly zero ({int(still.sum())})"
@@ -108,7 +108,7 @@ def zero_gradients(model: Model, x: Tensor, y: Tensor, *, mode: str = "eval") ->
 
 
 def nan_gradients(model: Model, x: Tensor, y: Tensor, *, mode: str = "eval") -> Finding:
-    """Share of examples whose margin has a gradient at x that is NaN or infinite."""
+    """Check for examples whose margin has a NaN or infinite gradient at x."""
     bad = ~input_gradients(model, x, y, mode=mode).isfinite().flatten(1).all(1)
     share = bad.double().mean().item()
     message = f"{share:.1%} of the input gradients are NaN or infinite ({int(bad.sum())})"
@@ -118,7 +118,7 @@ def nan_gradients(model: Model, x: Tensor, y: Tensor, *, mode: str = "eval") -> 
 
 
 def labels_fit(model: Model, x: Tensor, y: Tensor) -> Finding:
-    """Clean accuracy far below chance points at labels in another order."""
+    """Check for a clean accuracy far below chance, which indicates labels in another order."""
     with attacking(model, "eval"):
         logits = predict(model, x, y)
     right = (~misclassified(logits, y)).double().mean().item()
@@ -129,7 +129,7 @@ def labels_fit(model: Model, x: Tensor, y: Tensor) -> Finding:
 
 
 def answers_differ(model: Model, x: Tensor, y: Tensor) -> Finding:
-    """One class for every example, whatever its label, is an answer that no attack can change."""
+    """Check that a model does not give one class to all examples, which no attack can change."""
     answers = _answers(model, x, y)
     share = (answers == answers.mode().values).double().mean().item()
     message = f"{share:.1%} of the examples get one class, {answers.mode().values.item()}"
@@ -140,7 +140,7 @@ def answers_differ(model: Model, x: Tensor, y: Tensor) -> Finding:
 
 
 def _answers(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """The model's classes, (N,)."""
+    """Return the model's classes, (N,)."""
     with attacking(model, "eval"):
         return predict(model, x, y).argmax(1)
 
@@ -150,12 +150,13 @@ def _alike(classes: Tensor) -> bool:
 
 
 def unbounded_attack(model: Model, x: Tensor, y: Tensor, threat: ThreatModel) -> Finding:
-    """As ε grows the robust accuracy must fall to zero (the bounds, if any, still hold), unless
-    the model gives one class to everything: then `answers_differ` says what is amiss.
+    """Check that the robust accuracy falls to zero as ε grows (within the bounds, if any).
 
-    The balls are nested: what is broken within one is broken within every larger one, so that
-    each ε is tried on the rest alone, and a point is taken as soon as it is found. The last point
-    in a huge ball says little by itself: its steps, in proportion to ε, leap over whole regions.
+    This does not hold for a model that gives one class to all inputs; `answers_differ` reports
+    that. The balls are nested: an example that is broken at one ε is broken at every larger ε, so
+    each ε is tried only on the other examples, which stop at their first misclassified point. The
+    last point in a huge ball shows little: its steps are proportional to ε and jump over whole
+    regions.
     """
     clean = answers = _answers(model, x, y)
     left, eps = torch.arange(len(x), device=x.device), threat.eps
@@ -177,7 +178,7 @@ def unbounded_attack(model: Model, x: Tensor, y: Tensor, threat: ThreatModel) ->
 def stronger(
     name: str, strong: float, weak: float, what: str, *, tolerance: float = 0.002
 ) -> Finding:
-    """The first robust accuracy must not exceed the second by more than the tolerance."""
+    """Check that the first robust accuracy exceeds the second by at most the tolerance."""
     gap = strong - weak
     message = f"{what}: {strong:.1%} against {weak:.1%}"
     return Finding(name, gap <= tolerance, gap, message)
@@ -197,8 +198,8 @@ def check_attacks(
     """Run every check on one batch and return the findings.
 
     Args:
-        surrogate: a model trained likewise, for the transfer check; left out without one.
-        steps: of the iterative attacks; queries: of Square.
+        surrogate: a model trained in the same way, for the transfer check; None omits this check.
+        steps: number of steps of the iterative attacks; queries: number of queries of Square.
     """
     x, y = batch_of(x, y, threat=threat)
     check_at_least(1, steps=steps, queries=queries)
@@ -211,7 +212,7 @@ def check_attacks(
 
     checks = (labels_fit, answers_differ, randomised_forward, probabilities)
     findings = [check(model, x, y) for check in (*checks, zero_gradients, nan_gradients)]
-    if findings[-2].figure == 1 or findings[-1].figure > 0:  # what follows would only repeat it
+    if findings[-2].figure == 1 or findings[-1].figure > 0:  # the rest would only repeat this
         white = single = longer = accuracy(lambda _, x, y: x)
     else:
         findings.append(unbounded_attack(model, x, y, threat))
@@ -238,5 +239,5 @@ def check_attacks(
 
 
 def failed(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Return the findings that are not as they should be."""
+    """Return the findings that did not pass."""
     return tuple(finding for finding in findings if not finding.passed)

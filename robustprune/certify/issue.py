@@ -1,4 +1,4 @@
-"""Certificates of a batch of examples: proofs about a network, or by smoothing it."""
+"""Make certificates for a batch of examples: by proofs about the network, or by smoothing."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from robustprune.measure.accuracy import answers_of
 from robustprune.run.content import tensor_digest
 from robustprune.run.settings import CertifySection
 
-#: proofs are looked for up to this many times the threat model's eps
+#: proofs are searched up to this multiple of the threat model's eps
 REACH = 100.0
-#: values of eps that the search for a radius tries, and steps of "alpha-crown" at each
+#: the number of eps that the search for a radius tries, and of steps of "alpha-crown" at each
 ROUNDS, STEPS = 12, 20
 
 
@@ -38,20 +38,21 @@ def proofs(
     batch_size: int | None = None,
     quiet: bool = True,
 ) -> list[Certificate]:
-    """One certificate an example by deterministic bounds, checked against attacks.
+    """Return a certificate for each example by deterministic bounds, checked against attacks.
 
-    Several ranks share the batches out among them; each gets all certificates.
+    Several ranks share the batches; each rank gets all certificates.
 
     Args:
         x: (N, ...) and y: (N,), the first N test examples.
-        threat: its norm and bounds are those of the proof; eps, a float, sets the scale.
-        nearest: adversarial examples of the same batch in the same norm and bounds.
-        method, rounds, steps: of `bounds.certified_radius`, up to 100 · eps.
-        quiet: no progress bar.
+        threat: the threat model with the norm and the bounds of the proof. Its eps, a float, sets
+            the scale.
+        nearest: the nearest adversarial examples for the same batch, norm and bounds.
+        method, rounds, steps: as in `bounds.certified_radius`, whose eps_max is 100 · eps.
+        quiet: whether the progress bar is hidden.
 
     Raises:
-        SandwichViolation: a radius beyond an adversarial example.
-        ValueError: as `bounds.certified_radius`.
+        SandwichViolation: a radius lies beyond an adversarial example.
+        ValueError: as in `bounds.certified_radius`.
     """
     settings = search_settings(float(threat.eps), rounds=rounds, steps=steps)
     radius = proven_radii(
@@ -102,14 +103,14 @@ def smoothed_certificates(
     title: str = "smoothing",
     quiet: bool = True,
 ) -> list[Certificate]:
-    """One certificate an example of the classifier smoothed with N(0, σ²I), in L2.
+    """Return a certificate for each example for the classifier smoothed with N(0, σ²I), in L2.
 
     Args:
         x: (N, ...) and y: (N,), the first N test examples.
-        others: as `smoothing.certify`.
+        others: as in `smoothing.certify`.
 
     Raises:
-        ValueError: as `smoothing.certify`.
+        ValueError: as in `smoothing.certify`.
     """
     result = certify(
         model,
@@ -148,19 +149,19 @@ def synonym_certificates(
     title: str = "synonym smoothing",
     quiet: bool = True,
 ) -> list[Certificate]:
-    """One certificate a sentence of the classifier smoothed over groups of synonyms.
+    """Return a certificate for each sentence for the classifier smoothed over groups of synonyms.
 
-    The radius is R + 1, with the R of `certify_synonyms`: fewer replaced words change nothing.
-    Words of a group in the same case have the same noise, and cost nothing when they are replaced
-    by one another; a word that is written as its synonyms aren't, such as TVs, costs votes.
+    The radius is R + 1, with R of `certify_synonyms`: fewer replaced words than that change
+    nothing. Words of a group in the same case have the same noise, so replacing one by another
+    costs nothing. A word in another case than its synonyms, such as TVs, costs votes.
 
     Args:
-        sentences: x (N, ...) and y (N,) are the first N of them.
-        most: words of a group.
-        others: as `synonyms.certify_synonyms`.
+        sentences: the texts with their classifier; x (N, ...) and y (N,) are the first N of them.
+        most: the largest number of words in a group.
+        others: as in `synonyms.certify_synonyms`.
 
     Raises:
-        ValueError: as `synonyms.certify_synonyms`.
+        ValueError: as in `synonyms.certify_synonyms`.
     """
     texts = list(sentences.texts[: len(x)])
     result = certify_synonyms(
@@ -195,7 +196,8 @@ def _by_votes(
     method: str,
     settings: Mapping[str, float],
 ) -> list[Certificate]:
-    """Certificates of a smoothed classifier: the radius where its answer is right, or else 0."""
+    """Return certificates of a smoothed classifier, with radius 0 where its answer is not
+    correct."""
     return [
         Certificate(
             index=i,
@@ -219,7 +221,7 @@ def _by_votes(
 
 
 def asked_for(section: CertifySection, eps: float, seed: int) -> dict[str, dict[str, float]]:
-    """The methods of the certificates that a run's config asks for, each with its settings."""
+    """Return the methods of the certificates that a run's config asks for, with their settings."""
     drawn = {"n0": section.n0, "n": section.n, "alpha": section.alpha, "seed": seed}
     asked: dict[str, dict[str, float]] = {}
     if section.method != "none":
@@ -232,14 +234,14 @@ def asked_for(section: CertifySection, eps: float, seed: int) -> dict[str, dict[
 
 
 def search_settings(eps: float, *, rounds: int = ROUNDS, steps: int = STEPS) -> dict[str, Any]:
-    """Of the search for a radius, at a threat model's eps."""
+    """Return the settings of the search for a radius, at a threat model's eps."""
     return {"eps_max": REACH * eps, "rounds": rounds, "steps": steps}
 
 
 def limits(methods: Collection[str], *, sentences: bool = False) -> tuple[str, ...]:
-    """What certificates by these methods do not claim, in plain sentences.
+    """Say in plain sentences what certificates by these methods do not claim.
 
-    sentences: the inputs are word embeddings of sentences.
+    sentences: whether the inputs are word embeddings of sentences.
     """
     common = (
         "Every statement is about one listed test example; none is about inputs not listed.",

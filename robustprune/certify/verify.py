@@ -1,4 +1,4 @@
-"""Check a file of certificates against the weights and the data, trusting nothing it says."""
+"""Check a file of certificates against the weights and the data, without trusting its content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robustprune.measure.accuracy import answers_of
 from robustprune.run.content import tensor_digest
 from robustprune.sparsity import MaskSet
 
-#: fields of a manifest that have a check of their own
+#: fields of a manifest that have their own checks
 _APART = ("versions", "limits", "total_failure")
 
 
@@ -41,22 +41,24 @@ def verify_certificates(
     limit: int = LIMIT,
     quiet: bool = True,
 ) -> list[CheckResult]:
-    """Check every claim of a file by doing its work again.
+    """Check every claim of a file by computing it again.
 
     Args:
-        stated, certificates: what the file says.
-        expected: the manifest as it comes out of the run's files and data now.
+        stated, certificates: the content of the file.
+        expected: the manifest that the present files and data of the run give.
         asked: `asked_for` of the run's config: each method with its settings.
-        model: with the stored weights, on x's device; masks: the stored ones, None if dense.
-        x: (N, ...) and y: (N,), the test examples that are to be certified.
+        model: the model with the stored weights, on x's device; masks: the stored ones, None if
+            dense.
+        x: (N, ...) and y: (N,), the test examples that must be certified.
         support: where an input may change, as in `ThreatModel`; None for everywhere.
-        sentences: of a task that has them: its whole test split.
-        seed: of fresh noise and attacks; None draws one that whoever wrote the file can't foresee.
-        batch_size: inputs in one pass.
-        limit: most fresh samples of one smoothed statement.
+        sentences: the whole test split of a text task, or None.
+        seed: the seed of fresh noise and attacks; None draws one that the author of the file can't
+            foresee.
+        batch_size: the number of inputs in one pass.
+        limit: the largest number of fresh samples of one smoothed claim.
 
     Returns:
-        a finding for everything that was checked, good or bad, and for what was not.
+        A finding for everything that was checked, good or bad, and for what was not checked.
     """
     seed = secrets.randbelow(2**31) if seed is None else seed
     findings = manifest_findings(stated, expected)
@@ -77,7 +79,7 @@ def verify_certificates(
 
 
 def manifest_findings(stated: Manifest, expected: Manifest) -> list[CheckResult]:
-    """Whether each field of the manifest is what it should be; digests are among them."""
+    """Check that each field of the manifest, digests included, is as expected."""
     findings, old = [], stated.precision is None  # of schema 1
     for field in fields(Manifest):
         if field.name in _APART or (old and field.name in NEW["manifest"]):
@@ -97,7 +99,7 @@ def asked_findings(
     asked: Mapping[str, Mapping[str, float]],
     expected: Manifest,
 ) -> list[CheckResult]:
-    """Whether the methods and their settings are those that the config asks for."""
+    """Check that the methods and their settings are those that the config asks for."""
     given = {c.method for c in certificates}
     names = ", ".join(asked) or "none"
     detail = (
@@ -130,7 +132,7 @@ def _of_another_version(stated: Manifest, expected: Manifest) -> bool:
 def _unchecked(
     stated: Manifest, certificates: Sequence[Certificate], expected: Manifest
 ) -> list[CheckResult]:
-    """What the file says that nothing here speaks for or against."""
+    """List what the file says and what no check confirms or refutes."""
     written = ", ".join(f"{name} {version}" for name, version in stated.versions.items())
     left = [unchecked("versions", f"the file says that it was written with {written}")]
     if _of_another_version(stated, expected):
@@ -158,7 +160,7 @@ def _unchecked(
 
 
 def pruned_are_zero(model: nn.Module, masks: MaskSet | None) -> CheckResult:
-    """Whether every weight that the masks remove is exactly zero."""
+    """Check that every weight that the masks remove is exactly zero."""
     name = "pruned weights are zero"
     if masks is None:
         return CheckResult(name, True, "the model has no masks")
@@ -175,7 +177,7 @@ def pruned_are_zero(model: nn.Module, masks: MaskSet | None) -> CheckResult:
 def example_findings(
     certificates: Sequence[Certificate], x: Tensor, y: Tensor
 ) -> list[CheckResult]:
-    """Whether each method covers the examples, and speaks of their labels and inputs."""
+    """Check that each method covers the examples, with their labels and inputs."""
     known = [c for c in certificates if c.index < len(x)]
     methods = sorted({c.method for c in certificates})
     covered = {(c.index, c.method) for c in known}
@@ -220,7 +222,7 @@ def _failure_is_stated(stated: Manifest, certificates: Sequence[Certificate]) ->
 
 
 def _answers(claims: Claims) -> CheckResult:
-    """Whether the network gives the stated answers."""
+    """Check that the network gives the stated answers."""
     answers = answers_of(claims.model, claims.x, claims.y, batch_size=claims.batch_size).tolist()
     pairs = enumerate(zip(answers, claims.certificates, strict=True))
     wrong = [row for row, (answer, c) in pairs if answer != c.prediction]
@@ -233,7 +235,7 @@ def _answers(claims: Claims) -> CheckResult:
 
 
 def _groups(certificates: Sequence[Certificate]) -> list[tuple[Certificate, ...]]:
-    """Certificates of one method, norm and settings, together."""
+    """Group certificates with the same method, norm and settings."""
     groups: dict[object, list[Certificate]] = {}
     for c in certificates:
         key = (c.method, c.norm, tuple(sorted(c.settings.items())))
@@ -242,7 +244,7 @@ def _groups(certificates: Sequence[Certificate]) -> list[tuple[Certificate, ...]
 
 
 def _attempted(check: Check, claims: Claims) -> CheckResult:
-    """A check that can't be made, because weights are not finite for instance, has failed."""
+    """Make a check; one that can't be made, as weights are not finite for instance, has failed."""
     try:
         return check(claims)
     except (ValueError, RuntimeError) as error:
@@ -251,5 +253,5 @@ def _attempted(check: Check, claims: Claims) -> CheckResult:
         return CheckResult(f"{claims.method}: {name}", False, f"could not be checked: {first}")
 
 
-#: by method; every other one is a proof
+#: the checks of each method; every other method is a proof
 _CHECKS = {"smoothing": SMOOTHING_CHECKS, "synonyms": SYNONYM_CHECKS}

@@ -1,4 +1,4 @@
-"""Accuracy on clean and on attacked examples, per example: every figure is an upper bound."""
+"""Accuracy on clean and on attacked examples, for each example. Every figure is an upper bound."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Outcome:
     """Which of N examples a network classifies correctly.
 
     Attributes:
-        clean: (N,) bool, without a perturbation.
-        robust: attack name -> (N,) bool, under that attack; false wherever `clean` is.
-        answers: (N,) int64, the class that each gets without a perturbation.
-        flat: (N,) bool, correct under every attack, and the gradient there is exactly zero, so that
-            an attack that follows it stood still.
-        unchecked: the attacks of which nobody said how far they may go.
+        clean: (N,) bool, correct without a perturbation.
+        robust: attack name -> (N,) bool, correct under that attack; False wherever `clean` is.
+        answers: (N,) int64, the class of each example without a perturbation.
+        flat: (N,) bool, correct under every attack, with a gradient of exactly zero, so that an
+            attack that follows the gradient could not move.
+        unchecked: the attacks for which no threat model is known.
     """
 
     clean: Tensor
@@ -42,15 +42,15 @@ class Outcome:
 
     @property
     def constant(self) -> int | None:
-        """The one class that every example gets without a perturbation, right or wrong; None where
-        classes differ, or where all examples are of that class."""
+        """The one class that every example gets without a perturbation; None if classes differ, or
+        if all examples are of that class."""
         first = int(self.answers[0]) if len(self.answers) else None
         alike = first is not None and bool((self.answers == first).all())
         return first if alike and not bool(self.clean.all()) else None
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What makes the figures say less than they seem to; see `attacks.sanity`."""
+        """What makes the figures less meaningful than they seem; see `attacks.sanity`."""
         flat, standing = int(self.flat.sum()), int(self.worst.sum())
         share = flat / max(standing, 1)
         message = f"{flat} of the {standing} examples that stood have a gradient of exactly zero"
@@ -80,12 +80,11 @@ class Outcome:
 
 
 def answers_of(model: Model, x: Tensor, y: Tensor, *, batch_size: int | None = None) -> Tensor:
-    """argmax f(x) in eval mode, (N,) int64 on the CPU; None takes all of them as one batch.
+    """Return argmax f(x) in eval mode, (N,) int64 on the CPU, by batches of this size or at once.
 
     Raises:
-        ValueError: labels that are none of the classes; logits that are NaN or +∞, which would
-            count as a wrong or right answer at the whim of argmax. Some of −∞ are classes that are
-            ruled out.
+        ValueError: a label is not a class, or a logit is NaN or +∞, for which the result of argmax
+            would be arbitrary. Some logits may be −∞, which excludes their classes.
     """
     size = batch_size or max(len(x), 1)
     with evaluating(model):
@@ -94,11 +93,11 @@ def answers_of(model: Model, x: Tensor, y: Tensor, *, batch_size: int | None = N
 
 
 def correct(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """(N,) bool on the CPU: whether argmax f(x) = y; raises as `answers_of`."""
+    """Return whether argmax f(x) = y, (N,) bool on the CPU; it raises what `answers_of` raises."""
     return answers_of(model, x, y) == y.cpu()
 
 
-@torch.inference_mode(False)  # masks computed once under it have no gradient
+@torch.inference_mode(False)  # else masks computed once have no gradient
 def evaluate(
     model: nn.Module,
     x: Tensor,
@@ -110,21 +109,20 @@ def evaluate(
     title: str = "measuring",
     quiet: bool = True,
 ) -> Outcome:
-    """Run each attack on the examples that are right without it; decide success by the model.
+    """Run each attack on the examples that are correct without it. The model decides on success.
 
-    What an attack returns is first brought into its threat model: the ball is not left to its own
-    word. Several ranks share the batches out among them; each gets the whole outcome. Gradients of
-    exactly zero are a warning, too (`attacks.EvaluationWarning`).
+    The result of an attack is first projected into its threat model, so that the attack need not be
+    trusted. Several ranks share the batches; each rank gets the whole outcome. Gradients of exactly
+    zero also cause a warning (`attacks.EvaluationWarning`).
 
     Args:
         x: (N, ...), y: (N,); on the model's device.
-        attacks: by the names that the outcome will carry.
-        threat: what every attack may do; None for what each names itself in `threat`. An attack
-            that names nothing, such as one that looks for the nearest example, is in
-            `Outcome.unchecked`.
+        attacks: the attacks by their names in the outcome.
+        threat: what every attack may do; None for the `threat` of each attack. An attack without
+            one, such as one that searches the nearest example, is listed in `Outcome.unchecked`.
 
     Raises:
-        ValueError: NaN logits or gradients, or an attack that returned no valid inputs.
+        ValueError: logits or gradients are NaN, or an attack returned invalid inputs.
     """
     x, y = batch_of(x, y)
     if threat is not None:
@@ -173,7 +171,7 @@ def evaluate(
 
 
 def _flat(model: Model, x: Tensor, y: Tensor, robust: Tensor) -> Tensor:
-    """(N,) bool on the CPU: under each attack (A, N) right, with a gradient of exactly zero."""
+    """Return (N,) bool, on the CPU: correct under each attack (A, N) and with zero gradient."""
     standing = robust.all(0)
     rows = standing.nonzero().flatten().to(x.device)
     if len(rows):
@@ -184,18 +182,18 @@ def _flat(model: Model, x: Tensor, y: Tensor, robust: Tensor) -> Tensor:
 def constant_answer(
     right: Sequence[bool], labels: Sequence[int], *attacked: Sequence[bool]
 ) -> int | None:
-    """The class that a network gives to every example, as far as right and wrong answers show.
+    """Return the class that a network gives to every example, as far as correct answers show.
 
-    It is right on all examples of that class, and on no other while there are others; None where
-    that is not so. Such a network withstands every attack and is worth nothing. `Outcome.constant`
-    knows the answers themselves.
+    It is correct on all examples of that class and on no other, while there are others; None if
+    not. Such a network resists every attack and is worth nothing. `Outcome.constant` uses the
+    answers themselves.
 
     Args:
-        right: of each example, whether it is answered correctly.
-        attacked: the same under attacks, none of which may change it.
+        right: for each example, whether it is classified correctly.
+        attacked: the same under attacks; it must be equal, or the result is None.
 
     Raises:
-        ValueError: different lengths.
+        ValueError: the lengths differ.
     """
     if any(list(other) != list(right) for other in attacked):
         return None
@@ -204,7 +202,7 @@ def constant_answer(
     return next(iter(hit)) if missed and len(hit) == 1 and not hit & missed else None
 
 
-#: ε of the curve's points, in multiples of the threat model's own
+#: the ε of the points of the curve, in multiples of the threat model's own
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0, 128.0)
 
 
@@ -220,11 +218,11 @@ def accuracy_curve(
     title: str = "accuracy against eps",
     quiet: bool = True,
 ) -> list[tuple[float, float]]:
-    """(ε, accuracy) as ε grows, until the accuracy is zero or the factors are used up.
+    """Return (ε, accuracy) for growing ε, until the accuracy is zero or the factors are used up.
 
-    An example broken within a small ball is broken within every larger one, so each ε is tried
-    on the survivors of the one before only, with a single restart. At the threat model's own ε
-    the point is `outcome`'s worst case.
+    An example that is broken within a small ball is broken within every larger one. So each ε is
+    tried only on the examples that survived the one before, with a single restart. At the threat
+    model's own ε the point is the worst case of `outcome`.
     """
     attack = replace(attack, restarts=1)
     n, alive = len(y), outcome.clean
@@ -236,7 +234,7 @@ def accuracy_curve(
             alive = alive & outcome.worst
         else:
             index = alive.nonzero().flatten().to(x.device)
-            with warnings.catch_warnings():  # `outcome` has told of gradients that are zero
+            with warnings.catch_warnings():  # `outcome` has already warned of zero gradients
                 warnings.simplefilter("ignore", EvaluationWarning)
                 found = evaluate(
                     model,

@@ -1,4 +1,4 @@
-"""Measuring stages: each model's accuracy under attack, and the ticket switch's."""
+"""The measuring stages: each model's accuracy under attack, and that of the ticket switch."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from robustprune.run.runtime import seed_stage
 from robustprune.search import RandomTicketSwitch
 from robustprune.sparsity import MaskSet, full_masks
 
-#: sampled answers per gradient step of the EOT attack on a ticket switch
+#: the number of sampled answers per gradient step of the EOT attack on a ticket switch
 SWITCH_DRAWS = 10
-#: (examples, steps, queries) of the sanity checks
+#: the numbers of (examples, steps, queries) of the sanity checks
 SANITY = (100, 20, 500)
-#: of sentences, whose networks take a hundred times as long
+#: the same for sentences, whose networks take a hundred times as long
 SANITY_SENTENCES = (8, 10, 100)
 
 
 def test_examples(run: Run) -> tuple[Tensor, Tensor]:
-    """The test examples that are measured on, on the run's device."""
+    """Return the test examples that are used for measuring, on the run's device."""
     x, y = run.task.test.batch(slice(run.config.evaluation.examples))
     return x.to(run.device), y.to(run.device)
 
@@ -56,19 +56,19 @@ def figures_of(
     title: str = "attacking",
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """What metrics.json says of a network's robustness; all of it are upper bounds.
+    """Return a network's entries of metrics.json; its robust accuracies and r* are upper bounds.
 
     Args:
         x: (N, ...) and y: (N,), N at least 1.
-        curve: the attack whose accuracy is wanted as ε grows.
-        minimal: r* of the first so many examples; 0 leaves it out.
+        curve: the attack for the accuracies at growing ε; None leaves them out.
+        minimal: number of examples whose r* is measured, the first ones; 0 leaves r* out.
 
     Returns:
-        a JSON-able mapping: clean, robust (by attack, and "worst"), curve, per_example (1 is right)
-        and, where r* is wanted, minimal and distances (null: no attack reached it).
+        a mapping for JSON: clean, robust (by attack, and "worst"), curve, per_example (1: correct)
+        and, where r* is measured, minimal and distances (null: no example was found).
 
     Raises:
-        ValueError: as `measure.evaluate`.
+        ValueError: as in `measure.evaluate`.
     """
     how: dict[str, Any] = {"batch_size": batch_size, "quiet": quiet}
     outcome = evaluate(model, x, y, attacks, title=title, **how)
@@ -92,9 +92,9 @@ def figures_of(
 
 
 def measure_model(run: Run, fitted: Fitted, *, minimal: bool = False) -> dict[str, Any]:
-    """The model's entry in metrics.json, with its `figures_of`.
+    """Return the model's entry in metrics.json, with its results per example in "per_example".
 
-    minimal: whether r* is wanted too, on the first `evaluation.minimal` examples.
+    minimal: whether r* is measured too, on the first `evaluation.minimal` examples.
     """
     file = f"measure/{fitted.name}.json"
     if run.folder.has(file):
@@ -128,7 +128,7 @@ def measure_model(run: Run, fitted: Fitted, *, minimal: bool = False) -> dict[st
 
 
 def _size(run: Run, masks: MaskSet) -> dict[str, Any]:
-    """Kept and total weights, over all layers that could be masked, dense ones included."""
+    """Return the numbers of kept and of all weights in maskable layers, with the dense ones."""
     layers = {layer.name: layer for layer in full_masks(run.fresh_model()).layers()}
     layers.update({layer.name: layer for layer in masks.layers()})
     kept = sum(layer.kept for layer in layers.values())
@@ -145,7 +145,7 @@ def _size(run: Run, masks: MaskSet) -> dict[str, Any]:
 
 
 def measure_switch(run: Run, tickets: Sequence[Fitted]) -> dict[str, Any]:
-    """The random ticket switch over `tickets`: entry "r2s" of metrics.json."""
+    """Measure the random ticket switch over `tickets`: the entry "r2s" of metrics.json."""
     file = "measure/r2s.json"
     if run.folder.has(file):
         return dict(run.folder.read_json(file))
@@ -181,7 +181,7 @@ def measure_switch(run: Run, tickets: Sequence[Fitted]) -> dict[str, Any]:
 
 
 def per_example_csv(entries: Iterable[dict[str, Any]], labels: Sequence[int]) -> str:
-    """One line a model and example: 1 where the answer is right."""
+    """Return one line for each model and example, with 1 where the answer is correct."""
     text = io.StringIO()
     writer: Any = None
     for entry in entries:
@@ -201,7 +201,7 @@ def sanity_checks(
     threat: ThreatModel,
     effort: tuple[int, int, int] = SANITY,
 ) -> list[dict[str, Any]]:
-    """What `attacks.check_attacks` finds on the first examples, as JSON-able values."""
+    """Return the results of `attacks.check_attacks` on the first examples, as values for JSON."""
     examples, steps, queries = effort
     x, y = x[:examples], y[:examples]
     return [
@@ -216,8 +216,8 @@ def sanity_checks(
 
 
 def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Signs of masked gradients or of a broken harness (Carlini et al., arXiv 1902.06705): the
-    whole set of checks for the headline, and what the measures show of every model."""
+    """Look for signs of masked gradients or of a broken evaluation (Carlini et al., arXiv
+    1902.06705): all checks for the headline model, and those of the measures for every model."""
     file = "measure/sanity.json"
     if run.folder.has(file):
         checks = list(run.folder.read_json(file))
@@ -234,7 +234,7 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
 
 
 def signs_of(entry: dict[str, Any], labels: Sequence[int], strong: str) -> list[dict[str, Any]]:
-    """What a model's entry in metrics.json shows; strong is the name of its iterated attack."""
+    """Check a model's entry in metrics.json; `strong` is the name of its iterated attack."""
     name, clean, right, curve = (entry[key] for key in ("name", "clean", "per_example", "curve"))
     single, iterated = entry["robust"]["fgsm"]["value"], entry["robust"][strong]["value"]
     checks: list[dict[str, Any]] = [
@@ -269,7 +269,7 @@ def signs_of(entry: dict[str, Any], labels: Sequence[int], strong: str) -> list[
 
 
 def write_per_example(run: Run, entries: Sequence[dict[str, Any]]) -> None:
-    """per_example.csv and, where r* was measured, distances.json: model -> distances."""
+    """Write per_example.csv and, where r* was measured, distances.json: model -> distances."""
     distances = {e["name"]: e["distances"] for e in entries if "distances" in e}
     if distances:
         run.folder.write_json("distances.json", distances)

@@ -45,16 +45,17 @@ WEIGHTS = "model.safetensors"
 def certify_headline(run: Run, headline: Fitted) -> Path | None:
     """Certify the published model on the first test examples, if the config asks for it.
 
-    Deterministic bounds go together with the distances that attacks reached, and are checked
-    against them; smoothing speaks of another classifier and has none. Of sentences, it is the
-    word embeddings that are smoothed, or the words.
+    Deterministic bounds are stored with the distances that attacks reached, and are checked against
+    them. Smoothing is about another classifier and has no such distances. For sentences, the word
+    embeddings are smoothed, or the words.
 
     Returns:
-        the file, or None where the config asks for no certificates.
+        The path of the file, or None if the config asks for no certificates.
 
     Raises:
-        SandwichViolation: a certified radius beyond an adversarial example: nothing is written.
-        ValueError: the network has an operation that bounds don't know.
+        SandwichViolation: a certified radius lies beyond an adversarial example. Then nothing is
+            written.
+        ValueError: the network has an operation without bounds.
     """
     section, path = run.config.certify, run.folder.path / FILE
     if section.method == "none" and section.sigma is None and section.synonyms is None:
@@ -94,12 +95,12 @@ def issue(
     title: str = "smoothing",
     quiet: bool = True,
 ) -> list[Certificate]:
-    """The certificates that `section` asks for: proofs, smoothed ones, or both.
+    """Compute the certificates that `section` asks for: proofs, smoothed ones, or both.
 
-    sentences: x and y are the first of, where `section` asks for synonyms.
+    sentences: the classifier and its texts, if `section` asks for synonyms; x and y are the first.
 
     Raises:
-        SandwichViolation, ValueError: as `certify_headline`.
+        SandwichViolation, ValueError: as in `certify_headline`.
     """
     certificates: list[Certificate] = []
     if section.method != "none":
@@ -154,7 +155,7 @@ def issue(
 
 
 def certified_examples(config: Config, task: Task) -> tuple[Tensor, Tensor]:
-    """The first test examples, as many as the config wants certified."""
+    """Return the first test examples, as many as the config wants certified."""
     return task.test.batch(slice(config.certify.examples))
 
 
@@ -165,7 +166,7 @@ def manifest_of(
     headline: str,
     certificates: Sequence[Certificate],
 ) -> Manifest:
-    """The manifest of these certificates, from the run's files as they are now."""
+    """Return the manifest of these certificates, from the present files of the run."""
     masks = folder.path / "masks.safetensors"
     return describe(
         certificates,
@@ -182,14 +183,16 @@ def manifest_of(
 
 
 def stored_precision(weights: Path) -> str:
-    """The coarsest floating-point numbers of a file of weights, such as "float32": what the network
-    runs in, for weights are loaded as they are or not at all."""
+    """Return the coarsest floating-point format in a file of weights, such as "float32".
+
+    The network runs in it, because weights are loaded without a cast.
+    """
     with safe_open(weights, framework="pt") as file:
         stored = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
     return next((name for kind, name in _FLOATS.items() if kind in stored), "float32")
 
 
-#: as safetensors abbreviates them, the coarsest first
+#: the abbreviations of safetensors, the coarsest format first
 _FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 
@@ -207,12 +210,12 @@ def describe(
     seed: int,
     language: str | None = None,
 ) -> Manifest:
-    """What the certificates of the examples (x, y) are about.
+    """Return the manifest of certificates for the examples (x, y).
 
     Args:
-        task, model: as the manifest names them.
-        weights, masks, config: files whose digests it holds.
-        language: digest of the pre-trained language model's description, where there is one.
+        task, model: the names in the manifest.
+        weights, masks, config: the files whose digests it contains.
+        language: the digest of the description of a pre-trained language model, or None.
     """
     return Manifest(
         task=task,
@@ -238,7 +241,7 @@ def describe(
 
 
 def versions() -> dict[str, str]:
-    """What certificates were computed with."""
+    """Return the versions of the software with which certificates are computed."""
     return {
         "robustprune": robustprune.__version__,
         "python": platform.python_version(),
