@@ -24,7 +24,7 @@ def alps(
     every: int = 3,
     gradients: int = 10,
 ) -> Solution:
-    """ADMM with the steps of ρ of Meng et al. 2024 (Alg. 1 and App. B), and their released code.
+    """ADMM with the steps of ρ of Meng et al. 2024, as their released code takes them.
 
     With s weights that entered or left the mask in the last `every` iterations, of k kept,
 

@@ -63,7 +63,7 @@ def fista(
     quadratic: Quadratic, penalty: Tensor | float, start: Tensor, steps: int, *, tolerance: float
 ) -> Tensor:
     """min f(Ŵ) + λ ‖Ŵ‖₁ by the fast iterative shrinkage-thresholding of Beck & Teboulle (2009,
-    Eqs. 4.1 to 4.3), with the restart by gradient of O'Donoghue & Candès (2015, Eq. 13), by row.
+    Eqs. 4.1 to 4.3), with the restart by gradient of O'Donoghue & Candès (2015), by row.
 
     Args:
         penalty: λ, a number or a tensor that broadcasts to (groups, rows, columns).

@@ -46,7 +46,7 @@ def obs(
     """Remove what costs least, one group of weights after the other, until `kept` are left.
 
     Where all of a layer is compared, the next to go is the cheapest of what is next in each row
-    (Frantar & Alistarh 2022, Alg. 2).
+    (Frantar & Alistarh 2022, Sec. 4).
 
     Args:
         ridge, by: see `LayerProblem.quadratic`.

@@ -8,7 +8,7 @@ from robustprune.layerwise.sparsegpt import sparsegpt
 
 
 def column_by_column(hessian, weight, choose):
-    """The paper's equations with an inverse of its own for every column (Eqs. 3 and 4): column i is
+    """The paper's equations with an inverse of its own for every column: column i is
     pruned, and those to its right make up for it. choose(i, weights, scale) -> kept or None, from
     column i on."""
     W, (rows, columns) = weight.copy(), weight.shape
