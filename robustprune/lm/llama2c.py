@@ -1,15 +1,15 @@
-"""Checkpoints of the program llama2.c (version 0), converted to the format of Hugging Face.
+"""Convert checkpoints of the program llama2.c (version 0) to the format of Hugging Face.
 
     python -m robustprune.lm.llama2c stories260K.bin tok512.bin stories260K
 
 The model file begins with seven int32 (width, inner width, layers, heads, key-value heads, size of
-the vocabulary, length of a sequence), which float32 weights follow: embedding, attention norms, wq,
-wk, wv, wo, inner norms, w1, w2, w3 of all layers each, the last norm, and two tables of rotations
-that are not needed. Its output layer is the embedding. The tokenizer file has the length of the
+the vocabulary, length of a sequence). Then float32 weights follow: embedding, attention norms, wq,
+wk, wv, wo, inner norms, w1, w2, w3 (each of all layers), the last norm, and two tables of rotations
+that are not needed. The output layer is the embedding. The tokenizer file has the length of the
 longest piece, and of every piece its score (float32), its length (int32) and its bytes.
 
 The rotary embedding of llama2.c turns neighbouring entries of a head (0, 1), (2, 3), …; that of
-transformers turns entry i with entry i + size/2. The rows of wq and wk are put in that order.
+transformers turns entry i with entry i + size/2. The rows of wq and wk are reordered accordingly.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from torch import Tensor
 
 from robustprune.run.files import plain_file
 
-#: the largest file that is read, bytes
+#: size of the largest file that is read, in bytes
 LARGEST = 1 << 30
-_BYTES = range(3, 259)  # ids of the pieces that stand for single bytes
+_BYTES = range(3, 259)  # ids of the pieces of single bytes
 _SPECIAL = ("<unk>", "<s>", "</s>")
 
 
@@ -38,14 +38,14 @@ def convert(model: Path | str, tokenizer: Path | str, folder: Path | str) -> Pat
     Args:
         model: a version-0 checkpoint of llama2.c whose output layer is tied to the embedding.
         tokenizer: its tokenizer file.
-        folder: is made; `transformers.AutoModelForCausalLM.from_pretrained(folder)` loads it.
+        folder: the new folder, which `transformers.AutoModelForCausalLM.from_pretrained` can load.
 
     Returns:
         The folder.
 
     Raises:
-        FileExistsError: the folder is there already.
-        ValueError: a file that is not what it should be.
+        FileExistsError: the folder exists already.
+        ValueError: a file has the wrong format.
     """
     config, weights = _read_model(Path(model))
     pieces = _read_pieces(Path(tokenizer), config["vocab_size"])
@@ -73,7 +73,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _read_model(path: Path) -> tuple[dict[str, object] | dict[str, int], dict[str, Tensor]]:
-    """(config of transformers, weights by the names of transformers)."""
+    """Return (config of transformers, weights by the names of transformers)."""
     raw = _bytes(path)
     if len(raw) < 28:
         raise ValueError(f"{path} is no checkpoint of llama2.c: it has {len(raw)} bytes")
@@ -122,7 +122,7 @@ def _read_model(path: Path) -> tuple[dict[str, object] | dict[str, int], dict[st
 
 
 def _read_pieces(path: Path, number: object) -> list[tuple[str, float]]:
-    """(piece, score) by id; the pieces of single bytes as "<0x41>"."""
+    """Return (piece, score) by id; the pieces of single bytes are "<0x41>" etc."""
     raw, at, pieces = _bytes(path), 4, []
     try:
         for _ in range(int(str(number))):
@@ -141,8 +141,10 @@ def _read_pieces(path: Path, number: object) -> list[tuple[str, float]]:
 
 
 def _tokenizer(pieces: list[tuple[str, float]]) -> dict[str, object]:
-    """The tokenizer as byte-pair encoding: the pair of neighbours that makes the piece of the best
-    score is merged, again and again; bytes stand for characters without a piece."""
+    """Return the tokenizer as byte-pair encoding, with bytes for characters that have no piece.
+
+    The neighbours that form the piece of the best score are merged, again and again.
+    """
     ids = {piece: index for index, (piece, _) in reversed(list(enumerate(pieces)))}
     first = max(_BYTES) + 1
     merges = []

@@ -15,11 +15,12 @@ from attacks.network import logits_of
 
 @dataclass(frozen=True)
 class Perplexity:
-    """exp of the mean negative log-likelihood of a token, given those before it in its window.
+    """exp of the mean negative log-likelihood of a token, given the tokens before it in its window.
 
     Attributes:
-        losses: (windows,) float64, the mean of each window's tokens, in nats.
-        tokens: how many tokens of each window were predicted; the first of a window never is.
+        losses: (windows,) float64, the mean negative log-likelihood per token of each window, in
+            nats.
+        tokens: number of predicted tokens per window; the first token of a window is not predicted.
     """
 
     losses: Tensor
@@ -27,15 +28,17 @@ class Perplexity:
 
     @property
     def value(self) -> float:
-        """The perplexity over all windows; infinite where it exceeds the largest float."""
+        """Return the perplexity over all windows; infinite where it exceeds the largest float."""
         loss = float(self.losses.mean())
         return math.exp(loss) if loss < 700 else math.inf
 
     def interval(
         self, level: float = 0.95, *, draws: int = 2000, seed: int = 0
     ) -> tuple[float, float]:
-        """A bootstrap interval of `value` over windows (percentiles of `draws` resamples): what
-        other windows of the same text would give, not other texts."""
+        """Return a bootstrap interval of `value` over windows: percentiles of `draws` resamples.
+
+        It covers the choice of windows of the same text, not the choice of the text.
+        """
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randint(len(self.losses), (draws, len(self.losses)), generator=generator)
         means = self.losses[chosen].mean(1)
@@ -48,7 +51,7 @@ class Perplexity:
 
 @torch.no_grad()
 def perplexity(model: nn.Module, windows: Tensor, *, batch_size: int = 16) -> Perplexity:
-    """Predict each token of each window from those before it.
+    """Predict each token of each window from the tokens before it.
 
     Args:
         model: a causal language model: (N, T) token ids -> logits (N, T, vocabulary), or an object
@@ -56,7 +59,7 @@ def perplexity(model: nn.Module, windows: Tensor, *, batch_size: int = 16) -> Pe
         windows: (N, T) int64, T at least 2.
 
     Raises:
-        ValueError: windows of another form, or logits that are NaN.
+        ValueError: windows have another shape, or logits are NaN.
     """
     if windows.ndim != 2 or windows.shape[1] < 2 or len(windows) == 0:
         raise ValueError(

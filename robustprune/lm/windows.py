@@ -1,4 +1,4 @@
-"""Windows of text: rows of equally many tokens, each of which begins with BOS."""
+"""Windows of text: rows with the same number of tokens, which all begin with BOS."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from torch import Tensor
 
 
 def windows(tokens: Sequence[int], length: int, *, bos: int) -> Tensor:
-    """Cut a text into consecutive windows of BOS and `length` − 1 tokens; the rest that fills no
-    window is left out.
+    """Cut a text into consecutive windows of BOS and `length` − 1 tokens.
+
+    Tokens at the end that do not fill a window are left out.
 
     Args:
-        tokens: of the whole text, without BOS.
-        length: tokens of a window, BOS included.
+        tokens: the tokens of the whole text, without BOS.
+        length: number of tokens in a window, including BOS.
         bos: the id of the token that begins a text.
 
     Returns:
@@ -32,19 +33,19 @@ def windows(tokens: Sequence[int], length: int, *, bos: int) -> Tensor:
 def random_windows(
     tokens: Sequence[int], length: int, number: int, *, bos: int, seed: int = 0
 ) -> Tensor:
-    """Draw windows of BOS and `length` − 1 consecutive tokens at random places of a text, as
-    calibration data; they may overlap.
+    """Draw windows of BOS and `length` − 1 consecutive tokens at random positions of a text.
 
-    The places are `random.Random(seed).randint(0, len(tokens) − length)`, one after another.
+    They serve as calibration data, and may overlap. The positions are
+    `random.Random(seed).randint(0, len(tokens) − length)`, one after another.
 
     Args:
-        number: how many windows.
+        number: the number of windows, at least 1.
 
     Returns:
         (number, length) int64.
 
     Raises:
-        ValueError: the text is too short for one window, or `number` below 1.
+        ValueError: the text is too short for one window, or `number` is below 1.
     """
     inner = _inner(tokens, length)
     if number < 1:
