@@ -80,6 +80,19 @@ PRUNE_ONE_SHOT = Script(
         ("--method snip grasp --set one_shot.weights=random", "pruning at initialisation"),
     ),
 )
+PRUNE_LAYERWISE = Script(
+    "prune_layerwise.py",
+    "layerwise_ecg200",
+    "Prune an adversarially trained network without training: one least-squares problem a layer, "
+    "solved by ADMM (Boža 2024), on attacked inputs; beside Wanda (Sun et al. 2023) and SparseGPT "
+    "(Frantar & Alistarh 2023).",
+    (
+        ("", "ECG200, keeping 10% and 5%"),
+        ("--method layerwise --set layerwise.solver=omp", "another solver"),
+        ("--set 'finetune.modes=[inherit]' finetune.epochs=10", "and fine-tune for ten epochs"),
+        ("--config layerwise_mnist --data-dir ~/data", "MNIST"),
+    ),
+)
 FIND_PLM = Script(
     "find_plm_ticket.py",
     "plm_minilm_sst2",

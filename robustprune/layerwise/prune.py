@@ -175,7 +175,7 @@ def _one_walk(
             if moments.samples < inputs:
                 few[name] = moments.samples, inputs
             now = time.perf_counter()
-            history.append(_record(len(history), error, masks[name], now - began))
+            history.append(_record(name, len(history), error, masks[name], now - began))
             began = now
     if few:
         worst = min(few, key=lambda name: few[name][0] / few[name][1])
@@ -190,12 +190,12 @@ def _one_walk(
     return masks
 
 
-def _record(number: int, error: float, mask: Tensor, seconds: float) -> EpochRecord:
+def _record(name: str, number: int, error: float, mask: Tensor, seconds: float) -> EpochRecord:
     """A layer's line in the history."""
     density = float(mask.double().mean())
     return EpochRecord(
         epoch=number, step=number + 1, loss=error, clean=None, robust=None, lr=0.0, seconds=seconds,
-        figures={"relative_error": error, "density": density},
+        figures={"relative_error": error, "density": density}, layer=name,
     )  # fmt: skip
 
 

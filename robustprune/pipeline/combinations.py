@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from robustprune.layerwise.checks import checked_solver
 from robustprune.minmax import OptimizerSpec
 from robustprune.run.config import OBJECTIVES, Config, TrainingSection
 from robustprune.sparsity.criteria import CRITERIA
@@ -121,6 +122,24 @@ def check_one_shot(config: Config) -> None:
         _at_default(config, "one_shot", "batches", ", ".join(sorted(methods)), needy)
 
 
+def check_layerwise(config: Config) -> None:
+    """Of layerwise and its fixed solvers. Raises ValueError: an unknown solver or option, or one
+    that has no effect."""
+    section, methods = config.layerwise, config.search.methods
+    if "layerwise" in methods:
+        checked_solver(section.solver, section.options)
+    else:
+        named = ", ".join(methods)
+        _at_default(config, "layerwise", "solver", named, ("layerwise",))
+        _at_default(config, "layerwise", "options", named, ("layerwise",))
+    attacked = section.clean != 1.0 and config.objective.name != "natural"
+    if section.sweeps > 1 and not attacked:
+        raise ValueError(
+            f"layerwise.sweeps: {section.sweeps} attacks the network that the walk before gave, "
+            "and no calibration input is attacked here; set it to 1"
+        )
+
+
 def check_finetune(config: Config) -> None:
     """For fine-tuned tickets: raise a ValueError for options of drawing if nothing is drawn."""
     if "reinit" not in config.finetune.modes:
@@ -168,7 +187,7 @@ def _at_default(
     """Raise a ValueError if an option has another value than its default although it has no
     effect."""
     fields, value = getattr(config, section), getattr(getattr(config, section), option)
-    default = type(fields).model_fields[option].default
+    default = type(fields).model_fields[option].get_default(call_default_factory=True)
     if value != default:
         raise ValueError(
             f"{section}.{option}: {value} has no effect with {given}; it goes with "

@@ -19,6 +19,7 @@ from robustprune.pipeline.searches import (
     find_scratch,
     score_once,
     searched,
+    solve_layers,
 )
 from robustprune.pipeline.shared import Run
 from robustprune.pipeline.tickets import (
@@ -138,6 +139,26 @@ def _one_shot(name: str, title: str, summary: str, benchmark: str = _LEAST_SCORE
     )  # fmt: skip
 
 
+def _layerwise(name: str, title: str, summary: str) -> Method:
+    """A solver of the layers' least squares."""
+
+    def plan(config: Config, model: str, density: float) -> list[Training]:
+        return [Training(model, "one-shot", 0, batches=config.layerwise.batches or 0)]
+
+    def allots(config: Config) -> tuple[float | None, ...]:
+        return () if config.search.allocate == "owl" else config.search.density
+
+    def variant(config: Config) -> tuple[str, str] | None:
+        solver = config.layerwise.solver
+        own = name == "layerwise" and solver != "admm"
+        return (name, f"layer-wise {solver}") if own else None
+
+    return Method(
+        name, "layerwise", title, f"without training: {summary}", solve_layers, _SOLVER,
+        plan=plan, check=combinations.check_layerwise, allots=allots, variant=variant,
+    )  # fmt: skip
+
+
 _ALL = (
     Method(
         "rst", "search", "RST",
@@ -197,6 +218,10 @@ _ALL = (
     _one_shot(
         "obd_ggn", "OBD, Gauss-Newton", "the diagonal of the generalised Gauss-Newton matrix"
     ),
+    _layerwise("layerwise", "layer-wise ADMM", "one least-squares problem a layer, by ADMM"),
+    _layerwise("wanda", "Wanda", "|weight| x ‖input‖ (Sun et al. 2023)"),
+    _layerwise("sparsegpt", "SparseGPT", "OBS in one pass of columns (Frantar & Alistarh 2023)"),
+    _layerwise("obs", "OBS", "weight by weight, the others make up for it (Hassibi & Stork 1993)"),
 )  # fmt: skip
 
 #: all methods by their names, in the order of `run.sections.METHODS`

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -20,7 +21,13 @@ from robustprune.pipeline.text import check_text, encoder_of
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir, open_run
 from robustprune.run.runtime import environment, ranks
-from robustprune.sparsity import check_allocation, check_pattern, group_weight, maskable_layers
+from robustprune.sparsity import (
+    Allocation,
+    check_allocation,
+    check_pattern,
+    group_weight,
+    maskable_layers,
+)
 from robustprune.tasks import Task, holdout, load_task, text_names
 
 
@@ -115,7 +122,7 @@ def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
     groups = {name: group_weight(layer, search.pattern) for name, layer in layers.items()}
     asked = [share for method in methods_of(config) for share in method.allots(config)]
     for share in dict.fromkeys(asked):
-        check_allocation(search.allocate, groups, share)
+        check_allocation(cast(Allocation, search.allocate), groups, share)
     for training in planned_trainings(config):
         if training.kind == "robust" and training.name != "adversarial_all":
             check_length(config.selection, training.name, training.epochs)

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from robustprune.layerwise import prune_layerwise
 from robustprune.minmax import Adversarial, Checkpoint, Natural
 from robustprune.pipeline.fit import Fitted, fit, loop_options, optimizer_of
 from robustprune.pipeline.shared import Run
@@ -174,6 +175,34 @@ def score_once(search: Search) -> Found:
             batches=section.batches,
             seed=run.config.seed if criterion.draws else 0,
             **search.space(),
+        )
+
+    return Found(search.fit(make))
+
+
+def solve_layers(search: Search) -> Found:
+    """Layer by layer, without training; a method that is called as its solver is fixed to it."""
+    run, section = search.run, search.run.config.layerwise
+    own = search.method == "layerwise"
+    options: dict[str, Any] = dict(section.options) if own else {}
+    clean = 1.0 if run.config.objective.name == "natural" else section.clean
+
+    def make(checkpoint: Checkpoint) -> Ticket:
+        return prune_layerwise(
+            search.model(),
+            run.loader(),
+            density=search.density,
+            attack=None if clean == 1.0 else run.inner_attack(),
+            seed=run.config.seed,
+            solver=section.solver if own else search.method,
+            target=section.target,
+            batches=section.batches,
+            clean=None if clean == 1.0 else clean,
+            sweeps=section.sweeps,
+            bias=section.bias,
+            device=run.device,
+            **search.space(),
+            **options,
         )
 
     return Found(search.fit(make))

@@ -64,7 +64,7 @@ def training_curves(run: RunRecord) -> list[Plot]:
     )
     return [
         _training_plot(run, models, density=density, key=key, label=label, read=read)
-        for density, models in groups(run.metrics.models)
+        for density, models in groups(_trained(run))
         for key, label, read in panels
         if any(read(epoch) is not None for m in models for epoch in run.histories[m.name])
     ]
@@ -74,7 +74,7 @@ def search_figures(run: RunRecord) -> list[Plot]:
     """Plot what the searches record about themselves by epoch: residuals of ADMM, rates of HARP."""
     names = dict.fromkeys(
         name
-        for model in run.metrics.models
+        for model in _trained(run)
         for epoch in run.histories[model.name]
         for name in epoch.figures
     )
@@ -91,7 +91,7 @@ def search_figures(run: RunRecord) -> list[Plot]:
             label=name,
             read=lambda epoch, name=name: epoch.figures.get(name),  # type: ignore[misc]
         )
-        for density, models in groups(run.metrics.models)
+        for density, models in groups(_trained(run))
         for name in names
         if recorded(models, name)
     ]
@@ -194,6 +194,11 @@ def _layer_plot(models: Sequence[ModelRecord]) -> Plot:
             key=f"layer-density-{models[0].name}",
             alt=f"Kept fraction by layer of {models[0].title}: {named}.",
         )
+
+
+def _trained(run: RunRecord) -> list[ModelRecord]:
+    """The networks that were trained, epoch by epoch; others were solved layer by layer."""
+    return [m for m in run.metrics.models if all(e.layer is None for e in run.histories[m.name])]
 
 
 def _training_plot(

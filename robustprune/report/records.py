@@ -183,6 +183,7 @@ class EpochRecord:
     val_clean: Fraction | None
     val_robust: Fraction | None
     figures: Mapping[str, float]  # what the search records about itself, by name
+    layer: str | None = None  # of a search that goes layer by layer: whose error the loss is
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from robustprune.report import summary, wording
 from robustprune.report.certificates import certificate_rows, sandwich
 from robustprune.report.collect import collect
 from robustprune.report.cost_table import cost_table
+from robustprune.report.layer_errors import layer_errors
 from robustprune.report.plots import (
     accuracy_vs_eps,
     density_tradeoff,
@@ -145,6 +146,13 @@ def _illustrations(run: RunRecord) -> list[Illustration]:
             "The filled part of a bar is the fraction of the layer's weights that the mask keeps.",
             2,
             tuple(layer_density(metrics)),
+        ),
+        Illustration(
+            "How far each layer is from its target",
+            "Of searches that go layer by layer without training: the squared distance of a layer's"
+            " outputs from those that it should give, as a share of the squared size of these.",
+            2,
+            tuple(layer_errors(run)),
         ),
         Illustration(
             "What adversarial examples were worth",

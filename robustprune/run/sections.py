@@ -44,6 +44,10 @@ Method = Literal[
     "grasp",
     "obd",
     "obd_ggn",
+    "layerwise",
+    "wanda",
+    "sparsegpt",
+    "obs",
 ]
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -54,8 +58,8 @@ class SearchSection(TrainingSection):
     methods: tuple[Method, ...] = Field(default=("rst",), min_length=1)
     density: tuple[Density, ...] = Field(default=(0.5,), min_length=1)  # kept fractions
     pattern: str = "element"  # element, row, kernel, filter, channel, column, 4x4, 2:4, ...
-    # layer, row, global, erk, igq, or a density for each layer by its parameter name
-    allocate: Literal["layer", "row", "global", "erk", "igq"] | dict[str, Density] = "layer"
+    # layer, row, global, erk, igq, owl (only without training), or a density for each layer by name
+    allocate: Literal["layer", "row", "global", "erk", "igq", "owl"] | dict[str, Density] = "layer"
     dense: tuple[str, ...] = ()  # layers that are not masked: first, last or names
     weights: Weights = "random"  # only rst: random, or trained weights (RTT)
     init: Literal[
@@ -133,6 +137,21 @@ class OneShotSection(Section):
     batches: Count = 4  # number of batches for criteria that need data
 
 
+class LayerwiseSection(Section):
+    """Methods layerwise, wanda, sparsegpt and obs: least squares, layer by layer, no training."""
+
+    weights: Trained = "adversarial"  # the dense baseline that is pruned
+    solver: str = "admm"  # only layerwise: a name in `robustprune.layerwise.SOLVERS`
+    #: options of that solver, such as {rho: 0.1, ridge: 0.01}
+    options: dict[str, bool | int | float] = Field(default_factory=dict)
+    target: Literal["own", "dense", "residual"] = "dense"  # what each layer should give
+    batches: Count | None = None  # number of training batches; null means all of them
+    #: share of the examples that stay clean; `inner` attacks the others. null means a half
+    clean: Annotated[Number, Field(ge=0, le=1)] | None = None
+    sweeps: Count = 1  # walks over the layers; from the second on the pruned network is attacked
+    bias: bool = False  # whether biases change, too
+
+
 class FinetuneSection(TrainingSection):
     modes: tuple[Literal["inherit", "reinit", "full"], ...] = ("inherit", "reinit")
     init: Literal["kaiming_normal", "kaiming_uniform", "signed_kaiming_constant"] = "kaiming_normal"
@@ -159,6 +178,7 @@ class Sections(Section):
     gradual: GradualSection = GradualSection()
     language: LanguageSection = LanguageSection()
     one_shot: OneShotSection = OneShotSection()
+    layerwise: LayerwiseSection = LayerwiseSection()
     finetune: FinetuneSection = FinetuneSection()
     evaluation: EvaluationSection = EvaluationSection()
     certify: CertifySection = CertifySection()

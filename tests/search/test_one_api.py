@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import FGSM, ThreatModel
+from robustprune.layerwise import prune_layerwise
 from robustprune.minmax import Adversarial, LoopOptions, Natural, Validation
 from robustprune.pipeline import tickets
 from robustprune.pipeline.fit import optimizer_of
@@ -33,6 +34,8 @@ from robustprune.search import (
 )
 
 THREAT = ThreatModel("linf", 0.1)
+#: sections of methods that train nothing
+ONCE = ("one_shot", "layerwise")
 ORDER = (
     *("model", "loader", "density", "attack", "objective", "pattern", "allocate", "dense", "seed"),
     *("epochs", "optimizer"),
@@ -46,6 +49,7 @@ CALLS: dict[str, Callable[..., Ticket]] = {
     "gradual": prune_gradual,
     "language": find_language_ticket,
     "one_shot": prune_one_shot,
+    "layerwise": prune_layerwise,
     "finetune": finetune_ticket,
 }
 #: all layers are compared, and what is on top of a language model is no part of it
@@ -59,8 +63,11 @@ def defaults(call: Callable[..., Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("section", [name for name in CALLS if name != "finetune"])
 def test_the_same_names_in_the_same_order_with_the_same_defaults(section: str) -> None:
     parameters = inspect.signature(CALLS[section]).parameters
-    once = section == "one_shot"  # nothing is trained
-    order = [name for name in ORDER if not (once and name in ("epochs", "optimizer"))]
+    once = section in ONCE
+    without = ("epochs", "optimizer") if once else ()
+    if section == "layerwise":  # least squares know no loss
+        without += ("objective",)
+    order = [name for name in ORDER if name not in without]
     assert list(parameters)[: len(order)] == order
     keyword = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
     assert keyword[: len(order) - 2] == order[2:]
@@ -75,12 +82,13 @@ def test_the_same_names_in_the_same_order_with_the_same_defaults(section: str) -
 def test_the_defaults_of_a_section_are_those_of_the_call(section: str) -> None:
     found, config = defaults(CALLS[section]), getattr(Config(), section)
     compared = set(found) & set(type(config).model_fields) - {"density", "dense", "allocate"}
+    compared -= {"options"}  # the solver's, one by one in the call
     for name in compared - {"optimizer"}:
         if (section, name) == ("finetune", "init"):  # of mode reinit, where None stands for it
             assert (found[name], config.init) == (None, "kaiming_normal")
         else:
             assert found[name] == getattr(config, name), name
-    if section != "one_shot":
+    if section not in ONCE:
         assert {"epochs", "optimizer"} <= compared
         assert found["optimizer"] == optimizer_of(config)
     assert {row.section for row in ROWS.values()} | {"finetune"} == set(CALLS)
@@ -135,7 +143,7 @@ def examples() -> list[tuple[Tensor, Tensor]]:
     return list(zip(x.split(8), (x[:, 0] > 0).long().split(8), strict=True))
 
 
-TRAINED = [name for name in CALLS if name not in ("one_shot", "finetune")]
+TRAINED = [name for name in CALLS if name not in (*ONCE, "finetune")]
 
 
 @pytest.mark.parametrize("name", TRAINED)
