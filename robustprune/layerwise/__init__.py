@@ -1,4 +1,4 @@
-"""Pruning without training: one least-squares problem a layer, many solvers."""
+"""Pruning without training: each layer is a least-squares problem, which many solvers solve."""
 
 from robustprune.layerwise.checks import FewExamples
 from robustprune.layerwise.problem import LayerProblem, Solution

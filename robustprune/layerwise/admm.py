@@ -4,7 +4,7 @@ It splits the problem min f(Ŵ) over Ŵ ∈ S into Ŵ, which is free, and Z ∈ 
 
     Z ← Π_S(Ŵ + U),   U ← U + Ŵ − Z,   Ŵ ← (B + ρ (Z − U)) (H + ρ I)⁻¹.
 
-Π_S keeps the largest entries and leaves them as they are. H + ρ I is factored once.
+Π_S keeps the largest entries unchanged and sets the others to zero. H + ρ I is factored once.
 """
 
 from __future__ import annotations
@@ -26,24 +26,26 @@ def admm(
     single: bool = True,
     project: Projection = keep,
 ) -> Solution:
-    """ADMM on inputs of unit energy, with the mask of the largest |Ŵ + U| (Boža 2024, Alg. 1).
+    """Solve a layer by ADMM on inputs of unit energy; the mask has the largest |Ŵ + U| (Alg. 1).
 
-    It begins at the optimum without zeros, Ŵ = W* (W itself with T = W X̂), and U = 0.
+    It starts at the optimum without zeros, Ŵ = W* (W itself with T = W X̂), and U = 0.
 
     Args:
-        mask: (groups, rows, columns), boolean, to find weights for; default, the mask is found too.
-        rho: ρ, the penalty of Ŵ ≠ Z.
-        ridge: pulls towards the dense weights, relative to the energy of each input.
-        iterations: how many.
-        chosen: in how many of them, from the first on, the mask is chosen anew.
-        single: iterate in float32, as the paper's code does, whatever the dtype of the problem:
-            about half the time, as H + ρ I is well conditioned in these units.
-        project: Π_S for a given mask; another one also restricts the values of the weights, in
-            units of inputs of unit energy.
+        mask: (groups, rows, columns), boolean, a mask whose weights are searched; None searches the
+            mask too.
+        rho: ρ > 0, the penalty for Ŵ ≠ Z.
+        ridge: strength of the ridge towards the dense weights, relative to the energy of each
+            input.
+        iterations: number of iterations.
+        chosen: number of iterations, from the first one on, that choose the mask anew.
+        single: whether to iterate in float32, as the paper's code does, whatever the dtype of the
+            problem. This takes about half the time, and H + ρ I is well conditioned in these units.
+        project: Π_S for a given mask; another function can also restrict the values of the weights,
+            in units of inputs of unit energy.
 
     Raises:
-        ValueError: ρ that isn't positive, fewer than one iteration or choice of a mask, or a
-            singular problem.
+        ValueError: ρ is not positive, iterations or `chosen` are below 1, or the problem is
+            singular.
     """
     if not 0 < rho < float("inf"):
         raise ValueError(f"rho must be a positive number, got {rho!r}")

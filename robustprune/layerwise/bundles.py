@@ -1,9 +1,9 @@
-"""Where a pattern's groups of weights lie in a layer's matrices, for solvers that add or remove one
-group at a time.
+"""Where the groups of a pattern are in a layer's matrices, for solvers that add or remove groups.
 
-Under every pattern a group is made of whole blocks: the rows of a layer fall into bundles, its
-columns into blocks, and a group is one bundle × one block. For single weights these are one row and
-one column; for a channel, all rows and the columns of one input; for a tile A×B, A rows, B columns.
+Under every pattern a group consists of whole blocks: the rows of a layer are divided into bundles,
+its columns into blocks, and a group is one bundle × one block. For single weights these are one row
+and one column; for a channel, all rows and the columns of one input; for a tile A×B, A rows and B
+columns.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ class Bundles:
     """The groups of a layer problem, as bundles of rows × blocks of columns.
 
     Attributes:
-        rows: (bundles, p), the rows of each in (groups · rows), filled up with −1.
-        home: (bundles,), the matrix (of `groups`) that a bundle lies in.
-        blocks: (blocks, s), the columns of each, filled up with −1.
-        number: (bundles, blocks), the pattern's group that they make.
-        family: (blocks,), blocks that only so many of can be kept together, as in N:M.
-        most: (families,), how many of each.
-        each: how many blocks every bundle keeps; None if all bundles are compared.
+        rows: (bundles, p), the rows of each bundle in (groups · rows), padded with −1.
+        home: (bundles,), the matrix (of `groups`) to which a bundle belongs.
+        blocks: (blocks, s), the columns of each block, padded with −1.
+        number: (bundles, blocks), the pattern's group that bundle and block form.
+        family: (blocks,), the family of each block, of which only some can be kept together, as in
+            N:M.
+        most: (families,), the largest number of blocks of each family that can be kept.
+        each: number of blocks that every bundle keeps; None if all bundles are compared.
     """
 
     rows: Tensor
@@ -40,25 +41,25 @@ class Bundles:
     each: int | None
 
     def matrices(self, flat: Tensor) -> Tensor:
-        """Rows (groups · rows, columns) by bundle, (bundles, p, columns), filled up with zeros."""
+        """Return the rows of (groups · rows, columns) by bundle, (bundles, p, columns)."""
         return torch.cat([flat, torch.zeros_like(flat[:1])])[self.rows]
 
     def part(self, own: slice) -> Bundles:
-        """Some of the bundles."""
+        """Return some of the bundles."""
         return replace(self, rows=self.rows[own], home=self.home[own], number=self.number[own])
 
     def times(self, factor: float) -> Bundles:
-        """The same with `factor` times as many blocks that may be kept, as far as there are."""
+        """Return the same with `factor` times as many blocks to keep, if there are as many."""
         most = (self.most * factor).ceil().long()
         most = torch.minimum(most, torch.bincount(self.family, minlength=len(most)))
         return replace(self, most=most, each=None if self.each is None else int(most.sum()))
 
 
 def bundles_of(problem: LayerProblem) -> Bundles:
-    """The bundles and blocks of a problem's pattern.
+    """Return the bundles and blocks of a problem's pattern.
 
     Raises:
-        ValueError: a tile spans matrices of a grouped convolution.
+        ValueError: a tile extends over several matrices of a grouped convolution.
     """
     g, (groups, rows, _) = problem.groups, problem.weight.shape
     device = problem.weight.device
@@ -85,14 +86,17 @@ def bundles_of(problem: LayerProblem) -> Bundles:
 
 
 def _fill(members: Tensor, sizes: Tensor) -> Tensor:
-    """Runs of `members`, of these sizes, as rows of one table, filled up with −1."""
+    """Return runs of `members`, of these sizes, as rows of one table, padded with −1."""
     runs = torch.split(members, sizes.tolist())
     return torch.stack([F.pad(run, (0, int(sizes.max()) - len(run)), value=-1) for run in runs])
 
 
 def families(problem: LayerProblem) -> tuple[Tensor, Tensor]:
-    """Of N:M: the block of M inputs that each column lies in, (columns,), and how many weights of
-    each block a row keeps. A kernel has such blocks at each of its places."""
+    """For N:M, return each column's block of M inputs, and how many weights to keep in each block.
+
+    The first has shape (columns,); the second counts the weights that a row keeps in each block.
+    A kernel has such blocks at each of its positions.
+    """
     g = problem.groups
     n, m = map(int, g.pattern.split(":"))
     ins, taps = g.laid_out[2], problem.weight.shape[-1] // g.laid_out[2]

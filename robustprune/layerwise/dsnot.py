@@ -1,15 +1,15 @@
-"""Dynamic sparse no training (Zhang et al., ICLR 2024, arXiv 2310.08915): swaps in a mask bring the
-mean of each output back, and no weight changes its value.
+"""Dynamic sparse no training (DSnoT; Zhang et al., ICLR 2024, arXiv 2310.08915).
 
-What the pruned weights of a row leave out of its mean output is ε = Σ_pruned w_j x̄_j. A cycle
+Weights are swapped in a mask until the mean of each output is restored; no weight changes its
+value. The pruned weights' part of the mean output of a row is ε = Σ_pruned w_j x̄_j. A cycle
 
     regrows the pruned weight of largest w_j x̄_j / var_jᵖ if ε > 0, else of the smallest,
     prunes the kept weight of least |w_j| ‖x̂_j‖₂ of those whose w_j x̄_j and ε differ in sign.
 
-A row ends with |ε| ≤ a threshold, or before a swap that would turn the sign of ε. x̄ is the sum of
-an example's positions, on average over the examples, as in the authors' code, so that the scale of
-ε depends on the length of the examples. The variance is that of all positions here; the authors
-take that within an example, on average.
+A row ends with |ε| ≤ a threshold, or before a swap that would change the sign of ε. x̄ is the sum
+over an example's positions, averaged over the examples, as in the authors' code, so the scale of ε
+depends on the length of the examples. The variance here is that over all positions; the authors
+average the variance within an example.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def dsnot(
 ) -> Solution:
     """Swap weights until each row keeps its mean output (Zhang et al. 2024, Alg. 1).
 
-    No weight moves twice. Of N:M, the weight that is pruned is the one of least score in the block
-    of the one that is regrown, whatever its sign; the mask stays N:M.
+    No weight moves twice. For N:M, the pruned weight is the one of smallest score in the block of
+    the regrown one, whatever its sign; the mask remains N:M.
 
     Args:
-        mask: (groups, rows, columns), boolean, to begin with; default, the one that `scores`
+        mask: (groups, rows, columns), boolean, the first mask; None takes the mask that `scores`
             choose, a name of `SCORES`.
-        cycles: swaps in a row, at most.
-        threshold: of |ε|, below which a row is left as it is.
-        power: p, of the variance.
+        cycles: largest number of swaps in a row of the matrix.
+        threshold: value of |ε| at or below which a row is not changed further.
+        power: p, the exponent of the variance.
 
     Raises:
-        ValueError: no mean and variance in the problem; groups of more than one weight.
+        ValueError: the problem has no mean and variance, or groups have more than one weight.
     """
     g = problem.groups
     if problem.mean is None or problem.variance is None:
@@ -78,7 +78,7 @@ def _swap(
     cycles: int,
     threshold: float,
 ) -> Tensor:
-    """The mask (rows, columns) after the swaps; `effect` is w x̄, `family` the blocks of N:M."""
+    """Return the mask (rows, columns) after swaps; `effect` is w x̄, `family` the blocks of N:M."""
     rows = torch.arange(len(kept), device=kept.device)
     missing = torch.where(kept, 0.0, effect).sum(1)
     sign = missing.sign()

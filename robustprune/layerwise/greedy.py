@@ -1,11 +1,11 @@
-"""Greedy sparse recovery: weights are added one by one, each row a sparse regression.
+"""Greedy sparse recovery: weights are added one by one, and each row is a sparse regression.
 
 Of a row's problem min ‖w X̂ − t‖² only H = X̂ X̂ᵀ and b = t X̂ᵀ are needed: the residual r = t − w X̂
 of the least squares on a support S has the correlations c = r X̂ᵀ = b − w H with the inputs, and
 
     matching pursuit adds argmax_j |c_j| / √H_jj.
 
-The least squares are not solved anew at each step. With the Gram-Schmidt directions q of the
+The least squares are not solved again at each step. With the Gram-Schmidt directions q of the
 inputs of S, kept as their products p = q X̂ᵀ with all inputs, a new input j brings
 
     v = H_j − Σ_p p_j p,   p ← v / √v_j,   α = c_j / √v_j,   c ← c − α p,   ‖r‖² ← ‖r‖² − α².
@@ -29,13 +29,13 @@ from robustprune.layerwise.refit import MEMORY, least_squares
 
 @dataclass
 class Stage:
-    """A pursuit under way, over all bundles of rows: what a rule may look at.
+    """The state of a pursuit over all bundles of rows, which a rule can read.
 
     Attributes:
-        step: how many blocks of columns each bundle has.
-        scores: (bundles, blocks), Σ c_j² / H_jj now; −∞ where a block can't be added.
+        step: number of blocks of columns that each bundle has.
+        scores: (bundles, blocks), the present Σ c_j² / H_jj; −∞ where a block can't be added.
         frozen: the scores at the start of the stage, −∞ where a block can't be added.
-        gained: (bundles,), by how much ‖r‖² has fallen.
+        gained: (bundles,), the decrease of ‖r‖² so far.
     """
 
     step: int
@@ -44,7 +44,7 @@ class Stage:
     gained: Tensor
 
 
-#: which bundles begin a new stage, that is choose by today's correlations: (bundles,), boolean
+#: which bundles begin a new stage and choose by the present correlations: (bundles,), boolean
 Rule = Callable[[Stage], Tensor]
 
 
@@ -56,21 +56,22 @@ def omp(
     by: RidgeBy = "input",
     most_columns: int = 1152,
 ) -> Solution:
-    """Orthogonal matching pursuit (Pati et al. 1993; Tropp & Gilbert 2007): add the input that
-    correlates best with the residual, solve again.
+    """Orthogonal matching pursuit (OMP; Pati et al. 1993; Tropp & Gilbert 2007).
 
-    Groups of weights are added by their Σ c_j² / H_jj (block and simultaneous OMP). Where all of a
-    layer is compared, the next weight is the one, of what is next in each row, that lowers the
-    error most.
+    It adds the input that correlates best with the residual, then solves again. Groups of weights
+    are added by their Σ c_j² / H_jj (block and simultaneous OMP). Where all weights of a layer are
+    compared, of the next weights of all rows the one that lowers the error most is added.
 
     Args:
-        relative_to: correlations with inputs ("input"), or with what is new in them, so that a
-            weight is added that lowers the error most: orthogonal least squares (Chen et al. 1989).
-        ridge, by: see `LayerProblem.quadratic`; the papers have none.
-        most_columns: refuse more, since time grows as rows · columns³.
+        relative_to: "input" correlates the residual with inputs; "residual" with the part of each
+            input that the support doesn't span, so that the weight that lowers the error most is
+            added: orthogonal least squares (Chen et al. 1989).
+        ridge, by: see `LayerProblem.quadratic`; the papers have no ridge.
+        most_columns: larger layers are refused, because the time grows as rows · columns³.
 
     Raises:
-        ValueError: more columns; linearly dependent inputs on a support; see `bundles_of`.
+        ValueError: there are more columns; inputs of a support are linearly dependent; see
+            `bundles_of`.
     """
 
     def rule(stage: Stage) -> Tensor:
@@ -88,15 +89,17 @@ def gomp(
     by: RidgeBy = "input",
     most_columns: int = 1152,
 ) -> Solution:
-    """Generalised OMP (Wang et al. 2012): the `at_a_time` best inputs are added before it solves
-    again; of more than are wanted, the largest weights stay. Other options as in `omp`.
+    """Generalised OMP (Wang et al. 2012): it adds the `at_a_time` best inputs, then solves again.
+
+    If more are added than wanted, the largest weights stay. Other options are those of `omp`.
 
     Args:
-        at_a_time: N of the paper.
-        over: how many times `kept` are added; the paper adds up to N times `kept`.
+        at_a_time: N of the paper, at least 1.
+        over: how many times `kept` weights are added, at least 1; the paper adds up to N times
+            `kept`.
 
     Raises:
-        ValueError: as `omp`; at_a_time or over below 1.
+        ValueError: as for `omp`; `at_a_time` or `over` is below 1.
     """
     if at_a_time < 1 or not over >= 1:
         raise ValueError(f"at_a_time and over must be at least 1, got {at_a_time!r} and {over!r}")
@@ -119,14 +122,14 @@ def stomp(
     """Stagewise OMP (Donoho et al. 2012): add all inputs with |c_j| / √H_jj > t ‖r‖ / √samples.
 
     r is the part of the residual that the inputs can still reach. The paper stops where no input
-    passes; here the best one is then added, as in OMP. Other options as in `omp`.
+    passes; here the best one is added then, as in OMP. Other options are those of `omp`.
 
     Args:
-        threshold: t; the paper takes 2 to 3.
-        over: how many times `kept` are added, of which the largest stay.
+        threshold: t > 0; the paper uses 2 to 3.
+        over: how many times `kept` weights are added, at least 1; the largest of them stay.
 
     Raises:
-        ValueError: as `omp`; a threshold that isn't positive; over below 1.
+        ValueError: as for `omp`; the threshold is not positive, or `over` is below 1.
     """
     if not threshold > 0 or not over >= 1:
         raise ValueError(
@@ -159,18 +162,18 @@ def cosamp(
     ridge: float = 0.01,
     by: RidgeBy = "input",
 ) -> Solution:
-    """Compressive sampling matching pursuit (Needell & Tropp 2009): add the 2k groups of weights
-    that correlate best with the residual, solve, keep the k largest.
+    """Compressive sampling matching pursuit (CoSaMP; Needell & Tropp 2009).
 
-    All weights that are compared are one vector here, so that k is the `kept` of the layer or of
-    each row. It stops when the mask stays, and the best mask of all is solved for.
+    It adds the 2k groups of weights that correlate best with the residual, solves, and keeps the k
+    largest. All weights that are compared are one vector here, so that k is the `kept` of the layer
+    or of each row. It stops when the mask no longer changes, and solves for the best mask of all.
 
     Args:
-        iterations: the most.
+        iterations: largest number of iterations.
         ridge, by: see `LayerProblem.quadratic`.
 
     Raises:
-        ValueError: linearly dependent inputs on a support of 3k.
+        ValueError: inputs of a support of 3k are linearly dependent.
     """
     quadratic = problem.quadratic(ridge, by=by)
     size = quadratic.hessian.diagonal(dim1=-2, dim2=-1).sqrt().unsqueeze(-2)
@@ -210,7 +213,7 @@ def _solve(
         number, gain = _add(quadratic, part, rules(quadratic, part), residual)
         numbers.append(number)
         gains.append(gain)
-    # what is next in a row stands behind all that is before it there, however good it is
+    # a group never comes before those that were added to its row earlier, however good it is
     reached = torch.cat(gains).cummin(1).values.flatten()
     wanted = math.ceil(over * problem.kept) if bundles.each is None else len(reached)
     best = reached.argsort(descending=True, stable=True)[:wanted]
@@ -227,13 +230,16 @@ def _solve(
 def _add(
     quadratic: Quadratic, bundles: Bundles, rule: Rule, residual: bool
 ) -> tuple[Tensor, Tensor]:
-    """Add blocks to every bundle, until it has `bundles.each`, or all: the groups of weights that
-    were added and by how much each lowered ‖r‖², both (bundles, steps)."""
+    """Add blocks to every bundle, until it has `bundles.each` blocks, or all.
+
+    Return the groups of weights that were added, and by how much each lowered ‖r‖², both
+    (bundles, steps).
+    """
     cross = bundles.matrices(quadratic.cross.flatten(0, 1))
     count, _, columns = cross.shape
     blocks, here = bundles.blocks, torch.arange(count, device=cross.device)
     energy = quadratic.hessian.diagonal(dim1=-2, dim2=-1)[bundles.home]
-    new = energy.clone()  # of each input, what S doesn't span
+    new = energy.clone()  # the energy of each input that S doesn't span
     least = 10 * columns * torch.finfo(cross.dtype).eps * energy
     steps = len(blocks) if bundles.each is None else bundles.each
     products = cross.new_zeros(count, steps * blocks.shape[1], columns)

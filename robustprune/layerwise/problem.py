@@ -1,13 +1,13 @@
-"""One layer as a least-squares problem: keep some of its weights, and choose their values.
+"""One layer as a least-squares problem: choose which weights to keep, and their values.
 
     min over Ŵ ∈ S of  ‖Ŵ X̂ − T‖²_F
 
-X̂ holds the inputs that the layer sees in the network pruned so far, one column an example (and, in
-a convolution, a position); T holds the outputs that it should give. The second moments
+X̂ has the inputs of the layer in the network pruned so far, one column per example (and, in
+a convolution, per position); T has the outputs that the layer should give. The second moments
 
     G = X̂ X̂ᵀ,   C = T X̂ᵀ,   ‖T‖²_F
 
-are all that is needed of the data, since ‖Ŵ X̂ − T‖² = ⟨Ŵ G, Ŵ⟩ − 2 ⟨Ŵ, C⟩ + ‖T‖².
+are sufficient statistics of the data, since ‖Ŵ X̂ − T‖² = ⟨Ŵ G, Ŵ⟩ − 2 ⟨Ŵ, C⟩ + ‖T‖².
 
 Every weight is a batch of matrices (groups, rows, columns) here: a linear layer is one matrix; a
 convolution has a matrix for each of its `groups`, with an output in each row and one weight of the
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from robustprune.sparsity import Groups
 
-#: what a ridge is relative to: each input's own energy, or the mean energy of all inputs
+#: unit of a ridge: the energy of each input, or the mean energy of all inputs
 RidgeBy = Literal["input", "mean"]
 
 #: Π_S for a given mask: (values, mask) -> the nearest values in S, all of one shape
@@ -34,18 +34,20 @@ Projection = Callable[[Tensor, Tensor], Tensor]
 
 
 def keep(values: Tensor, mask: Tensor) -> Tensor:
-    """The projection on all weights with this mask: values ⊙ mask (a product, which is faster than
-    `torch.where`, and may leave −0)."""
+    """Project values on all weights with this mask: values ⊙ mask.
+
+    A product is faster than `torch.where`, and may leave −0.
+    """
     return values * mask
 
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solver found.
+    """The solution that a solver found.
 
     Attributes:
         weight: (groups, rows, columns), exactly zero outside the mask.
-        mask: the weights that are kept, of the same shape, boolean.
+        mask: the weights that are kept, in the same shape, boolean.
     """
 
     weight: Tensor
@@ -54,7 +56,7 @@ class Solution:
 
 @dataclass(frozen=True)
 class Quadratic:
-    """f(Ŵ) = ⟨Ŵ H, Ŵ⟩ − 2 ⟨Ŵ, B⟩: the layer's problem with a ridge, up to a constant.
+    """f(Ŵ) = ⟨Ŵ H, Ŵ⟩ − 2 ⟨Ŵ, B⟩, the layer's problem with a ridge, up to a constant.
 
     Attributes:
         hessian: H, (groups, columns, columns), half the second derivative.
@@ -66,7 +68,7 @@ class Quadratic:
 
     @cached_property
     def factor(self) -> Tensor:
-        """The lower triangular L of H = L Lᵀ, (groups, columns, columns).
+        """Return the lower triangular L of H = L Lᵀ, (groups, columns, columns).
 
         Raises:
             ValueError: H is singular.
@@ -75,7 +77,7 @@ class Quadratic:
 
     @cached_property
     def optimum(self) -> Tensor:
-        """W* = B H⁻¹, (groups, rows, columns), the best weights if none had to be zero.
+        """Return W* = B H⁻¹, (groups, rows, columns), the best weights if none had to be zero.
 
         Raises:
             ValueError: H is singular.
@@ -83,15 +85,15 @@ class Quadratic:
         return torch.cholesky_solve(self.cross.mT, self.factor).mT
 
     def error(self, weight: Tensor) -> Tensor:
-        """f(Ŵ) − f(W*) = ‖(Ŵ − W*) L‖²_F, a scalar."""
+        """Return f(Ŵ) − f(W*) = ‖(Ŵ − W*) L‖²_F, a scalar."""
         return ((weight - self.optimum) @ self.factor).square().sum()
 
 
 def factor(matrices: Tensor) -> Tensor:
-    """The Cholesky factors of symmetric positive definite matrices (..., n, n).
+    """Return the Cholesky factors of symmetric positive definite matrices (..., n, n).
 
     Raises:
-        ValueError: one of them is singular to the precision of its numbers.
+        ValueError: a matrix is singular within the precision of its dtype.
     """
     lower: Tensor
     lower, failed = torch.linalg.cholesky_ex(matrices)
@@ -109,23 +111,23 @@ def factor(matrices: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LayerProblem:
-    """The problem of one layer.
+    """The least-squares problem of one layer.
 
     Attributes:
         weight: W, (groups, rows, columns), the layer's dense weights.
         gram: G = X̂ X̂ᵀ, (groups, columns, columns).
         cross: C = T X̂ᵀ, (groups, rows, columns).
         power: ‖T‖²_F, a scalar.
-        samples: how many columns X̂ has, in each group.
-        groups: how the weights fall into groups that are kept or pruned together.
-        kept: how many of these groups to keep.
-        mean: of each input, (groups, columns), which DSnoT needs and nothing else reads.
-        variance: of each input, (groups, columns), as `mean`.
-        examples: how many examples the columns of X̂ come from; default, as many as `samples`.
+        samples: number of columns of X̂ in each group.
+        groups: how the weights are divided into groups that are kept or pruned together.
+        kept: number of these groups to keep.
+        mean: mean of each input, (groups, columns); only DSnoT needs it.
+        variance: variance of each input, (groups, columns); only DSnoT needs it.
+        examples: number of examples from which the columns of X̂ come; by default `samples`.
 
     Raises:
-        ValueError: shapes or dtypes that don't fit together; NaN or infinity; a number of groups
-            that can't be kept.
+        ValueError: shapes or dtypes don't fit together, values are NaN or infinite, or this number
+            of groups can't be kept.
     """
 
     weight: Tensor
@@ -173,26 +175,26 @@ class LayerProblem:
 
     @cached_property
     def energy(self) -> Tensor:
-        """‖x̂_j‖² of each input j, (groups, columns)."""
+        """Return ‖x̂_j‖² of each input j, (groups, columns)."""
         return self.gram.diagonal(dim1=-2, dim2=-1)
 
     @cached_property
     def dead(self) -> Tensor:
-        """Which inputs are zero in all examples, (groups, columns): their weights do nothing."""
+        """Return (groups, columns), which inputs are zero in all examples and so have no effect."""
         return self.energy <= 0
 
     def choose(self, scores: Tensor, kept: int | None = None) -> Tensor:
-        """The mask of the groups with the largest Σ score.
+        """Return the mask of the groups with the largest Σ score.
 
         Args:
-            scores: (groups, rows, columns), one a weight.
-            kept: how many groups to keep; default, those of the problem.
+            scores: (groups, rows, columns), one score per weight.
+            kept: number of groups to keep; by default that of the problem.
 
         Returns:
             (groups, rows, columns), boolean.
 
         Raises:
-            ValueError: NaN among the scores.
+            ValueError: scores are NaN.
         """
         if bool(scores.isnan().any()):
             raise ValueError("the scores of a layer are NaN in places, which have no order")
@@ -201,27 +203,27 @@ class LayerProblem:
         return self.spread(g.choose(values, self.kept if kept is None else kept))
 
     def spread(self, values: Tensor) -> Tensor:
-        """One value a group of weights, (number,), as one a weight, (groups, rows, columns)."""
+        """Turn one value per group, (number,), into one per weight, (groups, rows, columns)."""
         return self.groups.lay_out(self.groups.expand(values)).reshape(self.weight.shape)
 
     def error(self, weight: Tensor) -> float:
-        """‖Ŵ X̂ − T‖² / ‖T‖², which is 1 for Ŵ = 0; of T = 0 the error itself."""
+        """Return ‖Ŵ X̂ − T‖² / ‖T‖², which is 1 for Ŵ = 0; for T = 0 return ‖Ŵ X̂‖²."""
         weight = weight.to(self.gram)
         error = ((weight @ self.gram) * weight).sum() - 2 * (weight * self.cross).sum() + self.power
         error = error.clamp(min=0)  # rounding
         return float(error / self.power if self.power > 0 else error)
 
     def quadratic(self, ridge: float, *, by: RidgeBy = "input") -> Quadratic:
-        """The problem with a ridge towards the dense weights,
+        """Return the problem with a ridge towards the dense weights,
 
             ‖Ŵ X̂ − T‖² + Σ_j r_j ‖ŵ_j − w_j‖²,
 
         whose r_j is `ridge` times the input's own energy G_jj ("input"; Boža 2024, arXiv
         2401.02938), or times the mean energy of all inputs ("mean"; Frantar & Alistarh 2023, arXiv
-        2301.00774). With T = W X̂ its optimum is W itself. The weights of dead inputs go to zero.
+        2301.00774). With T = W X̂ its optimum is W itself. The weights of dead inputs become zero.
 
         Raises:
-            ValueError: a negative ridge, or one that is no number.
+            ValueError: the ridge is negative or not a number.
         """
         if not 0 <= ridge < float("inf"):
             raise ValueError(f"ridge must be a number from 0 on, got {ridge!r}")
@@ -234,8 +236,11 @@ class LayerProblem:
         return Quadratic(self.gram + torch.diag_embed(added), cross + towards)
 
     def normalised(self) -> tuple[LayerProblem, Tensor]:
-        """The same problem with inputs of unit energy, G_jj = 1, and the scale n of its weights:
-        Ŵ of this problem is that of the other divided by n, (groups, 1, columns)."""
+        """Return the same problem with inputs of unit energy, and the scale n of its weights.
+
+        In the returned problem, G_jj = 1. Ŵ of this problem is that of the returned one divided by
+        n, which has the shape (groups, 1, columns).
+        """
         scale = torch.where(self.dead, 1.0, self.energy.sqrt())
         n = scale.unsqueeze(-2)
         unit = replace(

@@ -1,7 +1,8 @@
-"""How many groups each layer keeps: the allocations of `robustprune.sparsity.allot`, and those that
-look at the inputs of the dense network, which is run once for them.
+"""How many groups each layer keeps.
 
-Both of these go by s_ij = |w_ij| ‖x_j‖₂, Wanda's score (Sun et al. 2023, arXiv 2306.11695).
+The allocations are those of `robustprune.sparsity.allot`, and two that run the dense network once
+to use its inputs. Both use s_ij = |w_ij| ‖x_j‖₂, the score of Wanda (Sun et al. 2023, arXiv
+2306.11695).
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from robustprune.sparsity import (
     transformer_blocks,
 )
 
-#: the least share of its groups that OWL leaves a layer
+#: the smallest share of its groups that a layer keeps with OWL
 LEAST = 0.01
 
 
 @dataclass(frozen=True)
 class Owl:
-    """Outlier-weighed layer densities (Yin et al. 2024, arXiv 2310.05175).
+    """Outlier-weighed layer densities (OWL; Yin et al. 2024, arXiv 2310.05175).
 
     With D_l the share of the scores of block l that exceed `outliers` times their mean,
 
@@ -44,8 +45,8 @@ class Owl:
     transformer; in another network each layer is one. Densities are brought into [0.01, 1].
 
     Attributes:
-        outliers: M, 5 in the authors' README.
-        spread: λ, 0.08 there: densities differ by at most 2 λ.
+        outliers: M > 0; 5 in the authors' README.
+        spread: λ in [0, 0.5]; 0.08 in the authors' README. Densities differ by at most 2 λ.
     """
 
     outliers: float = 5.0
@@ -60,15 +61,15 @@ class Owl:
             raise ValueError(f"spread={self.spread} must be in [0, 0.5]")
 
 
-#: what `prune_layerwise` takes: also "owl", which is Owl()
+#: the allocations of `prune_layerwise`; "owl" is Owl()
 Ratios = Allocation | Literal["owl"] | Owl
 
 
 def check_ratios(allocate: Ratios, groups: Mapping[str, Groups], density: float) -> None:
-    """Refuse what `layer_counts` would.
+    """Refuse an allocation that `layer_counts` would refuse.
 
     Raises:
-        ValueError: an unknown allocation, or one that doesn't fit the density or the pattern.
+        ValueError: the allocation is unknown, or it doesn't fit the density or the pattern.
     """
     if isinstance(allocate, Owl) or allocate == "owl":
         if fixed := [g.pattern for g in groups.values() if g.fixed is not None]:
@@ -96,11 +97,11 @@ def layer_counts(
     allocate: Ratios,
     device: torch.device,
 ) -> dict[str, int]:
-    """Groups that each layer keeps.
+    """Return the number of groups that each layer keeps.
 
-    "owl" is `Owl`; "global" keeps the groups with the largest Σ s_ij² / ‖W X‖²_F of all layers, the
-    share of a layer's outputs that goes with a weight; the others are those of
-    `robustprune.sparsity.allot` and look at no data.
+    "owl" is `Owl`. "global" keeps the groups with the largest Σ s_ij² / ‖W X‖²_F of all layers,
+    which is the share of a layer's outputs that is lost with a weight. The others are those of
+    `robustprune.sparsity.allot` and use no data.
 
     Args:
         network: the dense network, in eval mode.
@@ -127,7 +128,7 @@ def _scores(
     *,
     share: bool,
 ) -> dict[str, Tensor]:
-    """|w_ij| ‖x_j‖, or with `share` its square divided by ‖W X‖²_F, shaped as the weights are."""
+    """Return |w_ij| ‖x_j‖, or with `share` its square divided by ‖W X‖²_F, for each weight."""
     energy: dict[str, Tensor] = {}
     power: dict[str, Tensor] = {}
     counted: list[Tensor | None] = [None]
@@ -167,7 +168,7 @@ def _scores(
 
 
 def _blocks(network: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, str]:
-    """Layer -> the block that it is compared in: a transformer's layer, or itself."""
+    """Return for each layer the block in which it is compared: a transformer's layer, or itself."""
     try:
         blocks = [block.name for block in transformer_blocks(network)]
     except ValueError:
@@ -185,11 +186,11 @@ def outlier_weighed(
     groups: Mapping[str, Groups],
     density: float,
 ) -> dict[str, int]:
-    """What `owl` leaves each layer.
+    """Return the number of groups that each layer keeps with `owl`.
 
     Args:
-        scores: one a weight, by layer.
-        blocks: layer -> the block that it is part of.
+        scores: for each layer, one score per weight.
+        blocks: layer -> the block to which it belongs.
     """
     members: dict[str, list[str]] = {}
     for name, block in blocks.items():

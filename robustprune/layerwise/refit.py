@@ -1,7 +1,7 @@
-"""Least squares on a support: the best weights that a given mask allows.
+"""Least squares on a support: the best weights for a given mask.
 
 Row i of the layer keeps the columns S_i, and its weights solve H[S_i, S_i] w = B[i, S_i], with H
-and B of the `Quadratic`. Rows with one mask share a factorisation; the others are factored as a
+and B of the `Quadratic`. Rows with the same mask share a factorisation; others are factored as a
 batch, in pieces that stay below a limit of memory. Where supports are too large for that, conjugate
 gradients solve all rows together.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from robustprune.layerwise.problem import LayerProblem, Quadratic, RidgeBy, Solution, factor
 from robustprune.layerwise.scores import choose_by
 
-#: bytes of the factors that are held at a time
+#: number of bytes of the factors that are in memory at the same time
 MEMORY = 1 << 28
 
 
@@ -28,20 +28,20 @@ def refit(
     exact: int = 2048,
     tolerance: float = 1e-6,
 ) -> Solution:
-    """The least squares of the layer on a support: min ‖Ŵ X̂ − T‖² + ridge over Ŵ = Ŵ ⊙ mask.
+    """Solve the least squares of the layer on a support: min ‖Ŵ X̂ − T‖² + ridge over Ŵ = Ŵ ⊙ mask.
 
-    With the support that a sparse truth has, and no ridge, it is the oracle of sparse recovery.
+    With the support of a sparse true solution and no ridge, it is the oracle of sparse recovery.
 
     Args:
-        mask: (groups, rows, columns), boolean, such as one that a search has found; default, the
+        mask: (groups, rows, columns), boolean, such as a mask that a search found; None takes the
             mask that `scores` choose, a name of `SCORES`.
         ridge, by: see `LayerProblem.quadratic`; 0 gives plain least squares.
-        exact: the most weights of a row that are solved for by Cholesky factors.
-        tolerance: relative residual at which conjugate gradients stop, for rows with more.
+        exact: largest number of weights of a row for which Cholesky factors are used.
+        tolerance: relative residual at which conjugate gradients stop, for rows with more weights.
 
     Raises:
-        ValueError: unknown scores; a mask of another shape; the inputs of a support are linearly
-            dependent, so that a larger ridge is needed.
+        ValueError: scores are unknown, a mask has another shape, or the inputs of a support are
+            linearly dependent, so that a larger ridge is needed.
     """
     if mask is None:
         mask = choose_by(problem, scores)
@@ -60,10 +60,10 @@ def refit(
 
 
 def least_squares(quadratic: Quadratic, mask: Tensor, *, memory: int = MEMORY) -> Tensor:
-    """argmin f(Ŵ) over Ŵ = Ŵ ⊙ mask, (groups, rows, columns), by Cholesky factors.
+    """Return argmin f(Ŵ) over Ŵ = Ŵ ⊙ mask, (groups, rows, columns), by Cholesky factors.
 
     Args:
-        memory: bytes that the factors held at a time may take.
+        memory: largest number of bytes of the factors that are in memory at the same time.
 
     Raises:
         ValueError: H is singular on a support.
@@ -85,7 +85,7 @@ def least_squares(quadratic: Quadratic, mask: Tensor, *, memory: int = MEMORY) -
     counts = kept.sum(1)
     order = counts.argsort(stable=True)
     while len(order):
-        # of the rows left, those with the largest supports; shorter ones are filled up with 1
+        # the rows with the largest supports that are left; shorter supports are padded with 1
         width = int(counts[order[-1]])
         piece = max(1, memory // max(1, width**2 * cross.itemsize))
         order, own = order[:-piece], order[-piece:]
@@ -117,12 +117,12 @@ def _solve_rows(
 def conjugate_gradients(
     quadratic: Quadratic, mask: Tensor, start: Tensor, steps: int, *, tolerance: float = 0.0
 ) -> Tensor:
-    """The same by conjugate gradients, preconditioned by the diagonal of H, all rows together.
+    """Solve the same for all rows together, by conjugate gradients with the diagonal of H.
 
     Args:
         start: (groups, rows, columns), zero outside the mask.
-        steps: the most that are done.
-        tolerance: stop once ‖residual‖ ≤ tolerance · ‖B‖ on the support in each row.
+        steps: largest number of steps.
+        tolerance: it stops when ‖residual‖ ≤ tolerance · ‖B‖ on the support in each row.
     """
     scale = quadratic.hessian.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)
     enough = tolerance * torch.where(mask, quadratic.cross, 0.0).norm(dim=-1)

@@ -1,4 +1,4 @@
-"""Scores: masks without a change of weights, which say what the solvers are worth."""
+"""Scores choose masks without a change of weights; solvers are compared with them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from robustprune.layerwise.problem import LayerProblem, Solution
 
 
 def magnitude_scores(problem: LayerProblem) -> Tensor:
-    """|w_ij|, (groups, rows, columns)."""
+    """Return |w_ij|, (groups, rows, columns)."""
     return problem.weight.abs()
 
 
 def wanda_scores(problem: LayerProblem) -> Tensor:
-    """|w_ij| · ‖x̂_j‖₂, (groups, rows, columns) (Sun et al. 2023, arXiv 2306.11695, Eq. 1)."""
+    """Return |w_ij| · ‖x̂_j‖₂, (groups, rows, columns); Sun et al. 2023, arXiv 2306.11695."""
     return problem.weight.abs() * problem.energy.sqrt().unsqueeze(-2)
 
 
 def ria_scores(problem: LayerProblem, power: float = 0.5) -> Tensor:
-    """(|w_ij| / Σ_i |w_ij| + |w_ij| / Σ_j |w_ij|) · ‖x̂_j‖₂^power, (groups, rows, columns).
+    """Return (|w_ij| / Σ_i |w_ij| + |w_ij| / Σ_j |w_ij|) · ‖x̂_j‖₂^power, (groups, rows, columns).
 
-    Relative importance and activations (Zhang et al., ICLR 2024, "Plug-and-Play").
+    These are relative importance and activations (Zhang et al., ICLR 2024, "Plug-and-Play").
     """
     size = problem.weight.abs()
     least = torch.finfo(size.dtype).tiny
@@ -31,7 +31,7 @@ def ria_scores(problem: LayerProblem, power: float = 0.5) -> Tensor:
     return relative * problem.energy.sqrt().pow(power).unsqueeze(-2)
 
 
-#: by name, what a mask can be chosen by
+#: scores by name, for the choice of a mask
 SCORES: Mapping[str, Callable[[LayerProblem], Tensor]] = {
     "magnitude": magnitude_scores,
     "wanda": wanda_scores,
@@ -40,10 +40,10 @@ SCORES: Mapping[str, Callable[[LayerProblem], Tensor]] = {
 
 
 def choose_by(problem: LayerProblem, scores: str) -> Tensor:
-    """The mask of the groups with the largest Σ score, (groups, rows, columns).
+    """Return the mask of the groups with the largest Σ score, (groups, rows, columns).
 
     Raises:
-        ValueError: unknown scores.
+        ValueError: the scores are unknown.
     """
     if scores not in SCORES:
         raise ValueError(f"unknown scores {scores!r}; choose one of {', '.join(SCORES)}")
@@ -51,18 +51,20 @@ def choose_by(problem: LayerProblem, scores: str) -> Tensor:
 
 
 def magnitude(problem: LayerProblem) -> Solution:
-    """Keep the largest weights as they are."""
+    """Keep the largest weights unchanged."""
     return _as_they_are(problem, magnitude_scores(problem))
 
 
 def wanda(problem: LayerProblem) -> Solution:
-    """Keep the weights of largest |w_ij| · ‖x̂_j‖₂ as they are, see `wanda_scores`. The paper
-    compares the weights of each output: `problem.groups.by_row`."""
+    """Keep the weights with the largest |w_ij| · ‖x̂_j‖₂ unchanged, see `wanda_scores`.
+
+    The paper compares the weights of each output, which needs `problem.groups.by_row`.
+    """
     return _as_they_are(problem, wanda_scores(problem))
 
 
 def ria(problem: LayerProblem, *, power: float = 0.5) -> Solution:
-    """Keep the weights of largest relative importance as they are, see `ria_scores`."""
+    """Keep the weights with the largest relative importance unchanged, see `ria_scores`."""
     return _as_they_are(problem, ria_scores(problem, power))
 
 

@@ -1,4 +1,4 @@
-"""The solvers of a layer's problem: one row each, which is all that pruning and listings know."""
+"""The solvers of a layer's problem, one entry each, which pruning and listings read."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from robustprune.layerwise.sparsegpt import sparsegpt
 
 @dataclass(frozen=True)
 class Solver:
-    """A row.
+    """A solver and its properties.
 
     Attributes:
-        solve: (problem, *, options) -> Solution. The options have the paper's defaults.
-        summary: a line for `robustprune list`.
+        solve: (problem, *, options) -> Solution; by default, options have the values of the paper.
+        summary: one line for `robustprune list`.
         citation: the paper.
-        changes_weights: whether the weights that are kept get other values.
-        needs_cross: whether it reads the target T, that is `cross` of the problem. If not, its
-            mask is the same for every target.
-        single: whether it can choose single weights (and N:M) only, not groups of them.
+        changes_weights: whether kept weights get other values.
+        needs_cross: whether it uses the target T (`cross` of the problem); if not, its mask is the
+            same for every target.
+        single: whether it can choose only single weights (and N:M), and not groups of them.
     """
 
     solve: Callable[..., Solution]

@@ -1,13 +1,13 @@
-"""SparseGPT (Frantar & Alistarh 2023, arXiv 2301.00774): the optimal brain surgeon in a fixed order
-of columns, so that all rows share one inverse.
+"""SparseGPT (Frantar & Alistarh 2023, arXiv 2301.00774).
 
+This is the optimal brain surgeon in a fixed order of columns, so that all rows share one inverse.
 With the upper triangular U of H⁻¹ = Uᵀ U, column by column from the left, for all rows,
 
     e = (w_i − Π(w_i)) / U_ii,   W[:, i:] ← W[:, i:] − e U[i, i:],
 
-where Π sets the weights of column i to zero that are pruned. Only columns to the right make up for
-it; those of the same block of columns do so at once, the others when the block is done. What is
-pruned is chosen on weights as they are by then, by the least w_ij² / U_jj², a block at a time.
+where Π sets the pruned weights of column i to zero. Only columns to the right compensate for this:
+those of the same block of columns immediately, the others when the block is done. The pruned
+weights are chosen one block at a time, by the smallest w_ij² / U_jj² of the weights at that time.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ def sparsegpt(
     block: int = 128,
     project: Projection = keep,
 ) -> Solution:
-    """SparseGPT, from the optimum without zeros (W itself with T = W X̂).
+    """Solve a layer by SparseGPT, from the optimum without zeros (W itself with T = W X̂).
 
     Single weights are compared within `block` columns, over all rows or by row. Each block keeps
-    its share of `kept`, to the nearest whole number; the paper takes a quantile of each. N:M is
-    chosen where a block of M inputs begins. Other patterns choose their mask before the first
-    column, by the Σ of the same scores.
+    its share of `kept`, to the nearest whole number; the paper takes a quantile of each block. N:M
+    is chosen where a block of M inputs begins. For other patterns, the mask is chosen before the
+    first column, by the Σ of the same scores.
 
     Args:
-        mask: (groups, rows, columns), boolean, to find weights for; default, the mask is found too.
-        damp: ridge relative to the mean energy of the inputs.
-        block: columns to a block.
-        project: Π for a given mask; gets a column, (groups, rows).
+        mask: (groups, rows, columns), boolean, a mask whose weights are searched; None searches the
+            mask too.
+        damp: strength of the ridge, relative to the mean energy of the inputs.
+        block: number of columns in a block, at least 1.
+        project: Π for a given mask; it gets one column, (groups, rows).
 
     Raises:
-        ValueError: block below 1; a singular problem.
+        ValueError: `block` is below 1, or the problem is singular.
     """
     if block < 1:
         raise ValueError(f"block must be at least 1, got {block!r}")
@@ -56,7 +57,7 @@ def sparsegpt(
     quadratic = Quadratic(hessian, quadratic.cross[..., order])
     upper = torch.linalg.cholesky(torch.cholesky_inverse(quadratic.factor), upper=True)
     pivots = upper.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
-    # columns first: what is updated lies together
+    # columns first, so that updated entries are contiguous
     weight = quadratic.optimum.mT.contiguous()
     if mask is None and not plan.choices:
         mask = problem.choose((weight / pivots).square().mT)
@@ -82,8 +83,10 @@ def sparsegpt(
 
 @dataclass(frozen=True)
 class _Plan:
-    """In which order columns are gone through, where blocks begin and end, and where a mask is
-    chosen: from which column, up to which one, how many weights of a row or of all rows."""
+    """The order of the columns, the limits of blocks, and where a mask is chosen.
+
+    A choice has its first and last column, and the number of weights of a row or of all rows.
+    """
 
     order: Tensor
     bounds: list[int]
@@ -106,7 +109,7 @@ def _plan(problem: LayerProblem, block: int, *, chosen: bool) -> _Plan:
     ends = torch.bincount(family).cumsum(0).tolist()
     begins = [0, *ends[:-1]]
     choices = dict(zip(begins, zip(ends, most.tolist(), strict=True), strict=True))
-    bounds = [0]  # a block of M inputs lies within a block of columns
+    bounds = [0]  # a block of M inputs must be within a block of columns
     for begin, end in zip(begins, ends, strict=True):
         if end - bounds[-1] > block and begin > bounds[-1]:
             bounds.append(begin)
@@ -114,7 +117,7 @@ def _plan(problem: LayerProblem, block: int, *, chosen: bool) -> _Plan:
 
 
 def _best(scores: Tensor, count: int, by_row: bool) -> Tensor:
-    """The `count` largest of all scores (groups, columns, rows), or of each row's."""
+    """Return the `count` largest of all scores (groups, columns, rows), or of each row's."""
     if not by_row:
         return top_k(scores.flatten(), count).view(scores.shape)
     best = scores.argsort(dim=1, descending=True, stable=True)[:, :count]
