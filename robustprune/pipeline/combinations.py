@@ -127,7 +127,7 @@ def check_layerwise(config: Config) -> None:
     that has no effect."""
     section, methods = config.layerwise, config.search.methods
     if "layerwise" in methods:
-        checked_solver(section.solver, section.options)
+        checked_solver(section.solver, section.options, config.search.pattern)
     else:
         named = ", ".join(methods)
         _at_default(config, "layerwise", "solver", named, ("layerwise",))

@@ -26,6 +26,8 @@ def test_the_promised_configs_are_there() -> None:
     promised |= {f"{method}_mnist" for method in cifar} | {"rst_fashion_mnist", "rst_sony"}
     promised |= {f"{method}_ecg200" for method in (*cifar, "one_shot", "methods", "lowdata")}
     promised |= {"lowdata_sony", "rst_certified_ecg200", "rst_certified_sony"}
+    layerwise = ("ecg200", "sony", "mnist", "cifar10_resnet18")
+    promised |= {f"layerwise_{data}" for data in layerwise}
     text = ("sst2", "ag_news", "imdb", "qnli", "qqp", "mnli")
     promised |= {f"plm_bert_{task}" for task in text} | {"plm_minilm_sst2"}
     assert set(config_names()) == promised
