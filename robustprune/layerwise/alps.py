@@ -1,5 +1,7 @@
-"""ALPS (Meng et al., NeurIPS 2024, arXiv 2406.07831): ADMM whose penalty ρ grows until the mask
-stays, then the least squares on it by conjugate gradients.
+"""ALPS (Meng et al., NeurIPS 2024, arXiv 2406.07831): ADMM, then least squares on the mask.
+
+The penalty ρ grows until the mask no longer changes. The least squares are solved by conjugate
+gradients.
 
     Ŵ ← (B − V + ρ D) (H + ρ I)⁻¹,   D ← Π(Ŵ + V / ρ),   V ← V + ρ (Ŵ − D),
 
@@ -33,14 +35,14 @@ def alps(
     Until the mask has moved by more than 0.005 k once, ρ is too large, and is divided by 5 instead.
 
     Args:
-        rho: ρ at first.
-        ridge: relative to the mean energy of the inputs.
-        iterations: the most.
-        every: after how many iterations ρ changes.
-        gradients: steps of conjugate gradients on the mask that is found.
+        rho: first value of ρ, above 0.
+        ridge: strength of the ridge, relative to the mean energy of the inputs.
+        iterations: largest number of iterations.
+        every: number of iterations after which ρ changes.
+        gradients: number of steps of conjugate gradients on the mask that is found.
 
     Raises:
-        ValueError: ρ that isn't positive, or a singular problem.
+        ValueError: ρ is not positive, or the problem is singular.
     """
     if not 0 < rho < float("inf"):
         raise ValueError(f"rho must be a positive number, got {rho!r}")

@@ -1,7 +1,7 @@
 """The l1 norm instead of a count of weights: lasso by FISTA, and basis pursuit.
 
-Both work on inputs of unit energy, so that the norm weighs every input alike, and both take the
-`kept` largest of what they find and solve the least squares on these.
+Both work on inputs of unit energy, so that the norm treats all inputs equally. Both keep the `kept`
+largest weights of their solution, and solve the least squares on these.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ def lasso(
     steps: int = 200,
     tolerance: float = 1e-4,
 ) -> Solution:
-    """min f(Ŵ) + λ Σ |ŵ_ij| ‖x̂_j‖₂, with the largest λ that leaves at least `kept` weights.
+    """Solve min f(Ŵ) + λ Σ |ŵ_ij| ‖x̂_j‖₂, with the largest λ that leaves at least `kept` weights.
 
-    λ is found by bisection of its logarithm, between that of Ŵ = 0 and a 10,000th of it, from the
-    larger side on, each solution the start of the next; it is one λ for all weights that are
-    compared.
+    λ is found by bisection of its logarithm, between the λ of Ŵ = 0 and a 10,000th of it. Each
+    solution is the start of the next one. There is one λ for all weights that are compared.
 
     Args:
         ridge, by: see `LayerProblem.quadratic`.
-        bisections: how often the interval of λ is halved.
-        steps, tolerance: of `fista`, for each λ.
+        bisections: how many times the interval of λ is halved.
+        steps, tolerance: options of `fista`, for each λ.
 
     Raises:
-        ValueError: linearly dependent inputs on the support.
+        ValueError: inputs of the support are linearly dependent.
     """
     unit, scale = problem.normalised()
     quadratic = unit.quadratic(ridge, by=by)
@@ -53,7 +52,7 @@ def lasso(
         enough = (found != 0).sum(dims, keepdim=True) >= wanted
         low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
         best = torch.where(enough, found, best)
-    # no λ leaves enough where nearly all weights stay: what is missing is filled from f's gradient
+    # where nearly all weights stay, no λ leaves enough; the rest is chosen by the gradient of f
     slope = (quadratic.cross - best @ quadratic.hessian).abs()
     score = best.abs() + slope / slope.amax().clamp(min=1e-30) * _smallest(best)
     return _largest(problem, quadratic, score, scale)
@@ -62,14 +61,16 @@ def lasso(
 def fista(
     quadratic: Quadratic, penalty: Tensor | float, start: Tensor, steps: int, *, tolerance: float
 ) -> Tensor:
-    """min f(Ŵ) + λ ‖Ŵ‖₁ by the fast iterative shrinkage-thresholding of Beck & Teboulle (2009,
-    Eqs. 4.1 to 4.3), with the restart by gradient of O'Donoghue & Candès (2015), by row.
+    """Solve min f(Ŵ) + λ ‖Ŵ‖₁ by the fast iterative shrinkage-thresholding algorithm (FISTA).
+
+    Beck & Teboulle (2009, Eqs. 4.1 to 4.3); each row restarts by its gradient (O'Donoghue & Candès
+    2015).
 
     Args:
         penalty: λ, a number or a tensor that broadcasts to (groups, rows, columns).
         start: (groups, rows, columns).
-        steps: the most.
-        tolerance: stop where no weight moves by more, relative to the largest.
+        steps: largest number of steps.
+        tolerance: it stops when no weight moves by more, relative to the largest weight.
     """
     steepest = 2 * torch.linalg.eigvalsh(quadratic.hessian)[:, -1, None, None]
     weight = ahead = start
@@ -96,19 +97,19 @@ def basis_pursuit(
     iterations: int = 1000,
     tolerance: float = 1e-6,
 ) -> Solution:
-    """min Σ |ŵ_ij| ‖x̂_j‖₂ with Ŵ G = C (Chen, Donoho & Saunders 1998), which has a choice where the
-    inputs are linearly dependent, as with fewer examples than inputs. Where a target can't be met,
-    its least squares are.
+    """Solve min Σ |ŵ_ij| ‖x̂_j‖₂ s.t. Ŵ G = C (Chen, Donoho & Saunders 1998).
 
-    ADMM alternates between that plane and a soft threshold (Boyd et al. 2011, Sec. 6.2).
+    Ŵ G = C has several solutions if inputs are linearly dependent, as with fewer examples than
+    inputs. They are the exact or, if there is none, the least-squares fits of the target. ADMM
+    alternates between this plane and a soft threshold (Boyd et al. 2011, Sec. 6.2).
 
     Args:
-        ridge, by: of the least squares on the support, see `LayerProblem.quadratic`.
-        iterations: the most.
-        tolerance: stop where plane and threshold differ by less, relative to the largest weight.
+        ridge, by: for the least squares on the support, see `LayerProblem.quadratic`.
+        iterations: largest number of iterations.
+        tolerance: it stops when plane and threshold differ by less, relative to the largest weight.
 
     Raises:
-        ValueError: linearly dependent inputs on the support.
+        ValueError: inputs of the support are linearly dependent.
     """
     unit, scale = problem.normalised()
     found = smallest_l1(unit.gram, unit.cross, iterations, tolerance=tolerance)
@@ -116,7 +117,7 @@ def basis_pursuit(
 
 
 def smallest_l1(gram: Tensor, cross: Tensor, iterations: int, *, tolerance: float) -> Tensor:
-    """min ‖W‖₁ with W G = C, (groups, rows, columns)."""
+    """Return argmin ‖W‖₁ with W G = C, (groups, rows, columns)."""
     values, vectors = torch.linalg.eigh(gram)
     limit = values[:, -1:] * values.shape[-1] * torch.finfo(values.dtype).eps
     vectors = vectors * (values > limit).unsqueeze(-2)  # of the inputs' range
@@ -136,17 +137,18 @@ def smallest_l1(gram: Tensor, cross: Tensor, iterations: int, *, tolerance: floa
 
 
 def shrink(values: Tensor, limit: Tensor | float) -> Tensor:
-    """The soft threshold sign(v) · max(|v| − limit, 0)."""
+    """Return the soft threshold sign(v) · max(|v| − limit, 0)."""
     return values.sign() * (values.abs() - limit).clamp(min=0)
 
 
 def _smallest(weight: Tensor) -> Tensor:
-    """Half of the smallest |weight| that isn't zero."""
+    """Return half of the smallest |weight| that isn't zero."""
     sizes = weight.abs().masked_fill(weight == 0, torch.inf)
     return sizes.amin().clamp(max=1.0) / 2
 
 
 def _largest(problem: LayerProblem, unit: Quadratic, scores: Tensor, scale: Tensor) -> Solution:
-    """The least squares, with inputs of unit energy, on the groups of the largest Σ score²."""
+    """Solve the least squares, with inputs of unit energy, on the groups of the largest Σ
+    score²."""
     mask = problem.choose(scores.square())
     return Solution(least_squares(unit, mask) / scale, mask)

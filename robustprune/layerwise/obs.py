@@ -1,14 +1,14 @@
-"""The optimal brain surgeon of one layer, exactly (Hassibi & Stork 1993; Frantar & Alistarh 2022,
-arXiv 2208.11580): weights are removed one by one, and those left make up for each.
+"""The exact optimal brain surgeon of one layer: weights are removed one by one, others compensate.
 
-From the optimum without zeros, in each row, with H⁻¹ of the weights that are left,
+Hassibi & Stork 1993; Frantar & Alistarh 2022, arXiv 2208.11580. From the optimum without zeros, in
+each row, with H⁻¹ of the weights that are left,
 
     remove j = argmin w_j² / [H⁻¹]_jj,
     w ← w − w_j / [H⁻¹]_jj · H⁻¹ e_j,   H⁻¹ ← H⁻¹ − H⁻¹ e_j e_jᵀ H⁻¹ / [H⁻¹]_jj.
 
-The weights are then the least squares on what is left, and the removals' w_j² / [H⁻¹]_jj, by which
-f grows each time, add up to f. A group S of weights, in the rows that share its fate, costs
-Σ_rows w_Sᵀ ([H⁻¹]_SS)⁻¹ w_S.
+The weights are then the least squares on what is left. Each removal increases f by its
+w_j² / [H⁻¹]_jj. A group S of weights costs Σ w_Sᵀ ([H⁻¹]_SS)⁻¹ w_S, summed over the rows that it
+contains.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from robustprune.layerwise.refit import MEMORY, least_squares
 
 @dataclass(frozen=True)
 class Removals:
-    """What is removed from each bundle of rows, step by step.
+    """The groups that are removed from each bundle of rows, step by step.
 
     Attributes:
         number: (bundles, steps), the group of weights.
-        cost: (bundles, steps), by how much f grows.
+        cost: (bundles, steps), the increase of f.
     """
 
     number: Tensor
@@ -43,24 +43,24 @@ def obs(
     by: RidgeBy = "input",
     most_columns: int = 1152,
 ) -> Solution:
-    """Remove what costs least, one group of weights after the other, until `kept` are left.
+    """Remove the group of weights that costs least, one after the other, until `kept` are left.
 
     Where all of a layer is compared, the next to go is the cheapest of what is next in each row
     (Frantar & Alistarh 2022, Sec. 4).
 
     Args:
         ridge, by: see `LayerProblem.quadratic`.
-        most_columns: refuse more, since time grows as rows · columns³.
+        most_columns: larger layers are refused, because the time grows as rows · columns³.
 
     Raises:
-        ValueError: more columns; a singular problem; see `bundles_of`.
+        ValueError: there are more columns, the problem is singular, or see `bundles_of`.
     """
     check_columns(problem, most_columns)
     quadratic = problem.quadratic(ridge, by=by)
     bundles = bundles_of(problem)
     removals = remove(quadratic, bundles)
     count = problem.groups.number - problem.kept
-    # what is next in a row stands behind all that is before it there, however cheap it is
+    # a group never comes before those that its row removes earlier, however cheap it is
     reached = removals.cost.cummax(1).values.flatten()
     gone = removals.number.flatten()[reached.argsort(stable=True)[:count]]
     kept = torch.ones(problem.groups.number, dtype=torch.bool, device=gone.device)
@@ -88,7 +88,7 @@ def remove(quadratic: Quadratic, bundles: Bundles, *, memory: int = MEMORY) -> R
     In double precision: the updates of H⁻¹ lose too many digits otherwise.
 
     Args:
-        memory: bytes that the inverses held at a time may take.
+        memory: largest number of bytes of the inverses that are in memory at the same time.
     """
     weight = bundles.matrices(quadratic.optimum.flatten(0, 1)).double()
     lower = quadratic.factor.double()
@@ -104,7 +104,7 @@ def remove(quadratic: Quadratic, bundles: Bundles, *, memory: int = MEMORY) -> R
 
 
 def _remove(inverse: Tensor, weight: Tensor, bundles: Bundles) -> Removals:
-    """The same for a few bundles, each with its H⁻¹ and its weights, which are overwritten."""
+    """Do the same for a few bundles, each with its H⁻¹ and its weights, which are overwritten."""
     count, blocks = len(weight), len(bundles.blocks)
     steps = blocks - (bundles.each or 0)
     here = torch.arange(count, device=weight.device)
@@ -135,7 +135,7 @@ def _remove(inverse: Tensor, weight: Tensor, bundles: Bundles) -> Removals:
 
 
 def _costs(inverse: Tensor, weight: Tensor, blocks: Tensor, alive: Tensor) -> Tensor:
-    """What the removal of each block costs, (bundles, blocks)."""
+    """Return the cost of removing each block, (bundles, blocks)."""
     if blocks.shape[1] == 1:
         diagonal = inverse.diagonal(dim1=1, dim2=2)[:, blocks[:, 0]]
         squares = weight.square().sum(1)[:, blocks[:, 0]]
@@ -150,7 +150,7 @@ def _costs(inverse: Tensor, weight: Tensor, blocks: Tensor, alive: Tensor) -> Te
 
 
 def _within(rows: Tensor, chosen: Tensor, valid: Tensor) -> Tensor:
-    """The chosen columns of rows (b, s, columns), (b, s, s), with 1 where there is none."""
+    """Return the chosen columns of rows (b, s, columns), (b, s, s), with 1 where there is none."""
     own = rows.gather(2, chosen.expand(-1, rows.shape[1], -1))
     one = torch.eye(own.shape[1], dtype=own.dtype, device=own.device)
     return torch.where(valid & valid.mT, own, one)
