@@ -1,4 +1,4 @@
-"""What goes into a module of a chain, kept for all batches: it can be run without the others."""
+"""The inputs of a module of a chain, kept for all batches, so that it can be run alone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from robustprune.layerwise.chains import Chain
 
 
 class Enough(BaseException):
-    """Ends a forward pass; no network catches it by mistake, since it is no Exception."""
+    """It ends a forward pass. It is not an Exception, so that no network catches it by mistake."""
 
 
 class Cache:
-    """What goes into one module of a chain, for all batches, on the CPU."""
+    """The inputs of one module of a chain, for all batches, on the CPU."""
 
     def __init__(
         self,
@@ -35,9 +35,9 @@ class Cache:
             self._take_in(lambda call=call: call(network))  # type: ignore[misc]
 
     def _take_in(self, call: Callable[[], object]) -> None:
-        """Run the network up to the last module whose arguments are to be known."""
+        """Run the network up to the last module whose arguments are needed."""
         given: list[Arguments] = []
-        copies: dict[int, tuple[Tensor, Tensor]] = {}  # what modules share is kept once
+        copies: dict[int, tuple[Tensor, Tensor]] = {}  # tensors that modules share are kept once
 
         def keep(tensor: Tensor) -> Tensor:
             known = copies.setdefault(id(tensor), (tensor, tensor.detach().to("cpu", copy=True)))
@@ -69,7 +69,7 @@ class Cache:
         self.other.append(known if known is not None else tuple(given))
 
     def run(self, batch: int) -> object:
-        """The module's answer on a batch."""
+        """Return the module's output on a batch."""
         other = self.other[batch][self.number]
         moved = Arguments((self.hidden[batch], *other.args), other.kwargs).mapped(
             lambda tensor: tensor.to(self.device, copy=True)
@@ -77,7 +77,7 @@ class Cache:
         return cast(object, self.modules[self.number](*moved.args, **moved.kwargs))
 
     def move_on(self) -> None:
-        """Go over to the next module."""
+        """Replace the inputs of the module by those of the next module."""
         first = self.chain.first[self.number]
         for batch in range(len(self.hidden)):
             output = self.run(batch)

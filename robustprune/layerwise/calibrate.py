@@ -1,10 +1,10 @@
-"""Walk a network in the order in which it runs, and gather each layer's least squares.
+"""Walk a network in the order in which it runs, and collect each layer's least squares.
 
-For a layer, the dense network and the one pruned so far are run on each batch up to the layer (or
-to the addition to its stream), and no further. Where modules follow one another (see `Chain`), what
-goes into the first of them is kept on the CPU for all batches; it is then moved on module by module
-while the layers in them are visited, so that each module runs a few times, not once for each layer
-behind it. No activations are kept besides.
+For a layer, the dense network and the network pruned so far are run on each batch up to the layer
+(or to the addition to its stream), and no further. Where modules follow one another (see `Chain`),
+the input of the first one is kept on the CPU for all batches. It is replaced by the input of the
+next module while the layers are visited, so that each module runs a few times, and not once for
+each later layer. No other activations are kept.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ Run = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Pair:
-    """The network as it was and the one pruned so far, and what both are run on.
+    """The dense network, the network pruned so far, and the data on which both are run.
 
     Attributes:
         dense, pruned: two copies of a network, in eval mode.
-        layers: names of the weights of the layers to visit.
-        groups: how the weights of each fall into groups.
-        device: where both are.
-        lent: where the modules of a chain are while they are visited; `device` unless memory is
-            short there.
+        layers: names of the weights of the layers that are visited.
+        groups: for each layer, how its weights are divided into groups.
+        device: the device of both networks.
+        lent: the device of the modules of a chain while they are visited; `device` unless its
+            memory is too small.
     """
 
     dense: nn.Module
@@ -57,11 +57,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one run shows of layers that share their inputs, call by call.
+    """The inputs and streams of layers that share their inputs, from one run.
 
     Attributes:
-        inputs: of each call.
-        streams: of the layers that write into one.
+        inputs: the input of each call.
+        streams: for each layer that writes into a stream, the stream of each call.
     """
 
     inputs: list[Tensor] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Seen:
 
 
 def layer_of(network: nn.Module, name: str) -> nn.Module:
-    """The layer whose weight has this name."""
+    """Return the layer whose weight has this name."""
     return network.get_submodule(name.rpartition(".")[0])
 
 
@@ -82,19 +82,18 @@ def walk(
     dtype: torch.dtype = torch.float64,
     cached: bool = True,
 ) -> Iterator[tuple[tuple[str, ...], Moments]]:
-    """Yield layers that share their inputs with their moments, in the order in which they run.
+    """Yield layers that share their inputs, with their moments, in the order in which they run.
 
-    Whoever takes them puts the new weights into `pair.pruned` before asking for the next.
+    The caller puts the new weights into `pair.pruned` before it asks for the next layers.
 
     Args:
         target: see `robustprune.layerwise.targets`.
-        dtype: of the sums.
-        cached: False runs the whole network for every layer, for networks whose modules are not to
-            be run alone.
+        dtype: the dtype of the sums.
+        cached: False runs the whole network for every layer, for networks whose modules cannot be
+            run alone.
 
     Raises:
-        ValueError: inputs or targets that are NaN or infinite, or calls that differ between the two
-            networks.
+        ValueError: inputs or targets are NaN or infinite, or calls differ between the two networks.
     """
     chains = route.chains if cached else ()
     done: set[str] = set()
@@ -119,7 +118,7 @@ def _whole(pair: Pair, network: nn.Module) -> Run:
 def _along(
     pair: Pair, route: Route, chain: Chain, target: TargetName, dtype: torch.dtype
 ) -> Iterator[tuple[tuple[str, ...], Moments]]:
-    """The groups inside a chain, module by module."""
+    """Yield the groups inside a chain, module by module."""
     here = {module: [] for module in chain.modules}  # type: dict[str, list[tuple[str, ...]]]
     for group in route.groups:
         if (place := place_of(group[0], (chain,))) is not None:
@@ -189,7 +188,7 @@ def observe(
     run: Callable[[], object],
     streams: Sequence[str] = (),
 ) -> Seen:
-    """Run a network until the inputs, and the streams, of a group's layers are known."""
+    """Run a network until the inputs and streams of a group's layers are known."""
     seen = Seen(streams={name: [] for name in streams})
     times = route.calls[group[0]]
 
@@ -200,7 +199,7 @@ def observe(
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x = input_of(args, kwargs)
         assert x is not None
-        seen.inputs.append(x.detach().clone())  # what follows may write over it
+        seen.inputs.append(x.detach().clone())  # later modules may overwrite it
         enough()
 
     def found(name: str, stream: Stream) -> None:

@@ -1,4 +1,4 @@
-"""What modules are called with, and the log of a run."""
+"""Arguments of modules, and the log of a run."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-#: values that a call may hold besides tensors, and that are the same in every call
+#: types of the values, besides tensors, that arguments may have in a chain
 PLAIN = (bool, int, float, str, torch.dtype, torch.device, torch.Size, type(None))
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a module is called with, besides the first argument."""
+    """The arguments of a module, except the first one."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
     def mapped(self, move: Callable[[Tensor], Tensor]) -> Arguments:
-        """The same with other tensors."""
+        """Return the same arguments with other tensors."""
         kwargs = {name: mapped(value, move) for name, value in self.kwargs.items()}
         return Arguments(cast("tuple[Any, ...]", mapped(self.args, move)), kwargs)
 
     def leaves(self) -> list[object]:
-        """Every value in it."""
+        """Return every value in the arguments."""
         return leaves_of([*self.args, *self.kwargs.values()])
 
 
 def first_and_rest(
     args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[object, Arguments] | None:
-    """The first argument, which may have a name, and the others; None if there is none."""
+    """Return the first positional argument and all others, or None if there is none."""
     if args:
         return args[0], Arguments(args[1:], dict(kwargs))
     return None
 
 
 def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The tensor that a layer is called with."""
+    """Return the tensor with which a layer is called."""
     found = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
     return found[0] if found else None
 
 
 @dataclass(frozen=True)
 class Link:
-    """How a module is called: whether it is given what the module before it gave.
+    """How a module is called, and whether its input is the output of the module before it.
 
     Attributes:
-        source: "whole" for all of it, "first" for the first of a tuple, "tensor" for another
-            tensor, None for something else.
+        source: "whole" for the whole output, "first" for the first entry of a tuple, "tensor" for
+            another tensor, None for anything else.
         rest: the other arguments.
     """
 
@@ -62,8 +62,10 @@ class Link:
 
 @dataclass(frozen=True)
 class Event:
-    """A call of a layer (its value says which input it has), the begin of a module's call (its
-    value is a Link) and its end, or an addition to a stream."""
+    """The call of a layer, the start or end of a module's call, or an addition to a stream.
+
+    The value of a layer's call is the number of its input; that of a module's start is a Link.
+    """
 
     kind: str
     name: str
@@ -72,10 +74,10 @@ class Event:
 
 @dataclass
 class Log:
-    """What happens in a run. No activations are kept, but the last output in each container.
+    """The events of a run. No activations are kept, except the last output in each container.
 
     Attributes:
-        unlike: layers that don't answer as their weights say.
+        unlike: layers whose outputs do not follow from their weights.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -85,11 +87,11 @@ class Log:
     _outputs: dict[str, tuple[object, object, int]] = field(default_factory=dict)
 
     def of(self, kind: str) -> list[Event]:
-        """The events of a kind."""
+        """Return the events of a kind."""
         return [event for event in self.events if event.kind == kind]
 
     def layer(self, name: str, x: Tensor | None) -> None:
-        """A layer is called. Calls one after the other on the same tensor have the same value."""
+        """Note the call of a layer. Successive calls on the same tensor have the same value."""
         version = -1 if x is None or x.is_inference() else x._version
         if x is None or self._input() is not x or self._number[1] != version:
             self._number = self._number[0] + 1, version
@@ -99,7 +101,7 @@ class Log:
     def begin(
         self, holder: str, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        """A module of a container is called."""
+        """Note the start of a module of a container."""
         hidden = args[0] if args else None
         output, first, version = self._outputs.pop(holder, (None, None, 0))
         source = "tensor" if isinstance(hidden, Tensor) else None
@@ -108,7 +110,7 @@ class Log:
         self.events.append(Event("begin", name, Link(source, Arguments(args[1:], dict(kwargs)))))
 
     def end(self, holder: str, name: str, output: object) -> None:
-        """A module of a container returns."""
+        """Note the end of a module of a container."""
         first = output[0] if isinstance(output, tuple) and output else None
         self._outputs[holder] = output, first, _version(output if first is None else first)
         self.events.append(Event("end", name))
@@ -127,7 +129,7 @@ def equal(one: Arguments, other: Arguments) -> bool:
 
 
 def leaves_of(value: object) -> list[object]:
-    """Every value in tuples, lists and dicts."""
+    """Return every value in tuples, lists and dicts."""
     if isinstance(value, tuple | list) and not isinstance(value, torch.Size):
         return [leaf for part in value for leaf in leaves_of(part)]
     if type(value) is dict:
@@ -136,7 +138,7 @@ def leaves_of(value: object) -> list[object]:
 
 
 def mapped(value: object, move: Callable[[Tensor], Tensor]) -> object:
-    """The value with other tensors, in tuples, lists and dicts, too."""
+    """Return the value with other tensors, also in tuples, lists and dicts."""
     if isinstance(value, Tensor):
         return move(value)
     if type(value) in (tuple, list):

@@ -1,4 +1,4 @@
-"""Modules that follow one another, each run on what the one before it gives."""
+"""Modules that follow one another, where the output of each is the input of the next."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from robustprune.layerwise.calls import PLAIN, Arguments, Link, Log, equal, firs
 
 @dataclass(frozen=True)
 class Chain:
-    """Modules that are called once each, one on what the one before it gives.
+    """Modules that are called once each, where the output of each is the input of the next.
 
     Attributes:
-        modules: their names, in order.
-        first: whether a module takes the first of the tuple that the one before it gives.
-        other: what each module is given besides, if that is the same for every batch; else None.
+        modules: the names of the modules, in order.
+        first: for each module after the first, whether its input is the first entry of an output
+            tuple.
+        other: the other arguments of each module, if they are the same for every batch; else None.
     """
 
     modules: tuple[str, ...]
@@ -27,7 +28,7 @@ class Chain:
 
 
 def place_of(layer: str, chains: Sequence[Chain]) -> str | None:
-    """The module of a chain that a layer is in."""
+    """Return the module of a chain that contains a layer, or None."""
     for chain in chains:
         for module in chain.modules:
             if layer.startswith(f"{module}."):
@@ -38,7 +39,7 @@ def place_of(layer: str, chains: Sequence[Chain]) -> str | None:
 def chain_of(
     network: nn.Module, log: Log, name: str, container: nn.Module, call: Callable[[], object]
 ) -> Chain | None:
-    """The children of a container as a chain, if they are one."""
+    """Return the children of a container as a chain, or None if they are not one."""
     names = [f"{name}.{child}".lstrip(".") for child, _ in container.named_children()]
     marks = [(i, e) for i, e in enumerate(log.events) if e.name in names and e.kind != "layer"]
     wanted = [(kind, child) for child in names for kind in ("begin", "end")]
@@ -64,10 +65,10 @@ def chain_of(
 
 
 def outermost(network: nn.Module, chains: Mapping[str, Chain]) -> list[Chain]:
-    """The chains that are inside no other one, with those inside them put in their places.
+    """Return the chains that are in no other chain, with inner chains inserted in their places.
 
     Args:
-        chains: by the name of the container, those outside before those inside.
+        chains: chains by the name of their container, outer ones before inner ones.
     """
     found: list[Chain] = []
     for name, chain in chains.items():
@@ -77,7 +78,7 @@ def outermost(network: nn.Module, chains: Mapping[str, Chain]) -> list[Chain]:
 
 
 def _opened(network: nn.Module, chain: Chain, chains: Mapping[str, Chain]) -> Chain:
-    """The chain with the modules of each `Sequential` in it that is a chain, too."""
+    """Return the chain with its inner `Sequential` chains inserted in their places."""
     if chain.other is None:
         return chain
     modules: list[str] = []
@@ -97,8 +98,10 @@ def _opened(network: nn.Module, chain: Chain, chains: Mapping[str, Chain]) -> Ch
 
 
 def _keeps_to_itself(log: Log, names: list[str], begins: list[int], ends: list[int]) -> bool:
-    """Whether all calls and additions of the layers in these modules are inside their calls, and
-    no other layer is called between."""
+    """Return whether layers in these modules are called, and added to streams, only inside of them.
+
+    No other layer may be called in between.
+    """
     for place, event in enumerate(log.events):
         if event.kind not in ("layer", "stream"):
             continue
@@ -114,7 +117,7 @@ def _keeps_to_itself(log: Log, names: list[str], begins: list[int], ends: list[i
 def _moves_with_first(
     network: nn.Module, names: list[str], given: list[Arguments], call: Callable[[], object]
 ) -> bool:
-    """Whether what later modules are given besides depends on what the first one gives."""
+    """Return whether other arguments of later modules depend on the output of the first one."""
     again: list[Arguments] = []
 
     def other(_: nn.Module, args: tuple[Any, ...], output: object) -> object:

@@ -1,4 +1,4 @@
-"""What can be pruned here, and whether what is asked for fits."""
+"""Check what can be pruned, and whether the options fit together."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from robustprune.run.suggest import did_you_mean
 from robustprune.sparsity import LeftOut
 from robustprune.sparsity.coverage import left_out_of
 
-#: problem -> mask and weights: a row of SOLVERS, or one's own
+#: problem -> mask and weights: a name of SOLVERS, or a function of the caller
 SolverLike = str | Callable[..., Solution]
 
 
 class FewExamples(UserWarning):
-    """Layers have fewer calibration samples than inputs, so that many weights fit them alike."""
+    """Layers have fewer calibration samples than inputs, so that many weights fit them equally."""
 
 
 def route_of(
@@ -45,10 +45,10 @@ def route_of(
 def supported(
     network: nn.Module, layers: Mapping[str, nn.Module], route: Route
 ) -> dict[str, nn.Module]:
-    """The layers that can be pruned here; warns (`LeftOut`) of what is left whole unasked.
+    """Return the layers that can be pruned, and warn (`LeftOut`) of layers that stay dense.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or weights are NaN or infinite.
     """
     found = {name: layers[name] for name in route.calls}
     uncalled = [
@@ -89,7 +89,10 @@ def supported(
 
 
 def without_cache(network: nn.Module) -> set[str]:
-    """Keep language models from filling a cache of keys and values; the modules that would have."""
+    """Keep language models from building a cache of keys and values.
+
+    Return the names of the modules that would have built one.
+    """
     names = {
         name
         for name, module in network.named_modules()
@@ -103,11 +106,11 @@ def without_cache(network: nn.Module) -> set[str]:
 def checked_solver(
     solver: SolverLike, options: Mapping[str, Any], pattern: str
 ) -> Callable[..., Solution]:
-    """The function that solves a layer.
+    """Return the function that solves a layer.
 
     Raises:
-        ValueError: an unknown name, an option that the solver doesn't have, or a pattern that it
-            can't choose.
+        ValueError: the name is unknown, the solver lacks an option, or it can't choose groups of
+            this pattern.
     """
     if isinstance(solver, str):
         if solver not in SOLVERS:

@@ -1,6 +1,6 @@
-"""The calibration data: batches that are kept, some of them attacked, and a network called on one.
+"""The calibration data: batches that are kept, some of them attacked, and calls of a network.
 
-What is kept are inputs, on the CPU; activations are made anew for each layer, a batch at a time.
+Only inputs are kept, on the CPU. Activations are computed again for each layer, batch by batch.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Batch:
     """One batch of calibration data, on the CPU.
 
     Attributes:
-        x: (N, …), the network's only input; or its inputs by name, such as `input_ids` and
-            `attention_mask`.
+        x: (N, …), the network's only input; or a mapping of its inputs by name, such as `input_ids`
+            and `attention_mask`.
         y: labels; None where the inputs have names.
-        counted: (N, T), which tokens count; None for all.
+        counted: (N, T) boolean, which tokens count; None for all.
     """
 
     x: Tensor | Mapping[str, Tensor]
@@ -42,7 +42,7 @@ class Batch:
         return len(first)
 
     def call(self, network: nn.Module, device: torch.device) -> object:
-        """The network's answer. It gets copies, so that it may work in place."""
+        """Return the network's output on copies of the inputs, which it may change."""
         if isinstance(self.x, Tensor):
             return cast(object, network(self.x.to(device, copy=True)))
         inputs = {name: part.to(device, copy=True) for name, part in self.x.items()}
@@ -58,14 +58,14 @@ def calibration_batches(
     attack: Attack | None,
     tokens: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Batch]:
-    """The first `number` batches of the loader, or all, kept on the CPU; the first is looked at.
+    """Return the first `number` batches of the loader, or all, on the CPU; check the first one.
 
     Args:
-        tokens: says which tokens of x count, (N, T) boolean.
+        tokens: function that returns which tokens of x count, (N, T) boolean.
 
     Raises:
-        ValueError: no batch, or one that is not (x, y), a dict of the two, or, without an attack,
-            a dict with `input_ids`.
+        ValueError: there is no batch, or one is neither (x, y), nor a dict of the two, nor (without
+            an attack) a dict with `input_ids`.
     """
     found: list[Batch] = []
     for batch in itertools.islice(iter(loader), number):
@@ -115,10 +115,10 @@ def attacked(
     seed: int,
     device: torch.device,
 ) -> list[Batch]:
-    """The batches with all but a share `clean` of their examples attacked, once.
+    """Attack all examples of the batches except a share `clean`, once, and return the batches.
 
-    Which examples stay clean is drawn: round(clean · N) of all N, by the seed. Random starts of the
-    attack come from torch's own generator, seeded alike and put back.
+    The round(clean · N) clean examples of all N are drawn by the seed. Random starts of the attack
+    come from torch's global generator, which gets the same seed and is restored afterwards.
     """
     number = sum(len(batch) for batch in batches)
     order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))

@@ -1,9 +1,9 @@
-"""Second moments of one layer's inputs and wanted outputs, batch by batch.
+"""Second moments of one layer's inputs and target outputs, batch by batch.
 
-A linear layer gives Y = W X with a row of features in each column of X. So does a convolution, with
-a patch of its padded input in each column (`torch.nn.functional.unfold`, for any dimension). The
-patches of a batch are a view of it, and are laid out a piece at a time, so that no more than
-`PIECE` numbers of them are ever in memory.
+A linear layer gives Y = W X with a vector of features in each column of X. So does a convolution,
+with a patch of its padded input in each column (`torch.nn.functional.unfold`, for any dimension).
+The patches of a batch are a view of it, and are copied piece by piece, so that at most `PIECE`
+numbers of them are in memory at the same time.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from robustprune.layerwise.problem import LayerProblem
 from robustprune.sparsity import Groups
 from robustprune.sparsity.blocks import hf_conv1d
 
-#: how many numbers of unfolded inputs are laid out at once
+#: largest number of entries of unfolded inputs that are copied at the same time
 PIECE = 1 << 24
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def is_solvable(layer: nn.Module) -> bool:
-    """Whether the layer's outputs are a matrix times columns of its inputs, as they are here."""
+    """Return whether the layer's outputs are a matrix times columns of its inputs."""
     return isinstance(layer, (nn.Linear, *_CONV, *hf_conv1d()))
 
 
 def geometry(layer: nn.Module) -> tuple[object, ...]:
-    """What the columns of X depend on besides the input: equal for layers that share them."""
+    """Return the properties on which the columns of X depend, besides the input."""
     if not isinstance(layer, _CONV):
         return ()
     return (
@@ -41,15 +41,17 @@ def geometry(layer: nn.Module) -> tuple[object, ...]:
 
 
 def of_rows(layer: nn.Module, values: Tensor) -> Tensor | None:
-    """What all samples of a tensor of the layer's output have alike, (groups, rows); None if they
-    differ."""
+    """Return the value of each output row, (groups, rows), of a tensor in the shape of the output.
+
+    It is None if samples have different values.
+    """
     rows = _rows(layer, values)
     rows = rows.reshape(-1, *rows.shape[-2:])
     return rows[0] if bool((rows == rows[:1]).all()) else None
 
 
 def outputs_of(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
-    """What the layer answers at `x` with this weight, of its own shape, and without its bias."""
+    """Return the layer's output at `x` with this weight, in its own shape, without the bias."""
     if isinstance(layer, _CONV):
         dims = len(layer.kernel_size)
         args = (layer.stride, 0, layer.dilation, layer.groups)
@@ -60,20 +62,23 @@ def outputs_of(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
 
 
 def as_matrices(groups: Groups, weight: Tensor) -> Tensor:
-    """A weight of the layer's own shape as (groups, rows, columns)."""
+    """Return a weight of the layer's own shape as (groups, rows, columns)."""
     g, rows, *_ = groups.laid_out
     return groups.lay_out(weight).reshape(g, rows, -1)
 
 
 def as_weight(groups: Groups, matrices: Tensor) -> Tensor:
-    """(groups, rows, columns) as a weight of the layer's own shape."""
+    """Return (groups, rows, columns) as a weight of the layer's own shape."""
     return groups.lay_back(matrices.reshape(groups.laid_out)).contiguous()
 
 
 def energy_of(
     layer: nn.Module, x: Tensor, *, dtype: torch.dtype, counted: Tensor | None = None
 ) -> Tensor:
-    """‖x_j‖² of each column's entry j over one call, (groups, columns); see `Moments.add`."""
+    """Return ‖x_j‖² of each entry j of the columns in one call, (groups, columns).
+
+    The arguments are those of `Moments.add`.
+    """
     lead, patches = _patches(layer, x)
     if counted is not None and (rows := _which_rows(layer, x, counted)) is not None:
         patches = patches[rows]
@@ -90,13 +95,13 @@ class Moments:
     Attributes:
         gram: X̂ X̂ᵀ, (groups, columns, columns).
         total: Σ x̂, (groups, columns).
-        samples: columns of X̂ so far, in each group.
-        examples: how many examples they come from.
-        cross: layer -> T X̂ᵀ, (groups, rows, columns); only of layers with a target.
+        samples: number of columns of X̂ so far, in each group.
+        examples: number of examples from which they come.
+        cross: layer -> T X̂ᵀ, (groups, rows, columns); only for layers with a target.
         power: layer -> ‖T‖²_F of each output, (groups, rows).
         wanted: layer -> Σ t, (groups, rows).
-        scale: layer -> a, by which its outputs are multiplied before they are added to a stream,
-            (groups, rows); only of layers with such a scale.
+        scale: layer -> a, the factor of its outputs before they are added to a stream, (groups,
+            rows); only for layers with such a factor.
     """
 
     def __init__(self, layer: nn.Module, groups: Groups, *, dtype: torch.dtype) -> None:
@@ -116,12 +121,12 @@ class Moments:
         self.scale: dict[str, Tensor] = {}
 
     def add(self, x: Tensor, targets: Mapping[str, Tensor], counted: Tensor | None = None) -> None:
-        """Add one call.
+        """Add one call of the layers.
 
         Args:
-            x: the input of the layer.
-            targets: layer -> T, of the shape of the layer's output, without its bias.
-            counted: (N, T), which tokens count, for inputs that have these leading dimensions;
+            x: the input of the layers.
+            targets: layer -> T, in the shape of the layer's output, without its bias.
+            counted: (N, T) boolean, which tokens count, for inputs with these leading dimensions;
                 None for all.
         """
         self.examples += len(x)
@@ -158,13 +163,13 @@ class Moments:
         centred: bool = False,
         scaled: bool = True,
     ) -> LayerProblem:
-        """The least squares of one layer. Without a target of its own it is T = W X̂.
+        """Return the least squares of one layer. Without a target of its own, T = W X̂.
 
         Args:
             weight: W, of the layer's own shape.
-            centred: of moments about the mean, for a layer whose bias follows its weights.
-            scaled: count the squares of each output as they count in its stream: row i is the
-                problem of |a_i| w_i, whose solution is to be divided by `row_scale`.
+            centred: whether moments are about the mean, for a layer whose bias is refitted.
+            scaled: whether the squares of each output are weighted as in its stream: row i is the
+                problem of |a_i| w_i, whose solution must be divided by `row_scale`.
         """
         matrix = as_matrices(groups, weight.to(self.gram))
         gram, cross, power = self.gram, self.cross.get(name), self.power.get(name)
@@ -196,8 +201,10 @@ class Moments:
         )
 
     def row_scale(self, name: str) -> Tensor:
-        """|a| of each output, (groups, rows, 1), and a millionth of the largest where it is less;
-        1 where there is no scale."""
+        """Return |a| of each output, (groups, rows, 1), but at least a millionth of the largest.
+
+        It is 1 where there is no scale.
+        """
         if name not in self.scale:
             return torch.ones(1, 1, 1, dtype=self.dtype, device=self.gram.device)
         a = self.scale[name].abs().unsqueeze(-1)
@@ -205,10 +212,10 @@ class Moments:
         return a.clamp(min=least) if least > 0 else torch.ones_like(a)
 
     def bias_step(self, name: str, dense: Tensor, found: Tensor) -> Tensor:
-        """What the best bias adds to the present one, mean(T) − Ŵ mean(X̂), (groups · rows,).
+        """Return the step from the present bias to the best one, mean(T) − Ŵ mean(X̂).
 
         Args:
-            dense, found: W and Ŵ as (groups, rows, columns).
+            dense, found: W and Ŵ as (groups, rows, columns). The step has shape (groups · rows,).
         """
         mean = (self.total / max(self.samples, 1)).unsqueeze(-1)
         return (self._mean_target(name, dense) - (found.to(mean) @ mean).squeeze(-1)).flatten()
@@ -229,8 +236,10 @@ def _padded(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
 
 
 def _patches(layer: nn.Module, x: Tensor) -> tuple[int, Tensor]:
-    """A view of the inputs as (samples …, groups, columns …), and how many dimensions samples have:
-    one of a linear layer, and those of examples and positions of a convolution."""
+    """Return the inputs as a view (samples …, groups, columns …), and its number of sample dims.
+
+    A linear layer has one dimension of samples; a convolution has those of examples and positions.
+    """
     if not isinstance(layer, _CONV):
         return 1, x.reshape(-1, 1, x.shape[-1])
     dims = len(layer.kernel_size)
@@ -243,7 +252,7 @@ def _patches(layer: nn.Module, x: Tensor) -> tuple[int, Tensor]:
 
 
 def _rows(layer: nn.Module, t: Tensor) -> Tensor:
-    """Outputs of the layer as (samples …, groups, rows), the samples as in `_patches`."""
+    """Return outputs of the layer as (samples …, groups, rows), with samples as in `_patches`."""
     if not isinstance(layer, _CONV):
         return t.reshape(-1, 1, t.shape[-1])
     dims = len(layer.kernel_size)
@@ -252,7 +261,7 @@ def _rows(layer: nn.Module, t: Tensor) -> Tensor:
 
 
 def _which_rows(layer: nn.Module, x: Tensor, counted: Tensor) -> Tensor | None:
-    """Which rows of a linear layer's input are tokens that count; None where rows are no tokens."""
+    """Return which rows of a linear layer's input are tokens that count; None if not tokens."""
     if isinstance(layer, _CONV):
         return None
     tokens = x.shape[:-1] == counted.shape or x.shape[:-1] == (counted.numel(),)
@@ -262,7 +271,7 @@ def _which_rows(layer: nn.Module, x: Tensor, counted: Tensor) -> Tensor | None:
 def _pieces(
     patches: Tensor, targets: dict[str, Tensor], lead: int, dim: int = 0
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """The same samples of patches and targets, so many at a time that they fit."""
+    """Yield the same samples of patches and targets, in pieces that fit into memory."""
     if patches.numel() <= PIECE or dim == lead:
         yield patches, targets
         return

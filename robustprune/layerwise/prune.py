@@ -1,4 +1,4 @@
-"""Pruning without training: walk the network, solve each layer's least squares, go on."""
+"""Pruning without training: walk through the network and solve each layer's least squares."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from robustprune.sparsity import (
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is done at each layer."""
+    """The options for each layer."""
 
     solve: Callable[..., Solution]
     options: Mapping[str, Any]
@@ -76,47 +76,49 @@ def prune_layerwise(
     tokens: Callable[[Tensor], Tensor] | None = None,
     **options: Any,
 ) -> Ticket:
-    """Prune a trained network layer by layer, each the least squares
+    """Prune a trained network layer by layer. Each layer is the least-squares problem
 
         min over Ŵ in S of ‖Ŵ X̂ − T‖²_F
 
-    of `robustprune.layerwise.problem`, over calibration data and without training. Layers are
-    visited in the order in which the network runs; X̂ is what each sees in the network pruned so
-    far. Linear layers, convolutions and the Conv1D of transformers are pruned; what is left whole
-    is named.
+    of `robustprune.layerwise.problem` on calibration data; nothing is trained. Layers are visited
+    in the order in which the network runs; X̂ is a layer's input in the network pruned so far.
+    Linear layers, convolutions and the Conv1D of transformers are pruned; a warning names other
+    layers.
 
     Args:
-        model: a trained network, in any mode; run in eval mode. Copied, never changed.
-        loader: yields (x, y) batches, or, without an attack, dicts with `input_ids`, whose
-            `attention_mask` says which tokens count. Its inputs are kept on the CPU.
-        density: kept fraction of the groups, in (0, 1].
-        attack: calibrate on inputs that it makes against the dense network.
+        model: a trained network, in any mode; it is copied, never changed, and run in eval mode.
+        loader: an iterable of (x, y) batches, or, without an attack, of dicts with `input_ids`,
+            whose `attention_mask` says which tokens count. Its inputs are kept on the CPU.
+        density: the fraction of the groups to keep, in (0, 1].
+        attack: the attack that makes the calibration inputs, against the dense network; None for
+            clean inputs.
         pattern, dense: as in `find_scratch_ticket`.
-        allocate: also "owl", and "global" by scores that look at inputs, see `layer_counts`.
-        seed: draws which examples are attacked.
+        allocate: as in `find_scratch_ticket`; also "owl", and "global" by scores of the inputs, see
+            `layer_counts`.
+        seed: the seed that draws which examples are attacked.
         solver: a name in `robustprune.layerwise.solvers.SOLVERS`, or a function
             (problem, **options) -> Solution.
         target: "own", "dense" or "residual": see `robustprune.layerwise.targets`.
-        batches: how many batches of the loader to take; None for all.
-        clean: the share of examples that stay clean under an attack, in [0, 1]; default 0.5.
-        sweeps: walks over the layers. In all but the first, the attack is on the network that the
-            one before gave.
-        bias: give layers that have a bias the one that goes with their new weights.
-        dtype: of the sums and the solver, float64 or float32.
-        device: where all of this happens; None for where the model is.
-        offload: leave the network where it is, and have one of the modules that follow one another
-            at a time, such as a transformer's layer, on the device: for networks that don't fit.
-        tokens: says which tokens of x count, (N, T) boolean, where the loader yields sentences
-            packed in x: `lambda x: unpack_tokens(x).attended`. None counts all.
-        options: of the solver.
+        batches: number of batches to take from the loader; None for all.
+        clean: share of examples that stay clean under an attack, in [0, 1]; None is 0.5.
+        sweeps: number of walks over the layers. From the second on, the attack is on the network
+            that the previous walk returned.
+        bias: whether biases are refitted to the new weights.
+        dtype: dtype of the sums and of the solver, float64 or float32.
+        device: the device of the computation; None for that of the model.
+        offload: whether the network stays where it is and only one module of a chain at a time,
+            such as a layer of a transformer, is on `device`: for networks that don't fit.
+        tokens: function that returns which tokens of x count, (N, T) boolean, for sentences packed
+            in x: `lambda x: unpack_tokens(x).attended`. None counts all.
+        options: options of the solver.
 
     Returns:
         Ticket(masks, model, history): masks in the order of the walk, and a record for each layer
         in the same order, whose loss and "relative_error" are ‖Ŵ X̂ − T‖² / ‖T‖².
 
     Raises:
-        ValueError: an option out of range, unknown or without effect, no batch, activations that
-            are not finite, or nothing to prune.
+        ValueError: an option is out of range, unknown or without effect, there is no batch or
+            nothing to prune, or activations are not finite.
     """
     check_pattern(pattern, check_density(density))
     solve = checked_solver(solver, options, pattern)
@@ -164,7 +166,7 @@ def _one_walk(
     dtype: torch.dtype,
     history: list[EpochRecord],
 ) -> dict[str, Tensor]:
-    """Prune `pair.pruned`; the masks, and a record more in the history for each layer."""
+    """Prune `pair.pruned` and return the masks; the history gets one record per layer."""
     masks: dict[str, Tensor] = {}
     few: dict[str, tuple[int, int]] = {}
     began = time.perf_counter()
@@ -191,7 +193,7 @@ def _one_walk(
 
 
 def _record(name: str, number: int, error: float, mask: Tensor, seconds: float) -> EpochRecord:
-    """A layer's line in the history."""
+    """Return a layer's record for the history."""
     density = float(mask.double().mean())
     return EpochRecord(
         epoch=number, step=number + 1, loss=error, clean=None, robust=None, lr=0.0, seconds=seconds,
@@ -201,7 +203,7 @@ def _record(name: str, number: int, error: float, mask: Tensor, seconds: float) 
 
 @torch.no_grad()
 def _solve(pair: Pair, plan: _Plan, name: str, moments: Moments) -> tuple[Tensor, float]:
-    """Solve one layer and put its weights into the pruned network; its mask and error."""
+    """Solve one layer, put its weights into the pruned network, and return its mask and error."""
     groups = plan.groups[name]
     weight = cast(Tensor, layer_of(pair.dense, name).weight)
     layer = layer_of(pair.pruned, name)

@@ -1,8 +1,8 @@
-"""The route that data take through a network, found by running it on one batch.
+"""The route of data through a network, which is found by running it on one batch.
 
-Which layers are called, in which order and how often; which of them share their inputs; which write
-into a residual stream; and where modules follow one another, so that one can be run without those
-before it.
+It says which layers are called, in which order and how often; which layers share their inputs;
+which write into a residual stream; and where modules follow one another, so that one can be run
+alone.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from robustprune.layerwise.chains import Chain, chain_of, outermost, place_of
 from robustprune.layerwise.moments import geometry, outputs_of
 from robustprune.layerwise.targets import watching
 
-#: an output that differs by more from what its weight gives is another kind of layer's
+#: largest relative difference of a layer's output from the output that its weight gives
 _CLOSE = 0.02
 
 
 @dataclass(frozen=True)
 class Route:
-    """What a run on one batch shows of a network; layers by the names of their weights.
+    """The structure of a network, from a run on one batch; layers have the names of their weights.
 
     Attributes:
-        calls: how often each layer is called, in the order of their first calls.
-        groups: layers one after the other that share their inputs, each layer once.
-        streams: the layers each of whose outputs is added to a residual stream.
+        calls: number of calls of each layer, in the order of their first calls.
+        groups: successive layers that share their inputs; each layer is in one group.
+        streams: layers whose outputs are all added to a residual stream.
         chains: see `Chain`; no module is in two of them.
-        unlike: layers whose outputs aren't those of their weights, by something of their own.
+        unlike: layers whose outputs do not follow from their weights.
     """
 
     calls: Mapping[str, int]
@@ -46,11 +46,11 @@ class Route:
 def find_route(
     network: nn.Module, layers: Mapping[str, nn.Module], call: Callable[[], object]
 ) -> Route:
-    """Run the network in the mode that it is in.
+    """Run the network in its present mode, and return its route.
 
     Args:
-        layers: to look for, by the names of their weights.
-        call: runs the network on a batch.
+        layers: the layers to follow, by the names of their weights.
+        call: function that runs the network on a batch.
     """
     containers: list[tuple[str, nn.Module]] = [
         (name, module)
@@ -115,7 +115,7 @@ def _run(
     for holder, module in containers:
         for child, part in module.named_children():
             name = f"{holder}.{child}".lstrip(".")
-            # before the hooks of layers: a module may be a layer itself
+            # before the hooks of layers, because a module may be a layer itself
             handles.append(
                 part.register_forward_pre_hook(begin(holder, name), with_kwargs=True, prepend=True)
             )
@@ -150,7 +150,7 @@ def _as_its_weight(layer: nn.Module, x: Tensor | None, output: object) -> bool:
 def _groups(
     log: Log, layers: Mapping[str, nn.Module], calls: Mapping[str, int], chains: list[Chain]
 ) -> tuple[tuple[str, ...], ...]:
-    """Layers called once each, one after the other, on the very same tensor."""
+    """Return groups of layers that are called once each, successively, on the same tensor."""
     groups: list[tuple[str, ...]] = []
     last: tuple[object, ...] | None = None
     seen: set[str] = set()

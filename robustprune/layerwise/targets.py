@@ -1,19 +1,20 @@
-"""What a layer should give, in place of what it gave: its target T.
+"""The target T of a layer: the outputs that it should give.
 
 With W the dense weights, X the layer's inputs in the dense network and X̂ those in the network
 pruned so far:
 
-- "own": T = W X̂, as Wanda, SparseGPT and ADMM have it. What earlier layers did wrong stays.
-- "dense": T = W X. The layer makes up for what earlier layers did wrong.
-- "residual": T = W X + (h − ĥ) where a layer's output is added to a residual stream, h before it in
-  the dense network and ĥ in the pruned one: what is matched is the stream after the layer. With a
-  batch norm y ↦ a y + b in between, or a product with a parameter, T = W X + (h − ĥ) / a, and the
-  squares of each output count a² times, as they do in the stream. Of other layers it is "dense".
+- "own": T = W X̂, as in Wanda, SparseGPT and ADMM. Errors of earlier layers remain.
+- "dense": T = W X. The layer compensates for errors of earlier layers.
+- "residual": T = W X + (h − ĥ) where a layer's output is added to a residual stream, which is h
+  before the addition in the dense network and ĥ in the pruned one. The stream after the layer is
+  fitted. With a batch norm y ↦ a y + b in between, or a product with a parameter,
+  T = W X + (h − ĥ) / a, and the squares of each output are weighted by a², as in the stream. For
+  other layers it is the same as "dense".
 
-Streams are found by running the network: `StreamWatch` sees every addition, whether one of its
-operands is a layer's output, be it through dropout, batch norm, scales, casts and changes of shape,
-and whether the other one was made without that output. (The output of a stem is not added to a
-stream: it is the stream, to which is added what layers behind make of it.)
+Streams are found by running the network. `StreamWatch` sees for every addition whether one operand
+is a layer's output, possibly after dropout, batch norm, scales, casts and changes of shape, and
+whether the other operand does not depend on that output. (The output of a stem is not added to a
+stream: it is the stream, to which the outputs of later layers are added.)
 """
 
 from __future__ import annotations
@@ -46,14 +47,17 @@ _SHAPES = (
 
 @dataclass(frozen=True)
 class Stream:
-    """What a layer's output is added to: `value`, before the addition, and `scale`, by which the
-    output is multiplied on its way there; both laid out as the output is."""
+    """The stream to which a layer's output is added.
+
+    `value` is the stream before the addition, `scale` the factor of the output before it. Both have
+    the layout of the output.
+    """
 
     value: Tensor
     scale: Tensor | None = None
 
     def minus(self, other: Stream, dtype: torch.dtype) -> Tensor:
-        """(h − ĥ) / a, and 0 where a = 0."""
+        """Return (h − ĥ) / a, and 0 where a = 0."""
         step = self.value.to(dtype) - other.value.to(dtype)
         if self.scale is None:
             return step
@@ -63,9 +67,9 @@ class Stream:
 
 @dataclass(frozen=True)
 class _Derived:
-    """A tensor that is a layer's output, up to the order of its entries and a scale.
+    """A tensor that is a layer's output, up to a scale and the order of its entries.
 
-    `index` says which entry of the output each of its own is; None for the same order.
+    `index` is the position in the output of each entry of the tensor; None for the same order.
     """
 
     layer: str
@@ -75,7 +79,7 @@ class _Derived:
     scale: Tensor | None = None
 
     def laid_back(self, value: Tensor) -> Tensor:
-        """A tensor of this one's shape as the layer's output is laid out."""
+        """Return a tensor of this one's shape in the layout of the layer's output."""
         if self.index is None:
             return value
         back = torch.empty(self.index.numel(), dtype=value.dtype, device=value.device)
@@ -84,10 +88,10 @@ class _Derived:
 
 
 class StreamWatch(TorchFunctionMode):
-    """Calls `found(layer, stream)` at the first addition that a followed output goes into, if the
-    other operand doesn't depend on that output.
+    """Call `found(layer, stream)` at the first addition of an output that is followed.
 
-    The value of the stream is the tensor itself: who wants to keep it takes a copy.
+    Additions count whose other operand doesn't depend on that output. The value of the stream is
+    the tensor itself; the caller must copy it to keep it.
     """
 
     def __init__(self, found: Callable[[str, Stream], None]) -> None:
@@ -97,13 +101,13 @@ class StreamWatch(TorchFunctionMode):
         self.made_of = WeakIdKeyDictionary()  # tensor -> the layers whose outputs are in it
 
     def follow(self, layer: str, output: object) -> None:
-        """Look out for this output of a layer."""
+        """Follow this output of a layer."""
         if isinstance(output, Tensor) and not output.is_inference():
             self.known[output] = _Derived(layer, output.shape, output._version)
             self.made_of[output] = self._parts([output]) | {layer}
 
     def after_batch_norm(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        """A forward hook: an affine map of each channel is followed."""
+        """A forward hook that follows the affine map of each channel."""
         was = self._origin(args[0]) if args else None
         fixed = not module.training and isinstance(module.running_var, Tensor)
         if was is None or not fixed or not isinstance(output, Tensor):
@@ -117,7 +121,7 @@ class StreamWatch(TorchFunctionMode):
         self.known[output] = replace(was, scale=scale, version=output._version)
 
     def _after_product(self, args: tuple[Any, ...], product: object) -> None:
-        """A product with a parameter is a scale that is the same in both networks."""
+        """Follow a product with a parameter, which is a scale that is equal in both networks."""
         for output, scale in (args, args[::-1]):
             was = self._origin(output)
             fits = isinstance(product, Tensor) and isinstance(output, Tensor)
@@ -130,7 +134,7 @@ class StreamWatch(TorchFunctionMode):
                 self.known[product] = replace(was, scale=scale, version=product._version)
 
     def _parts(self, values: Iterable[object]) -> frozenset[str]:
-        """The layers whose outputs are in these values."""
+        """Return the layers on whose outputs these values depend."""
         found: frozenset[str] = frozenset()
         for leaf in leaves_of(values):
             if isinstance(leaf, Tensor):
@@ -170,7 +174,7 @@ class StreamWatch(TorchFunctionMode):
         return result
 
     def _look(self, left: object, right: object) -> None:
-        """Whether an operand of an addition is followed, before it is made."""
+        """Call `found` before an addition is computed, if one of its operands is followed."""
         if isinstance(left, Tensor) and isinstance(right, Tensor) and left.shape == right.shape:
             for output, stream in ((left, right), (right, left)):
                 if (was := self._origin(output)) is not None:
@@ -188,7 +192,7 @@ class StreamWatch(TorchFunctionMode):
         result: Tensor,
     ) -> None:
         if "dropout" in name and result.data_ptr() != args[0].data_ptr():
-            return  # it dropped something
+            return  # entries are missing
         index = was.index
         if name in _SHAPES:
             if result.numel() != was.shape.numel():
@@ -205,7 +209,7 @@ def watching(
     layers: Mapping[str, nn.Module],
     found: Callable[[str, Stream], None],
 ) -> Iterator[None]:
-    """Inside, `found` is called for every output of these layers that is added to a stream."""
+    """Inside, call `found` for every output of these layers that is added to a stream."""
     watch = StreamWatch(found)
     handles = [
         layer.register_forward_hook(lambda _m, _args, output, name=name: watch.follow(name, output))
