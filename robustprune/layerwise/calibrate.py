@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,10 @@ from robustprune.layerwise.moments import Moments, of_rows, outputs_of
 from robustprune.layerwise.route import Route
 from robustprune.layerwise.targets import Stream, TargetName, watching
 from robustprune.sparsity import Groups
+
+#: whose new weights a layer's inputs X̂ show: all layers' before it, or those of earlier blocks
+After = Literal["layer", "block"]
+AFTER: tuple[After, ...] = get_args(After)
 
 #: batch -> runs a network, or a part of it, on that batch
 Run = Callable[[int], object]
@@ -79,6 +83,7 @@ def walk(
     route: Route,
     *,
     target: TargetName,
+    after: After = "layer",
     dtype: torch.dtype = torch.float64,
     cached: bool = True,
 ) -> Iterator[tuple[tuple[str, ...], Moments]]:
@@ -88,6 +93,7 @@ def walk(
 
     Args:
         target: see `robustprune.layerwise.targets`.
+        after: see `robustprune.layerwise.prune_layerwise`.
         dtype: the dtype of the sums.
         cached: False runs the whole network for every layer, for networks whose modules cannot be
             run alone.
@@ -106,7 +112,7 @@ def walk(
             yield group, _gather(pair, route, group, runs, target, dtype)
             continue
         chain = next(chain for chain in chains if place in chain.modules)
-        for found in _along(pair, route, chain, target, dtype):
+        for found in _along(pair, route, chain, target, after, dtype):
             done.update(found[0])
             yield found
 
@@ -116,7 +122,7 @@ def _whole(pair: Pair, network: nn.Module) -> Run:
 
 
 def _along(
-    pair: Pair, route: Route, chain: Chain, target: TargetName, dtype: torch.dtype
+    pair: Pair, route: Route, chain: Chain, target: TargetName, after: After, dtype: torch.dtype
 ) -> Iterator[tuple[tuple[str, ...], Moments]]:
     """Yield the groups inside a chain, module by module."""
     here = {module: [] for module in chain.modules}  # type: dict[str, list[tuple[str, ...]]]
@@ -132,9 +138,12 @@ def _along(
         try:
             for module in modules:
                 module.to(pair.lent)
-            for group in here[name]:
-                runs = [cache.run for cache in caches]
-                yield group, _gather(pair, route, group, [*runs, *runs][-2:], target, dtype)
+            runs = [cache.run for cache in caches]
+            found = (
+                (group, _gather(pair, route, group, [*runs, *runs][-2:], target, dtype))
+                for group in here[name]
+            )
+            yield from found if after == "layer" else list(found)
             for cache in caches if number < last else ():
                 cache.move_on()
         finally:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import Attack
+from robustprune.layerwise.calibrate import AFTER
 from robustprune.layerwise.inputs import Batch
 from robustprune.layerwise.moments import is_solvable
 from robustprune.layerwise.problem import Solution
@@ -143,6 +144,7 @@ def checked_solver(
 
 def check_options(
     target: str,
+    after: str,
     attack: Attack | None,
     batches: int | None,
     clean: float | None,
@@ -153,6 +155,10 @@ def check_options(
         raise ValueError(
             f"unknown target {target!r}{did_you_mean(target, TARGETS)}; choose one of "
             f"{', '.join(TARGETS)}"
+        )
+    if after not in AFTER:
+        raise ValueError(
+            f"unknown after={after!r}{did_you_mean(after, AFTER)}; choose one of {', '.join(AFTER)}"
         )
     if batches is not None and batches < 1:
         raise ValueError(f"batches={batches} must be at least 1, or None for all")

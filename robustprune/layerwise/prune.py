@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import Attack
-from robustprune.layerwise.calibrate import Pair, layer_of, walk
+from robustprune.layerwise.calibrate import After, Pair, layer_of, walk
 from robustprune.layerwise.checks import (
     FewExamples,
     SolverLike,
@@ -66,6 +66,7 @@ def prune_layerwise(
     seed: int = 0,
     solver: SolverLike = "admm",
     target: TargetName = "dense",
+    after: After = "layer",
     batches: int | None = None,
     clean: float | None = None,
     sweeps: int = 1,
@@ -99,6 +100,9 @@ def prune_layerwise(
         solver: a name in `robustprune.layerwise.solvers.SOLVERS`, or a function
             (problem, **options) -> Solution.
         target: "own", "dense" or "residual": see `robustprune.layerwise.targets`.
+        after: "layer": X̂ is what a layer sees after all layers before it are pruned; "block": after
+            the blocks before its own are pruned, as in the code of Wanda, SparseGPT and ADMM. A
+            block is a module of a chain, such as a layer of a transformer.
         batches: number of batches to take from the loader; None for all.
         clean: share of examples that stay clean under an attack, in [0, 1]; None is 0.5.
         sweeps: number of walks over the layers. From the second on, the attack is on the network
@@ -122,7 +126,7 @@ def prune_layerwise(
     """
     check_pattern(pattern, check_density(density))
     solve = checked_solver(solver, options, pattern)
-    check_options(target, attack, batches, clean, sweeps, dtype)
+    check_options(target, after, attack, batches, clean, sweeps, dtype)
     if offload and device is None:
         raise ValueError("offload=True needs the device that modules go to, one after the other")
     network = copy_on(model, None if offload else device)
@@ -150,7 +154,7 @@ def prune_layerwise(
         plan = _Plan(solve, options, groups, counts, bias, scaled)
         lent = torch.device(device) if offload and device is not None else where
         pair = Pair(network, pruned, tuple(layers), groups, taken, where, lent)
-        masks = _one_walk(pair, route, plan, target, dtype, history)
+        masks = _one_walk(pair, route, plan, (target, after), dtype, history)
     for name, module in pruned.named_modules():
         module.training = modes[name]
         if name in uncached:
@@ -162,7 +166,7 @@ def _one_walk(
     pair: Pair,
     route: Route,
     plan: _Plan,
-    target: TargetName,
+    seen: tuple[TargetName, After],
     dtype: torch.dtype,
     history: list[EpochRecord],
 ) -> dict[str, Tensor]:
@@ -170,7 +174,8 @@ def _one_walk(
     masks: dict[str, Tensor] = {}
     few: dict[str, tuple[int, int]] = {}
     began = time.perf_counter()
-    for names, moments in walk(pair, route, target=target, dtype=dtype):
+    target, after = seen
+    for names, moments in walk(pair, route, target=target, after=after, dtype=dtype):
         for name in names:
             masks[name], error = _solve(pair, plan, name, moments)
             inputs = int((moments.gram.diagonal(dim1=-2, dim2=-1) > 0).sum(-1).max())

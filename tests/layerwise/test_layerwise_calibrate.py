@@ -90,6 +90,22 @@ def test_inputs_are_those_of_the_network_pruned_before(name: str) -> None:
         halve(layer_of(so_far, layer).weight)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_after_a_block_its_own_layers_are_still_dense(name: str) -> None:
+    """Each Gram matrix is that of a network in which the blocks before are pruned, and no more."""
+    pair, route = pair_of(name)
+    so_far, block = copy.deepcopy(pair.dense), ""
+    within = "model.layers." if name == "llama" else "transformer.h."
+    for names, moments in walk(pair, route, target="own", after="block"):
+        own = names[0][: len(within) + 1] if names[0].startswith(within) else "head"
+        if own != block:
+            so_far, block = copy.deepcopy(pair.pruned), own
+        x = seen(so_far, names[0], name).flatten(0, -2).double()
+        torch.testing.assert_close(moments.gram[0], x.T @ x)
+        for layer in names:
+            halve(layer_of(pair.pruned, layer).weight)
+
+
 def seen(network: nn.Module, layer: str, name: str) -> Tensor:
     """All inputs of a layer."""
     found: list[Tensor] = []

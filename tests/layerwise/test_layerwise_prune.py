@@ -336,6 +336,7 @@ def test_attacked_inputs_are_drawn_by_the_seed() -> None:
         ({"density": 0.4, "pattern": "2:4"}, "keeps exactly 0.5"),
         ({"solver": "adm"}, "did you mean 'admm'"),
         ({"target": "desne"}, "did you mean 'dense'"),
+        ({"after": "blocks"}, "did you mean 'block'"),
         ({"allocate": "owll"}, "did you mean 'owl'"),
         ({"allocate": "owl", "pattern": "2:4"}, "fixes what each layer keeps"),
         ({"solver": "dsnot", "pattern": "filter"}, "chooses single weights"),
