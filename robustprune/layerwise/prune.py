@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -40,6 +39,7 @@ from robustprune.sparsity import (
     group_weight,
     maskable_layers,
 )
+from robustprune.sparsity.plain import copy_of
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def prune_layerwise(
         counts = layer_counts(
             network, layers, groups, taken, density=density, allocate=allocate, device=where
         )
-        pruned = copy.deepcopy(network)
+        pruned = copy_of(network)
         scaled = not isinstance(solver, str) or SOLVERS[solver].needs_cross
         plan = _Plan(solve, options, groups, counts, bias, scaled)
         lent = torch.device(device) if offload and device is not None else where

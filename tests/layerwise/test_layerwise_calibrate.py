@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -278,6 +279,57 @@ def test_batches_of_different_lengths() -> None:
     pair = Pair(network, copy.deepcopy(network), tuple(layers), groups, data, device, device)
     found = list(walk(pair, route, target="residual"))
     assert [moments.samples for _, moments in found] == [7, 7]
+
+
+class Tuples(nn.Module):
+    """Its modules return tuples and share a tensor and a dict, as those of older transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([Tupled(), Tupled(), Tupled()])
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        h, mask = x, (x.sum(1, keepdim=True) > 2.5).to(x.dtype)
+        for part in self.parts:
+            h = part(h, mask, extra={"bias": (mask + 1, None)}, cache=None)[0]
+        return {"logits": self.head(h)}
+
+
+class Tupled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(5, 5), nn.Linear(5, 5)
+
+    def forward(self, x: Tensor, mask: Tensor, *, extra: Any, cache: None) -> tuple[Tensor, str]:
+        y = self.two(torch.relu(self.one(x)) * mask + extra["bias"][0])
+        x += y
+        return x, "other"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_modules_that_return_tuples(target: TargetName) -> None:
+    torch.manual_seed(0)
+    network, device = Tuples(), torch.device("cpu")
+    data = [Batch(torch.rand(n, 5)) for n in (4, 3)]
+    layers = maskable_layers(network)
+    route = find_route(network, layers, lambda: data[0].call(network, device))
+    assert [(chain.first, chain.other) for chain in route.chains] == [((True, True), None)]
+    assert len(route.streams) == 3
+    groups = {name: group_weight(layer) for name, layer in layers.items()}
+    sums = []
+    for cached in (True, False):
+        pruned = copy.deepcopy(network)
+        pair = Pair(network, pruned, tuple(layers), groups, data, device, device)
+        found = []
+        for (name,), moments in walk(pair, route, target=target, cached=cached):
+            found.append(moments.problem(name, groups[name], layers[name].weight, 1))
+            halve(layer_of(pruned, name).weight)
+        sums.append(found)
+    for one, two in zip(*sums, strict=True):
+        assert torch.equal(one.gram, two.gram)
+        assert torch.equal(one.cross, two.cross)
+        assert torch.equal(one.power, two.power)
 
 
 def test_infinite_inputs_name_their_layer() -> None:

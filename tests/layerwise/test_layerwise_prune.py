@@ -9,6 +9,7 @@ import pytest
 import torch
 from layerwise_networks import IMAGES, TEXTS, data_for, made
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from attacks import FGSM, ThreatModel, evaluating, logits_of
 from robustprune.layerwise import (
@@ -21,7 +22,7 @@ from robustprune.layerwise import (
     prune_layerwise,
 )
 from robustprune.layerwise.calibrate import layer_of
-from robustprune.sparsity import LeftOut
+from robustprune.sparsity import Folded, LeftOut
 
 FEW = pytest.mark.filterwarnings("ignore::robustprune.layerwise.FewExamples")
 NAMES = [*IMAGES, *TEXTS, "twice"]
@@ -237,6 +238,26 @@ def test_tokens_of_packed_sentences_that_do_not_count() -> None:
     assert one == two
     with pytest.raises(ValueError, match="boolean tensor"):
         prune_layerwise(network, [(x, y)], density=0.5, tokens=lambda z: z[..., 4])
+
+
+@FEW
+def test_networks_that_keep_what_they_saw_or_compute_their_weights() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(5, 6), weight_norm(nn.Linear(6, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen = torch.relu(self.inner(x))
+            return self.outer(self.seen)
+
+    torch.manual_seed(0)
+    network, data = Keeps(), data_for("twice")
+    attack = FGSM(ThreatModel("linf", 0.1))
+    with pytest.warns(Folded, match="weight_norm"):
+        ticket = prune_layerwise(network, data, density=0.5, attack=attack, sweeps=2)
+    assert set(ticket.masks) == {"inner.weight", "outer.weight"}
+    assert ticket.masks.kept == 15 + 9
 
 
 @FEW
