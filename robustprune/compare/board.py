@@ -63,8 +63,8 @@ class Row:
         asked: the density in the title, from which the kept density may differ by rounding or
             because the method learned it; the density itself where the title has none.
         kept, total: the numbers of kept and of all maskable weights, for the first seed.
-        file_bytes, latency: of the form that would be deployed; the latency is in seconds per
-            batch.
+        file_bytes, latency: size and latency of the form that would be deployed; the latency is in
+            seconds per batch.
         speed: the latency as a multiple of that of the dense network in the same run.
         constant: the number of its seeds in which it gives one class for every input.
         answers: seed -> (N,) bool, which examples are correct in the worst case, without seeds

@@ -39,7 +39,7 @@ class Result:
         constant: whether it gives one class for every input.
         certified: the share of the first test examples that is certified beyond eps, a lower bound;
             only for the headline model.
-        cost: of the form that would be deployed; dense_cost: of the dense network beside it; or
+        cost: that of the form that would be deployed; dense_cost: that of the dense network; or
             None.
     """
 

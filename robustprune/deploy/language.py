@@ -94,7 +94,7 @@ def load_slim_language(path: Path | str, wrap: type[nn.Module]) -> nn.Module:
             raise ValueError(f"format {meta['format']} is not {_FORMAT}")
         config = dict(meta["config"])
         refuse_kernels(config, str(path))
-        config.pop("num_labels", None)  # never written; transformers would make so many names
+        config.pop("num_labels", None)  # it is never written, and may be huge
         build = partial(
             auto.AutoModelForSequenceClassification.from_config,
             auto.AutoConfig.for_model(config.pop("model_type"), **config),

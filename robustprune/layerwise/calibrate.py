@@ -26,7 +26,7 @@ from robustprune.layerwise.route import Route
 from robustprune.layerwise.targets import Stream, TargetName, watching
 from robustprune.sparsity import Groups
 
-#: whose new weights a layer's inputs X̂ show: all layers' before it, or those of earlier blocks
+#: a layer's inputs X̂ are taken after all earlier layers are pruned, or all earlier blocks
 After = Literal["layer", "block"]
 AFTER: tuple[After, ...] = get_args(After)
 

@@ -100,9 +100,9 @@ def prune_layerwise(
         solver: a name in `robustprune.layerwise.solvers.SOLVERS`, or a function
             (problem, **options) -> Solution.
         target: "own", "dense" or "residual": see `robustprune.layerwise.targets`.
-        after: "layer": X̂ is what a layer sees after all layers before it are pruned; "block": after
-            the blocks before its own are pruned, as in the code of Wanda, SparseGPT and ADMM. A
-            block is a module of a chain, such as a layer of a transformer.
+        after: "layer" takes X̂ after all layers before it are pruned; "block" after the blocks
+            before its own are pruned, as in the code of Wanda, SparseGPT and ADMM. A block is a
+            module of a chain, such as a layer of a transformer.
         batches: number of batches to take from the loader; None for all.
         clean: share of examples that stay clean under an attack, in [0, 1]; None is 0.5.
         sweeps: number of walks over the layers. From the second on, the attack is on the network

@@ -39,7 +39,7 @@ class EpochRecord:
     val_clean: float | None = None
     val_robust: float | None = None
     figures: dict[str, float] = field(default_factory=dict)  # numbers of the constraint, by name
-    layer: str | None = None  # of a search that goes layer by layer: whose error `loss` is
+    layer: str | None = None  # layer of which `loss` is the error, in layerwise pruning
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from robustprune.run.suggest import did_you_mean
 
-#: the most entries of a list, each of which makes a layer or more
+#: largest number of entries of a list; each entry makes one layer or more
 _MOST_ENTRIES = 1000
 
 

@@ -123,8 +123,8 @@ def check_one_shot(config: Config) -> None:
 
 
 def check_layerwise(config: Config) -> None:
-    """Of layerwise and its fixed solvers. Raises ValueError: an unknown solver or option, or one
-    that has no effect."""
+    """For layerwise pruning: raise a ValueError for an unknown solver, or unknown or idle
+    options."""
     section, methods = config.layerwise, config.search.methods
     if "layerwise" in methods:
         checked_solver(section.solver, section.options, config.search.pattern)

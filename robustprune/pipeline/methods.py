@@ -140,7 +140,7 @@ def _one_shot(name: str, title: str, summary: str, benchmark: str = _LEAST_SCORE
 
 
 def _layerwise(name: str, title: str, summary: str) -> Method:
-    """A solver of the layers' least squares."""
+    """Return a method that solves the least squares of each layer."""
 
     def plan(config: Config, model: str, density: float) -> list[Training]:
         return [Training(model, "one-shot", 0, batches=config.layerwise.batches or 0)]

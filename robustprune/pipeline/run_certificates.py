@@ -1,4 +1,4 @@
-"""The certificates of a run: lower bounds on r* of its headline model, in certificates.jsonl."""
+"""Issue the certificates of a run: lower bounds on r* of its headline model."""
 
 from __future__ import annotations
 

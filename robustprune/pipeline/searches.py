@@ -181,7 +181,7 @@ def score_once(search: Search) -> Found:
 
 
 def solve_layers(search: Search) -> Found:
-    """Layer by layer, without training; a method that is called as its solver is fixed to it."""
+    """Prune layer by layer without training, by the section's solver or that of the method."""
     run, section = search.run, search.run.config.layerwise
     own = search.method == "layerwise"
     options: dict[str, Any] = dict(section.options) if own else {}

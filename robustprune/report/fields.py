@@ -105,12 +105,14 @@ class Field:
         return self.text()
 
     def record(self, kind: type[T], **own: object) -> T:
-        """Read an object as a dataclass, each attribute by its type: a whole number from 0, a
-        finite number, a `Fraction`, text, a `Proportion`, a choice (`Literal`), another such
-        dataclass, a tuple of them, or one of them or None where it is absent or null.
+        """Read an object as a dataclass, each attribute by its type.
+
+        A type can be a whole number of at least 0, a finite number, a `Fraction`, text, a
+        `Proportion`, a choice (`Literal`), another such dataclass, or a tuple of them. It can also
+        be one of these or None, for an attribute that may be absent or null.
 
         Args:
-            own: attributes that are not read in this way, by name.
+            own: values of attributes that are not read in this way, by name.
         """
         known = _types(kind)  # type: ignore[arg-type]  # mypy: a type is not hashable
         types = {name: hint for name, hint in known.items() if name not in own}
@@ -132,12 +134,12 @@ class Field:
 
 @cache
 def _types(kind: Any) -> dict[str, Any]:
-    """The attributes of a dataclass with their types."""
+    """Return the attributes of a dataclass with their types."""
     hints = get_type_hints(kind, include_extras=True)
     return {one.name: hints[one.name] for one in fields(kind)}
 
 
-#: by the type of an attribute
+#: the reader for each type of an attribute
 _READERS: Mapping[object, Callable[[Field], object]] = {
     str: Field.text,
     bool: Field.truth,

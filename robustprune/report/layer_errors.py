@@ -1,4 +1,4 @@
-"""The figure of searches that go layer by layer: how far each layer is from its target."""
+"""The figure of layerwise pruning: how far the outputs of each layer are from their target."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def layer_errors(run: RunRecord) -> list[Plot]:
 
 
 def last_errors(run: RunRecord, model: ModelRecord) -> dict[str, float]:
-    """The relative error of each layer in the last walk over them; none of another search."""
+    """Return the relative error of each layer in the last walk; other searches have none."""
     found: dict[str, float] = {}
     for record in run.histories[model.name]:
         if record.layer is not None:
-            found.pop(record.layer, None)  # the order is that of the last walk
+            found.pop(record.layer, None)  # so that the order is that of the last walk
             found[record.layer] = record.loss
     return found
 

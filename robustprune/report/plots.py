@@ -197,7 +197,7 @@ def _layer_plot(models: Sequence[ModelRecord]) -> Plot:
 
 
 def _trained(run: RunRecord) -> list[ModelRecord]:
-    """The networks that were trained, epoch by epoch; others were solved layer by layer."""
+    """Return the networks that were trained epoch by epoch, and not solved layer by layer."""
     return [m for m in run.metrics.models if all(e.layer is None for e in run.histories[m.name])]
 
 

@@ -101,7 +101,7 @@ class ModelRecord:
 
     @property
     def reaches_zero(self) -> bool:
-        """Whether its curve goes on until no example is correct."""
+        """Return whether the accuracy curve ends where no example is correct."""
         return bool(self.curve) and self.curve[-1].value == 0.0
 
     @property
@@ -183,7 +183,7 @@ class EpochRecord:
     val_clean: Fraction | None
     val_robust: Fraction | None
     figures: Mapping[str, float]  # what the search records about itself, by name
-    layer: str | None = None  # of a search that goes layer by layer: whose error the loss is
+    layer: str | None = None  # layer of which `loss` is the error, in layerwise pruning
 
 
 @dataclass(frozen=True)

@@ -138,18 +138,18 @@ class OneShotSection(Section):
 
 
 class LayerwiseSection(Section):
-    """Methods layerwise, wanda, sparsegpt and obs: least squares, layer by layer, no training."""
+    """Methods layerwise, wanda, sparsegpt and obs, which solve each layer without training."""
 
     weights: Trained = "adversarial"  # the dense baseline that is pruned
     solver: str = "admm"  # only layerwise: a name in `robustprune.layerwise.SOLVERS`
     #: options of that solver, such as {rho: 0.1, ridge: 0.01}
     options: dict[str, bool | int | float] = Field(default_factory=dict)
-    target: Literal["own", "dense", "residual"] = "dense"  # what each layer should give
+    target: Literal["own", "dense", "residual"] = "dense"  # the target output of each layer
     batches: Count | None = None  # number of training batches; null means all of them
-    #: share of the examples that stay clean; `inner` attacks the others. null means a half
+    #: share of the examples that stay clean; `inner` attacks the others; null means 0.5
     clean: Annotated[Number, Field(ge=0, le=1)] | None = None
-    sweeps: Count = 1  # walks over the layers; from the second on the pruned network is attacked
-    bias: bool = False  # whether biases change, too
+    sweeps: Count = 1  # walks over the layers; from the second on, the pruned network is attacked
+    bias: bool = False  # whether biases are refitted, too
 
 
 class FinetuneSection(TrainingSection):

@@ -178,7 +178,7 @@ def layers_to_mask(
     """Return `maskable_layers`, and warn (`LeftOut`) if a notable share of the weights has no mask.
 
     Raises:
-        ValueError: as `maskable_layers` and `check_allocation`.
+        ValueError: as in `maskable_layers` and `check_allocation`.
     """
     layers = maskable_layers(network, dense=dense)
     warn_of_left_out(network, stacklevel=4)

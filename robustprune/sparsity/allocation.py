@@ -215,8 +215,10 @@ def apportion(shares: Mapping[str, float], limits: Mapping[str, int], total: int
 
 
 def ideal_gas_quotas(numbers: Mapping[str, int], density: float) -> dict[str, float]:
-    """What each layer keeps of its n groups, n/(1 + F n), with the F ≥ 0 for which these add up to
-    density · Σ n; found by bisection."""
+    """Return how many of its n groups each layer keeps: n/(1 + F n), with one F ≥ 0 for all layers.
+
+    F is found by bisection, so that these numbers add up to density · Σ n.
+    """
     total = density * sum(numbers.values())
     low, high = 0.0, len(numbers) / total  # n/(1 + F n) < 1/F
     for _ in range(200):

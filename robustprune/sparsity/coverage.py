@@ -87,7 +87,7 @@ def left_out_of(model: nn.Module, *, besides: Iterable[str] = ()) -> str | None:
     Layers that stay dense because `dense` names them are not counted.
 
     Args:
-        besides: names of weights that other searches mask and this one can't.
+        besides: names of further weights, which this search can't mask although others can.
     """
     matrices, _ = _matrices(model)
     can = maskable_layers(model).keys() - set(besides)

@@ -115,8 +115,8 @@ class MaskSet(Mapping[str, Tensor]):
         """Read a file that `save` wrote.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: a folder, a named pipe or a device, or a file of something else.
+            FileNotFoundError: there is no such file.
+            ValueError: it is a folder, a named pipe or a device, or a file of another kind.
         """
         if Path(path).exists() and not Path(path).is_file():
             raise ValueError(f"{path} is not an ordinary file; give one with masks")

@@ -1,4 +1,4 @@
-"""How many of the largest of all values each entry has, exactly and without joining them."""
+"""Count how many of the largest of all values each entry has, exactly and without joining them."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Whether the report, which is the last stage of the run, exists."""
+        """Return whether the report exists, which is the last stage of the run."""
         return (self.run / "report.html").exists()
 
     def write_config(self) -> None:
