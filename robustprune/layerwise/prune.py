@@ -216,7 +216,10 @@ def _solve(pair: Pair, plan: _Plan, name: str, moments: Moments) -> tuple[Tensor
     problem = moments.problem(
         name, groups, weight, plan.counts[name], centred=refit_bias, scaled=plan.scaled
     )
-    solution = plan.solve(problem, **plan.options)
+    try:
+        solution = plan.solve(problem, **plan.options)
+    except ValueError as error:
+        raise ValueError(f"layer {name!r} can't be solved: {error}") from error
     if solution.mask.shape != problem.weight.shape or solution.weight.shape != problem.weight.shape:
         raise ValueError(
             f"the solver returned a weight of shape {tuple(solution.weight.shape)} and a mask of "
@@ -229,7 +232,7 @@ def _solve(pair: Pair, plan: _Plan, name: str, moments: Moments) -> tuple[Tensor
             f"the solver gave weights of layer {name!r} that are NaN or infinite; take dtype "
             "torch.float64, more examples, or a larger ridge where the solver has one"
         )
-    error = problem.error(found)
+    away = problem.error(found)
     scale = moments.row_scale(name) if plan.scaled else 1.0
     found = found / scale
     cast(Tensor, layer.weight).copy_(as_weight(groups, found))
@@ -237,4 +240,4 @@ def _solve(pair: Pair, plan: _Plan, name: str, moments: Moments) -> tuple[Tensor
         bias = cast(Tensor, layer.bias)
         step = moments.bias_step(name, problem.weight / scale, found)
         bias.copy_((bias.to(step) + step).to(bias.dtype))
-    return as_weight(groups, solution.mask), error
+    return as_weight(groups, solution.mask), away

@@ -270,6 +270,14 @@ def test_so_many_batches_are_taken_and_sums_may_be_single() -> None:
     assert loss[0] == pytest.approx(loss[1], rel=0.05, abs=1e-4)
 
 
+@FEW
+def test_the_layer_that_a_solver_refuses_is_named() -> None:
+    with pytest.raises(ValueError, match=r"layer '4\.weight' can't be solved: tiles of 2x2 span"):
+        prune_layerwise(
+            made("cnn"), data_for("cnn"), density=0.5, pattern="2x2", solver="gomp", dense=("0",)
+        )
+
+
 def test_weights_that_are_not_finite_are_named() -> None:
     network = made("cnn")
     with torch.no_grad():
