@@ -19,7 +19,7 @@ from robustprune.layerwise.route import Route, find_route
 from robustprune.layerwise.solvers import SOLVERS
 from robustprune.layerwise.targets import TARGETS
 from robustprune.run.suggest import did_you_mean
-from robustprune.sparsity import LeftOut
+from robustprune.sparsity import LeftOut, MaskSet
 from robustprune.sparsity.coverage import left_out_of
 
 #: problem -> mask and weights: a name of SOLVERS, or a function of the caller
@@ -41,6 +41,29 @@ def route_of(
     except (RuntimeError, IndexError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the model does not take the loader's first batch: {reason}") from error
+
+
+def masked_layers(layers: Mapping[str, nn.Module], masks: MaskSet) -> dict[str, nn.Module]:
+    """Return the layers that have a mask.
+
+    Raises:
+        ValueError: a mask without a layer that can be pruned, of another shape, or that keeps
+            nothing.
+    """
+    for name, mask in masks.items():
+        layer = layers.get(name)
+        if layer is None or not is_solvable(layer):
+            raise ValueError(
+                f"there is a mask for {name!r}, and the model has no layer of that name that can "
+                "be pruned here"
+            )
+        shape = tuple(cast(Tensor, layer.weight).shape)
+        if tuple(mask.shape) != shape or not bool(mask.any()):
+            raise ValueError(
+                f"the mask of {name!r} has shape {tuple(mask.shape)} and keeps {int(mask.sum())} "
+                f"weights; it must have the shape {shape} of the weight and keep one"
+            )
+    return {name: layer for name, layer in layers.items() if name in masks}
 
 
 def supported(

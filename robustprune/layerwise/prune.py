@@ -18,19 +18,20 @@ from robustprune.layerwise.checks import (
     SolverLike,
     check_options,
     checked_solver,
+    masked_layers,
     route_of,
     supported,
     without_cache,
 )
 from robustprune.layerwise.inputs import attacked, calibration_batches
-from robustprune.layerwise.moments import Moments, as_weight
+from robustprune.layerwise.moments import Moments, as_matrices, as_weight
 from robustprune.layerwise.problem import Solution
 from robustprune.layerwise.ratios import Ratios, check_ratios, layer_counts
 from robustprune.layerwise.route import Route
 from robustprune.layerwise.solvers import SOLVERS
 from robustprune.layerwise.targets import TargetName
 from robustprune.minmax import Batches, EpochRecord
-from robustprune.search.ticket import Ticket, copy_on, device_of
+from robustprune.search.ticket import Ticket, copy_on, device_of, refuse_others
 from robustprune.sparsity import (
     Groups,
     MaskSet,
@@ -52,18 +53,20 @@ class _Plan:
     counts: Mapping[str, int]
     bias: bool
     scaled: bool
+    masks: MaskSet | None
 
 
 def prune_layerwise(
     model: nn.Module,
     loader: Batches,
     *,
-    density: float,
+    density: float | None = None,
     attack: Attack | None = None,
     pattern: str = "element",
     allocate: Ratios = "layer",
     dense: Iterable[str] = (),
     seed: int = 0,
+    masks: MaskSet | None = None,
     solver: SolverLike = "admm",
     target: TargetName = "dense",
     after: After = "layer",
@@ -90,13 +93,16 @@ def prune_layerwise(
         model: a trained network, in any mode; it is copied, never changed, and run in eval mode.
         loader: an iterable of (x, y) batches, or, without an attack, of dicts with `input_ids`,
             whose `attention_mask` says which tokens count. Its inputs are kept on the CPU.
-        density: the fraction of the groups to keep, in (0, 1].
+        density: the fraction of the groups to keep, in (0, 1]; exactly one of `density` and
+            `masks` is needed.
         attack: the attack that makes the calibration inputs, against the dense network; None for
             clean inputs.
         pattern, dense: as in `find_scratch_ticket`.
         allocate: as in `find_scratch_ticket`; also "owl", and "global" by scores of the inputs, see
             `layer_counts`.
         seed: the seed that draws which examples are attacked.
+        masks: masks found elsewhere, for whose weights new values are found; solver "refit" or
+            another one that takes a mask. Layers without a mask stay as they are.
         solver: a name in `robustprune.layerwise.solvers.SOLVERS`, or a function
             (problem, **options) -> Solution.
         target: "own", "dense" or "residual": see `robustprune.layerwise.targets`.
@@ -124,8 +130,16 @@ def prune_layerwise(
         ValueError: an option is out of range, unknown or without effect, there is no batch or
             nothing to prune, or activations are not finite.
     """
-    check_pattern(pattern, check_density(density))
-    solve = checked_solver(solver, options, pattern)
+    if masks is None:
+        check_pattern(pattern, check_density(_needed(density)))
+    else:
+        refuse_others(
+            "masks say what is kept", density=(density, None), pattern=(pattern, "element"),
+            allocate=(allocate, "layer"), dense=(tuple(dense), ()),
+        )  # fmt: skip
+    solve = checked_solver(
+        solver, options if masks is None else {**options, "mask": masks}, pattern
+    )
     check_options(target, after, attack, batches, clean, sweeps, dtype)
     if offload and device is None:
         raise ValueError("offload=True needs the device that modules go to, one after the other")
@@ -136,30 +150,45 @@ def prune_layerwise(
     where = device_of(network)
     data = calibration_batches(network, loader, batches, device=where, attack=attack, tokens=tokens)
     layers = maskable_layers(network, dense=dense)
+    if masks is not None:
+        layers = masked_layers(layers, masks)
     route = route_of(network, layers, data[0], where)
     layers = supported(network, layers, route)
     by_row = allocate == "row"
     groups = {name: group_weight(layer, pattern, by_row=by_row) for name, layer in layers.items()}
-    check_ratios(allocate, groups, density)
-    pruned, history = network, []  # type: tuple[nn.Module, list[EpochRecord]]
+    if density is not None:
+        check_ratios(allocate, groups, density)
+    pruned, found = network, {}  # type: tuple[nn.Module, dict[str, Tensor]]
+    history: list[EpochRecord] = []
     for _ in range(sweeps):
         taken, share = data, 0.5 if clean is None else clean
         if attack is not None:
             taken = attacked(pruned, data, attack, clean=share, seed=seed, device=where)
-        counts = layer_counts(
-            network, layers, groups, taken, density=density, allocate=allocate, device=where
-        )
+        if density is None:
+            counts = {layer.name: layer.kept for layer in cast(MaskSet, masks).layers()}
+        else:
+            counts = layer_counts(
+                network, layers, groups, taken, density=density, allocate=allocate, device=where
+            )
         pruned = copy_of(network)
         scaled = not isinstance(solver, str) or SOLVERS[solver].needs_cross
-        plan = _Plan(solve, options, groups, counts, bias, scaled)
+        plan = _Plan(solve, options, groups, counts, bias, scaled, masks)
         lent = torch.device(device) if offload and device is not None else where
         pair = Pair(network, pruned, tuple(layers), groups, taken, where, lent)
-        masks = _one_walk(pair, route, plan, (target, after), dtype, history)
+        found = _one_walk(pair, route, plan, (target, after), dtype, history)
     for name, module in pruned.named_modules():
         module.training = modes[name]
         if name in uncached:
             cast(Any, module.config).use_cache = True
-    return Ticket(MaskSet(masks), pruned, history)
+    return Ticket(MaskSet(found), pruned, history)
+
+
+def _needed(density: float | None) -> float:
+    if density is None:
+        raise ValueError(
+            "give `density`, the fraction to keep, or `masks` that were found elsewhere"
+        )
+    return density
 
 
 def _one_walk(
@@ -216,8 +245,11 @@ def _solve(pair: Pair, plan: _Plan, name: str, moments: Moments) -> tuple[Tensor
     problem = moments.problem(
         name, groups, weight, plan.counts[name], centred=refit_bias, scaled=plan.scaled
     )
+    options = dict(plan.options)
+    if plan.masks is not None:
+        options["mask"] = as_matrices(groups, plan.masks[name].to(weight.device))
     try:
-        solution = plan.solve(problem, **plan.options)
+        solution = plan.solve(problem, **options)
     except ValueError as error:
         raise ValueError(f"layer {name!r} can't be solved: {error}") from error
     if solution.mask.shape != problem.weight.shape or solution.weight.shape != problem.weight.shape:
