@@ -86,7 +86,7 @@ def counting(
             index = torch.tensor(owner, device=x.device)
             counts.index_put_((index, answer), torch.ones_like(index), accumulate=True)
             bar.update(len(batch))
-        assert counts is not None, "at least one sample is asked for"
+        assert counts is not None, "at least one sample is needed"
         return counts.cpu()
 
     with evaluating(model), torch.no_grad(), bar:

@@ -106,7 +106,7 @@ def _foretell(
     if each * len(x) >= _LONG:
         faster = "" if method in ("ibp", "crown-ibp") else "; crown-ibp takes a small part of it"
         print(
-            f"{method} takes up to {duration(each)} an example, {duration(each * len(x))} for "
+            f"{method} takes up to {duration(each)} per example, {duration(each * len(x))} for "
             f"{len(x)} of them{faster}",
             file=sys.stderr,
             flush=True,

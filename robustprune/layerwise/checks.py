@@ -84,7 +84,7 @@ def supported(
         (uncalled, "are not called in the first batch"),
         (
             route.unlike,
-            "answer otherwise than their weights say (a forward or a hook of their own)",
+            "answer otherwise than their weights say (by a forward or a hook of their own)",
         ),
     ):
         if names:
@@ -193,8 +193,8 @@ def check_options(
         raise ValueError(f"sweeps={sweeps} must be at least 1")
     if sweeps > 1 and attack is None:
         raise ValueError(
-            f"sweeps={sweeps} has no effect without an attack: what a layer sees depends on the "
-            "layers before it alone, and a second walk would give them the same weights"
+            f"sweeps={sweeps} has no effect without an attack: the inputs of a layer depend on the "
+            "layers before it only, and a second walk would give them the same weights"
         )
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype} must be torch.float64 or torch.float32")

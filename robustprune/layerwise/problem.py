@@ -197,7 +197,7 @@ class LayerProblem:
             ValueError: scores are NaN.
         """
         if bool(scores.isnan().any()):
-            raise ValueError("the scores of a layer are NaN in places, which have no order")
+            raise ValueError("some scores of a layer are NaN, which cannot be ordered")
         g = self.groups
         values = g.reduce(g.lay_back(scores.reshape(g.laid_out)))
         return self.spread(g.choose(values, self.kept if kept is None else kept))

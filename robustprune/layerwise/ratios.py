@@ -55,7 +55,7 @@ class Owl:
     def __post_init__(self) -> None:
         if not self.outliers > 0:
             raise ValueError(
-                f"outliers={self.outliers} must be more than 0, in means of the scores"
+                f"outliers={self.outliers} must be more than 0, as a multiple of the mean score"
             )
         if not 0 <= self.spread <= 0.5:
             raise ValueError(f"spread={self.spread} must be in [0, 0.5]")

@@ -42,41 +42,41 @@ class Solver:
 SOLVERS: Mapping[str, Solver] = {
     "magnitude": Solver(
         magnitude,
-        "the largest weights, as they are",
+        "keeps the largest weights unchanged",
         "",
         changes_weights=False,
         needs_cross=False,
     ),
     "wanda": Solver(
         wanda,
-        "the largest |weight| · ‖input‖, as they are",
+        "keeps the largest |weight| · ‖input‖ unchanged",
         "Sun et al. 2023, arXiv 2306.11695",
         changes_weights=False,
         needs_cross=False,
     ),
     "ria": Solver(
         ria,
-        "the largest relative importance · √‖input‖, as they are",
+        "keeps the largest relative importance · √‖input‖ unchanged",
         "Zhang et al. 2024, ICLR, Plug-and-Play",
         changes_weights=False,
         needs_cross=False,
     ),
     "refit": Solver(
-        refit, "a mask by scores (Wanda's), its weights by least squares", "least squares"
+        refit, "a mask by scores (of Wanda), weights by least squares", "least squares"
     ),
     "admm": Solver(
         admm,
-        "mask and weights in turn, by the alternating direction method of multipliers",
+        "mask and weights alternate, by the alternating direction method of multipliers",
         "Boža 2024, arXiv 2401.02938",
     ),
     "obs": Solver(
         obs,
-        "the weight that costs least goes, those left make up for it, and so on (small layers)",
+        "removes the cheapest weight, again and again; the others compensate (small layers)",
         "Hassibi & Stork 1993; Frantar & Alistarh 2022, arXiv 2208.11580",
     ),
     "sparsegpt": Solver(
         sparsegpt,
-        "column by column, what is removed is made up for by the columns to the right",
+        "removes weights column by column; the columns to the right compensate",
         "Frantar & Alistarh 2023, arXiv 2301.00774",
     ),
     "omp": Solver(
@@ -99,7 +99,7 @@ SOLVERS: Mapping[str, Solver] = {
     ),
     "dsnot": Solver(
         dsnot,
-        "a mask (Wanda's) with weights swapped until each output keeps its mean",
+        "a mask (of Wanda), with weights swapped until each output keeps its mean",
         "Zhang et al. 2024, arXiv 2310.08915",
         changes_weights=False,
         needs_cross=False,
@@ -107,7 +107,7 @@ SOLVERS: Mapping[str, Solver] = {
     ),
     "alps": Solver(
         alps,
-        "ADMM whose penalty grows until the mask stays, then conjugate gradients",
+        "ADMM with a penalty that grows until the mask is stable, then conjugate gradients",
         "Meng et al. 2024, arXiv 2406.07831",
     ),
 }

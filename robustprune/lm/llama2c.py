@@ -128,7 +128,7 @@ def _read_pieces(path: Path, number: object) -> list[tuple[str, float]]:
         for _ in range(int(str(number))):
             score, length = struct.unpack_from("<fi", raw, at)
             if length < 0 or at + 8 + length > len(raw):
-                raise ValueError("a piece reaches beyond its end")
+                raise ValueError("a piece goes beyond the end of the file")
             pieces.append((raw[at + 8 : at + 8 + length].decode("utf-8"), float(score)))
             at += 8 + length
     except (struct.error, ValueError) as error:

@@ -53,9 +53,9 @@ class Outcome:
         """What makes the figures less meaningful than they seem; see `attacks.sanity`."""
         flat, standing = int(self.flat.sum()), int(self.worst.sum())
         share = flat / max(standing, 1)
-        message = f"{flat} of the {standing} examples that stood have a gradient of exactly zero"
+        message = f"{flat} of the {standing} unbroken examples have a gradient of exactly zero"
         if flat:
-            message += "; attacks that follow it stood still, so try a gradient-free one (Square)"
+            message += "; attacks that follow it could not move: try a gradient-free one (Square)"
         names = ", ".join(self.unchecked) or "none"
         return (
             Finding("zero-gradients", flat == 0, share, message),
@@ -69,7 +69,7 @@ class Outcome:
                 "ball-unchecked",
                 not self.unchecked,
                 float(len(self.unchecked)),
-                f"attacks of which nobody says how far they may go: {names}",
+                f"attacks without a known threat model: {names}",
             ),
         )
 

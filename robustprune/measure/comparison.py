@@ -143,7 +143,7 @@ def average_ranks(results: Mapping[str, Sequence[float]], *, alpha: float = 0.05
     table = np.asarray([list(values) for values in results.values()], dtype=np.float64)
     if table.ndim != 2 or len(table) < 3 or table.shape[1] < 2 or not np.isfinite(table).all():
         raise ValueError(
-            "ranks need at least three methods with as many finite results each, at least two; "
+            "ranks need at least three methods with the same number (2 or more) of finite results; "
             f"got {[len(values) for values in results.values()]} results"
         )
     methods, blocks = table.shape

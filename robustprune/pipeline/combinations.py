@@ -104,12 +104,12 @@ def check_language(config: Config) -> None:
         )
     if section.finetune == "none" and section.reset:
         raise ValueError(
-            "language.finetune: none leaves the ticket as it is drawn, which needs "
-            "language.reset: false; on the pre-trained weights the classifier knows nothing"
+            "language.finetune: none does not train the ticket, which needs language.reset: "
+            "false; with the pre-trained weights, its classifier is not trained at all"
         )
     if section.finetune == "none" and "reinit" in section.controls:
         raise ValueError(
-            "language.controls: weights drawn anew know nothing untrained; with "
+            "language.controls: new random weights are of no use without training; with "
             "language.finetune: none set it to [random] or []"
         )
 
@@ -135,8 +135,8 @@ def check_layerwise(config: Config) -> None:
     attacked = section.clean != 1.0 and config.objective.name != "natural"
     if section.sweeps > 1 and not attacked:
         raise ValueError(
-            f"layerwise.sweeps: {section.sweeps} attacks the network that the walk before gave, "
-            "and no calibration input is attacked here; set it to 1"
+            f"layerwise.sweeps: {section.sweeps} has an effect only if calibration inputs are "
+            "attacked, and none is attacked here; set it to 1"
         )
 
 

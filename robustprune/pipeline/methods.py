@@ -211,17 +211,17 @@ _ALL = (
         allots=lambda config: (),
     ),
     _one_shot("magnitude", "magnitude", "the largest weights", _MAGNITUDE),
-    _one_shot("random", "random", "weights drawn at random, the control", "Not Specified"),
+    _one_shot("random", "random", "random weights, as a control", "Not Specified"),
     _one_shot("snip", "SNIP", "|weight × gradient| (Lee et al. 2019)"),
-    _one_shot("grasp", "GraSP", "what keeps the gradient's norm (Wang et al. 2020)"),
+    _one_shot("grasp", "GraSP", "weights that preserve the gradient's norm (Wang et al. 2020)"),
     _one_shot("obd", "OBD", "the diagonal of the Hessian (LeCun et al. 1990)"),
     _one_shot(
         "obd_ggn", "OBD, Gauss-Newton", "the diagonal of the generalised Gauss-Newton matrix"
     ),
-    _layerwise("layerwise", "layer-wise ADMM", "one least-squares problem a layer, by ADMM"),
+    _layerwise("layerwise", "layer-wise ADMM", "one least-squares problem for each layer, by ADMM"),
     _layerwise("wanda", "Wanda", "|weight| x ‖input‖ (Sun et al. 2023)"),
-    _layerwise("sparsegpt", "SparseGPT", "OBS in one pass of columns (Frantar & Alistarh 2023)"),
-    _layerwise("obs", "OBS", "weight by weight, the others make up for it (Hassibi & Stork 1993)"),
+    _layerwise("sparsegpt", "SparseGPT", "OBS in one pass over columns (Frantar & Alistarh 2023)"),
+    _layerwise("obs", "OBS", "weight by weight, others compensate (Hassibi & Stork 1993)"),
 )  # fmt: skip
 
 #: all methods by their names, in the order of `run.sections.METHODS`

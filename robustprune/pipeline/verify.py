@@ -192,8 +192,8 @@ def _left_alone(rebuilt: _Rebuilt) -> list[CheckResult]:
     file, total = rebuilt.config.task.path, len(rebuilt.task.test)
     if file is not None:
         detail = (
-            f"they were read from {file}, which the folder's config names; that it is the data set "
-            "which you mean is for you to see"
+            f"they were read from {file}, which the folder's config names; check yourself that it "
+            "is the data set that you mean"
         )
         left.append(unchecked("where the data are from", detail))
     others = total - min(total, rebuilt.config.certify.examples)

@@ -110,7 +110,7 @@ def check_memory(needed: int, what: str, *, held: int = 0) -> None:
     if needed > limit:
         raise ValueError(
             f"{what} would take {_in_gib(needed)} GiB, more than the limit of {_in_gib(limit)} GiB;"
-            f" if that is meant, set the environment variable {VARIABLE} to as many GiB"
+            f" to allow it, set the environment variable {VARIABLE} to a larger number of GiB"
         )
 
 

@@ -106,8 +106,8 @@ def check_same_call(path: Path, there: Call | None, here: Call) -> None:
     """Raise a ValueError if the file at `path` belongs to another call, or doesn't say to which."""
     if there is None:
         raise ValueError(
-            f"{path} does not say of which call it is (an older version wrote it), so it cannot be "
-            "taken up; delete it to start over, or give another file"
+            f"{path} does not say of which call it is, because an older version wrote it, and "
+            "cannot be continued; delete it to start over, or give another file"
         )
     differing = [n for n in dict.fromkeys([*here, *there]) if here.get(n) != there.get(n)]
     if differing:

@@ -183,13 +183,13 @@ def prune_admm(
     """
     refuse_others(DRAWS_NOTHING, seed=(seed, 0))
     if (density is None) == (l1 is None):
-        raise ValueError("give either `density` or `l1`, not both and not neither")
+        raise ValueError("give either `density` or `l1`, and not both")
     if l1 is not None and not l1 > 0:
         raise ValueError(f"l1={l1} must be positive")
     if density is not None:
         check_pattern(pattern, check_density(density))
     else:
-        one = "with `l1` one threshold decides weight by weight"
+        one = "with `l1`, one threshold decides for each single weight"
         refuse_others(one, pattern=(pattern, "element"), allocate=(allocate, "layer"))
     for name, value in {"rho": rho, "rho_max": rho_max, "rho_growth": rho_growth}.items():
         if not 0 < value < math.inf:

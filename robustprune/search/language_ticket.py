@@ -207,7 +207,7 @@ def find_language_ticket(
         TrainingDiverged: the loss became non-finite.
     """
     check_density(density)
-    whole = "granularity says what lives or dies together, and all layers are compared"
+    whole = "granularity says which weights are removed together, and all layers are compared"
     refuse_others(whole, pattern=(pattern, "element"), allocate=(allocate, "global"))
     if not penalty >= 0:
         raise ValueError(f"penalty={penalty} must be at least 0, the weight λ of the kept share")

@@ -76,7 +76,7 @@ def chosen_objective(attack: Attack | None, objective: Objective | None) -> Obje
         return objective
     if attack is not None and objective is None:
         return Adversarial(attack)
-    raise ValueError("give either `attack` or `objective`, not both and not neither")
+    raise ValueError("give either `attack` or `objective`, and not both")
 
 
 #: why a search that draws no random numbers refuses a seed
@@ -156,7 +156,7 @@ def _warn_of_folding(computed: Mapping[str, str]) -> None:
     for what, names in by_kind.items():
         listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         means = (
-            "what it pruned are ordinary zeros from here on, which training may bring back"
+            "pruned weights are ordinary zeros from now on, which training may change"
             if what == "torch.nn.utils.prune"
             else "it is not kept up while weights are masked or trained"
         )
