@@ -9,6 +9,8 @@ It splits the problem min f(Ŵ) over Ŵ ∈ S into Ŵ, which is free, and Z ∈ 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -23,12 +25,11 @@ def admm(
     ridge: float = 0.1,
     iterations: int = 20,
     chosen: int = 15,
+    start: Literal["dense", "optimum"] = "dense",
     single: bool = True,
     project: Projection = keep,
 ) -> Solution:
     """Solve a layer by ADMM on inputs of unit energy; the mask has the largest |Ŵ + U| (Alg. 1).
-
-    It starts at the optimum without zeros, Ŵ = W* (W itself with T = W X̂), and U = 0.
 
     Args:
         mask: (groups, rows, columns), boolean, a mask whose weights are searched; None searches the
@@ -38,14 +39,16 @@ def admm(
             input.
         iterations: number of iterations.
         chosen: number of iterations, from the first one on, that choose the mask anew.
+        start: Ŵ before the first iteration: "dense", the dense weights, as in the paper; "optimum",
+            the optimum without zeros. With T = W X̂ they are the same.
         single: whether to iterate in float32, as the paper's code does, whatever the dtype of the
             problem. This takes about half the time, and H + ρ I is well conditioned in these units.
         project: Π_S for a given mask; another function can also restrict the values of the weights,
             in units of inputs of unit energy.
 
     Raises:
-        ValueError: ρ is not positive, iterations or `chosen` are below 1, or the problem is
-            singular.
+        ValueError: ρ is not positive, iterations or `chosen` are below 1, an unknown start, or the
+            problem is singular.
     """
     if not 0 < rho < float("inf"):
         raise ValueError(f"rho must be a positive number, got {rho!r}")
@@ -53,16 +56,20 @@ def admm(
         raise ValueError(
             f"iterations and chosen must be at least 1, got {iterations!r} and {chosen!r}"
         )
+    if start not in ("dense", "optimum"):
+        raise ValueError(f"start must be 'dense' or 'optimum', got {start!r}")
     unit, scale = problem.normalised()
     quadratic = unit.quadratic(ridge)
-    free = quadratic.optimum
-    hessian = quadratic.hessian
+    optimum, hessian = quadratic.optimum, quadratic.hessian
+    free = optimum
+    if start == "dense":
+        free = torch.where(unit.dead.unsqueeze(-2), 0.0, unit.weight)
     if single:
-        free, hessian = free.float(), hessian.float()
+        optimum, free, hessian = optimum.float(), free.float(), hessian.float()
     one = torch.eye(free.shape[-1], dtype=free.dtype, device=free.device)
     inverse = rho * torch.cholesky_inverse(torch.linalg.cholesky(hessian + rho * one))
     # B (H + ρ I)⁻¹, without the large numbers of B
-    still = torch.baddbmm(free, free, inverse, alpha=-1)
+    still = torch.baddbmm(optimum, optimum, inverse, alpha=-1)
     dual = torch.zeros_like(free)
     found = mask
     for iteration in range(iterations):

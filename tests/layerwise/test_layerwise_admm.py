@@ -8,13 +8,17 @@ from robustprune.layerwise.refit import least_squares, refit
 from robustprune.layerwise.scores import wanda
 
 
-def boza(weight, gram, kept, rho=1.0, ridge=0.1, iterations=20, chosen=15):
-    """Boža 2024 for one matrix, as its equations say it (columns are outputs there)."""
+def boza(weight, gram, kept, cross=None, start=None, rho=1.0, ridge=0.1, iterations=20, chosen=15):
+    """Boža 2024 for one matrix, as its equations say it (columns are outputs there); also with
+    another T X̂ᵀ, and another W to start at."""
     norm = gram.diagonal().sqrt()
     XX = gram / norm / norm[:, None]
     XX = XX + ridge * XX.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
     W = (weight * norm).T
     XY, U = XX @ W, torch.zeros_like(W)
+    if cross is not None:
+        XY = (cross / norm).T + ridge * W
+    W = W if start is None else (start * norm).T
     inverse = torch.inverse(XX + rho * torch.eye(len(gram), dtype=gram.dtype))
     for i in range(iterations):
         if i < chosen:
@@ -33,6 +37,18 @@ def test_is_that_of_the_paper(make_layer, options):
     truth = boza(problem.weight[0], problem.gram[0], problem.kept, **options)
     torch.testing.assert_close(solution.weight[0], truth)
     assert int(solution.mask.sum()) == problem.kept
+
+
+@pytest.mark.parametrize("start", ["dense", "optimum"])
+def test_starts_where_it_is_told(make_layer, start):
+    problem = make_layer(rows=8, columns=20, target="other").problem
+    first = problem.weight if start == "dense" else problem.quadratic(0.1).optimum
+    found = admm(problem, start=start, iterations=3, single=False).weight[0]
+    given = problem.weight[0], problem.gram[0], problem.kept, problem.cross[0], first[0]
+    torch.testing.assert_close(found, boza(*given, iterations=3))
+    own = make_layer(rows=8, columns=20).problem
+    one, two = (admm(own, start=name, single=False).weight for name in ("dense", "optimum"))
+    torch.testing.assert_close(one, two)
 
 
 @pytest.mark.parametrize("target", ["own", "other"])
@@ -95,3 +111,5 @@ def test_options_without_sense_are_refused(make_layer):
         admm(problem, iterations=0)
     with pytest.raises(ValueError, match="at least 1, got 20 and 0"):
         admm(problem, chosen=0)
+    with pytest.raises(ValueError, match="'dense' or 'optimum', got 'zero'"):
+        admm(problem, start="zero")
