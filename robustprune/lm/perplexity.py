@@ -29,8 +29,7 @@ class Perplexity:
     @property
     def value(self) -> float:
         """Return the perplexity over all windows; infinite where it exceeds the largest float."""
-        loss = float(self.losses.mean())
-        return math.exp(loss) if loss < 700 else math.inf
+        return _exp(float(self.losses.mean()))
 
     def interval(
         self, level: float = 0.95, *, draws: int = 2000, seed: int = 0
@@ -46,7 +45,11 @@ class Perplexity:
         low, high = torch.quantile(
             means, torch.tensor([tail, 1 - tail], dtype=means.dtype)
         ).tolist()
-        return math.exp(low), math.exp(high)
+        return _exp(low), _exp(high)
+
+
+def _exp(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 @torch.no_grad()

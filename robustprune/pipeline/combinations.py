@@ -128,10 +128,6 @@ def check_layerwise(config: Config) -> None:
     section, methods = config.layerwise, config.search.methods
     if "layerwise" in methods:
         checked_solver(section.solver, section.options, config.search.pattern)
-    else:
-        named = ", ".join(methods)
-        _at_default(config, "layerwise", "solver", named, ("layerwise",))
-        _at_default(config, "layerwise", "options", named, ("layerwise",))
     attacked = section.clean != 1.0 and config.objective.name != "natural"
     if section.sweeps > 1 and not attacked:
         raise ValueError(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from robustprune.lm import perplexity, random_windows, windows
+from robustprune.lm import Perplexity, perplexity, random_windows, windows
 
 
 class Table(nn.Module):
@@ -65,6 +65,12 @@ def test_perplexity_is_that_of_its_definition(batch_size: int) -> None:
     assert found.value == pytest.approx(math.exp(loss / 25), rel=1e-5)
     low, high = found.interval()
     assert low < found.value < high
+
+
+def test_a_loss_beyond_all_floats_is_infinite() -> None:
+    found = Perplexity(torch.tensor([800.0, 900.0], dtype=torch.float64), 3)
+    assert found.value == math.inf
+    assert found.interval() == (math.inf, math.inf)
 
 
 def test_what_makes_no_perplexity_is_refused() -> None:
