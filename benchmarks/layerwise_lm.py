@@ -73,9 +73,13 @@ PEERS = {
     "admm": Method("ADMM (Boža)", {"solver": "admm", **BLOCK}),
     "alps": Method("ALPS", {"solver": "alps", **BLOCK}),
 }
+RESIDUAL: dict[str, Any] = {"solver": "admm", "target": "residual"}
+FISHER = {**RESIDUAL, "outputs": "fisher"}
 OURS = {
-    "dense": Method("ADMM, target dense", {"solver": "admm", "target": "dense"}),
-    "residual": Method("ADMM, target residual", {"solver": "admm", "target": "residual"}),
+    "dense": Method("ADMM, target dense", {**RESIDUAL, "target": "dense"}),
+    "residual": Method("ADMM, target residual", RESIDUAL),
+    "fisher": Method("the same, outputs by Fisher information", FISHER),
+    "global": Method("the same, layers too", {**FISHER, "allocate": "global"}, SHARES),
 }
 METHODS = {**PEERS, **OURS}
 DENSE = 4.8163

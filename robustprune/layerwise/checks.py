@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attacks import Attack
 from robustprune.layerwise.calibrate import AFTER
+from robustprune.layerwise.fisher import OUTPUTS
 from robustprune.layerwise.inputs import Batch
 from robustprune.layerwise.moments import is_solvable
 from robustprune.layerwise.problem import Solution
@@ -168,6 +169,7 @@ def checked_solver(
 def check_options(
     target: str,
     after: str,
+    outputs: str,
     attack: Attack | None,
     batches: int | None,
     clean: float | None,
@@ -182,6 +184,11 @@ def check_options(
     if after not in AFTER:
         raise ValueError(
             f"unknown after={after!r}{did_you_mean(after, AFTER)}; choose one of {', '.join(AFTER)}"
+        )
+    if outputs not in OUTPUTS:
+        raise ValueError(
+            f"unknown outputs={outputs!r}{did_you_mean(outputs, OUTPUTS)}; choose one of "
+            f"{', '.join(OUTPUTS)}"
         )
     if batches is not None and batches < 1:
         raise ValueError(f"batches={batches} must be at least 1, or None for all")

@@ -89,6 +89,18 @@ def energy_of(
     return torch.stack([part.sum(0).reshape(groups, -1) for part in parts]).sum(0)
 
 
+def squares_of(
+    layer: nn.Module, outputs: Tensor, counted: Tensor | None = None
+) -> tuple[Tensor, int]:
+    """Return Σ y² of each output of one call over its samples, (groups, rows) float64, and the
+    number of samples; `counted` as in `Moments.add`."""
+    rows = _rows(layer, outputs)
+    if counted is not None and (own := _which_rows(layer, outputs, counted)) is not None:
+        rows = rows[own]
+    rows = rows.double().flatten(0, -3)
+    return rows.square().sum(0), len(rows)
+
+
 class Moments:
     """The sums over calibration data of layers that share their inputs.
 

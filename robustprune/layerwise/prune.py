@@ -23,6 +23,7 @@ from robustprune.layerwise.checks import (
     supported,
     without_cache,
 )
+from robustprune.layerwise.fisher import Outputs, output_weights
 from robustprune.layerwise.inputs import attacked, calibration_batches
 from robustprune.layerwise.moments import Moments, as_matrices, as_weight
 from robustprune.layerwise.problem import Solution
@@ -54,6 +55,7 @@ class _Plan:
     bias: bool
     scaled: bool
     masks: MaskSet | None
+    felt: Mapping[str, Tensor]
 
 
 def prune_layerwise(
@@ -70,6 +72,7 @@ def prune_layerwise(
     solver: SolverLike = "admm",
     target: TargetName = "dense",
     after: After = "layer",
+    outputs: Outputs = "alike",
     batches: int | None = None,
     clean: float | None = None,
     sweeps: int = 1,
@@ -109,6 +112,8 @@ def prune_layerwise(
         after: "layer" takes X̂ after all layers before it are pruned; "block" after the blocks
             before its own are pruned, as in the code of Wanda, SparseGPT and ADMM. A block is a
             module of a chain, such as a layer of a transformer.
+        outputs: "alike" counts the squares of all outputs of a layer alike; "fisher" by how much
+            the cross-entropy feels them (`robustprune.layerwise.fisher`), also in "global".
         batches: number of batches to take from the loader; None for all.
         clean: share of examples that stay clean under an attack, in [0, 1]; None is 0.5.
         sweeps: number of walks over the layers. From the second on, the attack is on the network
@@ -140,7 +145,13 @@ def prune_layerwise(
     solve = checked_solver(
         solver, options if masks is None else {**options, "mask": masks}, pattern
     )
-    check_options(target, after, attack, batches, clean, sweeps, dtype)
+    check_options(target, after, outputs, attack, batches, clean, sweeps, dtype)
+    scaled = not isinstance(solver, str) or SOLVERS[solver].needs_cross
+    if outputs != "alike" and not scaled and allocate != "global":
+        raise ValueError(
+            f"outputs={outputs!r} has no effect on solver {solver!r}, which has no squares of "
+            "outputs; leave it at 'alike'"
+        )
     if offload and device is None:
         raise ValueError("offload=True needs the device that modules go to, one after the other")
     network = copy_on(model, None if offload else device)
@@ -164,15 +175,18 @@ def prune_layerwise(
         taken, share = data, 0.5 if clean is None else clean
         if attack is not None:
             taken = attacked(pruned, data, attack, clean=share, seed=seed, device=where)
+        felt: dict[str, Tensor] = {}
+        if outputs == "fisher":
+            felt = output_weights(network, layers, taken, device=where, seed=seed)
         if density is None:
             counts = {layer.name: layer.kept for layer in cast(MaskSet, masks).layers()}
         else:
             counts = layer_counts(
-                network, layers, groups, taken, density=density, allocate=allocate, device=where
-            )
+                network, layers, groups, taken,
+                density=density, allocate=allocate, felt=felt, device=where,
+            )  # fmt: skip
         pruned = copy_of(network)
-        scaled = not isinstance(solver, str) or SOLVERS[solver].needs_cross
-        plan = _Plan(solve, options, groups, counts, bias, scaled, masks)
+        plan = _Plan(solve, options, groups, counts, bias, scaled, masks, felt)
         lent = torch.device(device) if offload and device is not None else where
         pair = Pair(network, pruned, tuple(layers), groups, taken, where, lent)
         found = _one_walk(pair, route, plan, (target, after), dtype, history)
@@ -242,6 +256,8 @@ def _solve(pair: Pair, plan: _Plan, name: str, moments: Moments) -> tuple[Tensor
     weight = cast(Tensor, layer_of(pair.dense, name).weight)
     layer = layer_of(pair.pruned, name)
     refit_bias = plan.bias and isinstance(layer.bias, Tensor)
+    if name in plan.felt:
+        moments.scale[name] = plan.felt[name].to(moments.gram)
     problem = moments.problem(
         name, groups, weight, plan.counts[name], centred=refit_bias, scaled=plan.scaled
     )

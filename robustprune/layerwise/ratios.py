@@ -7,6 +7,7 @@ to use its inputs. Both use s_ij = |w_ij| ‖x_j‖₂, the score of Wanda (Sun 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -96,6 +97,7 @@ def layer_counts(
     density: float,
     allocate: Ratios,
     device: torch.device,
+    felt: Mapping[str, Tensor] | None = None,
 ) -> dict[str, int]:
     """Return the number of groups that each layer keeps.
 
@@ -106,6 +108,8 @@ def layer_counts(
     Args:
         network: the dense network, in eval mode.
         layers: its layers by the names of their weights.
+        felt: how much the loss feels each output, √F of `robustprune.layerwise.fisher`; "global"
+            then keeps the groups with the largest Σ s_ij² F_i, the rise of the loss.
     """
     if isinstance(allocate, Owl) or allocate == "owl":
         owl = allocate if isinstance(allocate, Owl) else Owl()
@@ -113,7 +117,11 @@ def layer_counts(
         return outlier_weighed(owl, scores, _blocks(network, layers), groups, density)
     values: dict[str, Tensor] = {}
     if allocate == "global":
-        scores = _scores(network, layers, groups, batches, device, share=True)
+        scores = _scores(network, layers, groups, batches, device, share=not felt)
+        for name, root in (felt or {}).items():
+            g, rows, *ins = groups[name].laid_out
+            root = root.to(scores[name]).reshape(g, rows, 1).expand(g, rows, math.prod(ins))
+            scores[name] = (scores[name] * as_weight(groups[name], root)).square()
         values = {name: groups[name].reduce(score) for name, score in scores.items()}
     return allot(values, groups, density, allocate)
 

@@ -32,12 +32,14 @@ def written_by(model: Any, number: int, length: int) -> Tensor:
 
 def test_who_repairs_more_loses_less() -> None:
     """At half of the weights: the largest weights; Wanda's, which looks at inputs; weights by least
-    squares; the target that makes up for what is missing in the stream."""
+    squares; the target that makes up for what is missing in the stream; the outputs that the loss
+    feels."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(MODEL)
     calibration, other = written_by(model, 64, 64).split(32)
     options: tuple[dict[str, Any], ...] = (
+        {"target": "residual", "outputs": "fisher"},
         {"target": "residual"},
         {"target": "own"},
         {"target": "own", "solver": "wanda"},
