@@ -60,7 +60,7 @@ def admm(
         raise ValueError(f"start must be 'dense' or 'optimum', got {start!r}")
     unit, scale = problem.normalised()
     quadratic = unit.quadratic(ridge)
-    optimum, hessian = quadratic.optimum, quadratic.hessian
+    optimum, hessian = quadratic.optimum.contiguous(), quadratic.hessian
     free = optimum
     if start == "dense":
         free = torch.where(unit.dead.unsqueeze(-2), 0.0, unit.weight)
@@ -78,7 +78,7 @@ def admm(
             found = unit.choose(dual.abs())
         sparse = project(dual, found)
         dual -= sparse
-        free = torch.baddbmm(still, sparse - dual, inverse)
+        free.copy_(still).baddbmm_(sparse - dual, inverse)
     assert found is not None
     weight = project(dual + free, found).to(scale) / scale
     return Solution(torch.where(found, weight, 0.0), found)

@@ -152,7 +152,7 @@ class Moments:
 
     def _add_piece(self, patches: Tensor, targets: Mapping[str, Tensor]) -> None:
         columns = self.gram.shape[-1]
-        x = patches.to(self.dtype).reshape(-1, len(self.gram), columns).transpose(0, 1)
+        x = patches.reshape(-1, len(self.gram), columns).to(self.dtype).transpose(0, 1)
         self.gram += x.mT @ x
         self.total += x.sum(1)
         self.samples += x.shape[1]

@@ -196,7 +196,7 @@ class LayerProblem:
         Raises:
             ValueError: scores are NaN.
         """
-        if bool(scores.isnan().any()):
+        if bool(scores.amax().isnan()):
             raise ValueError("some scores of a layer are NaN, which cannot be ordered")
         g = self.groups
         values = g.reduce(g.lay_back(scores.reshape(g.laid_out)))

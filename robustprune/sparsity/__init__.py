@@ -27,6 +27,7 @@ from robustprune.sparsity.gates import (
     gate_groups,
     magnitudes,
 )
+from robustprune.sparsity.largest import top_k
 from robustprune.sparsity.mask import LayerDensity, MaskSet
 from robustprune.sparsity.patterns import (
     PATTERNS,
@@ -35,7 +36,6 @@ from robustprune.sparsity.patterns import (
     check_pattern,
     count_kept,
     group_weight,
-    top_k,
 )
 from robustprune.sparsity.plain import bake, plain
 

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from robustprune.sparsity.apply import maskable_layers
 from robustprune.sparsity.blocks import Block, out_dim, transformer_blocks
+from robustprune.sparsity.largest import top_k
 from robustprune.sparsity.mask import MaskSet
-from robustprune.sparsity.patterns import check_density, check_scores, count_kept, top_k
+from robustprune.sparsity.patterns import check_density, check_scores, count_kept
 from robustprune.sparsity.ranking import count_best
 
 Granularity = Literal["weight", "head", "neuron", "layer"]

@@ -29,12 +29,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustprune.sparsity.blocks import hf_conv1d
+from robustprune.sparsity.largest import top_k
 
 PATTERNS = ("element", "row", "kernel", "filter", "channel", "column", "AxB", "N:M")
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -272,28 +272,3 @@ def check_scores(scores: Mapping[str, Tensor]) -> None:
                 "places, so that nothing can be chosen by them; look for NaN or infinity in the "
                 "weights, the data and the loss"
             )
-
-
-def top_k(values: Tensor, k: int) -> Tensor:
-    """Mark exactly the k largest of `values` (1-D), of equal ones the first. NaN counts as less
-    than any number, so that the loop can report a training that diverges. Both methods below give
-    the same mask; on an accelerator only the sort is deterministic."""
-    n = values.numel()
-    if k <= 0:
-        return torch.zeros_like(values, dtype=torch.bool)
-    if k >= n:
-        return torch.ones_like(values, dtype=torch.bool)
-    if values.device.type != "cpu":
-        values = values.masked_fill(values.isnan(), -torch.inf)
-        chosen = torch.sort(values, descending=True, stable=True).indices[:k]
-        return torch.zeros_like(values, dtype=torch.bool).index_fill_(0, chosen, True)
-    array = (values.float() if values.dtype == torch.bfloat16 else values).detach().numpy()
-    threshold = np.partition(array, n - k)[n - k]
-    kept = array >= threshold
-    surplus = int(np.count_nonzero(kept)) - k
-    if surplus < 0:  # numpy sorts NaN last, and then compares it with nothing
-        return top_k(values.masked_fill(values.isnan(), -torch.inf), k)
-    if surplus:
-        ties = np.flatnonzero(array == threshold)
-        kept[ties[len(ties) - surplus :]] = False
-    return torch.from_numpy(kept)

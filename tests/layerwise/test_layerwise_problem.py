@@ -86,7 +86,7 @@ def test_what_does_not_fit_together_is_refused(make_layer):
         replace(make_layer(pattern="2:4").problem, kept=47)
     with pytest.raises(ValueError, match="ridge must be a number from 0 on, got -1"):
         problem.quadratic(-1)
-    with pytest.raises(ValueError, match="NaN in places"):
+    with pytest.raises(ValueError, match="are NaN, which cannot be ordered"):
         problem.choose(torch.full_like(problem.weight, math.nan))
 
 

@@ -59,6 +59,25 @@ def test_top_k_equals_a_stable_sort(array: np.ndarray, data: st.DataObject) -> N
     assert torch.equal(top_k(values, k), expected)
 
 
+@pytest.mark.parametrize("kind", ["normal", "ties", "periodic", "half NaN", "NaN", "infinite"])
+@pytest.mark.parametrize("k", [1, 777, 100_000, 199_999])
+def test_top_k_of_many_values_equals_a_stable_sort(kind: str, k: int) -> None:
+    number, g = 200_001, torch.Generator().manual_seed(0)
+    values = torch.randn(number, generator=g)
+    some = torch.rand(number, generator=g) < 0.5
+    values = {
+        "normal": values,
+        "ties": values.relu(),
+        "periodic": torch.arange(number) % 1024.0,
+        "half NaN": values.masked_fill(some, torch.nan),
+        "NaN": torch.full_like(values, torch.nan),
+        "infinite": values.masked_fill(some, -torch.inf),
+    }[kind]
+    order = torch.sort(values.nan_to_num(-torch.inf, torch.inf), descending=True, stable=True)
+    expected = torch.zeros(number, dtype=torch.bool).index_fill_(0, order.indices[:k], True)
+    assert torch.equal(top_k(values, k), expected)
+
+
 NAMES = ("element", "row", "kernel", "filter", "channel", "column")
 # the module, and how many groups it has under each of NAMES
 _COUNTED = {
