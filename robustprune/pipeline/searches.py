@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from robustprune.layerwise import prune_layerwise
+from robustprune.layerwise import SOLVERS, prune_layerwise
 from robustprune.minmax import Adversarial, Checkpoint, Natural
 from robustprune.pipeline.fit import Fitted, fit, loop_options, optimizer_of
 from robustprune.pipeline.shared import Run
@@ -186,6 +186,8 @@ def solve_layers(search: Search) -> Found:
     own = search.method == "layerwise"
     options: dict[str, Any] = dict(section.options) if own else {}
     clean = 1.0 if run.config.objective.name == "natural" else section.clean
+    solver = section.solver if own else search.method
+    alike = not SOLVERS[solver].needs_cross and search.space()["allocate"] != "global"
 
     def make(checkpoint: Checkpoint) -> Ticket:
         return prune_layerwise(
@@ -194,8 +196,9 @@ def solve_layers(search: Search) -> Found:
             density=search.density,
             attack=None if clean == 1.0 else run.inner_attack(),
             seed=run.config.seed,
-            solver=section.solver if own else search.method,
+            solver=solver,
             target=section.target,
+            outputs="alike" if alike else section.outputs,
             batches=section.batches,
             clean=None if clean == 1.0 else clean,
             sweeps=section.sweeps,

@@ -145,6 +145,8 @@ class LayerwiseSection(Section):
     #: options of that solver, such as {rho: 0.1, ridge: 0.01}
     options: dict[str, bool | int | float] = Field(default_factory=dict)
     target: Literal["own", "dense", "residual"] = "dense"  # the target output of each layer
+    #: "fisher": squares of outputs count by how much the cross-entropy feels them
+    outputs: Literal["alike", "fisher"] = "alike"
     batches: Count | None = None  # number of training batches; null means all of them
     #: share of the examples that stay clean; `inner` attacks the others; null means 0.5
     clean: Annotated[Number, Field(ge=0, le=1)] | None = None
