@@ -42,10 +42,13 @@ def alps(
         gradients: number of steps of conjugate gradients on the mask that is found.
 
     Raises:
-        ValueError: ρ is not positive, or the problem is singular.
+        ValueError: ρ is not positive, iterations or `every` are below 1, or the problem is
+            singular.
     """
     if not 0 < rho < float("inf"):
         raise ValueError(f"rho must be a positive number, got {rho!r}")
+    if iterations < 1 or every < 1:
+        raise ValueError(f"iterations and every must be at least 1, got {iterations!r}, {every!r}")
     quadratic = problem.quadratic(ridge, by="mean")
     scale = quadratic.hessian.diagonal(dim1=-2, dim2=-1).sqrt()
     n = scale.unsqueeze(-2)

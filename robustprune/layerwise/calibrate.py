@@ -160,7 +160,8 @@ def _gather(
     dtype: torch.dtype,
 ) -> Moments:
     """Sum up a group's moments over all batches."""
-    layers = {name: layer_of(pair.dense, name) for name in group}
+    layers = {name: layer_of(pair.dense, name) for name in group if target != "own"}
+    weights = {name: cast(Tensor, layer.weight).to(dtype) for name, layer in layers.items()}
     moments = Moments(layer_of(pair.pruned, group[0]), pair.groups[group[0]], dtype=dtype)
     streams = [name for name in group if target == "residual" and name in route.streams]
     for number, batch in enumerate(pair.batches):
@@ -175,10 +176,10 @@ def _gather(
                 "target 'own'"
             )
         for call, (x, seen) in enumerate(zip(was.inputs, now.inputs, strict=True)):
+            x = x.to(dtype) if layers else x
             targets: dict[str, Tensor] = {}
-            for name, layer in layers.items() if target != "own" else ():
-                weight = cast(Tensor, layer.weight)
-                targets[name] = outputs_of(layer, weight.to(dtype), x.to(dtype))
+            for name, layer in layers.items():
+                targets[name] = outputs_of(layer, weights[name], x)
                 if name in streams:
                     step = was.streams[name][call].minus(now.streams[name][call], dtype)
                     targets[name] = targets[name] + step

@@ -42,6 +42,9 @@ def output_weights(
             dimension.
         layers: its layers by the names of their weights.
         seed: draws the classes.
+
+    Raises:
+        ValueError: a gradient is NaN or infinite.
     """
     sums: dict[str, Tensor] = {}
     samples: dict[str, int] = {}
@@ -77,6 +80,12 @@ def output_weights(
             handle.remove()
         for weight, was in zip(weights, frozen, strict=True):
             weight.requires_grad_(not was)
+    for name, total in sums.items():
+        if not bool(torch.isfinite(total).all()):
+            raise ValueError(
+                f"the gradient of the outputs of layer {name!r} is NaN or infinite on the "
+                "calibration data, as that of a square root at 0; take outputs='alike'"
+            )
     return {name: (sums[name] / samples[name]).sqrt() for name in layers if name in sums}
 
 

@@ -173,8 +173,10 @@ def cosamp(
         ridge, by: see `LayerProblem.quadratic`.
 
     Raises:
-        ValueError: inputs of a support of 3k are linearly dependent.
+        ValueError: inputs of a support of 3k are linearly dependent, or iterations are below 1.
     """
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations!r}")
     quadratic = problem.quadratic(ridge, by=by)
     size = quadratic.hessian.diagonal(dim1=-2, dim2=-1).sqrt().unsqueeze(-2)
     weight = torch.zeros_like(problem.weight)

@@ -179,7 +179,8 @@ class Moments:
 
         Args:
             weight: W, of the layer's own shape.
-            centred: whether moments are about the mean, for a layer whose bias is refitted.
+            centred: whether moments are about the mean, for a layer whose bias is refitted; inputs
+                that are constant are dead then.
             scaled: whether the squares of each output are weighted as in its stream: row i is the
                 problem of |a_i| w_i, whose solution must be divided by `row_scale`.
         """
@@ -194,6 +195,12 @@ class Moments:
             gram = gram - self.samples * mean.unsqueeze(-1) * mean.unsqueeze(-2)
             cross = cross - self.samples * shift.unsqueeze(-1) * mean.unsqueeze(-2)
             power = power - self.samples * shift.square()
+            # what is left of a constant input is rounding, of either sign
+            rounding = 10 * self.samples**0.5 * torch.finfo(self.dtype).eps
+            before, left = (g.diagonal(dim1=-2, dim2=-1) for g in (self.gram, gram))
+            varies = (left > rounding * before).to(gram)
+            gram = gram * varies.unsqueeze(-1) * varies.unsqueeze(-2)
+            cross = cross * varies.unsqueeze(-2)
         if scaled:
             a = self.row_scale(name)
             matrix, cross, power = matrix * a, cross * a, power * a.squeeze(-1).square()

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from robustprune.layerwise.calls import input_of
 from robustprune.layerwise.inputs import Batch
-from robustprune.layerwise.moments import as_matrices, as_weight, energy_of, outputs_of
+from robustprune.layerwise.moments import (
+    as_matrices,
+    as_weight,
+    energy_of,
+    outputs_of,
+    squares_of,
+)
 from robustprune.run.suggest import did_you_mean
 from robustprune.sparsity import (
     ALLOCATIONS,
@@ -148,8 +154,8 @@ def _scores(
         energy[name] = energy[name] + found if name in energy else found
         if share:
             weight = cast(Tensor, layer.weight)
-            given = outputs_of(layer, weight, x.to(weight.dtype)).double().square().sum()
-            power[name] = power[name] + given if name in power else given
+            given = squares_of(layer, outputs_of(layer, weight, x.to(weight.dtype)), counted[0])[0]
+            power[name] = power[name] + given.sum() if name in power else given.sum()
 
     handles = [
         layer.register_forward_pre_hook(

@@ -39,6 +39,9 @@ def test_is_at_least_as_good_as_admm_for_the_dense_output(make_layer):
         assert problem.error(alps(problem).weight) < problem.error(admm(problem).weight)
 
 
-def test_rho_must_be_positive(make_layer):
+def test_options_out_of_range_are_refused(make_layer):
     with pytest.raises(ValueError, match="rho must be a positive number, got -1"):
         alps(make_layer().problem, rho=-1)
+    for options in ({"iterations": 0}, {"every": 0}):
+        with pytest.raises(ValueError, match="iterations and every must be at least 1"):
+            alps(make_layer().problem, **options)

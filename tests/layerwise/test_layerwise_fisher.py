@@ -90,6 +90,21 @@ def test_outputs_that_nothing_uses_lose_their_weights_first(solver: str, allocat
     assert int(ticket.masks["0.weight"][:4].sum()) == 0
 
 
+@FEW
+def test_gradients_that_are_not_finite_name_their_layer() -> None:
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(5, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.outer(torch.sqrt(0 * self.inner(x)))
+
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=r"outputs of layer 'inner\.weight' is NaN"):
+        prune_layerwise(Root(), data_for("twice"), density=0.5, outputs="fisher")
+
+
 def test_options_without_effect_are_refused() -> None:
     network, data = made("cnn"), data_for("cnn")
     with pytest.raises(ValueError, match="no effect on solver 'wanda'"):

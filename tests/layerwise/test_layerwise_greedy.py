@@ -139,5 +139,7 @@ def test_options_without_sense_are_refused(make_layer):
         stomp(problem, threshold=0)
     with pytest.raises(ValueError, match=r"over at least 1, got 2\.5 and 0\.5"):
         stomp(problem, over=0.5)
+    with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
+        cosamp(problem, iterations=0)
     with pytest.raises(ValueError, match="a row of the layer has 16 inputs"):
         omp(problem, most_columns=8)

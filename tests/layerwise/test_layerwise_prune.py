@@ -13,6 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from attacks import FGSM, ThreatModel, evaluating, logits_of
 from robustprune.layerwise import (
+    SOLVERS,
     TARGETS,
     FewExamples,
     LayerProblem,
@@ -238,6 +239,32 @@ def test_tokens_of_packed_sentences_that_do_not_count() -> None:
     assert one == two
     with pytest.raises(ValueError, match="boolean tensor"):
         prune_layerwise(network, [(x, y)], density=0.5, tokens=lambda z: z[..., 4])
+
+
+@FEW
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_inputs_that_never_change_go_into_the_bias(solver: str, dtype: torch.dtype) -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(8, 16), nn.Linear(16, 6)
+            with torch.no_grad():
+                self.inner.weight[:5] = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.outer(torch.sigmoid(self.inner(x)))
+
+    torch.manual_seed(0)
+    network, x = Constant(), torch.rand(200, 8)
+    ticket = prune_layerwise(
+        network, [(x, torch.zeros(200).long())],
+        density=0.5, solver=solver, dtype=dtype, dense=("inner",), bias=True,
+    )  # fmt: skip
+    if solver not in ("magnitude", "dsnot"):
+        assert not bool(ticket.masks["outer.weight"][:, :5].any())
+    mean = answer(network, x).mean(0)
+    torch.testing.assert_close(answer(ticket.model, x).mean(0), mean, atol=1e-5, rtol=1e-5)
 
 
 @FEW

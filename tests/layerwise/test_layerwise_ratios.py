@@ -21,12 +21,19 @@ def groups_of(sizes: list[int]) -> dict[str, Groups]:
     return {str(i): Groups((1, n), "element") for i, n in enumerate(sizes)}
 
 
-def counts_of(network: nn.Module, x: Tensor, density: float, allocate: Ratios) -> dict[str, int]:
+def counts_of(
+    network: nn.Module,
+    x: Tensor,
+    density: float,
+    allocate: Ratios,
+    counted: Tensor | None = None,
+) -> dict[str, int]:
     layers = maskable_layers(network)
     groups = {name: group_weight(layer) for name, layer in layers.items()}
     check_ratios(allocate, groups, density)
+    data = [Batch(x, counted=counted)]
     return layer_counts(
-        network, layers, groups, [Batch(x)], density=density, allocate=allocate, device=CPU
+        network, layers, groups, data, density=density, allocate=allocate, device=CPU
     )
 
 
@@ -87,6 +94,17 @@ def test_global_keeps_the_weights_with_the_largest_share_of_their_layers_outputs
         network[0].weight.mul_(10)
         network[0].bias.mul_(10)
     assert counts_of(network, x, 0.5, "global") == expected
+
+
+@pytest.mark.parametrize("allocate", ["global", "owl"])
+def test_tokens_that_do_not_count_have_no_say(allocate: Ratios) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4))
+    x = torch.randn(4, 5, 6)
+    counted = torch.rand(4, 5) < 0.6
+    other = torch.where(counted.unsqueeze(-1), x, 9 * x)
+    one, two = (counts_of(network, z, 0.5, allocate, counted) for z in (x, other))
+    assert one == two
 
 
 @pytest.mark.parametrize("allocate", ["layer", "erk", "igq", {"0.weight": 0.5, "1.weight": 0.5}])
