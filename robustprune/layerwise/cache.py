@@ -34,6 +34,7 @@ class Cache:
         for call in calls:
             self._take_in(lambda call=call: call(network))  # type: ignore[misc]
 
+    @torch.no_grad()
     def _take_in(self, call: Callable[[], object]) -> None:
         """Run the network up to the last module whose arguments are needed."""
         given: list[Arguments] = []
@@ -76,6 +77,7 @@ class Cache:
         )
         return cast(object, self.modules[self.number](*moved.args, **moved.kwargs))
 
+    @torch.no_grad()
     def move_on(self) -> None:
         """Replace the inputs of the module by those of the next module."""
         first = self.chain.first[self.number]

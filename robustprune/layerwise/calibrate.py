@@ -40,8 +40,7 @@ class Pair:
 
     Attributes:
         dense, pruned: two copies of a network, in eval mode.
-        layers: names of the weights of the layers that are visited.
-        groups: for each layer, how its weights are divided into groups.
+        groups: for each layer that is visited, how its weights are divided into groups.
         device: the device of both networks.
         lent: the device of the modules of a chain while they are visited; `device` unless its
             memory is too small.
@@ -49,7 +48,6 @@ class Pair:
 
     dense: nn.Module
     pruned: nn.Module
-    layers: Sequence[str]
     groups: Mapping[str, Groups]
     batches: Sequence[Batch]
     device: torch.device
@@ -77,7 +75,6 @@ def layer_of(network: nn.Module, name: str) -> nn.Module:
     return network.get_submodule(name.rpartition(".")[0])
 
 
-@torch.no_grad()
 def walk(
     pair: Pair,
     route: Route,
@@ -102,9 +99,9 @@ def walk(
         ValueError: inputs or targets are NaN or infinite, or calls differ between the two networks.
     """
     chains = route.chains if cached else ()
-    done: set[str] = set()
+    done: set[tuple[str, ...]] = set()
     for group in route.groups:
-        if group[0] in done:
+        if group in done:
             continue
         place = place_of(group[0], chains)
         if place is None:
@@ -112,9 +109,8 @@ def walk(
             yield group, _gather(pair, route, group, runs, target, dtype)
             continue
         chain = next(chain for chain in chains if place in chain.modules)
-        for found in _along(pair, route, chain, target, after, dtype):
-            done.update(found[0])
-            yield found
+        done.update(own for own in route.groups if place_of(own[0], (chain,)) is not None)
+        yield from _along(pair, route, chain, target, after, dtype)
 
 
 def _whole(pair: Pair, network: nn.Module) -> Run:
@@ -151,6 +147,7 @@ def _along(
                 module.to(pair.device)
 
 
+@torch.no_grad()
 def _gather(
     pair: Pair,
     route: Route,

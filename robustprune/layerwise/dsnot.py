@@ -19,7 +19,7 @@ from torch import Tensor
 
 from robustprune.layerwise.bundles import families
 from robustprune.layerwise.problem import LayerProblem, Solution
-from robustprune.layerwise.scores import choose_by, wanda_scores
+from robustprune.layerwise.scores import as_they_are, choose_by, wanda_scores
 
 
 def dsnot(
@@ -66,7 +66,8 @@ def dsnot(
     cost = wanda_scores(problem).flatten(0, 1)
     family = families(problem)[0].to(cost.device) if g.fixed is not None else None
     kept = mask.flatten(0, 1)
-    return _as_chosen(problem, _swap(kept, effect, growth, cost, family, cycles, threshold))
+    kept = _swap(kept, effect, growth, cost, family, cycles, threshold)
+    return as_they_are(problem, kept.view(problem.weight.shape))
 
 
 def _swap(
@@ -107,8 +108,3 @@ def _swap(
         can_grow[own, grown] = can_prune[own, pruned] = False
         missing = torch.where(going, after, missing)
     return kept
-
-
-def _as_chosen(problem: LayerProblem, kept: Tensor) -> Solution:
-    mask = kept.view(problem.weight.shape)
-    return Solution(torch.where(mask, problem.weight, 0.0), mask)

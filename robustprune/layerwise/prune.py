@@ -188,7 +188,7 @@ def prune_layerwise(
         pruned = copy_of(network)
         plan = _Plan(solve, options, groups, counts, bias, scaled, masks, felt)
         lent = torch.device(device) if offload and device is not None else where
-        pair = Pair(network, pruned, tuple(layers), groups, taken, where, lent)
+        pair = Pair(network, pruned, groups, taken, where, lent)
         found = _one_walk(pair, route, plan, (target, after), dtype, history)
     for name, module in pruned.named_modules():
         module.training = modes[name]
@@ -227,6 +227,7 @@ def _one_walk(
             now = time.perf_counter()
             history.append(_record(name, len(history), error, masks[name], now - began))
             began = now
+        del moments  # before the sums of the next layers are made
     if few:
         worst = min(few, key=lambda name: few[name][0] / few[name][1])
         samples, inputs = few[worst]

@@ -52,7 +52,7 @@ def choose_by(problem: LayerProblem, scores: str) -> Tensor:
 
 def magnitude(problem: LayerProblem) -> Solution:
     """Keep the largest weights unchanged."""
-    return _as_they_are(problem, magnitude_scores(problem))
+    return as_they_are(problem, problem.choose(magnitude_scores(problem)))
 
 
 def wanda(problem: LayerProblem) -> Solution:
@@ -60,14 +60,14 @@ def wanda(problem: LayerProblem) -> Solution:
 
     The paper compares the weights of each output, which needs `problem.groups.by_row`.
     """
-    return _as_they_are(problem, wanda_scores(problem))
+    return as_they_are(problem, problem.choose(wanda_scores(problem)))
 
 
 def ria(problem: LayerProblem, *, power: float = 0.5) -> Solution:
     """Keep the weights with the largest relative importance unchanged, see `ria_scores`."""
-    return _as_they_are(problem, ria_scores(problem, power))
+    return as_they_are(problem, problem.choose(ria_scores(problem, power)))
 
 
-def _as_they_are(problem: LayerProblem, scores: Tensor) -> Solution:
-    mask = problem.choose(scores)
+def as_they_are(problem: LayerProblem, mask: Tensor) -> Solution:
+    """Keep the weights of a mask unchanged."""
     return Solution(torch.where(mask, problem.weight, 0.0), mask)

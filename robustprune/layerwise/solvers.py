@@ -1,4 +1,4 @@
-"""The solvers of a layer's problem, one entry each, which pruning and listings read."""
+"""The solvers of a layer's problem, one entry each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Solver:
 
     Attributes:
         solve: (problem, *, options) -> Solution; by default, options have the values of the paper.
-        summary: one line for `robustprune list`.
+        summary: what it does, in one line.
         citation: the paper.
         changes_weights: whether kept weights get other values.
         needs_cross: whether it uses the target T (`cross` of the problem); if not, its mask is the

@@ -81,10 +81,10 @@ def check_pattern(pattern: str, density: float | None = None) -> str:
         n, m = numbers
         if n > m:
             raise ValueError(f"pattern {pattern!r} keeps {n} of every {m}; N must not exceed M")
-        if density is not None and Fraction(repr(float(density))) != Fraction(n, m):
+        if density is not None and density != n / m:
             raise ValueError(
-                f"pattern {pattern!r} keeps exactly {n / m:g} of the weights, got density "
-                f"{density:g}; set density to {n / m:g} or take another pattern"
+                f"pattern {pattern!r} keeps exactly {n / m} of the weights, got density "
+                f"{density}; set density to {n / m} or take another pattern"
             )
     return pattern
 

@@ -30,7 +30,7 @@ def pair_of(name: str) -> tuple[Pair, Route]:
     route = find_route(network, layers, lambda: data[0].call(network, torch.device("cpu")))
     groups = {name: group_weight(layer) for name, layer in layers.items()}
     pruned = copy.deepcopy(network)
-    return Pair(network, pruned, tuple(layers), groups, data, *2 * [torch.device("cpu")]), route
+    return Pair(network, pruned, groups, data, *2 * [torch.device("cpu")]), route
 
 
 def halve(weight: Tensor) -> None:
@@ -276,7 +276,7 @@ def test_batches_of_different_lengths() -> None:
     route = find_route(network, layers, lambda: data[0].call(network, device))
     assert len(route.chains) == 1
     groups = {name: group_weight(layer) for name, layer in layers.items()}
-    pair = Pair(network, copy.deepcopy(network), tuple(layers), groups, data, device, device)
+    pair = Pair(network, copy.deepcopy(network), groups, data, device, device)
     found = list(walk(pair, route, target="residual"))
     assert [moments.samples for _, moments in found] == [7, 7]
 
@@ -320,7 +320,7 @@ def test_modules_that_return_tuples(target: TargetName) -> None:
     sums = []
     for cached in (True, False):
         pruned = copy.deepcopy(network)
-        pair = Pair(network, pruned, tuple(layers), groups, data, device, device)
+        pair = Pair(network, pruned, groups, data, device, device)
         found = []
         for (name,), moments in walk(pair, route, target=target, cached=cached):
             found.append(moments.problem(name, groups[name], layers[name].weight, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from robustprune.layerwise import (
     prune_layerwise,
 )
 from robustprune.layerwise.calibrate import layer_of
+from robustprune.layerwise.moments import Moments
 from robustprune.sparsity import Folded, LeftOut
 
 FEW = pytest.mark.filterwarnings("ignore::robustprune.layerwise.FewExamples")
@@ -239,6 +241,24 @@ def test_tokens_of_packed_sentences_that_do_not_count() -> None:
     assert one == two
     with pytest.raises(ValueError, match="boolean tensor"):
         prune_layerwise(network, [(x, y)], density=0.5, tokens=lambda z: z[..., 4])
+
+
+@FEW
+@pytest.mark.parametrize("name", ["llama", "resnet"])
+def test_one_gram_matrix_is_in_memory_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: WeakSet[Moments] = WeakSet()
+    others: list[int] = []
+    make = Moments.__init__
+
+    def note(moments: Moments, *args: Any, **kwargs: Any) -> None:
+        others.append(len(alive))
+        alive.add(moments)
+        make(moments, *args, **kwargs)
+
+    monkeypatch.setattr(Moments, "__init__", note)
+    prune_layerwise(made(name), data_for(name), density=0.5)
+    assert len(others) > 5
+    assert not any(others)
 
 
 @FEW

@@ -41,7 +41,7 @@ def gathered(
     data = [Batch(x, torch.zeros(len(x)).long())]
     route = find_route(network, layers, lambda: data[0].call(network, CPU))
     groups = {n: group_weight(layer) for n, layer in layers.items()}
-    pair = Pair(network, pruned, tuple(layers), groups, data, CPU, CPU)
+    pair = Pair(network, pruned, groups, data, CPU, CPU)
     return next(m for names, m in walk(pair, route, target=target) if name in names)
 
 

@@ -194,6 +194,7 @@ def test_n_of_m_runs_along_the_inputs(layer: str) -> None:
         ("0:4", None, "unknown pattern '0:4'"),
         ("5:4", None, "keeps 5 of every 4; N must not exceed M"),
         ("2:4", 0.25, "keeps exactly 0.5 of the weights, got density 0.25; set density to 0.5"),
+        ("1:3", 0.333, "set density to 0.3333333333333333 or"),
     ],
 )
 def test_impossible_patterns_are_refused(pattern: str, density: float | None, message: str) -> None:
