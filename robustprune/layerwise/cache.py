@@ -67,6 +67,11 @@ class Cache:
         finally:
             for handle in handles:
                 handle.remove()
+        if len(given) < number:
+            raise ValueError(
+                f"module {self.chain.modules[len(given)]!r} is called in some batches and not in "
+                "others; give batches that take the same way through the network"
+            )
         self.other.append(known if known is not None else tuple(given))
 
     def run(self, batch: int) -> object:

@@ -19,7 +19,7 @@ class Chain:
         modules: the names of the modules, in order.
         first: for each module after the first, whether its input is the first entry of an output
             tuple.
-        other: the other arguments of each module, if they are the same for every batch; else None.
+        other: empty arguments for each module, if no module has any besides the first; else None.
     """
 
     modules: tuple[str, ...]
@@ -57,7 +57,7 @@ def chain_of(
     if sources[0] is None or not all(source in ("whole", "first") for source in sources[1:]):
         return None
     first = tuple(source == "first" for source in sources[1:])
-    if all(leaf is None or isinstance(leaf, bool | str) for leaf in every):
+    if not every:  # None, too, may be a mask in another batch
         return Chain(tuple(names), first, tuple(given))
     if _moves_with_first(network, names, given, call):
         return None

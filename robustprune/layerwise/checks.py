@@ -158,6 +158,11 @@ def checked_solver(
     positional = inspect.Parameter.POSITIONAL_ONLY
     known = [p.name for p in parameters[1:] if p.kind is not positional]
     for name in options:
+        if name == "mask" and name not in known:
+            raise ValueError(
+                f"solver {named!r} chooses masks itself; give masks to 'refit', 'admm', "
+                "'sparsegpt' or 'dsnot'"
+            )
         if name not in known:
             raise ValueError(
                 f"unknown option {name!r}{did_you_mean(name, known)}; solver {named!r} has "

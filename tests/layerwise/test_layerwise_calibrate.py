@@ -281,6 +281,55 @@ def test_batches_of_different_lengths() -> None:
     assert [moments.samples for _, moments in found] == [7, 7]
 
 
+class Sides(nn.Module):
+    """Small batches go another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.parts(x) if len(x) > 3 else x
+
+
+def test_modules_that_some_batches_do_not_call_are_named() -> None:
+    network, device = Sides(), torch.device("cpu")
+    data = [Batch(torch.rand(n, 5)) for n in (4, 3)]
+    layers = maskable_layers(network)
+    route = find_route(network, layers, lambda: data[0].call(network, device))
+    groups = {name: group_weight(layer) for name, layer in layers.items()}
+    pair = Pair(network, copy.deepcopy(network), groups, data, device, device)
+    with pytest.raises(ValueError, match=r"module 'parts\.0' is called in some batches"):
+        list(walk(pair, route, target="own"))
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_only_later_batches_are_padded(name: str) -> None:
+    """Some networks give their modules no mask in the first batch, and one in the second."""
+    network, (first, second) = made(name), [x for x, _ in data_for(name)]
+    network.config.use_cache = False
+    mask = torch.ones_like(first)
+    padded = torch.where((torch.arange(len(mask)) < 4)[:, None] & (torch.arange(7) > 3), 0, mask)
+    data = [
+        Batch({"input_ids": ids, "attention_mask": known}, counted=known.bool())
+        for ids, known in ((first, mask), (second, padded))
+    ]
+    layers, device = maskable_layers(network), torch.device("cpu")
+    route = find_route(network, layers, lambda: data[0].call(network, device))
+    groups = {name: group_weight(layer) for name, layer in layers.items()}
+    alone, whole = (
+        [
+            moments.gram
+            for _, moments in walk(
+                Pair(network, copy.deepcopy(network), groups, data, device, device),
+                route, target="own", cached=cached,
+            )
+        ]
+        for cached in (True, False)
+    )  # fmt: skip
+    assert all(map(torch.equal, alone, whole))
+
+
 class Tuples(nn.Module):
     """Its modules return tuples and share a tensor and a dict, as those of older transformers."""
 

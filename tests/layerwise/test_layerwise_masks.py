@@ -87,7 +87,7 @@ def test_layers_without_a_mask_stay_as_they_are() -> None:
         ({"masks": True, "pattern": "2:4"}, "pattern='2:4' has no effect"),
         ({"masks": True, "allocate": "erk"}, "allocate='erk' has no effect"),
         ({"masks": True, "dense": ("0",)}, "dense=.* has no effect"),
-        ({"masks": True, "solver": "omp"}, "'mask'"),
+        ({"masks": True, "solver": "omp"}, "'omp' chooses masks itself"),
         ({"masks": "other"}, "no layer of that name"),
         ({"masks": "shape"}, "must have the shape"),
     ],
