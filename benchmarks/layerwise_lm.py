@@ -1,6 +1,6 @@
 """Perplexity of the packaged language model, pruned without training by peers' methods and ours.
 
-    python -m benchmarks.layerwise_lm --data-dir DATA --out runs/layerwise_lm --methods peers ours
+    python -m benchmarks.layerwise_lm --data-dir DATA --out runs/layerwise_lm --seeds 0 1 2
     python -m benchmarks.layerwise_lm --out runs/layerwise_lm --table
 
 DATA/TinyStories/tiny_stories.txt is a text of 942,640 characters. Layers are calibrated on 128
@@ -83,8 +83,8 @@ OURS = {
 }
 METHODS = {**PEERS, **OURS}
 DENSE = 4.8163
-#: perplexity that the authors' functions give, at LEVELS; their 4:8 prunes all of the last 4 of 172
-#: inputs, where ours keeps 2 of them
+#: perplexity that the authors' functions give, at LEVELS. Their 4:8 prunes all of the last 4 of 172
+#: inputs, where ours keeps 2 of them; their magnitude prunes one weight more in each matrix
 REFERENCE: dict[str, tuple[float | None, ...]] = {
     "magnitude": (6.707, 41.77, 76.69, 351.9, 611.7, 122.4, 86.82),
     "wanda": (6.031, 19.99, 48.74, 158.2, 652.2, 65.93, 41.85),
@@ -166,7 +166,8 @@ def table(found: list[dict], names: Iterable[str]) -> str:
             if reference is not None and 0 in values:
                 cell += f" [{values[0] / reference:.3f}]"
             cells.append(cell)
-        lines.append(f"| {METHODS[name].title} | " + " | ".join(cells) + " |")
+        if any(cells):
+            lines.append(f"| {METHODS[name].title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
