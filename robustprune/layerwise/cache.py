@@ -44,8 +44,7 @@ class Cache:
             known = copies.setdefault(id(tensor), (tensor, tensor.detach().to("cpu", copy=True)))
             return known[1]
 
-        known = self.chain.other
-        number = 1 if known is not None else len(self.modules)
+        number = 1 if self.chain.alone else len(self.modules)
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             found = first_and_rest(args, kwargs)
@@ -72,11 +71,11 @@ class Cache:
                 f"module {self.chain.modules[len(given)]!r} is called in some batches and not in "
                 "others; give batches that take the same way through the network"
             )
-        self.other.append(known if known is not None else tuple(given))
+        self.other.append(tuple(given))
 
     def run(self, batch: int) -> object:
         """Return the module's output on a batch."""
-        other = self.other[batch][self.number]
+        other = self.other[batch][0 if self.chain.alone else self.number]
         moved = Arguments((self.hidden[batch], *other.args), other.kwargs).mapped(
             lambda tensor: tensor.to(self.device, copy=True)
         )

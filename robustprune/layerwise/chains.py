@@ -19,12 +19,12 @@ class Chain:
         modules: the names of the modules, in order.
         first: for each module after the first, whether its input is the first entry of an output
             tuple.
-        other: empty arguments for each module, if no module has any besides the first; else None.
+        alone: whether no module has other arguments than its input.
     """
 
     modules: tuple[str, ...]
     first: tuple[bool, ...]
-    other: tuple[Arguments, ...] | None
+    alone: bool
 
 
 def place_of(layer: str, chains: Sequence[Chain]) -> str | None:
@@ -57,11 +57,10 @@ def chain_of(
     if sources[0] is None or not all(source in ("whole", "first") for source in sources[1:]):
         return None
     first = tuple(source == "first" for source in sources[1:])
-    if not every:  # None, too, may be a mask in another batch
-        return Chain(tuple(names), first, tuple(given))
-    if _moves_with_first(network, names, given, call):
+    # None, too, may be a mask in another batch
+    if every and _moves_with_first(network, names, given, call):
         return None
-    return Chain(tuple(names), first, None)
+    return Chain(tuple(names), first, not every)
 
 
 def outermost(network: nn.Module, chains: Mapping[str, Chain]) -> list[Chain]:
@@ -79,22 +78,19 @@ def outermost(network: nn.Module, chains: Mapping[str, Chain]) -> list[Chain]:
 
 def _opened(network: nn.Module, chain: Chain, chains: Mapping[str, Chain]) -> Chain:
     """Return the chain with its inner `Sequential` chains inserted in their places."""
-    if chain.other is None:
+    if not chain.alone:
         return chain
     modules: list[str] = []
     first: list[bool] = []
-    other: list[Arguments] = []
     for place, module in enumerate(chain.modules):
         inner = chains.get(module)
         plain = type(network.get_submodule(module)) is nn.Sequential
-        if inner is None or not plain or inner.other is None:
-            inner = Chain((module,), (), (chain.other[place],))
+        if inner is None or not plain or not inner.alone:
+            inner = Chain((module,), (), alone=True)
         inner = _opened(network, inner, chains) if len(inner.modules) > 1 else inner
-        assert inner.other is not None
         first += [chain.first[place - 1]] if place else []
         modules, first = [*modules, *inner.modules], [*first, *inner.first]
-        other += inner.other
-    return Chain(tuple(modules), tuple(first), tuple(other))
+    return Chain(tuple(modules), tuple(first), alone=True)
 
 
 def _keeps_to_itself(log: Log, names: list[str], begins: list[int], ends: list[int]) -> bool:

@@ -363,7 +363,7 @@ def test_modules_that_return_tuples(target: TargetName) -> None:
     data = [Batch(torch.rand(n, 5)) for n in (4, 3)]
     layers = maskable_layers(network)
     route = find_route(network, layers, lambda: data[0].call(network, device))
-    assert [(chain.first, chain.other) for chain in route.chains] == [((True, True), None)]
+    assert [(chain.first, chain.alone) for chain in route.chains] == [((True, True), False)]
     assert len(route.streams) == 3
     groups = {name: group_weight(layer) for name, layer in layers.items()}
     sums = []
