@@ -28,7 +28,8 @@ class Route:
     """The structure of a network, from a run on one batch; layers have the names of their weights.
 
     Attributes:
-        calls: number of calls of each layer, in the order of their first calls.
+        calls: number of calls of each layer in that batch, in the order of their first calls. In
+            other batches, at most as many calls are seen.
         groups: successive layers that share their inputs; each layer is in one group.
         streams: layers whose outputs are all added to a residual stream.
         chains: see `Chain`; no module is in two of them.
