@@ -2,8 +2,7 @@
 
 A linear layer gives Y = W X with a vector of features in each column of X. So does a convolution,
 with a patch of its padded input in each column (`torch.nn.functional.unfold`, for any dimension).
-The patches of a batch are a view of it, and are copied piece by piece, so that at most `PIECE`
-numbers of them are in memory at the same time.
+The patches of a batch are a view of it; at most `PIECE` numbers of them are copied at a time.
 """
 
 from __future__ import annotations

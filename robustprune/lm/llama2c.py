@@ -135,6 +135,8 @@ def _read_pieces(path: Path, number: object) -> list[tuple[str, float]]:
         raise ValueError(
             f"{path} is no tokenizer of llama2.c for {number} pieces: {error}"
         ) from None
+    if len(pieces) <= max(_BYTES):
+        raise ValueError(f"{path} has {len(pieces)} pieces; the special ones and the bytes are 259")
     for index, name in (*enumerate(_SPECIAL), *((i, f"<0x{i - 3:02X}>") for i in _BYTES)):
         pieces[index] = (name, pieces[index][1])
     return pieces

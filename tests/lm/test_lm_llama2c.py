@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustprune.lm import convert
+from robustprune.lm.llama2c import _read_pieces
 
 transformers = pytest.importorskip("transformers")
 PACKAGED = Path(__file__).parents[2] / "robustprune" / "data" / "lm" / "stories260K"
@@ -168,3 +169,9 @@ def test_a_tokenizer_that_is_cut_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tok.bin").write_bytes((tmp_path / "tok.bin").read_bytes()[:500])
     with pytest.raises(ValueError, match="no tokenizer of llama2"):
         convert(tmp_path / "model.bin", tmp_path / "tok.bin", tmp_path / "hf")
+
+
+def test_a_vocabulary_without_the_bytes_is_refused(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "tok.bin")
+    with pytest.raises(ValueError, match="has 20 pieces"):
+        _read_pieces(tmp_path / "tok.bin", 20)
