@@ -1,0 +1,238 @@
+"""Pruning without training, on adversarially trained networks: how sparse can they be?
+
+    python -m benchmarks.layerwise --data-dir DATA --out runs/layerwise --cases ecg200
+    python -m benchmarks.layerwise --out runs/layerwise --table
+
+The dense networks are those of `benchmarks.layerwise_networks`. Every network is judged on test
+examples by FGSM, PGD with five restarts and APGD, and with --whole by whole AutoAttack, too; what
+is counted as robust stood against all of them, an upper bound. Each figure is a line of
+results.jsonl, and the same command goes on where it stopped. "+10" behind a method: fine-tuned
+under attack for ten epochs afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from attacks import PGD
+from benchmarks.kept import note, rows
+from benchmarks.layerwise_networks import CASES, Case, data, dense, loader
+from benchmarks.layerwise_tables import table
+from robustprune.layerwise import prune_layerwise
+from robustprune.measure import attack_set, evaluate
+from robustprune.minmax import Adversarial, OptimizerSpec
+from robustprune.run.allocator import keep_freed_memory
+from robustprune.search import (
+    Ticket,
+    find_scratch_ticket,
+    finetune_ticket,
+    prune_admm,
+    prune_one_shot,
+    prune_scores,
+)
+from robustprune.tasks import BatchLoader, Split, Task
+
+Search = Callable[[Case, Task, nn.Module, float, int], Ticket]
+
+DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.02)
+
+
+def layerwise(solver: str, clean: float | None = 0.0, **options: object) -> Search:
+    """`prune_layerwise`; `clean` is the share of calibration inputs that stay clean, None for no
+    attack at all."""
+
+    def search(case: Case, task: Task, model: nn.Module, density: float, seed: int) -> Ticket:
+        attack = PGD(case.threat, steps=20, step_size=case.threat.eps / 4, seed=seed)
+        attacked = {} if clean is None else {"attack": attack, "clean": clean}
+        return prune_layerwise(
+            model, calibration(case, task), density=density, solver=solver, dense=case.whole,
+            seed=seed, **attacked, **options,
+        )  # fmt: skip
+
+    return search
+
+
+def calibration(case: Case, task: Task) -> BatchLoader:
+    """The first training examples as they are, `case.calibration` of them."""
+    x, y = task.train.batch(slice(case.calibration))
+    return BatchLoader(Split(x, y), min(len(y), 500), shuffle=False, seed=0)
+
+
+def trained(search: Callable[..., Ticket], **options: object) -> Search:
+    """A search that trains under the attack of the dense network's training, from that network."""
+
+    def run(case: Case, task: Task, model: nn.Module, density: float, seed: int) -> Ticket:
+        return search(
+            model, loader(case, task, seed), density=density, attack=case.attack,
+            dense=case.whole, quiet=True, **options,
+        )  # fmt: skip
+
+    return run
+
+
+def magnitude(case: Case, task: Task, model: nn.Module, density: float, seed: int) -> Ticket:
+    return prune_one_shot(model, density=density, dense=case.whole)
+
+
+def tuned(search: Search, epochs: int) -> Search:
+    """The method, and its kept weights trained under attack."""
+
+    def run(case: Case, task: Task, model: nn.Module, density: float, seed: int) -> Ticket:
+        ticket = search(case, task, model, density, seed)
+        spec = OptimizerSpec(
+            lr=case.optimizer.lr / (1 if epochs > 10 else 5),
+            weight_decay=case.optimizer.weight_decay,
+        )
+        objective = Adversarial(case.attack)
+        return finetune_ticket(
+            ticket, loader(case, task, seed), objective, epochs=epochs, optimizer=spec, quiet=True,
+            amp=case.half, channels_last=case.half,
+        )  # fmt: skip
+
+    return run
+
+
+#: rho, ridge and iterations were chosen on seeds 0 to 2 of ECG200, see docs/methods/layerwise.md
+ADMM = {"rho": 0.1, "ridge": 0.01, "iterations": 60, "chosen": 50}
+OURS = {**ADMM, "allocate": "erk", "sweeps": 3}
+
+METHODS: dict[str, Search] = {
+    "magnitude": magnitude,
+    "wanda": layerwise("wanda", allocate="row"),
+    "sparsegpt": layerwise("sparsegpt", target="own"),
+    "admm, own": layerwise("admm", target="own", **ADMM),
+    "ours": layerwise("admm", **OURS),
+    "ours, residual": layerwise("admm", target="residual", **OURS),
+    "ours, fisher": layerwise("admm", outputs="fisher", **OURS),
+    "ours, fisher global": layerwise(
+        "admm", outputs="fisher", **{**OURS, "allocate": "global"}
+    ),
+    "ours, layer": layerwise("admm", **{**OURS, "allocate": "layer"}),
+    "ours, igq": layerwise("admm", **{**OURS, "allocate": "igq"}),
+    "ours, one sweep": layerwise("admm", **{**OURS, "sweeps": 1}),
+    "ours, clean": layerwise("admm", clean=None, **{**OURS, "sweeps": 1}),
+    "ours, half": layerwise("admm", clean=0.5, **OURS),
+    "ours, bias": layerwise("admm", bias=True, **OURS),
+    "ours, own": layerwise("admm", target="own", **OURS),
+    "residual, one sweep": layerwise(
+        "admm", target="residual", clean=0.5, **{**OURS, "sweeps": 1}
+    ),
+    "residual, fisher": layerwise(
+        "admm", target="residual", clean=0.5, outputs="fisher", **{**OURS, "sweeps": 1}
+    ),
+    "ours, obs": layerwise("obs", allocate="erk", sweeps=3),
+    "ours, omp": layerwise("omp", allocate="erk", sweeps=3),
+    "ours, sparsegpt": layerwise("sparsegpt", allocate="erk", sweeps=3),
+    "hydra+100": tuned(
+        trained(prune_scores, method="hydra", epochs=50,
+                optimizer=OptimizerSpec(lr=0.1, weight_decay=1e-4)), 100),
+    "harp+100": tuned(
+        trained(prune_scores, method="harp", epochs=50,
+                optimizer=OptimizerSpec(lr=0.1, weight_decay=1e-4)), 100),
+    "admm of training+100": tuned(
+        trained(prune_admm, epochs=100, every=5, rho=1e-2,
+                optimizer=OptimizerSpec(lr=0.01, weight_decay=1e-4)), 100),
+    "rst+100": tuned(
+        trained(find_scratch_ticket, epochs=200,
+                optimizer=OptimizerSpec(lr=0.5)), 100),
+    "magnitude+100": tuned(magnitude, 100),
+}  # fmt: skip
+
+
+def method(name: str) -> Search:
+    """By name; "NAME+10" is fine-tuned for ten epochs."""
+    if name in METHODS:
+        return METHODS[name]
+    base, _, epochs = name.rpartition("+")
+    return tuned(METHODS[base], int(epochs))
+
+
+def figures(case: Case, task: Task, model: nn.Module, *, whole: bool) -> dict[str, object]:
+    """Accuracies in percent, and example by example who stood against everything."""
+    x, y = task.test.batch(slice(case.images))
+    attacks = attack_set(
+        case.threat, steps=case.judge, step_size=case.threat.eps / 4, restarts=5,
+        more=("apgd", "autoattack") if whole else ("apgd",),
+    )  # fmt: skip
+    outcome = evaluate(model, x, y, attacks, batch_size=500)
+    return {
+        "clean": 100 * float(outcome.clean.float().mean()),
+        **{name: 100 * float(right.float().mean()) for name, right in outcome.robust.items()},
+        "robust": 100 * float(outcome.worst.float().mean()),
+        "constant": outcome.constant,
+        "stood": "".join("01"[int(right)] for right in outcome.worst),
+        "n": len(y),
+    }
+
+
+def run(options: argparse.Namespace) -> None:
+    options.out.mkdir(parents=True, exist_ok=True)
+    done = {
+        (r["case"], r["seed"], r["method"], r["density"])
+        for r in rows(options.out)
+        if "autoattack" in r or not options.whole
+    }
+    for name in options.cases:
+        case = CASES[name]
+        for seed in range(options.seeds or case.seeds):
+            if (
+                not options.train
+                and not (options.out / "dense" / f"{name}-{seed}.safetensors").exists()
+            ):
+                continue
+            task, model = data(case.task, options.data_dir), None
+            asked = [("dense", 1.0), *((m, d) for m in options.methods for d in options.densities)]
+            for what, density in asked:
+                if (name, seed, what, density) in done:
+                    continue
+                model = model or dense(name, seed, options.out, options.data_dir)
+                torch.manual_seed(seed)
+                started = time.process_time()
+                found, extra = model, {}
+                if what != "dense":
+                    ticket = method(what)(case, task, model, density, seed)
+                    found = ticket.model.eval()
+                    extra = {"kept": ticket.masks.density}
+                seconds = time.process_time() - started
+                row = {"case": name, "seed": seed, "method": what, "density": density}
+                note(
+                    options.out,
+                    {
+                        **row,
+                        **extra,
+                        "seconds": round(seconds, 2),
+                        **figures(case, task, found, whole=options.whole),
+                    },
+                )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("runs/layerwise"))
+    parser.add_argument("--cases", nargs="+", default=["ecg200"], choices=list(CASES))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="+N: fine-tuned")
+    parser.add_argument("--densities", nargs="+", type=float, default=list(DENSITIES))
+    parser.add_argument("--seeds", type=int, help="how many; default what the case says")
+    parser.add_argument(
+        "--train", action="store_true", help="train dense networks that are missing"
+    )
+    parser.add_argument("--whole", action="store_true", help="whole AutoAttack, too")
+    parser.add_argument("--table", action="store_true", help="only print the tables")
+    options = parser.parse_args()
+    keep_freed_memory()
+    if not options.table:
+        run(options)
+    print(table(rows(options.out), options.cases))
+
+
+if __name__ == "__main__":
+    main()

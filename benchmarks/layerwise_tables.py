@@ -1,0 +1,48 @@
+"""The tables of `benchmarks.layerwise`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from robustprune.measure import mean_sd
+
+
+def table(found: Sequence[Mapping], cases: Iterable[str]) -> str:
+    """Robust / clean accuracy in percent, as mean ± sd over seeds, by method and density; and the
+    seconds of one thread that a method took."""
+    parts = []
+    for case in cases:
+        # of a network that was judged twice, by the harder attacks
+        last = {
+            (row["method"], row["density"], row["seed"]): row
+            for row in sorted(found, key=lambda row: "autoattack" in row)
+            if row["case"] == case
+        }
+        mine = list(last.values())
+        densities = sorted({row["density"] for row in mine}, reverse=True)
+        cells: dict[tuple[str, float], list[Mapping]] = defaultdict(list)
+        for row in mine:
+            cells[row["method"], row["density"]].append(row)
+        lines = [
+            f"### {case}",
+            "",
+            f"| method | seconds | {' | '.join(f'{density:g}' for density in densities)} |",
+            "| --- " * (len(densities) + 2) + "|",
+        ]
+        for method in dict.fromkeys(row["method"] for row in mine):
+            seconds = [row["seconds"] for row in mine if row["method"] == method]
+            took = "" if method == "dense" else f"{sum(seconds) / len(seconds):.1f}"
+            texts = [_cell(cells[method, density]) for density in densities]
+            lines.append(f"| {method} | {took} | {' | '.join(texts)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _cell(rows: Sequence[Mapping]) -> str:
+    if not rows:
+        return ""
+    robust = [row["robust"] for row in rows]
+    clean = sum(row["clean"] for row in rows) / len(rows)
+    spread = f" ± {mean_sd(robust).sd:.1f}" if len(rows) > 1 else ""
+    return f"{sum(robust) / len(robust):.1f}{spread} / {clean:.1f}"
