@@ -99,7 +99,7 @@ def tuned(search: Search, epochs: int) -> Search:
 
 
 #: rho, ridge and iterations were chosen on seeds 0 to 2 of ECG200, see docs/methods/layerwise.md
-ADMM = {"rho": 0.1, "ridge": 0.01, "iterations": 60, "chosen": 50}
+ADMM = {"rho": 0.1, "ridge": 0.01, "iterations": 60, "chosen": 50, "start": "optimum"}
 OURS = {**ADMM, "allocate": "erk", "sweeps": 3}
 
 METHODS: dict[str, Search] = {

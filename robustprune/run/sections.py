@@ -143,7 +143,7 @@ class LayerwiseSection(Section):
     weights: Trained = "adversarial"  # the dense baseline that is pruned
     solver: str = "admm"  # only layerwise: a name in `robustprune.layerwise.SOLVERS`
     #: options of that solver, such as {rho: 0.1, ridge: 0.01}
-    options: dict[str, bool | int | float] = Field(default_factory=dict)
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     target: Literal["own", "dense", "residual"] = "dense"  # the target output of each layer
     #: "fisher": squares of outputs count by how much the cross-entropy feels them
     outputs: Literal["alike", "fisher"] = "alike"
