@@ -111,7 +111,7 @@ def test_a_config_gives_examples_and_threat(own: Path, capsys: pytest.CaptureFix
     found = json.loads(said.out)
     assert (found["source"], found["n"], found["threat"]["eps"]) == ("ecg200", 7, 0.2)
     # a constant answer cannot be attacked: that is what the sanity checks are for
-    assert "warning: zero-gradients: 6 of the 6 examples" in said.err
+    assert "warning: zero-gradients: 6 of the 6 unbroken examples" in said.err
     assert found["clean"] == found["robust"]["worst"]
     assert not all(finding["ok"] for finding in found["findings"])
 
