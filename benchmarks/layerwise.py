@@ -114,6 +114,7 @@ METHODS: dict[str, Search] = {
         "admm", outputs="fisher", **{**OURS, "allocate": "global"}
     ),
     "ours, layer": layerwise("admm", **{**OURS, "allocate": "layer"}),
+    "ours, published": layerwise("admm", allocate="erk", sweeps=3),
     "ours, igq": layerwise("admm", **{**OURS, "allocate": "igq"}),
     "ours, one sweep": layerwise("admm", **{**OURS, "sweeps": 1}),
     "ours, clean": layerwise("admm", clean=None, **{**OURS, "sweeps": 1}),
