@@ -88,7 +88,7 @@ PRUNE_LAYERWISE = Script(
     "(Frantar & Alistarh 2023).",
     (
         ("", "ECG200, keeping 10% and 5%"),
-        ("--method layerwise --set layerwise.solver=omp", "another solver"),
+        ("--method layerwise --set layerwise.solver=omp 'layerwise.options={}'", "another solver"),
         ("--set 'finetune.modes=[inherit]' finetune.epochs=10", "and fine-tune for ten epochs"),
         ("--config layerwise_mnist --data-dir ~/data", "MNIST"),
     ),
