@@ -18,6 +18,7 @@ from jsonschema.exceptions import best_match
 
 from robustprune.run.checkpoint import write_atomically
 from robustprune.run.files import read_bytes
+from robustprune.tabular import html_table
 
 FILE = "certificates.jsonl"
 SCHEMA = 2
@@ -30,7 +31,7 @@ Guarantee = Literal["base", "smoothed"]
 Outcome = Literal["certified", "wrong", "abstained", "unproven"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Certificate:
     """One claim: the classifier answers every x' nearer to x than `radius` with `label`.
 
@@ -74,6 +75,27 @@ class Certificate:
     attack_radius: float | None
     guarantee: Guarantee
     replaceable: int | None = None
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{name} {value}" for name, value in self._facts() if value != "–")
+        return f"Certificate({said})"
+
+    def _repr_html_(self) -> str:
+        return html_table("certificate", (), self._facts())
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """Return what a reader asks first, as text."""
+        held = "proof" if self.confidence == 1 else f"{100 * self.confidence:g}%"
+        attacked = "–" if self.attack_radius is None else f"{self.attack_radius:.4g}"
+        return [
+            ("example", str(self.index)),
+            ("label", str(self.label)),
+            ("outcome", self.outcome),
+            ("radius", f"{self.radius:.4g} ({self.norm})"),
+            ("method", self.method),
+            ("confidence", held),
+            ("nearest attack", attacked),
+        ]
 
     @property
     def outcome(self) -> Outcome:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ _FIRST_LOOK = 256
 _FUTILITY = 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SmoothingResult:
     """The result of CERTIFY for N examples. All tensors are on the CPU.
 
@@ -50,14 +50,22 @@ class SmoothingResult:
     """
 
     prediction: Tensor
-    radius: Tensor = field(repr=False)
-    hits: Tensor = field(repr=False)
-    drawn: Tensor = field(repr=False)
-    p_lower: Tensor = field(repr=False)
+    radius: Tensor
+    hits: Tensor
+    drawn: Tensor
+    p_lower: Tensor
     sigma: float
     n0: int
     n: int
     alpha: float
+
+    def __repr__(self) -> str:
+        held = self.prediction != ABSTAIN
+        radius = f"{self.radius[held].median().item():.4g}" if bool(held.any()) else "–"
+        return (
+            f"SmoothingResult(n={len(held)}, abstained {int((~held).sum())}, median radius of the "
+            f"others {radius} (L2), sigma {self.sigma:g}, alpha {self.alpha:g} an example)"
+        )
 
     @property
     def total_failure(self) -> float:

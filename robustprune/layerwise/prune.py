@@ -31,7 +31,7 @@ from robustprune.layerwise.ratios import Ratios, check_ratios, layer_counts
 from robustprune.layerwise.route import Route
 from robustprune.layerwise.solvers import SOLVERS
 from robustprune.layerwise.targets import TargetName
-from robustprune.minmax import Batches, EpochRecord
+from robustprune.minmax import Batches, EpochRecord, History
 from robustprune.search.ticket import Ticket, copy_on, device_of, refuse_others
 from robustprune.sparsity import (
     Groups,
@@ -170,7 +170,7 @@ def prune_layerwise(
     if density is not None:
         check_ratios(allocate, groups, density)
     pruned, found = network, {}  # type: tuple[nn.Module, dict[str, Tensor]]
-    history: list[EpochRecord] = []
+    history = History()
     for _ in range(sweeps):
         taken, share = data, 0.5 if clean is None else clean
         if attack is not None:
@@ -211,7 +211,7 @@ def _one_walk(
     plan: _Plan,
     seen: tuple[TargetName, After],
     dtype: torch.dtype,
-    history: list[EpochRecord],
+    history: History,
 ) -> dict[str, Tensor]:
     """Prune `pair.pruned` and return the masks; the history gets one record per layer."""
     masks: dict[str, Tensor] = {}

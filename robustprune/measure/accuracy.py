@@ -19,9 +19,10 @@ from attacks.scale import scaled
 from robustprune.run.progress import progress
 from robustprune.run.runtime import is_first, merged, own_batches
 from robustprune.sparsity import computed_once
+from robustprune.tabular import html_table, share
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """Which of N examples a network classifies correctly.
 
@@ -40,6 +41,21 @@ class Outcome:
     flat: Tensor
     unchecked: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{name} {accuracy}" for name, accuracy in self._accuracies())
+        return f"Outcome(n={len(self.clean)}, {shares}{self._marks()})"
+
+    def _repr_html_(self) -> str:
+        title = f"accuracy on {len(self.clean):,} examples{self._marks()}"
+        return html_table(title, (), self._accuracies())
+
+    def _accuracies(self) -> list[tuple[str, str]]:
+        right = {"clean": self.clean, **self.robust, "worst": self.worst}
+        return [(name, share(one.double().mean().item())) for name, one in right.items()]
+
+    def _marks(self) -> str:
+        return "".join(f", {found.name}" for found in self.findings if not found.passed)
+
     @property
     def constant(self) -> int | None:
         """The one class that every example gets without a perturbation; None if classes differ, or
@@ -52,13 +68,13 @@ class Outcome:
     def findings(self) -> tuple[Finding, ...]:
         """What makes the figures less meaningful than they seem; see `attacks.sanity`."""
         flat, standing = int(self.flat.sum()), int(self.worst.sum())
-        share = flat / max(standing, 1)
+        part = flat / max(standing, 1)
         message = f"{flat} of the {standing} unbroken examples have a gradient of exactly zero"
         if flat:
             message += "; attacks that follow it could not move: try a gradient-free one (Square)"
         names = ", ".join(self.unchecked) or "none"
         return (
-            Finding("zero-gradients", flat == 0, share, message),
+            Finding("zero-gradients", flat == 0, part, message),
             Finding(
                 "constant-answer",
                 self.constant is None,

@@ -7,6 +7,7 @@ from robustprune.minmax.dense import forget, masks_of, set_masks
 from robustprune.minmax.fingerprint import known_by_its_call
 from robustprune.minmax.free import Free, Repeated
 from robustprune.minmax.freelb import FreeLB
+from robustprune.minmax.history import EpochRecord, History, Tracker, log_epochs
 from robustprune.minmax.objectives import (
     Adversarial,
     Gaussian,
@@ -18,7 +19,7 @@ from robustprune.minmax.objectives import (
 from robustprune.minmax.optimizers import OptimizerLike, OptimizerSpec, TorchOptimizer
 from robustprune.minmax.options import LoopOptions, Validation
 from robustprune.minmax.result import Objective, StepResult, tally
-from robustprune.minmax.resume import Checkpoint, EpochRecord
+from robustprune.minmax.resume import Checkpoint
 from robustprune.minmax.steps import TrainingDiverged
 from robustprune.minmax.train import train
 
@@ -34,6 +35,7 @@ __all__ = [
     "Free",
     "FreeLB",
     "Gaussian",
+    "History",
     "Learned",
     "LoopOptions",
     "Mart",
@@ -45,11 +47,13 @@ __all__ = [
     "Repeated",
     "StepResult",
     "TorchOptimizer",
+    "Tracker",
     "Trades",
     "TrainingDiverged",
     "Validation",
     "forget",
     "known_by_its_call",
+    "log_epochs",
     "masks_of",
     "pair_of",
     "set_masks",

@@ -13,8 +13,9 @@ from attacks import Attack
 from attacks.modes import evaluating
 from attacks.network import logits_of
 from robustprune.minmax.batches import Batches, check_labels, length_of, pair_of
+from robustprune.minmax.history import EpochRecord
 from robustprune.minmax.result import tally
-from robustprune.minmax.resume import Checkpoint, EpochRecord
+from robustprune.minmax.resume import Checkpoint
 from robustprune.run.runtime import own_part, own_random_numbers, summed
 from robustprune.sparsity import computed_once
 

@@ -102,6 +102,9 @@ class Meter:
             torch.tensor([float(value) for value in sums], dtype=torch.float64)
         ).tolist()
         averages = self.averages()
+        if not self.quiet:
+            self._show()
+            self.bar.end_part()
         self.epoch += 1
         self._reset()
         return averages

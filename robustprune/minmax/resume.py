@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustprune.minmax.finite import first_weight
+from robustprune.minmax.history import EpochRecord, History
 from robustprune.run.checkpoint import (
     flatten_optimizer,
     load_latest,
@@ -23,23 +24,6 @@ from robustprune.run.runtime import generator_states, is_first, ranks, restore_g
 
 #: the largest share of the time of an epoch for saving state within it
 SHARE = 0.05
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One line of a training's history. Accuracies are those of the training batches."""
-
-    epoch: int
-    step: int
-    loss: float
-    clean: float | None
-    robust: float | None
-    lr: float
-    seconds: float
-    val_clean: float | None = None
-    val_robust: float | None = None
-    figures: dict[str, float] = field(default_factory=dict)  # numbers of the constraint, by name
-    layer: str | None = None  # layer of which `loss` is the error, in layerwise pruning
 
 
 @dataclass(frozen=True)
@@ -78,7 +62,7 @@ class Progress:
     best_score: float = -math.inf
     best_epoch: int = 0
     best: dict[str, Tensor] | None = None
-    history: list[EpochRecord] = field(default_factory=list)
+    history: History = field(default_factory=History)
 
 
 class Keeper:
@@ -172,7 +156,7 @@ class Keeper:
                 best_score=-math.inf if meta["best_score"] is None else meta["best_score"],
                 best_epoch=meta["best_epoch"],
                 best=sections.get("best"),
-                history=[EpochRecord(**record) for record in meta["history"]],
+                history=History(EpochRecord(**record) for record in meta["history"]),
             )
             restore_generators(sections["generator"])
         except (KeyError, RuntimeError, TypeError) as error:

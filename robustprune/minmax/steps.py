@@ -23,11 +23,12 @@ from robustprune.minmax.batches import (
 from robustprune.minmax.constraint import Callback
 from robustprune.minmax.dense import DenseGradients
 from robustprune.minmax.finite import culprit, culprit_of_attack, finite, first_weight
+from robustprune.minmax.history import EpochRecord
 from robustprune.minmax.optimizers import Rates
 from robustprune.minmax.options import Validation
 from robustprune.minmax.progress import Meter
 from robustprune.minmax.result import Objective, StepResult
-from robustprune.minmax.resume import EpochRecord, Keeper, Progress
+from robustprune.minmax.resume import Keeper, Progress
 from robustprune.run.runtime import (
     first_before_others,
     own_part,

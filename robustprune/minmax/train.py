@@ -13,11 +13,12 @@ from robustprune.minmax.batches import Batches, check_loader, length_of
 from robustprune.minmax.compiled import compiled
 from robustprune.minmax.constraint import Callback
 from robustprune.minmax.fingerprint import training_call
+from robustprune.minmax.history import EpochRecord, History
 from robustprune.minmax.optimizers import OptimizerLike, Rates, understood
 from robustprune.minmax.options import Validation
 from robustprune.minmax.progress import Meter
 from robustprune.minmax.result import Objective
-from robustprune.minmax.resume import Checkpoint, EpochRecord, Keeper
+from robustprune.minmax.resume import Checkpoint, Keeper
 from robustprune.minmax.steps import Training
 from robustprune.run.runtime import warn_of_emulated_bfloat16
 
@@ -43,15 +44,12 @@ def train(
     title: str = "training",
     quiet: bool = False,
     on_epoch: Callable[[EpochRecord], None] | None = None,
-) -> list[EpochRecord]:
+) -> History:
     """Minimise E[objective(model, x, y, epoch)] over `parameters`, in place.
 
     Masked weights are computed once per step and used by all steps of the inner attack. On several
     ranks, each rank attacks its own part of every batch without communication, and the gradients
     are combined before the step; see docs/distributed.md.
-
-    On several ranks each attacks its own part of every batch, with no word to the others, and the
-    gradients are put together before the step; see docs/distributed.md.
 
     Args:
         loader: an iterable of (x, y) batches, or of what `pair_of` accepts. If it has `state_dict`
@@ -80,7 +78,8 @@ def train(
             nothing.
         title: the title of the progress bar and of errors.
         quiet: whether the progress bar is hidden.
-        on_epoch: a function that is called with the record of each epoch; None for none.
+        on_epoch: a function that is called with the record of each epoch, such as `log_epochs`;
+            None for none.
 
     Returns:
         One record for each epoch, including those before a resume.

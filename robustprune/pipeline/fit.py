@@ -8,7 +8,15 @@ from typing import Literal
 
 from torch import nn
 
-from robustprune.minmax import Checkpoint, LoopOptions, Natural, OptimizerSpec, Validation, train
+from robustprune.minmax import (
+    Checkpoint,
+    History,
+    LoopOptions,
+    Natural,
+    OptimizerSpec,
+    Validation,
+    train,
+)
 from robustprune.pipeline.shared import Run
 from robustprune.run.checkpoint import load_state
 from robustprune.run.config import TrainingSection
@@ -107,7 +115,7 @@ def fit_finetuned(run: Run, ticket: Fitted, mode: FinetuneMode) -> Fitted:
     def make(checkpoint: Checkpoint) -> Ticket:
         objective, loader = run.robust(section.epochs, name)
         return finetune_ticket(
-            Ticket(ticket.masks, ticket.model, []),
+            Ticket(ticket.masks, ticket.model, History()),
             loader,
             objective,
             mode=mode,

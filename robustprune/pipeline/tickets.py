@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from robustprune.minmax import Checkpoint, Natural
+from robustprune.minmax import Checkpoint, History, Natural
 from robustprune.pipeline.fit import Fitted, Kind, Training
 from robustprune.pipeline.searches import Found, Search, training
 from robustprune.run.checkpoint import load_state
@@ -56,7 +56,7 @@ def find_lottery(search: Search) -> Found:
     def control(kind: ControlName, checkpoint: Checkpoint) -> Ticket:
         objective, loader = run.robust(section.epochs, f"{name}-{kind}")
         return train_control(
-            LotteryTicket(ticket.masks, ticket.model, [], start),
+            LotteryTicket(ticket.masks, ticket.model, History(), start),
             loader,
             kind,
             objective=objective,
@@ -115,7 +115,7 @@ def find_language(search: Search) -> Found:
         drawn = search.fit(find)
     else:
         drawn = search.fit(find, "drawn", "not yet trained")
-    ticket = LotteryTicket(drawn.masks, drawn.model, [], start)
+    ticket = LotteryTicket(drawn.masks, drawn.model, History(), start)
 
     def trained(kind: ControlName | None, checkpoint: Checkpoint) -> Ticket:
         if section.finetune == "none":

@@ -2,5 +2,6 @@
 
 from robustprune.report.render import write_report
 from robustprune.report.table import terminal_table
+from robustprune.report.ticket import plot_ticket
 
-__all__ = ["terminal_table", "write_report"]
+__all__ = ["plot_ticket", "terminal_table", "write_report"]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from robustprune.report.records import ModelRecord
+from robustprune.report.records import MetricsRecord, ModelRecord
+from robustprune.report.style import Look, looks
 
 
 def groups(models: Sequence[ModelRecord]) -> list[tuple[str, list[ModelRecord]]]:
@@ -63,3 +64,8 @@ def legend_below(figure: Figure, axes: Axes) -> None:
         ncols=_legend_columns(labels),
         handlelength=3.4,
     )
+
+
+def looks_of(metrics: MetricsRecord) -> dict[str, Look]:
+    """Return the look of each family of networks, which is the same in all figures of a report."""
+    return dict(looks([model.family for model in metrics.models]))

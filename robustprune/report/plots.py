@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
@@ -14,21 +13,21 @@ from robustprune.report.panels import (
     groups,
     legend_below,
     legend_height,
+    looks_of,
     suffix,
     titled,
     wrap,
 )
 from robustprune.report.records import (
-    EpochRecord,
+    LayerRecord,
     MetricsRecord,
     ModelRecord,
-    RunRecord,
     ThreatRecord,
 )
-from robustprune.report.style import FAINT, INK, SERIES_COLOURS, Look, Plot, canvas, finish, looks
+from robustprune.report.style import FAINT, INK, SERIES_COLOURS, Look, Plot, canvas, finish
 from robustprune.report.wording import count, norm_name, share
+from robustprune.sparsity import LayerDensity
 
-_MANY_EPOCHS = 15  # with more epochs, a marker at each one would hide the line
 _ZOOM = 4.0  # a curve beyond this many times the chosen eps is also shown close up
 
 
@@ -50,51 +49,7 @@ def layer_density(metrics: MetricsRecord) -> list[Plot]:
     for model in metrics.models:
         if not model.is_dense and model.layers:
             shared.setdefault(model.layers, []).append(model)
-    return [_layer_plot(models) for models in shared.values()]
-
-
-def training_curves(run: RunRecord) -> list[Plot]:
-    """Plot loss, clean and attacked batch accuracy and, where measured, validation, by epoch."""
-    panels: tuple[tuple[str, str, Callable[[EpochRecord], float | None]], ...] = (
-        ("loss", "training loss", lambda epoch: epoch.loss),
-        ("clean", "clean batch accuracy (%)", lambda epoch: _hundred(epoch.clean)),
-        ("robust", "attacked batch accuracy (%)", lambda epoch: _hundred(epoch.robust)),
-        ("val-clean", "clean validation accuracy (%)", lambda epoch: _hundred(epoch.val_clean)),
-        ("val-robust", "attacked validation accuracy (%)", lambda e: _hundred(e.val_robust)),
-    )
-    return [
-        _training_plot(run, models, density=density, key=key, label=label, read=read)
-        for density, models in groups(_trained(run))
-        for key, label, read in panels
-        if any(read(epoch) is not None for m in models for epoch in run.histories[m.name])
-    ]
-
-
-def search_figures(run: RunRecord) -> list[Plot]:
-    """Plot what the searches record about themselves by epoch: residuals of ADMM, rates of HARP."""
-    names = dict.fromkeys(
-        name
-        for model in _trained(run)
-        for epoch in run.histories[model.name]
-        for name in epoch.figures
-    )
-
-    def recorded(models: Sequence[ModelRecord], name: str) -> list[ModelRecord]:
-        return [m for m in models if any(name in e.figures for e in run.histories[m.name])]
-
-    return [
-        _training_plot(
-            run,
-            recorded(models, name),
-            density=density,
-            key=re.sub(r"\W+", "-", name),
-            label=name,
-            read=lambda epoch, name=name: epoch.figures.get(name),  # type: ignore[misc]
-        )
-        for density, models in groups(_trained(run))
-        for name in names
-        if recorded(models, name)
-    ]
+    return [_layers_of(models) for models in shared.values()]
 
 
 def density_tradeoff(metrics: MetricsRecord) -> list[Plot]:
@@ -112,7 +67,7 @@ def density_tradeoff(metrics: MetricsRecord) -> list[Plot]:
 def _eps_plot(
     metrics: MetricsRecord, models: Sequence[ModelRecord], *, density: str, limit: float | None
 ) -> Plot:
-    look = _looks(metrics)
+    look = looks_of(metrics)
     threat = metrics.threat
     with canvas(width=5.2, height=3.5 + legend_height(models)) as (figure, axes):
         for model in models:
@@ -171,8 +126,16 @@ def _eps_alt(models: Sequence[ModelRecord], threat: ThreatRecord) -> str:
     )
 
 
-def _layer_plot(models: Sequence[ModelRecord]) -> Plot:
-    layers = models[0].layers
+def _layers_of(models: Sequence[ModelRecord]) -> Plot:
+    first, others = models[0], len(models) - 1
+    shared = f" (same in {others} more)" if others else ""
+    return layer_plot(first.layers, key=first.name, title=first.title, note=shared)
+
+
+def layer_plot(
+    layers: Sequence[LayerRecord | LayerDensity], *, key: str, title: str, note: str = ""
+) -> Plot:
+    """Plot the kept fraction of each layer of one network as bars."""
     with canvas(width=5.2, height=1.2 + 0.27 * len(layers)) as (figure, axes):
         rows = range(len(layers))
         axes.barh(rows, [1.0] * len(layers), color=FAINT, height=0.72)
@@ -186,57 +149,20 @@ def _layer_plot(models: Sequence[ModelRecord]) -> Plot:
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, 1)
         axes.set_xlabel("kept fraction of the layer (right: kept / total)")
-        figure.suptitle(_mask_title(models), x=0.01, ha="left", fontsize=10)
+        figure.suptitle(wrap(title + note, width=70), x=0.01, ha="left", fontsize=10)
         axes.tick_params(axis="y", length=0)
         named = "; ".join(f"{layer.name} {layer.density:.3g}" for layer in layers)
         return finish(
             figure,
-            key=f"layer-density-{models[0].name}",
-            alt=f"Kept fraction by layer of {models[0].title}: {named}.",
+            key=f"layer-density-{key}",
+            alt=f"Kept fraction by layer of {title}: {named}.",
         )
-
-
-def _trained(run: RunRecord) -> list[ModelRecord]:
-    """Return the networks that were trained epoch by epoch, and not solved layer by layer."""
-    return [m for m in run.metrics.models if all(e.layer is None for e in run.histories[m.name])]
-
-
-def _training_plot(
-    run: RunRecord,
-    models: Sequence[ModelRecord],
-    *,
-    density: str,
-    key: str,
-    label: str,
-    read: Callable[[EpochRecord], float | None],
-) -> Plot:
-    look = _looks(run.metrics)
-    with canvas(width=4.4, height=2.9 + legend_height(models)) as (figure, axes):
-        for model in models:
-            points = [
-                (epoch.epoch, value)
-                for epoch in run.histories[model.name]
-                if (value := read(epoch)) is not None
-            ]
-            few = len(points) <= _MANY_EPOCHS
-            axes.plot(
-                [epoch for epoch, _ in points],
-                [value for _, value in points],
-                label=wrap(model.title),
-                markevery=1 if few else len(points) // 8,
-                **look[model.family].line(),
-            )
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        axes.set_xlabel("epoch")
-        axes.set_title(titled(label, density))
-        legend_below(figure, axes)
-        return finish(figure, key=f"training-{key}{suffix(density)}", alt=f"{label} by epoch.")
 
 
 def _density_plot(
     metrics: MetricsRecord, *, key: str, label: str, read: Callable[[ModelRecord], Proportion]
 ) -> Plot:
-    look = _looks(metrics)
+    look = looks_of(metrics)
     sparse = [model for model in metrics.models if not model.is_dense]
     families = list(dict.fromkeys(model.family for model in sparse))
     dense = [model for model in metrics.models if model.is_dense]
@@ -274,20 +200,6 @@ def _density_plot(
         legend_below(figure, axes)
         points = "; ".join(f"{m.title} {100 * read(m).value:.1f}%" for m in metrics.models)
         return finish(figure, key=f"density-{key}", alt=f"{label} by density: {points}.")
-
-
-def _mask_title(models: Sequence[ModelRecord]) -> str:
-    others = len(models) - 1
-    shared = f" (same in {others} more)" if others else ""
-    return wrap(f"{models[0].title}{shared}", width=70)
-
-
-def _looks(metrics: MetricsRecord) -> dict[str, Look]:
-    return dict(looks([model.family for model in metrics.models]))
-
-
-def _hundred(fraction: float | None) -> float | None:
-    return None if fraction is None else 100 * fraction
 
 
 def _tail(name: str, *, width: int = 30) -> str:

@@ -20,14 +20,13 @@ from robustprune.report.plots import (
     accuracy_vs_eps,
     density_tradeoff,
     layer_density,
-    search_figures,
-    training_curves,
 )
 from robustprune.report.records import WORST, MetricsRecord, RunRecord, SwitchRecord
 from robustprune.report.selection import score_figures, wave_figures
 from robustprune.report.style import Plot, inline, page_colours
 from robustprune.report.table import main_table
 from robustprune.report.text_attacks import attack_diffs, text_attack_rows
+from robustprune.report.training import search_figures, training_curves
 from robustprune.run.checkpoint import write_atomically
 from robustprune.run.terminal import printable
 

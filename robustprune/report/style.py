@@ -9,11 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from robustprune.run.checkpoint import write_atomically
 
 INK = "#1b2430"
 FAINT = "#dde1e7"
@@ -57,6 +60,28 @@ class Plot:
     key: str
     svg: str
     alt: str
+
+    def _repr_html_(self) -> str:
+        return inline(self)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Several plots, which a notebook shows one beside the other."""
+
+    plots: tuple[Plot, ...]
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """Write each plot as an SVG file into a folder, which is made if there is none."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return [write_atomically(Path(folder) / f"{plot.key}.svg", plot.svg) for plot in self.plots]
+
+    def __repr__(self) -> str:
+        return f"Gallery({', '.join(plot.key for plot in self.plots)})"
+
+    def _repr_html_(self) -> str:
+        cells = "".join(f"<div>{inline(plot)}</div>" for plot in self.plots)
+        return f'<div style="display: flex; flex-wrap: wrap; background: {PAPER}">{cells}</div>'
 
 
 def looks(names: Sequence[str]) -> Mapping[str, Look]:

@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 #: seconds between two lines in a log
 LOG_EVERY = 30.0
+#: the least number of seconds between two lines where a part of the task, such as an epoch, ends
+PART_EVERY = 5.0
 
 
 class Progress:
@@ -21,7 +23,8 @@ class Progress:
 
     On a terminal it is a bar, which disappears at the end. Elsewhere a bar would fill a file with
     control characters, so a plain line is written every 30 seconds: "measuring dense: 12 of 40
-    batches, 1 min 30 s". A task that takes less time writes nothing there.
+    batches, 1 min 30 s". At the end of a part, such as an epoch, a line is written if the last one
+    is five seconds old. A task that takes less time writes nothing there.
 
     Args:
         total: the number of all units, or None if it is not known.
@@ -49,9 +52,13 @@ class Progress:
         self.done += units
         if self.bar is not None:
             self.bar.update(units)
-        elif not self.quiet and time.monotonic() - self.last >= LOG_EVERY:
-            self.last = time.monotonic()
-            print(self._line(), file=sys.stderr, flush=True)
+        else:
+            self._log(LOG_EVERY)
+
+    def end_part(self) -> None:
+        """Say that a part of the task is done, such as an epoch."""
+        if self.bar is None:
+            self._log(PART_EVERY)
 
     def describe(self, title: str, figures: Mapping[str, str]) -> None:
         """Set the title and the figures of the bar or of the next line."""
@@ -71,6 +78,11 @@ class Progress:
     ) -> None:
         if self.bar is not None:
             self.bar.close()
+
+    def _log(self, least: float) -> None:
+        if not self.quiet and time.monotonic() - self.last >= least:
+            self.last = time.monotonic()
+            print(self._line(), file=sys.stderr, flush=True)
 
     def _line(self) -> str:
         of = "" if self.total is None else f" of {self.total:,}"

@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 from attacks import Attack
 from robustprune.minmax import (
     Batches,
+    History,
     LoopOptions,
     Objective,
     OptimizerLike,
@@ -75,7 +76,7 @@ def shuffled_control(ticket: LotteryTicket, *, seed: int = 0) -> Ticket:
     """Return the "random" control of a ticket in which nothing is trained."""
     network = copy_on(ticket.start, None)
     masks = _mask_control(network, ticket.masks, "random", "kaiming_normal", seed)
-    return Ticket(masks, bake(network), [])
+    return Ticket(masks, bake(network), History())
 
 
 def _mask_control(

@@ -53,7 +53,7 @@ from robustprune.sparsity.plain import computed_weights
 LANGUAGE_OPTIMIZER = OptimizerSpec(name="adamw", lr=0.1, weight_decay=1e-6, schedule="linear")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LanguageTicket(LotteryTicket):
     """A ticket that was drawn from learned scores and is not trained yet.
 

@@ -16,7 +16,7 @@ from robustprune.minmax import (
     Batches,
     Callback,
     Checkpoint,
-    EpochRecord,
+    History,
     LoopOptions,
     Objective,
     OptimizerLike,
@@ -53,7 +53,7 @@ from robustprune.sparsity import (
 from robustprune.sparsity.criteria import Scene, magnitude
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LotteryTicket(Ticket):
     """A trained ticket and the start of its training.
 
@@ -159,7 +159,7 @@ def find_lottery_ticket(
     layers_to_mask(start, dense, pattern=pattern, allocate=allocate, density=density)
     masks: MaskSet | None = None
 
-    def trained(part: str, at: _AtStep | None) -> tuple[nn.Module, list[EpochRecord]]:
+    def trained(part: str, at: _AtStep | None) -> tuple[nn.Module, History]:
         """The network trained from `start` under `masks`."""
         network = copy.deepcopy(start)
         if masks is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attacks import Attack, evaluating
 from attacks.network import logits_of
-from robustprune.minmax import Batches, Natural, Objective, pair_of
+from robustprune.minmax import Batches, History, Natural, Objective, pair_of
 from robustprune.minmax.batches import first_check, nothing_left
 from robustprune.minmax.result import points_of
 from robustprune.search.ticket import (
@@ -101,7 +101,7 @@ def prune_one_shot(
     masks = keep_best(scores, layers, density=density, pattern=pattern, allocate=allocate)
     del scores  # they are as large as the network
     apply_masks(network, masks)
-    return Ticket(masks, bake(network), [])
+    return Ticket(masks, bake(network), History())
 
 
 def _batches(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from html import escape
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from attacks.network import unwrapped
 from robustprune.minmax import (
     Adversarial,
     Batches,
-    EpochRecord,
+    History,
     Learned,
     LoopOptions,
     Objective,
@@ -45,7 +46,7 @@ EPOCHS = 100
 OPTIMIZER = OptimizerSpec()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ticket:
     """A sub-network and the history of its search.
 
@@ -58,7 +59,13 @@ class Ticket:
 
     masks: MaskSet
     model: nn.Module
-    history: list[EpochRecord]
+    history: History
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.coverage}; {self.history!r})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(str(self.coverage))}</p>{self.masks._repr_html_()}"
 
     @property
     def coverage(self) -> Coverage:
@@ -102,7 +109,7 @@ def learn_masks(
     epochs: int,
     optimizer: OptimizerLike,
     **loop: Unpack[LoopOptions],
-) -> tuple[MaskSet, list[EpochRecord]]:
+) -> tuple[MaskSet, History]:
     """Train a constraint's parameters on a frozen network; return masks and records."""
     history = train(
         network,

@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from robustprune.tabular import html_table, share
+
 
 @dataclass(frozen=True)
 class LayerDensity:
@@ -23,6 +25,10 @@ class LayerDensity:
     @property
     def density(self) -> float:
         return self.kept / self.total
+
+
+def _counts(kept: int, total: int) -> tuple[str, str, str]:
+    return f"{kept:,}", f"{total:,}", share(kept / total)
 
 
 class MaskSet(Mapping[str, Tensor]):
@@ -78,6 +84,11 @@ class MaskSet(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"MaskSet({len(self)} tensors, {self.kept} of {self.total} weights kept)"
+
+    def _repr_html_(self) -> str:
+        rows = [(one.name, *_counts(one.kept, one.total)) for one in self.layers()]
+        rows.append(("all", *_counts(self.kept, self.total)))
+        return html_table("weights that the mask keeps", ("parameter", "kept", "of", "share"), rows)
 
     def to_device(self, device: torch.device | str) -> dict[str, Tensor]:
         """Return copies of the masks on `device`."""

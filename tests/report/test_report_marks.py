@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from robustprune.report import plots
+from robustprune.report import plots, training
 from robustprune.report.collect import collect, parse_metrics
-from robustprune.report.style import Plot, finish
+from robustprune.report.style import Plot, finish, looks
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Axes]:
         return finish(figure, key=key, alt=alt)
 
     monkeypatch.setattr(plots, "finish", keep)
+    monkeypatch.setattr(training, "finish", keep)
     return seen
 
 
@@ -63,12 +64,24 @@ def test_bars_are_as_long_as_the_layers_density(
 
 
 def test_training_is_drawn_by_epoch(run_dir: Path, drawn: dict[str, Axes]) -> None:
-    plots.training_curves(collect(run_dir))
+    training.training_curves(collect(run_dir))
     loss = _line(drawn["training-loss"], "invented natural dense")
     assert loss[:2] == pytest.approx(np.array([(0.0, 0.7), (1.0, 0.35)]))
     assert len(loss) == 30
     attacked = _line(drawn["training-robust"], "invented natural dense")
     assert attacked[3] == pytest.approx((3.0, 43.0))
+
+
+def test_a_long_training_is_drawn_as_a_running_mean_over_its_epochs(
+    drawn: dict[str, Axes],
+) -> None:
+    epochs, values = np.arange(60.0), np.arange(60.0) % 2
+    (look,) = looks(["dense"]).values()
+    line = training.Line("dense", epochs, values, look)
+    training.epoch_plot([line], key="loss", title="loss", alt="loss by epoch.")
+    faint, mean = drawn["training-loss"].get_lines()
+    assert faint.get_ydata() == pytest.approx(values)
+    assert mean.get_ydata()[:3] == pytest.approx([1 / 2, 1 / 3, 2 / 3])
 
 
 def test_tradeoff_has_points_bars_and_dense_lines(

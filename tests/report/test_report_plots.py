@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 
 from robustprune.report.collect import collect, parse_metrics
@@ -16,10 +17,10 @@ from robustprune.report.plots import (
     accuracy_vs_eps,
     density_tradeoff,
     layer_density,
-    training_curves,
 )
 from robustprune.report.records import RunRecord
 from robustprune.report.style import SERIES_COLOURS, Plot, inline, looks
+from robustprune.report.training import running_mean, training_curves
 
 
 def _texts(plot: Plot) -> str:
@@ -166,3 +167,10 @@ def test_inline_svgs_share_no_id_and_every_reference_resolves(metrics: dict[str,
 def test_forty_networks_look_different() -> None:
     names = [str(number) for number in range(40)]
     assert len(set(looks(names).values())) == 40
+
+
+def test_a_running_mean_has_fewer_neighbours_at_the_ends() -> None:
+    values = np.array([1.0, 2.0, 6.0, 3.0])
+    assert running_mean(values, 1).tolist() == [1.0, 2.0, 6.0, 3.0]
+    assert running_mean(values, 3).tolist() == [1.5, 3.0, 11 / 3, 4.5]
+    assert running_mean(np.array([]), 3).tolist() == []

@@ -40,6 +40,20 @@ def test_figures_stand_in_the_line(clock: list[float], capsys: pytest.CaptureFix
     assert capsys.readouterr().err == said
 
 
+def test_the_end_of_a_part_is_a_line_if_the_last_is_five_seconds_old(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress(None, title="search", unit="step", quiet=False) as told:
+        for _ in range(6):
+            clock[0] += 2.0
+            told.update()
+            told.end_part()
+    assert capsys.readouterr().err.splitlines() == [
+        "search: 3 steps, 6 s",
+        "search: 6 steps, 12 s",
+    ]
+
+
 def test_short_or_quiet_work_says_nothing(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
