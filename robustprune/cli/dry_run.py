@@ -21,7 +21,14 @@ def dry_run(config: Config, options: argparse.Namespace) -> int:
     from robustprune.run.runtime import choose_device
 
     device = choose_device(options.device)
-    run = planned_run(config, out=options.out, data_dir=options.data_dir, device=device, quiet=True)
+    run = planned_run(
+        config,
+        out=options.out,
+        data_dir=options.data_dir,
+        device=device,
+        quiet=True,
+        network=config.model.name,
+    )
     folder = run.folder.path
     state = "new"
     if folder.exists():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from robustprune.cli.dry_run import dry_run
 from robustprune.cli.shared import Parser, add_command, answer, number, path_argument, silent
 from robustprune.cli.wording import echo
-from robustprune.run.config import METHODS, OBJECTIVES, Config, load_config
+from robustprune.run.config import METHODS, OBJECTIVES, Config, load_config, parsed_overrides
+from robustprune.run.naming import check_code_is_named, kind_of_data
 from robustprune.run.packaged import config_names, config_path
 from robustprune.run.suggest import did_you_mean
 from robustprune.run.terminal import printable
@@ -66,6 +69,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help=f"training loss: {', '.join(OBJECTIVES)} (default: what the config says)",
     )
     parser.add_argument("--seed", help="seed of weights, batches and attacks")
+    add_model_option(parser)
+    path_argument(
+        parser,
+        "--data",
+        metavar="PATH",
+        help="your own data instead of the config's: a file or folder as docs/own.md describes",
+    )
     add_override_option(parser)
     add_place_options(parser)
     parser.add_argument(
@@ -88,6 +98,16 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="save a training's state every S seconds (default: 15); within an epoch less often, "
         "if saving would take more than a twentieth of the time",
+    )
+
+
+def add_model_option(parser: argparse.ArgumentParser, **settings: Any) -> None:
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the network: a name of `robustprune list models`, or your own function as "
+        "PACKAGE.MODULE:FUNCTION, whose module is imported",
+        **settings,
     )
 
 
@@ -124,7 +144,12 @@ def chosen_config(options: argparse.Namespace) -> Config:
         ValueError: an option is not as its help says, or `load_config` refuses the config.
         FileNotFoundError: as in `load_config`.
     """
-    overrides = list(options.overrides)
+    overrides = []
+    if options.model:
+        overrides.append(f"model.name={json.dumps(options.model)}")
+    if options.data:
+        overrides += data_overrides(Path(options.data))
+    overrides += options.overrides
     if options.method:
         names = [_one_of("--method", name, METHODS) for name in options.method]
         overrides.append(f"search.methods=[{', '.join(names)}]")
@@ -139,7 +164,29 @@ def chosen_config(options: argparse.Namespace) -> Config:
         overrides.append(f"seed={int(options.seed)}")
     if not options.checkpoint_seconds >= 0:
         raise ValueError(f"--checkpoint-seconds {options.checkpoint_seconds} must be at least 0")
-    return load_config(config_path(options.config), overrides)
+    config = load_config(config_path(options.config), overrides)
+    check_code_is_named(config.model.name, named_code(options.model, options.overrides))
+    return config
+
+
+def data_overrides(path: Path) -> list[str]:
+    """Return the overrides that make a run read the data at `path`.
+
+    Raises:
+        ValueError: the path does not say what kind of data it is.
+    """
+    return [f"task.name={kind_of_data(path)}", f"task.path={json.dumps(str(path))}"]
+
+
+def named_code(model: str | None, overrides: Sequence[str]) -> list[str]:
+    """Return the networks that the command line names by --model, model.name or model."""
+    named = [model] if model else []
+    for path, value in parsed_overrides(overrides):
+        if path == "model" and isinstance(value, dict):
+            path, value = "model.name", value.get("name")
+        if path == "model.name" and isinstance(value, str):
+            named.append(value)
+    return named
 
 
 def _one_of(option: str, name: str, allowed: Sequence[str]) -> str:
@@ -184,6 +231,7 @@ def run_config(options: argparse.Namespace) -> int:
         data_dir=options.data_dir,
         device=device,
         quiet=quiet,
+        network=config.model.name,
         checkpoint_seconds=options.checkpoint_seconds,
     )
     folder = run.folder.path

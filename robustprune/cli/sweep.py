@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from robustprune.cli.shared import Parser, add_command, answer, path_argument, silent
 from robustprune.run.config import read_yaml
 from robustprune.run.constant import NOTE
+from robustprune.run.naming import check_code_is_named
 from robustprune.run.terminal import printable
 
 if TYPE_CHECKING:
@@ -66,6 +67,14 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         metavar="KEY=VALUE",
         help="submit one array through submitit with these parameters, and do not wait for it",
     )
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=[],
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="your own functions that the grid or its config names as networks; their modules are "
+        "imported",
+    )
     path_argument(parser, "--data-dir", folder=True, type=Path, help="as for `run`")
     path_argument(
         parser,
@@ -84,6 +93,8 @@ def _sweep(options: argparse.Namespace) -> int:
     points = points_of(sweep)
     folder = options.out / "sweeps" / sweep.name
     settings = _settings(options.slurm or [])
+    for point in points:
+        check_code_is_named(point.config.model.name, options.model)
     run_options = ("--data-dir", str(options.data_dir)) if options.data_dir else ()
     jobs = jobs_of(points, folder, out=options.out, options=run_options)
     threads = options.threads or max(1, (os.cpu_count() or 1) // max(1, options.jobs))

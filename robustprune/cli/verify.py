@@ -32,6 +32,11 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     path_argument(parser, "run", folder=True, type=Path, help=RUN_HELP)
     add_place_options(parser, device="cpu")
     parser.add_argument(
+        "--model",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="your own network, if the certificates are about one; its module is imported",
+    )
+    parser.add_argument(
         "--seed", type=int, help="seed of fresh noise and attacks (default: a random one)"
     )
     parser.add_argument(
@@ -62,6 +67,7 @@ def _verify(options: argparse.Namespace) -> int:
         device=choose_device(options.device),
         seed=options.seed,
         limit=options.samples,
+        network=options.model,
         quiet=silent(options),
     )
     good = all(finding.ok for finding in findings)

@@ -1,28 +1,26 @@
-"""Load the user's own network by its name, give it its weights, and try it on the data."""
+"""Build the user's own network by the name of a function, and try it on the data."""
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from attacks.network import logits_of, unwrapped
+from attacks.network import logits_of
+from robustprune.pipeline.own_state import read_state, take_state
+from robustprune.pipeline.wording import ECHO, few, said
 from robustprune.run.suggest import did_you_mean
 
-#: the largest numbers of names in an error, and of characters of another message that it repeats
-_NAMED, _ECHO = 4, 200
-#: the prefixes that wrappers add to the names of the network inside
-_WRAPPERS = ("module.", "_orig_mod.")
 #: layouts that are tried if a network does not accept the examples: (dimensions, what, how)
 _LAYOUTS: tuple[tuple[int, str, Callable[[Tensor], Tensor]], ...] = (
     (2, "with a channel, x[:, None]", lambda x: x[:, None]),
@@ -35,31 +33,48 @@ _LAYOUTS: tuple[tuple[int, str, Callable[[Tensor], Tensor]], ...] = (
 )
 
 
-def load_network(named: str, state: Path, device: torch.device | str = "cpu") -> nn.Module:
-    """Call `package.module:function` and return its network with the weights of a file.
+def call_function(named: str, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """Call `package.module:function` with `options` as its arguments and return its network.
 
     The module is imported, which runs its code, so name only what you would run. It is searched in
-    the current folder first. The function is called without arguments.
-
-    Args:
-        state: a safetensors file of a state dictionary. The prefixes `_orig_mod.` or `module.` of
-            `torch.compile` and `DataParallel` are removed from its names.
+    the current folder first.
 
     Raises:
-        ValueError: there is no such module or function; the function needs arguments, fails or
-            returns no network; or the weights do not fit.
-        FileNotFoundError: there is no such file.
+        ValueError: there is no such module or function; the function needs other arguments, fails
+            or returns no network.
     """
     module, colon, function = named.partition(":")
     if not colon or not module or not function:
         raise ValueError(
-            f"{named[:_ECHO]!r} is not of the form package.module:function, such as nets:build"
+            f"{named[:ECHO]!r} is not of the form package.module:function, such as nets:build"
         )
-    if not state.is_file():
-        raise FileNotFoundError(f"there is no state file {state}")
     build = _function(_imported(module, function), function)
-    model = _built(build, named, function)
-    _take_weights(unwrapped(model), state, named)
+    return _built(build, named, dict(options or {}))
+
+
+def load_network(
+    named: str,
+    state: Path | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Call `package.module:function` and return its network with the weights of a file, in eval
+    mode.
+
+    Args:
+        named, options: as in `call_function`.
+        state: a file as in `own_state.read_state`; None for the weights that the function gives.
+
+    Raises:
+        ValueError: as in `call_function` and `read_state`, or the weights do not fit.
+        FileNotFoundError: there is no such file.
+    """
+    if state is not None and not state.is_file():
+        raise FileNotFoundError(f"there is no state file {state}")
+    model = call_function(named, options)
+    if state is not None:
+        take_state(model, read_state(state), state, named)
     return model.to(device).eval()
 
 
@@ -73,30 +88,48 @@ def check_fits(model: nn.Module, x: Tensor, y: Tensor, named: str) -> None:
         ValueError: the network fails on such examples (the message names a layout that works), does
             not return logits (N, C) with C ≥ 2, or has fewer classes than the labels.
     """
-    few = x[:3]
-    logits = _tried(model, few)
+    three = x[:3]
+    logits = _tried(model, three)
     if isinstance(logits, Exception):
         taken = (
             what
             for dimensions, what, arranged in _LAYOUTS
-            if x.ndim == dimensions and _classes(_tried(model, arranged(few)), len(few))
+            if x.ndim == dimensions and _classes(_tried(model, arranged(three)), len(three))
         )
         hint = next((f"; it takes them {what}: save the array so" for what in taken), "")
         raise ValueError(
             f"{named} cannot take examples of shape {tuple(x.shape[1:])} and type "
-            f"{str(x.dtype).removeprefix('torch.')}{hint} ({_said(logits)})"
+            f"{str(x.dtype).removeprefix('torch.')}{hint} ({said(logits)})"
         ) from logits
-    classes = _classes(logits, len(few))
+    classes = _classes(logits, len(three))
     if not classes:
         raise ValueError(
-            f"{named} returned shape {tuple(logits.shape)} for {len(few)} examples; it must return "
-            "(N, C) logits, a column a class, at least two"
+            f"{named} returned shape {tuple(logits.shape)} for {len(three)} examples; it must "
+            "return (N, C) logits, a column a class, at least two"
         )
     if int(y.max()) >= classes:
         raise ValueError(
             f"the labels go up to {int(y.max())}, but {named} has {classes} classes, 0 to "
             f"{classes - 1}"
         )
+
+
+def code_digest(named: str) -> str:
+    """Return 16 hex digits of the code in the module of a function, whatever its comments say.
+
+    Other modules that it imports are not read.
+
+    Raises:
+        ValueError: as in `call_function`.
+    """
+    module, _, function = named.partition(":")
+    file = getattr(_imported(module, function), "__file__", None)
+    if file is None or not Path(file).is_file():
+        return ""
+    content = Path(file).read_bytes()
+    if file.endswith(".py"):
+        content = ast.dump(ast.parse(content)).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _tried(model: nn.Module, x: Tensor) -> Tensor | Exception:
@@ -126,11 +159,11 @@ def _imported(module: str, function: str) -> ModuleType:
                 near = f" (a module is named without .py and with dots: '{dotted}:{function}')"
             elif not isinstance(error, ModuleNotFoundError) or error.name != module:
                 near = ""
-            raise ValueError(f"cannot import {module}: {_said(error)}{near}") from error
+            raise ValueError(f"cannot import {module}: {said(error)}{near}") from error
 
 
-def _function(module: ModuleType, name: str) -> Callable[[], Any]:
-    found: Callable[[], Any] | None = getattr(module, name, None)
+def _function(module: ModuleType, name: str) -> Callable[..., Any]:
+    found: Callable[..., Any] | None = getattr(module, name, None)
     if isinstance(found, nn.Module):
         raise ValueError(f"{module.__name__}:{name} is a network; name a function that returns one")
     if callable(found):
@@ -144,120 +177,45 @@ def _function(module: ModuleType, name: str) -> Callable[[], Any]:
     ]
     raise ValueError(
         f"module {module.__name__} has no function {name!r}{did_you_mean(name, own)}; it has "
-        f"{_few(own) or 'none'}"
+        f"{few(own) or 'none'}"
     )
 
 
-def _built(build: Callable[[], Any], named: str, function: str) -> nn.Module:
-    needed = _needed(build)
-    if needed:
-        given = ", ".join(f"{name}=..." for name in needed)
-        raise ValueError(
-            f"{named} needs {'arguments' if len(needed) > 1 else 'an argument'}: "
-            f"{', '.join(needed)}; name a function without any, such as "
-            f"def build(): return {function}({given})"
-        )
+def _built(build: Callable[..., Any], named: str, options: dict[str, Any]) -> nn.Module:
+    _check_arguments(build, named, options)
     try:
-        model = build()
+        model = build(**options)
     except Exception as error:  # somebody else's code
-        raise ValueError(f"{named} failed: {_said(error)}") from error
+        raise ValueError(f"{named} failed: {said(error)}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{named} returned {type(model).__name__}; it must return an nn.Module")
     return model
 
 
-def _needed(build: Callable[..., Any]) -> list[str]:
-    """Return the arguments that a call needs."""
+def _check_arguments(build: Callable[..., Any], named: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that the function does not take, and those that it needs and lacks."""
     try:
-        parameters = inspect.signature(build).parameters.values()
+        parameters = inspect.signature(build).parameters
     except (TypeError, ValueError):  # of a built-in without a signature
-        return []
+        return
     many = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p.name for p in parameters if p.default is p.empty and p.kind not in many]
-
-
-def _take_weights(network: nn.Module, state: Path, named: str) -> None:
-    try:
-        tensors = load_file(state)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{state} is no safetensors file ({_said(error)}); write the weights with "
-            "safetensors.torch.save_model(model, path), those of a .pt file, too: it is a pickle, "
-            "which is not opened here"
-        ) from error
-    for wrapper in _WRAPPERS:
-        if tensors and all(name.startswith(wrapper) for name in tensors):
-            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
-    own = {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
-    problems = _misfits(own, tensors)
-    if not problems:
-        try:
-            missing, unknown = network.load_state_dict(tensors, strict=False)
-        except Exception as error:  # a network may load its weights by code of its own
-            raise ValueError(f"{state} does not fit {named}: {_said(error)}") from error
-        missing = [name for name in missing if not _tied(name, own, tensors)]
-        problems = _names(missing, unknown, of=len(own))
-    if problems:
-        raise ValueError(f"{state} does not fit {named}: {'; '.join(problems)}")
-
-
-def _misfits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """Describe tensors of both whose shapes or dtypes differ."""
-    both = [name for name in own if name in tensors]
-    wrong = [n for n in both if own[n].shape != tensors[n].shape]
-    cast = [n for n in both if own[n].dtype != tensors[n].dtype]
-    problems = []
-    if wrong:
-        first = wrong[0]
-        problems.append(
-            f"{len(wrong)} of {len(own)} tensors have another shape ({_few(wrong)}): {first} is "
-            f"{tuple(own[first].shape)}, the file's {tuple(tensors[first].shape)}"
-        )
-    if cast:
-        first = cast[0]
-        problems.append(
-            f"{len(cast)} of {len(own)} tensors hold another type of numbers ({_few(cast)}): "
-            f"{first} is {own[first].dtype}, the file's {tensors[first].dtype}, which would be "
-            "rounded; convert one of the two first, as in model.half()"
-        )
-    return problems
-
-
-def _names(missing: Sequence[str], unknown: Sequence[str], *, of: int) -> list[str]:
-    problems = []
-    if missing:
-        problems.append(f"the file lacks {len(missing)} of {of} tensors ({_few(missing)})")
+    taken = [p.name for p in parameters.values() if p.kind not in many]
+    anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    unknown = [name for name in options if name not in taken and not anything]
     if unknown:
-        problems.append(f"it has {len(unknown)} that the network lacks ({_few(unknown)})")
-    pairs = ((m, u) for m in missing for u in unknown if u.endswith(f".{m}"))
-    if missing and (pair := next(pairs, None)):
-        prefix = pair[1].removesuffix(pair[0])
-        problems.append(f"take {prefix!r} off the file's names")
-    return problems
-
-
-def _tied(name: str, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
-    """Return whether the file has a missing tensor under the name of another, tied one."""
-    one = own.get(name)
-    return one is not None and any(
-        other in tensors
-        and value.data_ptr() == one.data_ptr()
-        and value.shape == one.shape
-        and value.numel() > 0
-        for other, value in own.items()
-    )
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f", ... {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(name[:60] for name in names[:_NAMED]) + more
-
-
-def _said(error: BaseException) -> str:
-    said = " ".join(str(error).split())
-    kind = "" if isinstance(error, ImportError | ValueError) and said else type(error).__name__
-    text = f"{kind}: {said}" if kind and said else kind or said
-    return text if len(text) <= _ECHO else f"{text[:_ECHO]}..."
+        raise ValueError(
+            f"{named} has no argument '{unknown[0]}'{did_you_mean(unknown[0], taken)}; it has "
+            f"{few(taken) or 'none'}; model.options are its arguments"
+        )
+    needed = [n for n in taken if parameters[n].default is inspect.Parameter.empty]
+    missing = [name for name in needed if name not in options]
+    if missing:
+        given = ", ".join(f"{name}: ..." for name in missing)
+        raise ValueError(
+            f"{named} needs {'arguments' if len(missing) > 1 else 'an argument'}: "
+            f"{', '.join(missing)}; give --set 'model.options={{{given}}}', or name a function "
+            "without any"
+        )
 
 
 @contextmanager

@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from attacks import ThreatModel
-from robustprune.models import build_model
 from robustprune.pipeline.combinations import check_training
 from robustprune.pipeline.methods import check_methods, methods_of
+from robustprune.pipeline.networks import check_network, origin_of
 from robustprune.pipeline.plan import planned_trainings
 from robustprune.pipeline.selection import check_length, check_selection
 from robustprune.pipeline.shared import Run
 from robustprune.pipeline.text import check_text, encoder_of
 from robustprune.run.config import Config
+from robustprune.run.naming import check_code_is_named
 from robustprune.run.rundir import RunDir, open_run
 from robustprune.run.runtime import environment, ranks
 from robustprune.sparsity import (
@@ -38,18 +39,26 @@ def prepare(
     data_dir: Path | None = None,
     device: torch.device | str = "cpu",
     quiet: bool = False,
+    network: str | None = None,
     checkpoint_seconds: float = 15.0,
 ) -> Run:
     """Load the data, check that the network fits them, and open the run directory.
 
     Nothing is written before these checks.
 
+    Args:
+        network: the `package.module:function` of your own network, if the config names one. Its
+            module is imported, so a config alone can't name it.
+
     Raises:
         ValueError, OSError: the config, the data or the folder is invalid; the message is one
             complete line.
     """
-    run = planned_run(config, out=out, data_dir=data_dir, device=device, quiet=quiet)
-    folder = open_run(config, out, environment(run.device))
+    run = planned_run(
+        config, out=out, data_dir=data_dir, device=device, quiet=quiet, network=network
+    )
+    origin = origin_of(config.model, run.task, own_data=config.task.path is not None)
+    folder = open_run(config, out, environment(run.device), origin)
     return replace(run, folder=folder, checkpoint_seconds=checkpoint_seconds)
 
 
@@ -60,6 +69,7 @@ def planned_run(
     data_dir: Path | None = None,
     device: torch.device | str = "cpu",
     quiet: bool = False,
+    network: str | None = None,
 ) -> Run:
     """Do the same as `prepare`, but neither make nor read the run directory.
 
@@ -67,13 +77,13 @@ def planned_run(
         ValueError, OSError: as in `prepare`.
     """
     device = torch.device(device)
+    check_code_is_named(config.model.name, [network])
     task = task_of(config, data_dir)
     training, held_out = task.train, None
     if config.task.validation > 0:
         training, held_out = holdout(task.train, config.task.validation, config.seed)
     threat = ThreatModel(config.threat.norm, config.threat.eps, task.bounds, task.support)
-    with torch.random.fork_rng(devices=[]):  # keeps the caller's random numbers
-        model = build_model(config.model.name, task, options=config.model.options)
+    model = check_network(config.model, task, config.seed)
     layers = maskable_layers(model, dense=config.search.dense)
     _check_search(config, layers)
     folder = RunDir(config.folder(out))

@@ -24,8 +24,9 @@ from robustprune.minmax import (
     Trades,
     Validation,
 )
-from robustprune.models import SynonymSwap, build_model
+from robustprune.models import SynonymSwap
 from robustprune.packing import token_counts
+from robustprune.pipeline.networks import build_network
 from robustprune.pipeline.selection import record, selective
 from robustprune.pipeline.text import synonyms_of
 from robustprune.run.config import Config
@@ -163,10 +164,9 @@ class Run:
                 them, so that later random numbers of the stage depend only on the run; otherwise
                 they do not change.
         """
-        model = self.config.model
         if seeded:
             torch.manual_seed(self.config.seed)
-            return build_model(model.name, self.task, options=model.options).to(self.device)
+            return build_network(self.config.model, self.task).to(self.device)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.config.seed)
-            return build_model(model.name, self.task, options=model.options).to(self.device)
+            return build_network(self.config.model, self.task).to(self.device)

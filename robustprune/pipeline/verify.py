@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +21,7 @@ from robustprune.certify import (
 )
 from robustprune.certify.certificate import FILE
 from robustprune.certify.claims import LIMIT
-from robustprune.models import build_model
+from robustprune.pipeline.networks import build_network, origin_of
 from robustprune.pipeline.own import SETTINGS
 from robustprune.pipeline.plan import headline_names
 from robustprune.pipeline.prepare import task_of
@@ -28,7 +30,9 @@ from robustprune.pipeline.text import sentences_of
 from robustprune.run.checkpoint import load_state, load_tensors
 from robustprune.run.config import Config, load_config
 from robustprune.run.files import plain_file
+from robustprune.run.naming import check_code_is_named
 from robustprune.run.rundir import RunDir
+from robustprune.run.terminal import shown
 from robustprune.sparsity import MaskSet
 from robustprune.tasks import Task
 
@@ -43,6 +47,7 @@ class _Rebuilt:
     model: nn.Module
     masks: MaskSet | None
     headline: str
+    origin: Mapping[str, Any]
 
 
 @local_files_only()  # the folder may come from somebody else and names what is loaded
@@ -53,6 +58,7 @@ def verify_run(
     device: torch.device | str = "cpu",
     seed: int | None = None,
     limit: int = LIMIT,
+    network: str | None = None,
     quiet: bool = True,
 ) -> list[CheckResult]:
     """Check certificates.jsonl of a run as a third party would: every claim is computed again.
@@ -66,14 +72,26 @@ def verify_run(
         data_dir: the folder of the task's data sets, as in `tasks.load_task`.
         seed: the seed of fresh noise and attacks; None draws one.
         limit: the largest number of fresh samples for one smoothed claim.
+        network: the `package.module:function` of a run of your own network, which must be the one
+            that the run's config names. Its module is imported, so no file alone can name it.
         quiet: whether progress bars are hidden.
 
     Returns:
         The findings, including what was not checked; a single finding that is not ok if a file
-        can't be read or is not valid.
+        of the run can't be read or is not valid.
+
+    Raises:
+        ValueError, OSError: the data can't be loaded, or the run has a network of the user that
+            `network` does not name. Then nothing is known of the certificates.
     """
     try:
-        rebuilt = _rebuild(RunDir(run_dir), data_dir, torch.device(device))
+        config = load_config(run_dir / "config.yaml")
+    except (ValueError, OSError) as error:
+        return [CheckResult("files", False, " ".join(str(error).split()))]
+    check_code_is_named(config.model.name, [network])
+    task = task_of(config, data_dir)
+    try:
+        rebuilt = _rebuild(RunDir(run_dir), config, task, torch.device(device))
         stated, certificates = read_certificates(run_dir / FILE)
         expected = manifest_of(
             rebuilt.config,
@@ -89,6 +107,7 @@ def verify_run(
     return [
         CheckResult("files", True, detail),
         *_about_the_headline(rebuilt),
+        *_about_the_origin(rebuilt),
         *verify_certificates(
             stated,
             certificates,
@@ -178,6 +197,22 @@ def _about_the_headline(rebuilt: _Rebuilt) -> list[CheckResult]:
     return [CheckResult("headline", not other, detail)]
 
 
+def _about_the_origin(rebuilt: _Rebuilt) -> list[CheckResult]:
+    """Check that the user's network and data are those with which the run was begun."""
+    found = origin_of(
+        rebuilt.config.model, rebuilt.task, own_data=rebuilt.config.task.path is not None
+    )
+    results = []
+    for name, digest in found.items():
+        stated = rebuilt.origin.get(name)
+        if stated is None:  # a run of an older version
+            continue
+        ok = stated == digest
+        said = "as when the run began" if ok else f"the run began with {shown(stated, 40)}"
+        results.append(CheckResult(f"origin, {name}", ok, f"{digest}, {said}"))
+    return results
+
+
 def _same(one: Path, other: Path) -> bool:
     """Return whether two files have the same bytes, or neither exists."""
     if not (one.exists() and other.exists()):
@@ -203,19 +238,19 @@ def _left_alone(rebuilt: _Rebuilt) -> list[CheckResult]:
     return left
 
 
-def _rebuild(folder: RunDir, data_dir: Path | None, device: torch.device) -> _Rebuilt:
+def _rebuild(folder: RunDir, config: Config, task: Task, device: torch.device) -> _Rebuilt:
     """Read everything except the certificates.
 
     Raises:
         ValueError, OSError, RuntimeError: a file is missing, damaged, or does not fit the others.
     """
-    config = load_config(folder.path / "config.yaml")
-    task = task_of(config, data_dir)
-    model = build_model(config.model.name, task, options=config.model.options)
+    model = build_network(config.model, task)
     weights = folder.path / "model.safetensors"
     load_state(model, load_tensors(weights)[0], weights)
     masks = folder.path / "masks.safetensors"
     metrics = folder.read_json("metrics.json")
+    has_origin = (folder.path / "origin.json").exists()
+    origin = folder.read_json("origin.json") if has_origin else {}
     headline = metrics.get("headline") if isinstance(metrics, dict) else None
     if not isinstance(headline, str):
         raise ValueError(f"{folder.path / 'metrics.json'} names no headline model")
@@ -226,4 +261,5 @@ def _rebuild(folder: RunDir, data_dir: Path | None, device: torch.device) -> _Re
         model=model.to(device).eval(),
         masks=MaskSet(load_tensors(masks)[0]) if masks.exists() else None,
         headline=headline,
+        origin=origin if isinstance(origin, dict) else {},
     )

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from robustprune.run.digest import digest, digest_v1
 from robustprune.run.files import read_bytes
+from robustprune.run.naming import renamed, task_label
 from robustprune.run.packaged import config_names
 from robustprune.run.sections import METHODS, Sections
 from robustprune.run.settings import OBJECTIVES, TrainingSection
@@ -94,13 +95,32 @@ def with_values(
 ) -> Config:
     """Return the config of a mapping (which does not change) with values by dotted key, in order.
 
+    Values that name another task also name the run after it, and another network does not get the
+    options of the one before, unless the values say so, too.
+
     Raises:
         ValueError: as in `load_config`.
     """
     changed = _copied(tree)
+    model = changed.get("model")
+    if isinstance(model, dict):
+        name = model.get("name")
+        if dict(values).get("model.name", name) != name:
+            model.pop("options", None)
     for path, value in values:
         _override(changed, path, value)
+    if "name" not in dict(values):
+        _name_after_task(tree, changed)
     return parse_config(changed, source=source, overrides=[path for path, _ in values])
+
+
+def _name_after_task(tree: Mapping[str, Any], changed: dict[str, Any]) -> None:
+    """Change the run's name if the task was replaced."""
+    before, after = tree.get("task", {}), changed.get("task", {})
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return  # `parse_config` says what is wrong
+    if task_label(before) != task_label(after):
+        changed["name"] = renamed(str(changed.get("name", Config().name)), before, after)
 
 
 class _Plain(yaml.SafeLoader):

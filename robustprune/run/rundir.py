@@ -2,6 +2,7 @@
 
     runs/<name>-<digest>/seed<k>/
         config.yaml  env.json  log.jsonl  lock
+        origin.json                    digests of the user's own network and data
         models/<name>/model.safetensors masks.safetensors history.jsonl     one folder a model
         models/<name>/selection.safetensors             if its examples were selected
         model.safetensors  masks.safetensors                                the headline model
@@ -178,22 +179,28 @@ class RunDir:
                 shutil.copyfile(source, temporary)
 
 
-def open_run(config: Config, root: Path, env: Mapping[str, Any]) -> RunDir:
+def open_run(
+    config: Config, root: Path, env: Mapping[str, Any], origin: Mapping[str, str] | None = None
+) -> RunDir:
     """Return the directory of this config and seed, which is made if it does not exist.
+
+    Args:
+        origin: digests of what the config only names, such as the "network" and the "data" of the
+            user. Only the same ones may continue a run.
 
     Raises:
         ValueError: it contains another config (edited by hand) or a symbolic link, or another
-            process uses it.
+            process uses it; or it was begun with another origin.
         OSError: it can't be written to.
     """
     path = config.folder(root)
     if is_first():
-        _open(path, config, env)
+        _open(path, config, env, origin or {})
     wait()
     return RunDir(path)
 
 
-def _open(path: Path, config: Config, env: Mapping[str, Any]) -> None:
+def _open(path: Path, config: Config, env: Mapping[str, Any], origin: Mapping[str, str]) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
@@ -207,6 +214,7 @@ def _open(path: Path, config: Config, env: Mapping[str, Any]) -> None:
         no_links(entry, within=path)
     with run.alone():
         _describe(path / "config.yaml", config)
+        _check_origin(run, origin)
         run.write_json("env.json", {**env, **_begun(path / "env.json", env)})
         run._forget_finished()
 
@@ -225,6 +233,27 @@ def _describe(path: Path, config: Config) -> None:
             )
     else:
         write_atomically(path, config.to_yaml())
+
+
+def _check_origin(run: RunDir, origin: Mapping[str, str]) -> None:
+    """Write the digests of a new run, and compare those of one that goes on.
+
+    Raises:
+        ValueError: one of them is another one.
+    """
+    path = run.path / "origin.json"
+    if not path.exists():
+        if origin:  # runs of older versions have no such file
+            run.write_json(path.name, dict(origin))
+        return
+    before = run.read_json(path.name)
+    before = before if isinstance(before, dict) else {}
+    changed = [name for name, digest in origin.items() if before.get(name, digest) != digest]
+    if changed:
+        raise ValueError(
+            f"since the run in {run.path} began, its {' and '.join(changed)} changed under the "
+            "same name; give another --out, or delete the folder to start over"
+        )
 
 
 def _begun(path: Path, env: Mapping[str, Any]) -> dict[str, str]:

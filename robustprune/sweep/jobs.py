@@ -34,7 +34,10 @@ class Job:
     @property
     def command(self) -> list[str]:
         """The command line, which a user could also type."""
-        return [sys.executable, "-m", "robustprune", "run", str(self.config), *self.options]
+        name = self.point.config.model.name
+        # the code of a function is imported only if the command line names it
+        own = ("--model", name) if ":" in name else ()
+        return [sys.executable, "-m", "robustprune", "run", str(self.config), *own, *self.options]
 
     @property
     def finished(self) -> bool:

@@ -124,7 +124,8 @@ def test_a_config_gives_examples_and_threat(own: Path, capsys: pytest.CaptureFix
         ({0: "own_nets:built"}, "has no function 'built'"),
         ({0: "own_nets:lines"}, "it must return an nn.Module"),
         ({2: "nothing.safetensors"}, "there is no state file nothing.safetensors"),
-        ({2: "own.npz"}, "is no safetensors file"),
+        ({2: "own.npz"}, "own.npz cannot be read as plain tensors"),
+        ({2: "own_nets.py"}, "is neither a safetensors file nor one of torch.save"),
         ({2: "other.safetensors"}, "does not fit own_nets:build"),
         ({4: "nothing.npz"}, "there is no file nothing.npz"),
         ({4: "bad.npz"}, "give whole numbers"),
@@ -272,7 +273,10 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("many_nets:mlp", "needs arguments: width, classes; name a function without any, such as"),
+        (
+            "many_nets:mlp",
+            "needs arguments: width, classes; give --set 'model.options={width: ..., ",
+        ),
         ("many_nets:broken", "many_nets:broken failed: KeyError: 'missing'"),
         ("many_nets:instance", "many_nets:instance is a network; name a function that returns"),
         ("many_nets:tenser", "has no function 'tenser' (did you mean 'tensor'?); it has Output"),
