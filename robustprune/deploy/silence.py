@@ -10,7 +10,7 @@ from robustprune.deploy.copies import baked, inner_names, wrapper
 from robustprune.deploy.network import Network
 from robustprune.deploy.record import record
 from robustprune.deploy.vocabulary import NORMS
-from robustprune.sparsity import MaskSet, group_weight, is_maskable
+from robustprune.sparsity import MaskSet, group_weight, is_single
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def silence(model: nn.Module, masks: MaskSet, example: Tensor) -> MaskSet:
     for name, mask in masks.items():
         path, _, leaf = name.rpartition(".")
         layer = layers.get(path) if leaf == "weight" else None
-        if layer is not None and is_maskable(layer) and isinstance(layer.bias, Tensor):
+        if layer is not None and is_single(layer) and isinstance(layer.bias, Tensor):
             alive = group_weight(layer, "filter").reduce(mask.float()) > 0
             _prune(layer.bias, alive, f"{path}.bias", extra)
     # A silent batch norm can make a sum silent that was not silent in an earlier pass.

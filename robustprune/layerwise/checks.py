@@ -20,7 +20,7 @@ from robustprune.layerwise.route import Route, find_route
 from robustprune.layerwise.solvers import SOLVERS
 from robustprune.layerwise.targets import TARGETS
 from robustprune.run.suggest import did_you_mean
-from robustprune.sparsity import LeftOut, MaskSet
+from robustprune.sparsity import LeftOut, MaskSet, weights_of
 from robustprune.sparsity.coverage import left_out_of
 
 #: problem -> mask and weights: a name of SOLVERS, or a function of the caller
@@ -89,8 +89,9 @@ def supported(
         ),
     ):
         if names:
-            sizes = sum(cast(Tensor, layers[name].weight).numel() for name in names)
-            total = sum(cast(Tensor, layer.weight).numel() for layer in layers.values())
+            weights = weights_of(layers)
+            sizes = sum(weights[name].numel() for name in names)
+            total = sum(weight.numel() for weight in weights.values())
             warnings.warn(
                 f"{', '.join(names)} {why}, so that they stay dense: {sizes:,} of "
                 f"{total:,} weights ({sizes / total:.0%})",

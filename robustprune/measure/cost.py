@@ -23,7 +23,7 @@ from attacks.network import unwrapped
 from robustprune.deploy.copies import check_module
 from robustprune.deploy.csr import CSRLinear
 from robustprune.deploy.timing import time_in_turns
-from robustprune.sparsity import is_maskable, plain
+from robustprune.sparsity import is_single, plain
 from robustprune.sparsity.plain import computed_weights
 
 #: torch's operations that multiply matrices, and parts of names of those that do so internally
@@ -177,7 +177,7 @@ def count_work(model: nn.Module, example: Tensor) -> Work:
     handles: list[Any] = []
     try:
         for module in model.modules():
-            if is_maskable(module) or isinstance(module, CSRLinear):
+            if is_single(module) or isinstance(module, CSRLinear):
                 handles.append(module.register_forward_pre_hook(enter))
                 handles.append(module.register_forward_hook(note, with_kwargs=True))
             else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from attacks.modes import evaluating
 from attacks.network import logits_of
 from robustprune.minmax.result import IGNORED
 from robustprune.run.runtime import generator_states, restore_generators
+from robustprune.sparsity.plain import copy_of
 
 #: a loader: any object that yields its (x, y) batches again at each iteration; see `pair_of`
 Batches = Iterable[Sequence[Tensor] | Mapping[str, Tensor]]
@@ -220,7 +220,7 @@ def _try_alone(model: nn.Module, x: Tensor) -> None:
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return
     try:
-        logits_of(copy.deepcopy(model).train(), x[:1])
+        logits_of(copy_of(model).train(), x[:1])
     except ValueError as error:
         if _LONELY not in str(error):
             raise

@@ -37,8 +37,9 @@ from robustprune.sparsity import (
     check_density,
     check_pattern,
     keep_best,
+    weights_of,
 )
-from robustprune.sparsity.criteria import at_least_float32, weights_of
+from robustprune.sparsity.criteria import at_least_float32
 
 #: a function from W + U by parameter name, and from ρ, to the masks of Z
 Support = Callable[[Mapping[str, Tensor], float], MaskSet]

@@ -39,6 +39,8 @@ from robustprune.sparsity import (
     check_density,
     check_pattern,
     count_kept,
+    leaf_of,
+    weights_of,
 )
 
 
@@ -67,7 +69,7 @@ class Gradual(Constraint):
         self.layers, self.density, self.pattern = layers, density, pattern
         self.allocate, self.start, self.stop, self.every = allocate, start, stop, every
         self.first, self.steps, self.updates, self.done = 0, 1, 1, 0
-        weights = {name: cast(Tensor, layer.weight) for name, layer in layers.items()}
+        weights = weights_of(layers)
         full = {name: torch.ones(w.shape, dtype=torch.bool) for name, w in weights.items()}
         apply_masks(network, MaskSet(full))
 
@@ -130,7 +132,7 @@ class Gradual(Constraint):
 
     def _mask(self, name: str) -> Tensor:
         listed = cast(Mapping[str, ParametrizationList], self.layers[name].parametrizations)
-        return cast(Tensor, listed["weight"][0].mask)
+        return cast(Tensor, listed[leaf_of(self.layers[name], name)][0].mask)
 
     def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, float]:
         return {"density": self.masks(model).density}

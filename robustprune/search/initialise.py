@@ -9,7 +9,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from robustprune.sparsity import group_weight, maskable_layers
+from robustprune.sparsity import (
+    group_weight,
+    groups_of,
+    is_single,
+    leaf_of,
+    maskable_layers,
+    weights_of,
+)
+from robustprune.sparsity.matrices import bias_of
 
 InitName = Literal[
     "signed_kaiming_constant",
@@ -58,13 +66,12 @@ def initialise(
         raise ValueError(f"bias_scale={bias_scale} must be at least 0 and finite")
     if init not in INITS:
         raise ValueError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
+    weights, groups = weights_of(layers), groups_of(layers)
     for name, layer in layers.items():
         share = density.get(name, 1.0) if isinstance(density, Mapping) else density
-        weight, bias = layer.weight, getattr(layer, "bias", None)
-        assert isinstance(weight, Tensor)
-        fan_in = group_weight(layer).fan_in * share
-        out, *_ = group_weight(layer).out_first
-        fan_out = out * math.prod(weight.shape[2:]) * share
+        weight = weights[name]
+        fan_in = groups[name].fan_in * share
+        fan_out = groups[name].matrix[0] * math.prod(weight.shape[2:]) * share
         gain = math.sqrt(2.0 / fan_in)
         std = gain if "kaiming" in init else math.sqrt(2.0 / (fan_in + fan_out))
         noise = torch.empty(weight.shape, dtype=torch.float64)  # on the CPU: the same everywhere
@@ -75,7 +82,7 @@ def initialise(
         if init.endswith("constant"):
             noise = torch.where(noise < 0, -1.0, 1.0)
         weight.copy_(noise * std)
-        if isinstance(bias, Tensor):
+        if (bias := bias_of(layer, leaf_of(layer, name))) is not None:
             drawn = torch.empty(bias.shape, dtype=torch.float64)
             bias.copy_(drawn.uniform_(-1.0, 1.0, generator=generator) * (bias_scale * gain))
 
@@ -93,14 +100,19 @@ def draw_thresholds(
     and this needs positive weights. All batch norms get scale 1, and all but the first get shift 0.
 
     Raises:
-        ValueError: lo > hi, or the model's first batch norm is not an affine one over the
-            outputs of the first layer.
+        ValueError: lo > hi, the first layer is recurrent, or the model's first batch norm is not an
+            affine one over the outputs of the first layer.
     """
     lo, hi = between
     if not lo <= hi:
         raise ValueError(f"thresholds ({lo:g}, {hi:g}) must be (lo, hi) with lo ≤ hi")
     first = next(iter(maskable_layers(model).values()))
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not is_single(first):
+        raise ValueError(
+            f"thresholds need a linear or convolutional first layer, and {type(model).__name__} "
+            f"begins with {type(first).__name__}; leave thresholds out"
+        )
     outputs = group_weight(first).out_first[0]
     if not norms or not norms[0].affine or norms[0].num_features != outputs:
         raise ValueError(

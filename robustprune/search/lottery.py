@@ -45,11 +45,11 @@ from robustprune.sparsity import (
     bake,
     check_density,
     check_pattern,
-    count_kept,
-    group_weight,
+    groups_of,
     keep_best,
     maskable_layers,
 )
+from robustprune.sparsity.allocation import given_counts
 from robustprune.sparsity.criteria import Scene, magnitude
 
 
@@ -221,9 +221,9 @@ def survivors(
     now = path(density)
     if now != density and isinstance(allocate, Mapping):
         allocate = {name: path(share) for name, share in allocate.items()}
-        numbers = {name: group_weight(layers[name], pattern).number for name in layers}
-        kept = sum(count_kept(allocate[name], number) for name, number in numbers.items())
-        now = kept / sum(numbers.values())
+        groups = groups_of(layers, pattern)
+        kept = sum(given_counts(groups, allocate).values())
+        now = kept / sum(g.number for g in groups.values())
     return keep_best(
         magnitude(Scene(network, layers)), layers,
         density=now, pattern=pattern, allocate=allocate, within=masks,

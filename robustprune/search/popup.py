@@ -11,9 +11,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from robustprune.minmax import Learned
-from robustprune.sparsity import Allocation, Groups, MaskSet, allot, group_weight
+from robustprune.sparsity import (
+    Allocation,
+    Groups,
+    MaskSet,
+    allot,
+    groups_of,
+    leaf_of,
+    weights_of,
+)
 from robustprune.sparsity.apply import MaskParametrization
-from robustprune.sparsity.criteria import at_least_float32, weights_of
+from robustprune.sparsity.criteria import at_least_float32
 from robustprune.sparsity.patterns import check_scores
 
 
@@ -74,9 +82,9 @@ def random_scores(
 ) -> dict[str, Tensor]:
     """Draw scores from U(−1/√n, 1/√n) for fan-in n (Kaiming uniform, a = √5), for scratch
     tickets."""
-    scores = {}
+    scores, groups = {}, groups_of(layers)
     for name, weight in weights_of(layers).items():
-        bound = 1.0 / math.sqrt(group_weight(layers[name]).fan_in)
+        bound = 1.0 / math.sqrt(groups[name].fan_in)
         drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
         scores[name] = drawn.to(weight.device)
     return scores
@@ -85,10 +93,10 @@ def random_scores(
 def scaled_scores(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Return √(6/n) · w / max|w| for fan-in n, so that the largest weights have the largest scores
     at the start (Sehwag et al. 2020, arXiv 2002.10509, Eq. 3)."""
-    scores = {}
+    scores, groups = {}, groups_of(layers)
     for name, weight in weights_of(layers).items():
         values = at_least_float32(weight.detach())
-        scale = math.sqrt(6.0 / group_weight(layers[name]).fan_in)
+        scale = math.sqrt(6.0 / groups[name].fan_in)
         scores[name] = scale * values / values.abs().max().clamp_min(torch.finfo(values.dtype).tiny)
     return scores
 
@@ -112,10 +120,11 @@ class ScoreTopK(Learned):
         self.density, self.allocate = density, allocate
         check_scores(scores)
         self.popups: dict[str, Popup] = {}
-        for name, layer in layers.items():
-            groups = group_weight(layer, pattern, by_row=allocate == "row")
+        for name, groups in groups_of(layers, pattern, allocate=allocate).items():
             self.popups[name] = Popup(scores[name].clone(), groups, groups.number)
-            parametrize.register_parametrization(layer, "weight", self.popups[name], unsafe=True)
+            parametrize.register_parametrization(
+                layers[name], leaf_of(layers[name], name), self.popups[name], unsafe=True
+            )
         self._allot()
 
     @torch.no_grad()

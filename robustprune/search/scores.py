@@ -42,8 +42,10 @@ from robustprune.sparsity import (
     check_density,
     check_pattern,
     count_kept,
-    group_weight,
+    groups_of,
+    leaf_of,
 )
+from robustprune.sparsity.allocation import given_counts
 from robustprune.sparsity.patterns import check_scores
 
 ScoreMethod = Literal["hydra", "harp"]
@@ -111,11 +113,11 @@ class LearnedRates(Learned):
         gamma: float = 0.01,
     ) -> None:
         self.density, self.gamma, self.epoch = density, gamma, 1
-        groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
+        groups = groups_of(layers, pattern)
         values = {name: groups[name].reduce(scores[name].abs()) for name in layers}
         check_scores(scores)
         if isinstance(allocate, Mapping):  # the first rates need not meet the target
-            counts = {n: count_kept(allocate[n], g.number) for n, g in groups.items()}
+            counts = given_counts(groups, allocate)
         else:
             counts = allot(values, groups, density, allocate)
         self.popups: dict[str, RatedPopup] = {}
@@ -123,7 +125,7 @@ class LearnedRates(Learned):
             rate = counts[name] / groups[name].number
             popup = RatedPopup(scores[name].clone(), groups[name], rate, least * density)
             self.popups[name] = popup
-            parametrize.register_parametrization(layer, "weight", popup, unsafe=True)
+            parametrize.register_parametrization(layer, leaf_of(layer, name), popup, unsafe=True)
 
     def parameters(self) -> list[nn.Parameter]:
         popups = self.popups.values()

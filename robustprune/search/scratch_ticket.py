@@ -35,9 +35,11 @@ from robustprune.sparsity import (
     bake,
     check_density,
     check_pattern,
-    group_weight,
+    groups_of,
+    leaf_of,
     maskable_layers,
 )
+from robustprune.sparsity.matrices import bias_of
 
 
 @known_by_its_call
@@ -114,9 +116,9 @@ def find_scratch_ticket(
     network = copy_on(model, loop.get("device"))
     layers = layers_to_mask(network, dense, pattern=pattern, allocate=allocate, density=density)
     whole = maskable_layers(network)
-    if bias_scale and all(getattr(layer, "bias", None) is None for layer in whole.values()):
+    if bias_scale and all(bias_of(layer, leaf_of(layer, n)) is None for n, layer in whole.items()):
         raise ValueError(f"bias_scale={bias_scale} has no effect: no layer has a bias")
-    groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
+    groups = groups_of(layers, pattern)
     generator = torch.Generator().manual_seed(seed)
     if init is not None:
         initialise(

@@ -34,7 +34,7 @@ from robustprune.sparsity import (
     bake,
     check_allocation,
     coverage,
-    group_weight,
+    groups_of,
     maskable_layers,
 )
 from robustprune.sparsity.apply import refuse_masked
@@ -189,8 +189,7 @@ def layers_to_mask(
     """
     layers = maskable_layers(network, dense=dense)
     warn_of_left_out(network, stacklevel=4)
-    groups = {name: group_weight(layer, pattern) for name, layer in layers.items()}
-    check_allocation(allocate, groups, density)
+    check_allocation(allocate, groups_of(layers, pattern), density)
     return layers
 
 

@@ -14,7 +14,6 @@ from robustprune.sparsity.apply import (
     apply_masks,
     computed_once,
     full_masks,
-    is_maskable,
     maskable_layers,
 )
 from robustprune.sparsity.blocks import Block, Head, output_head, transformer_blocks
@@ -29,6 +28,7 @@ from robustprune.sparsity.gates import (
 )
 from robustprune.sparsity.largest import top_k
 from robustprune.sparsity.mask import LayerDensity, MaskSet
+from robustprune.sparsity.matrices import is_single, leaf_of, maskable_leaves, weights_of
 from robustprune.sparsity.patterns import (
     PATTERNS,
     Groups,
@@ -36,6 +36,7 @@ from robustprune.sparsity.patterns import (
     check_pattern,
     count_kept,
     group_weight,
+    groups_of,
 )
 from robustprune.sparsity.plain import bake, plain
 
@@ -70,12 +71,16 @@ __all__ = [
     "full_masks",
     "gate_groups",
     "group_weight",
-    "is_maskable",
+    "groups_of",
+    "is_single",
     "keep_best",
+    "leaf_of",
     "magnitudes",
     "maskable_layers",
+    "maskable_leaves",
     "output_head",
     "plain",
     "top_k",
     "transformer_blocks",
+    "weights_of",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
@@ -15,7 +16,7 @@ from robustprune.sparsity.patterns import (
     check_pattern,
     check_scores,
     count_kept,
-    group_weight,
+    groups_of,
 )
 from robustprune.sparsity.ranking import count_best
 
@@ -55,8 +56,7 @@ def keep_best(
     """
     check_pattern(pattern, check_density(density))
     check_scores(scores)
-    by_row = allocate == "row"
-    groups = {name: group_weight(layers[name], pattern, by_row=by_row) for name in scores}
+    groups = groups_of({n: layers[n] for n in scores}, pattern, allocate=allocate)
     values = {name: groups[name].reduce(score.detach()) for name, score in scores.items()}
     limits, alive = None, {}
     if within is not None:
@@ -95,6 +95,9 @@ def allot(
       stay denser and none is full (ideal gas quotas, Vysogorets & Kempe 2021, arXiv 2107.02306);
     - a mapping keeps ⌈its density · groups⌉ of each layer.
 
+    Each matrix of a weight that stacks several (the gates of an LSTM) counts as a layer in "layer",
+    "erk", "igq" and a mapping, and the weight as one in "global".
+
     "global", "erk" and "igq" keep ⌈density · groups⌉ in all, or more if each layer needs one.
 
     Args:
@@ -114,9 +117,9 @@ def allot(
     numbers = {name: g.number for name, g in groups.items()}
     limits = numbers if limits is None else limits
     if isinstance(allocate, Mapping):
-        counts = _given(numbers, allocate)
+        counts = given_counts(groups, allocate)
     elif allocate == "layer":
-        counts = {name: count_kept(density, number) for name, number in numbers.items()}
+        counts = {name: _kept_of(g, density) for name, g in groups.items()}
     elif allocate == "global":
         wanted = count_kept(density, sum(numbers.values()))
         counts = count_best(values, min(wanted, sum(limits.values())), least=1)
@@ -124,9 +127,9 @@ def allot(
         rows = {name: g.out_first[0] for name, g in groups.items()}
         counts = {n: rows[n] * count_kept(density, numbers[n] // rows[n]) for n in groups}
     else:
-        shares = {name: sum(g.out_first) / _size(g) * g.number for name, g in groups.items()}
+        shares = {n: sum(g.matrix) / math.prod(g.matrix) * g.number for n, g in groups.items()}
         if allocate == "igq":
-            shares = ideal_gas_quotas(numbers, density)
+            shares = _quotas(groups, density)
         counts = apportion(shares, limits, count_kept(density, sum(numbers.values())))
     return {name: groups[name].fixed or min(kept, limits[name]) for name, kept in counts.items()}
 
@@ -164,13 +167,12 @@ def check_allocation(
             )
     if not isinstance(allocate, Mapping):
         return
-    numbers = {name: g.number for name, g in groups.items()}
-    counts = _given(numbers, allocate)
+    counts = given_counts(groups, allocate)
     if density is None:
         return
-    total = sum(numbers.values())
+    total = sum(g.number for g in groups.values())
     share = sum(counts.values()) / total
-    if abs(share - density) > max(0.005, len(numbers) / total):
+    if abs(share - density) > max(0.005, sum(g.stacked for g in groups.values()) / total):
         raise ValueError(
             f"the densities given for each layer keep {share:.3g} of all groups, density says "
             f"{density:g}; set density to {share:.3g}, or correct the densities"
@@ -228,18 +230,31 @@ def ideal_gas_quotas(numbers: Mapping[str, int], density: float) -> dict[str, fl
     return {name: n / (1 + low * n) for name, n in numbers.items()}
 
 
-def _given(numbers: Mapping[str, int], densities: Mapping[str, float]) -> dict[str, int]:
+def _quotas(groups: Mapping[str, Groups], density: float) -> dict[str, float]:
+    """Return the ideal gas quotas of all matrices of each weight together."""
+    each = {f"{n} {i}": g.number // g.stacked for n, g in groups.items() for i in range(g.stacked)}
+    quotas = ideal_gas_quotas(each, density)
+    return {n: sum(quotas[f"{n} {i}"] for i in range(g.stacked)) for n, g in groups.items()}
+
+
+def given_counts(groups: Mapping[str, Groups], densities: Mapping[str, float]) -> dict[str, int]:
+    """Return how many groups each layer keeps at a density of its own.
+
+    Raises:
+        ValueError: a layer has no density, or a density no layer.
+    """
     for name in densities:
-        if name not in numbers:
+        if name not in groups:
             raise ValueError(
                 f"a density is given for {name!r}, which is no masked layer; "
-                f"the layers are {', '.join(numbers)}"
+                f"the layers are {', '.join(groups)}"
             )
-    for name in numbers:
+    for name in groups:
         if name not in densities:
             raise ValueError(f"no density is given for layer {name!r}; give one for every layer")
-    return {name: count_kept(densities[name], number) for name, number in numbers.items()}
+    return {name: _kept_of(g, densities[name]) for name, g in groups.items()}
 
 
-def _size(groups: Groups) -> int:
-    return groups.out_first[0] * groups.fan_in
+def _kept_of(groups: Groups, density: float) -> int:
+    """Return ⌈density · n⌉ for the n groups of each matrix, summed over the matrices."""
+    return groups.stacked * count_kept(density, groups.number // groups.stacked)

@@ -11,28 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from robustprune.sparsity.blocks import hf_conv1d, output_head
+from robustprune.sparsity.blocks import output_head
 from robustprune.sparsity.mask import MaskSet
+from robustprune.sparsity.matrices import maskable_leaves, weights_of
 from robustprune.sparsity.plain import computed_weights
-
-MASKABLE = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
-
-#: layers that can't be masked but can be the "first" or the "last" layer
-_WHOLE = (nn.RNNBase, nn.MultiheadAttention, nn.Bilinear)
 
 
 def maskable_layers(model: nn.Module, *, dense: Iterable[str] = ()) -> dict[str, nn.Module]:
     """Return the layers whose weights a search may mask, by parameter name, in registration order.
 
-    These are Linear, Conv1d to Conv3d, transposed convolutions and the Conv1D of transformers.
+    These are Linear, Conv1d to Conv3d, transposed convolutions and the Conv1D of transformers, with
+    one weight each, and RNN, LSTM, GRU, their cells and MultiheadAttention, with several (see
+    `maskable_leaves`), so that such a layer is there once for each of its weights.
+
     Weights that two modules share (tied embeddings) are left out, because a mask on one would
     change the other. So are weights that something computes (weight_norm, torch.nn.utils.prune),
     until `plain` makes Parameters of them. `coverage` lists what is left out.
@@ -53,33 +44,25 @@ def maskable_layers(model: nn.Module, *, dense: Iterable[str] = ()) -> dict[str,
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    every: dict[str, nn.Module] = {}
+    every: dict[str, list[str]] = {}  # the weights of each layer, by its path
     layers: dict[str, nn.Module] = {}
     for path, module in model.named_modules():
-        if is_maskable(module) or isinstance(module, _WHOLE):
-            name = f"{path}.weight" if path else "weight"
-            every[name if is_maskable(module) else path] = module
-            weight = module._parameters.get("weight")
-            if is_maskable(module) and owners.get(id(weight)) == 1:
+        leaves = maskable_leaves(module)
+        if leaves or isinstance(module, nn.Bilinear):
+            every[path] = [f"{path}.{leaf}" if path else leaf for leaf in leaves or ("weight",)]
+        for name, leaf in zip(every.get(path, ()), leaves, strict=False):
+            if owners.get(id(module._parameters.get(leaf))) == 1:
                 layers[name] = module
-    left_out = set()
+    left_out: set[str] = set()
     for wanted in (dense,) if isinstance(dense, str) else dense:
-        names = list(every)
-        if wanted in ("first", "last") and names:
-            left_out.add(names[0] if wanted == "first" else _last(model, names))
-        elif found := fnmatch.filter(names, wanted) + fnmatch.filter(names, f"{wanted}.weight"):
-            left_out.update(found)
-        else:
-            raise ValueError(
-                f"cannot keep {wanted!r} dense: no such layer; use 'first', 'last' or one of "
-                f"{', '.join(names) or '(the model has no maskable layer)'}"
-            )
+        left_out.update(_named(model, every, wanted))
     layers = {name: module for name, module in layers.items() if name not in left_out}
     if not layers:
         computed = ", ".join(f"{name} by {what}" for name, what in computed_weights(model).items())
         raise ValueError(
-            f"{type(model).__name__} has nothing to mask: no Linear, Conv or ConvTranspose layer "
-            "is left (weights shared by two modules and those in `dense` don't count"
+            f"{type(model).__name__} has nothing to mask: no Linear, Conv, ConvTranspose, "
+            "recurrent or attention layer is left (weights shared by two modules and those in "
+            "`dense` don't count"
             + (
                 f", nor do weights that are computed: {computed}; robustprune.sparsity.plain makes "
                 "plain ones of them)"
@@ -90,30 +73,44 @@ def maskable_layers(model: nn.Module, *, dense: Iterable[str] = ()) -> dict[str,
     return layers
 
 
-def is_maskable(module: nn.Module) -> bool:
-    """Return whether masks can cover the `weight` of a layer of this type."""
-    return isinstance(module, (*MASKABLE, *hf_conv1d()))
+def _named(model: nn.Module, every: Mapping[str, list[str]], wanted: str) -> list[str]:
+    """Return the weights that an entry of `dense` names."""
+    if wanted in ("first", "last") and every:
+        return every[next(iter(every)) if wanted == "first" else _last(model, list(every))]
+    found = [
+        name
+        for path, names in every.items()
+        for name in names
+        if any(fnmatch.fnmatch(called, wanted) for called in (path, name))
+    ]
+    if not found:
+        known = [names[0] if len(names) == 1 else path for path, names in every.items()]
+        raise ValueError(
+            f"cannot keep {wanted!r} dense: no such layer; use 'first', 'last' or one of "
+            f"{', '.join(known) or '(the model has no maskable layer)'}"
+        )
+    return found
 
 
-def _last(model: nn.Module, names: Sequence[str]) -> str:
+def _last(model: nn.Module, paths: Sequence[str]) -> str:
     try:
         head = output_head(model)
     except ValueError:  # no transformer that is known
-        return names[-1]
+        return paths[-1]
     if head is None:
         raise ValueError(
             f"cannot keep 'last' dense: {type(model).__name__} is a transformer without an output "
             "head; leave 'last' out, or name the layers"
         )
-    return f"{head.name}.weight"
+    return head.name
 
 
 def full_masks(model: nn.Module) -> MaskSet:
     """Return masks that keep every weight of the maskable layers: a dense network as a MaskSet."""
     return MaskSet(
         {
-            name: torch.ones(cast(Tensor, layer.weight).shape, dtype=torch.bool)
-            for name, layer in maskable_layers(model).items()
+            name: torch.ones(weight.shape, dtype=torch.bool)
+            for name, weight in weights_of(maskable_layers(model)).items()
         }
     )
 

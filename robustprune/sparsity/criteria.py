@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustprune.sparsity.matrices import weights_of
+
 Batches = Iterable[Sequence[Tensor]]
 #: a function (x, y) -> Tensor of the scene's network
 OfBatch = Callable[[Tensor, Tensor], Tensor]
@@ -44,15 +46,6 @@ class Scene:
     batches: Batches = ()
     loss: OfBatch = _none
     logits: OfBatch = _none
-
-
-def weights_of(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Return the weight of each layer by its parameter name."""
-    weights: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        assert isinstance(layer.weight, Tensor)
-        weights[name] = layer.weight
-    return weights
 
 
 def at_least_float32(values: Tensor) -> Tensor:

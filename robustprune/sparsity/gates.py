@@ -23,6 +23,7 @@ from robustprune.sparsity.apply import maskable_layers
 from robustprune.sparsity.blocks import Block, out_dim, transformer_blocks
 from robustprune.sparsity.largest import top_k
 from robustprune.sparsity.mask import MaskSet
+from robustprune.sparsity.matrices import weights_of
 from robustprune.sparsity.patterns import check_density, check_scores, count_kept
 from robustprune.sparsity.ranking import count_best
 
@@ -103,11 +104,9 @@ def gate_groups(
             f"unknown granularity {granularity!r}; choose one of {', '.join(GRANULARITIES)}"
         )
     if granularity == "weight":
-        found = {}
-        for name, layer in maskable_layers(model, dense=dense).items():
-            shape = tuple(cast(Tensor, layer.weight).shape)
-            found[name] = GateGroup(shape, {name: Span(shape)})
-        return found
+        weights = weights_of(maskable_layers(model, dense=dense))
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        return {name: GateGroup(shape, {name: Span(shape)}) for name, shape in shapes.items()}
     return {
         f"{granularity}.{index}": _of_block(model, block, granularity)
         for index, block in enumerate(transformer_blocks(model))

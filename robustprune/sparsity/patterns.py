@@ -15,6 +15,11 @@ index a group; the group extends over the others:
 | AxB     | a tile of A outputs x B columns (4x4, ...) | a tile                  | any      |
 | N:M     | one weight, N of every M along the inputs  | the same                | N/M only |
 
+A weight that stacks several matrices (the gates of an LSTM or GRU, query, key and value of
+attention) has the groups of each of them, and no group spans two. Each keeps an equal number, and
+the first ones keep one more where the number does not divide; with the allocation "global" all
+groups of the weight are compared.
+
 Fu et al. use element, row and kernel for robust scratch tickets (arXiv 2110.14068, Sec. 3.6), and
 Ye et al. use element, column and filter (arXiv 1903.12561, Sec. 3.3). Sparse tensor cores need 2:4
 (Mishra et al. 2021, arXiv 2104.08378). Tiles at the edge are smaller, and a last block of r < M
@@ -25,7 +30,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -35,6 +40,7 @@ from torch.nn import functional as F
 
 from robustprune.sparsity.blocks import hf_conv1d
 from robustprune.sparsity.largest import top_k
+from robustprune.sparsity.matrices import leaf_of, stacked_in
 
 PATTERNS = ("element", "row", "kernel", "filter", "channel", "column", "AxB", "N:M")
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -99,10 +105,11 @@ def _numbers(pattern: str) -> tuple[int, int] | None:
 class Groups:
     """The groups into which a pattern divides one layer's weight of `shape`.
 
-    With `by_row` the groups of each output are compared, otherwise all of the layer. `conv_groups`
+    With `by_row` the groups of each output are compared, otherwise all of a matrix. `conv_groups`
     is the `groups` argument of a convolution. `transposed` means that outputs are the second
     dimension, as in transposed convolutions (in, out/groups, *kernel) and the Conv1D of
-    transformers.
+    transformers. `stacked` is the number of matrices that lie one above the other in the weight;
+    with `across` their groups are compared together.
     """
 
     shape: tuple[int, ...]
@@ -110,6 +117,8 @@ class Groups:
     conv_groups: int = 1
     transposed: bool = False
     by_row: bool = False
+    stacked: int = 1
+    across: bool = False
 
     @property
     def out_first(self) -> tuple[int, ...]:
@@ -121,9 +130,16 @@ class Groups:
 
     @property
     def laid_out(self) -> tuple[int, ...]:
-        """The shape if the weight is laid out as (G, out/G, in/G, *kernel)."""
+        """The shape if the weight is laid out as (G, out/G, in/G, *kernel), or as (stacked,
+        out/stacked, in)."""
+        (out, *rest), g = self.out_first, self.conv_groups * self.stacked
+        return (g, out // g, *rest)
+
+    @property
+    def matrix(self) -> tuple[int, ...]:
+        """The shape of one of the stacked matrices: `out_first` if there is only one."""
         out, *rest = self.out_first
-        return (self.conv_groups, out // self.conv_groups, *rest)
+        return (out // self.stacked, *rest)
 
     @property
     def fan_in(self) -> int:
@@ -149,18 +165,19 @@ class Groups:
 
     @property
     def _tiles(self) -> tuple[int, int, int, int] | None:
-        """The height and width of a tile, and how many tiles there are down and across, or None."""
+        """The height and width of a tile, and how many tiles there are down and across in one
+        matrix, or None."""
         numbers = _numbers(self.pattern)
         if numbers is None or ":" in self.pattern:
             return None
         high, wide = numbers
-        return high, wide, -(-self.out_first[0] // high), -(-self.fan_in // wide)
+        return high, wide, -(-self.matrix[0] // high), -(-self.fan_in // wide)
 
     @property
     def number(self) -> int:
         """The number of groups."""
         if self._tiles is not None:
-            return self._tiles[2] * self._tiles[3]
+            return self.stacked * self._tiles[2] * self._tiles[3]
         return math.prod(self.laid_out[d] for d in self._index)
 
     @property
@@ -190,9 +207,10 @@ class Groups:
             others = [d for d in range(laid.ndim) if d not in self._index]
             return laid.sum(others).flatten() if others else laid.flatten()
         high, wide, down, across = self._tiles
-        matrix = laid.reshape(self.out_first[0], -1)
-        matrix = F.pad(matrix, (0, across * wide - matrix.shape[1], 0, down * high - len(matrix)))
-        return matrix.view(down, high, across, wide).sum((1, 3)).flatten()
+        rows, columns = self.matrix[0], self.fan_in
+        matrices = laid.reshape(self.stacked, rows, columns)
+        matrices = F.pad(matrices, (0, across * wide - columns, 0, down * high - rows))
+        return matrices.view(-1, down, high, across, wide).sum((2, 4)).flatten()
 
     def expand(self, kept: Tensor) -> Tensor:
         """Spread one value per group, (number,), over the weight's own shape."""
@@ -203,19 +221,25 @@ class Groups:
             narrow = [laid[d] if d in self._index else 1 for d in range(len(laid))]
             return self.lay_back(kept.view(narrow).expand(laid)).contiguous()
         high, wide, down, across = self._tiles
-        matrix = kept.view(down, across).repeat_interleave(high, 0).repeat_interleave(wide, 1)
-        matrix = matrix[: self.out_first[0], : self.fan_in]
-        return self.lay_back(matrix.reshape(self.laid_out)).contiguous()
+        tiles = kept.view(-1, down, across).repeat_interleave(high, 1).repeat_interleave(wide, 2)
+        matrices = tiles[:, : self.matrix[0], : self.fan_in]
+        return self.lay_back(matrices.reshape(self.laid_out)).contiguous()
 
     def choose(self, values: Tensor, kept: int) -> Tensor:
         """Mark the groups to keep by their values; both are (number,). These are the `kept`
-        largest (an equal number from each output if compared by row), or the N largest of every
-        M. Of equal values the first is kept."""
+        largest (an equal number from each output if compared by row, and from each of several
+        stacked matrices), or the N largest of every M. Of equal values the first is kept. Groups
+        of value −inf count as removed already, and other matrices keep what is missing for them."""
         numbers = _numbers(self.pattern)
         if self.by_row and self.fixed is None:
             return self._best_of_rows(values, kept // self.out_first[0])
         if self.fixed is None or numbers is None:
-            return top_k(values, kept)
+            if self.stacked == 1 or self.across:
+                return top_k(values, kept)
+            parts = values.view(self.stacked, -1)
+            alive = [int(number) for number in (parts > -torch.inf).sum(1)]
+            counts = share_equally(kept, alive)
+            return torch.cat([top_k(part, n) for part, n in zip(parts, counts, strict=True)])
         laid = self.lay_out(values.view(self.shape)).movedim(2, -1)
         (n, m), ins = numbers, laid.shape[-1]
         blocks = F.pad(laid.reshape(-1, ins), (0, -ins % m), value=-torch.inf).view(-1, m)
@@ -245,18 +269,60 @@ class Groups:
         return (laid.transpose(1, 2) if self.transposed else laid).reshape(self.shape)
 
 
-def group_weight(module: nn.Module, pattern: str = "element", *, by_row: bool = False) -> Groups:
-    """Return the groups of `module.weight` under `pattern`, compared over the layer or `by_row`.
+def share_equally(total: int, limits: Sequence[int]) -> list[int]:
+    """Return numbers up to their limits that add up to `total` (or to all limits, if that is less)
+    and differ by 1 at most where no limit holds; the first are the larger ones."""
+    counts = [0] * len(limits)
+    while (missing := min(total, sum(limits)) - sum(counts)) > 0:
+        room = [index for index, limit in enumerate(limits) if counts[index] < limit]
+        each, more = divmod(missing, len(room))
+        for place, index in enumerate(room):
+            counts[index] = min(limits[index], counts[index] + each + (place < more))
+    return counts
+
+
+def group_weight(
+    module: nn.Module,
+    pattern: str = "element",
+    leaf: str = "weight",
+    *,
+    by_row: bool = False,
+    across: bool = False,
+) -> Groups:
+    """Return the groups of the weight `leaf` of a module under `pattern`; see `Groups`.
 
     Raises:
         ValueError: the pattern is unknown.
     """
     check_pattern(pattern)
-    weight = module.weight
+    weight = getattr(module, leaf)
     assert isinstance(weight, Tensor)
-    conv_groups = module.groups if isinstance(module, (*_CONV, *_TRANSPOSED)) else 1
-    transposed = isinstance(module, (*_TRANSPOSED, *hf_conv1d()))
-    return Groups(tuple(weight.shape), pattern, conv_groups, transposed, by_row)
+    return Groups(
+        tuple(weight.shape),
+        pattern,
+        conv_groups=module.groups if isinstance(module, (*_CONV, *_TRANSPOSED)) else 1,
+        transposed=isinstance(module, (*_TRANSPOSED, *hf_conv1d())),
+        by_row=by_row,
+        stacked=stacked_in(module, leaf),
+        across=across,
+    )
+
+
+def groups_of(
+    layers: Mapping[str, nn.Module], pattern: str = "element", *, allocate: object = "layer"
+) -> dict[str, Groups]:
+    """Return the groups of each weight of `layers`, as `maskable_layers` gives them, compared as
+    the allocation compares them."""
+    return {
+        name: group_weight(
+            layer,
+            pattern,
+            leaf_of(layer, name),
+            by_row=allocate == "row",
+            across=allocate == "global",
+        )
+        for name, layer in layers.items()
+    }
 
 
 def check_scores(scores: Mapping[str, Tensor]) -> None:

@@ -53,10 +53,12 @@ def copy_of(model: nn.Module) -> nn.Module:
         )
     memo: dict[int, object] = {}
     for module in model.modules():
-        for value in vars(module).values():
-            # a hook left it in the last forward pass; torch can't copy a tensor inside a graph
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
+        for kept in vars(module).values():
+            # a hook, or a recurrent layer with masks, left it in the last forward pass; torch can't
+            # copy a tensor inside a graph
+            for value in kept if isinstance(kept, list) else (kept,):
+                if isinstance(value, Tensor) and not value.is_leaf:
+                    memo[id(value)] = value.detach().clone()
     try:
         return copy.deepcopy(model, memo)
     except (TypeError, RuntimeError, AttributeError, NotImplementedError) as error:

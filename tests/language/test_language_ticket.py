@@ -27,8 +27,8 @@ from robustprune.sparsity import (
     gate_groups,
     keep_best,
     maskable_layers,
+    weights_of,
 )
-from robustprune.sparsity.criteria import weights_of
 from robustprune.sparsity.hard_concrete import probability_kept, score_of
 from robustprune.tasks import BatchLoader, Split
 

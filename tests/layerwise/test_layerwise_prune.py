@@ -461,3 +461,26 @@ def test_layers_that_cannot_be_pruned_are_named() -> None:
     texts = [str(one.message) for one in said]
     assert any("never.weight are not called" in text for text in texts)
     assert any("up.weight (32)" in text for text in texts)
+
+
+def test_recurrent_weights_stay_whole_and_are_named() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.lstm, self.head = nn.Linear(3, 4), nn.LSTM(4, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.lstm(self.embed(x).unsqueeze(0))[0][0])  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    model = Recurrent()
+    said = (
+        r"180 of 202 .* \(89%\) stay dense, .* covers lstm\.weight_hh_l0 \(100\), lstm\.weight_ih"
+    )
+    with pytest.warns(LeftOut, match=said):
+        ticket = prune_layerwise(
+            model, [(torch.randn(40, 3), torch.arange(40) % 2)], density=0.5, solver="wanda"
+        )
+    assert set(ticket.masks) == {"embed.weight", "head.weight"}
+    assert ticket.coverage.density == 0.5
+    assert ticket.coverage.whole_density == pytest.approx(1 - 11 / ticket.coverage.parameters)

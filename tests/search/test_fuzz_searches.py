@@ -34,7 +34,7 @@ from robustprune.sparsity import (
     apply_masks,
     count_kept,
     full_masks,
-    group_weight,
+    groups_of,
     maskable_layers,
     plain,
 )
@@ -94,12 +94,22 @@ def _convolution() -> nn.Module:
     )  # fmt: skip
 
 
+class _Itself(nn.MultiheadAttention):
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, x, x, need_weights=False)[0]
+
+
 BODIES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "linear": (lambda: nn.Sequential(nn.Linear(WIDTH, 7), nn.ReLU(inplace=True)), 7),
     "convolution": (_convolution, 2 * WIDTH),
     "tied": (_tied, WIDTH),
     "shared": (_shared, WIDTH),
     "LSTM": (lambda: nn.LSTM(WIDTH, 4), 4),
+    "GRU": (lambda: nn.GRU(WIDTH, 3, 2, bidirectional=True), 6),
+    "attention": (lambda: _Itself(WIDTH), WIDTH),
     "nothing": (nn.Identity, WIDTH),
 }
 
@@ -219,20 +229,18 @@ def same(a: dict[str, object], b: dict[str, object]) -> bool:
 
 def right_counts(case: Case, layers: dict[str, nn.Module], ticket: Ticket) -> None:
     """Whole groups are kept, as many as the density says, in each layer or in all."""
-    kept, numbers = {}, {}
+    kept, numbers, stacked, rows = {}, {}, {}, {}
     for name, layer in layers.items():
         pattern = "element" if case.search == "language" else case.pattern
-        groups = group_weight(layer, pattern)
+        groups = groups_of({name: layer}, pattern)[name]
         sums = groups.reduce(ticket.masks[name].float())
         assert bool(((sums == 0) | (sums == groups.reduce(torch.ones(groups.shape)))).all())
         kept[name], numbers[name] = int((sums > 0).sum()), groups.number
+        stacked[name], rows[name] = groups.stacked, groups.out_first[0]
         if groups.fixed is not None:
             assert kept[name] == groups.fixed
-    wanted = {name: count_kept(case.density, number) for name, number in numbers.items()}
-    if case.allocate == "row":
-        for name, layer in layers.items():
-            rows = group_weight(layer).out_first[0]
-            wanted[name] = rows * count_kept(case.density, numbers[name] // rows)
+    times = rows if case.allocate == "row" else stacked
+    wanted = {n: t * count_kept(case.density, numbers[n] // t) for n, t in times.items()}
     if case.search == "admm, l1":
         assert min(kept.values()) >= 1
     elif case.search == "language":
@@ -274,7 +282,7 @@ def check(case: Case) -> None:
     assert torch.equal(random, torch.random.get_rng_state())
     kinds = {warning.category for warning in said}
     assert (Folded in kinds) == (case.wrap != "none")
-    assert (LeftOut in kinds) == (case.body in ("tied", "LSTM"))
+    assert (LeftOut in kinds) == (case.body == "tied")
     assert len(said) == len(kinds)
     right_counts(case, layers, ticket)
     # names of the author's own, plain weights that train, nothing left of hooks

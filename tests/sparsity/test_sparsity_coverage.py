@@ -60,21 +60,22 @@ def test_everything_covered_leaves_nothing_to_name() -> None:
 
 def test_a_search_names_what_it_cannot_mask() -> None:
     with pytest.warns(LeftOut) as said:
-        ticket = prune_one_shot(Recurrent(), density=0.5)
+        ticket = prune_one_shot(Bilinear(), density=0.5)
     assert [str(one.message) for one in said] == [
-        "112 of 120 matrix weights (93%) stay dense, since no mask covers lstm.weight_hh_l0 (64), "
-        "lstm.weight_ih_l0 (48); `density` is that of the rest, and `ticket.coverage` has the "
-        "density of the whole network"
+        "36 of 44 matrix weights (82%) stay dense, since no mask covers mix.weight (36); `density` "
+        "is that of the rest, and `ticket.coverage` has the density of the whole network"
     ]
     assert ticket.masks.density == 0.5
-    assert ticket.coverage.whole_density == pytest.approx((200 - 4) / 200)
+    assert ticket.coverage.whole_density == pytest.approx((50 - 4) / 50)
 
 
-class Attention(nn.Module):
+class Bilinear(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.attend = nn.MultiheadAttention(4, 2)
-        self.head = nn.Linear(4, 2)
+        self.mix, self.head = nn.Bilinear(3, 3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.mix(x, x))  # type: ignore[no-any-return]
 
 
 class Pair(nn.Module):
@@ -84,18 +85,21 @@ class Pair(nn.Module):
         self.b.weight = self.a.weight
 
 
-class GRU(nn.Module):
+class Siamese(nn.Module):
+    """Two recurrent layers with one hidden weight."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.gru, self.head = nn.GRU(2, 3), nn.Linear(3, 2)
+        self.a, self.b, self.head = nn.GRU(2, 3), nn.GRU(2, 3), nn.Linear(3, 2)
+        self.b.weight_hh_l0 = self.a.weight_hh_l0
 
 
 @pytest.mark.parametrize(
     ("model", "named"),
     [
-        (Attention(), r"48 of 72 .* covers attend\.in_proj_weight \(48\)"),
+        (Bilinear(), r"36 of 44 .* covers mix\.weight \(36\)"),
         (Pair(), r"16 of 28 .* covers a\.weight \(16\)"),
-        (GRU(), r"45 of 51 .* gru\.weight_hh_l0 \(27\), gru\.weight_ih_l0 \(18\)"),
+        (Siamese(), r"27 of 69 .* covers a\.weight_hh_l0 \(27\)"),
     ],
 )
 def test_every_kind_is_named(model: nn.Module, named: str) -> None:
@@ -137,17 +141,17 @@ def test_a_recurrent_first_layer_is_the_first() -> None:
     assert set(maskable_layers(Recurrent(), dense=("first",))) == {"head.weight"}
     with pytest.raises(ValueError, match=r"no such layer; use .* one of lstm, head\.weight$"):
         maskable_layers(Recurrent(), dense=("lstmm",))
+    assert set(maskable_layers(Recurrent(), dense=("lstm.weight_hh*",))) == {
+        "lstm.weight_ih_l0",
+        "head.weight",
+    }
     with pytest.raises(ValueError, match="'firs' dense"):  # a name, not its letters
         maskable_layers(Recurrent(), dense="firs")
 
 
 def test_a_language_ticket_names_it_too() -> None:
-    class Reads(Recurrent):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.head(self.lstm(x)[0])  # type: ignore[no-any-return]
-
     data = [(torch.randn(6, 3), torch.arange(6) % 2)]
-    with pytest.warns(LeftOut, match=r"lstm\.weight_hh_l0"):
+    with pytest.warns(LeftOut, match=r"mix\.weight"):
         find_language_ticket(
-            Reads(), data, density=0.5, objective=Natural(), epochs=1, dense=(), quiet=True
+            Bilinear(), data, density=0.5, objective=Natural(), epochs=1, dense=(), quiet=True
         )
