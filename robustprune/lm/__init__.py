@@ -1,6 +1,15 @@
-"""Causal language models: windows of text, perplexity, caches that evict, and small Llamas."""
+"""Causal language models: windows of text, perplexity also under attack, adapters for what was
+pruned, and caches that evict."""
 
+from robustprune.lm.adapters import tune_adapters
 from robustprune.lm.cache import EvictingCache, evicting, heavy_hitters
+from robustprune.lm.embedded import (
+    AdversarialText,
+    EmbeddedText,
+    adversarial_perplexity,
+    embedded,
+    token_loss,
+)
 from robustprune.lm.eviction import (
     Eviction,
     HeavyHitters,
@@ -13,9 +22,11 @@ from robustprune.lm.eviction import (
 from robustprune.lm.llama2c import convert
 from robustprune.lm.merging import Merging
 from robustprune.lm.perplexity import Perplexity, perplexity
-from robustprune.lm.windows import random_windows, windows
+from robustprune.lm.windows import next_token_batches, random_windows, windows
 
 __all__ = [
+    "AdversarialText",
+    "EmbeddedText",
     "EvictingCache",
     "Eviction",
     "HeavyHitters",
@@ -26,10 +37,15 @@ __all__ = [
     "Recent",
     "SnapKV",
     "Tova",
+    "adversarial_perplexity",
     "convert",
+    "embedded",
     "evicting",
     "heavy_hitters",
+    "next_token_batches",
     "perplexity",
     "random_windows",
+    "token_loss",
+    "tune_adapters",
     "windows",
 ]

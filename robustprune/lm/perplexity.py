@@ -52,6 +52,11 @@ def _exp(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
+def next_token_losses(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return −log p of each token, in nats: logits (N, T, words), tokens (N, T) -> (N, T)."""
+    return F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none")
+
+
 @torch.no_grad()
 def perplexity(model: nn.Module, windows: Tensor, *, batch_size: int = 16) -> Perplexity:
     """Predict each token of each window from the tokens before it.
@@ -73,8 +78,8 @@ def perplexity(model: nn.Module, windows: Tensor, *, batch_size: int = 16) -> Pe
     with evaluating(model):
         for batch in torch.split(windows, batch_size):
             batch = batch.to(where)
-            logits = logits_of(model, batch)[:, :-1].float()
-            loss = F.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none")
+            logits = logits_of(model, batch)[:, :-1]
+            loss = next_token_losses(logits, batch[:, 1:])
             losses.append(loss.double().mean(1).cpu())
     found = torch.cat(losses)
     if bool(found.isnan().any()):

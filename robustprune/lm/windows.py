@@ -55,6 +55,12 @@ def random_windows(
     return _begun(torch.tensor([list(tokens[s : s + inner]) for s in starts]), bos)
 
 
+def next_token_batches(rows: Tensor, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+    """Return windows as training batches (x, y): x are all tokens but the last, (N, T − 1), and y
+    the tokens after them."""
+    return [(part[:, :-1], part[:, 1:]) for part in torch.split(rows, batch_size)]
+
+
 def _inner(tokens: Sequence[int], length: int) -> int:
     if length < 2:
         raise ValueError(f"length={length} must be at least 2: BOS and one token")

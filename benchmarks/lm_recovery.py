@@ -1,0 +1,145 @@
+"""Perplexity of the packaged language model, pruned and then recovered.
+
+    python -m benchmarks.lm_recovery --data-dir DATA --out runs/lm_recovery
+    python -m benchmarks.lm_recovery --out runs/lm_recovery --table
+
+Text, windows and pruning are those of `benchmarks.layerwise_lm`. Recovery is 300 steps of Adam on
+16 random windows of 256 tokens of the first 60% of the text: adapters of rank 8 under the mask
+("masked LoRA", as sparse as before when merged), without it ("plain LoRA", dense when merged; and
+masked afterwards), and training of all weights under the mask. Every figure is a line of
+results.jsonl, and the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from benchmarks.kept import note, rows
+from benchmarks.layerwise_lm import METHODS, MODEL, SHARES, Texts, texts
+from robustprune.layerwise import prune_layerwise
+from robustprune.lm import perplexity, random_windows
+from robustprune.lm.adapters import tune_adapters
+from robustprune.lm.windows import next_token_batches
+from robustprune.minmax import Natural, OptimizerSpec
+from robustprune.search import Ticket, finetune_ticket
+from robustprune.sparsity import apply_masks, bake
+
+STEPS, BATCH, LENGTH = 300, 16, 256
+PRUNED = {"Wanda": "wanda", "ours": "global"}
+REFERENCE = {
+    ("Wanda", "50%", "masked LoRA"): 6.425, ("Wanda", "2:4", "masked LoRA"): 8.317,
+    ("Wanda", "50%", "plain LoRA"): 6.015, ("Wanda", "2:4", "plain LoRA"): 7.524,
+    ("Wanda", "50%", "plain LoRA, then masked"): 10.28,
+    ("Wanda", "2:4", "plain LoRA, then masked"): 18.95,
+    ("Wanda", "50%", "all kept weights"): 5.957, ("Wanda", "2:4", "all kept weights"): 7.531,
+}  # fmt: skip
+LEVELS = ("50%", "2:4", "70%", "80%", "90%")
+ASKED = [
+    *(("Wanda", level, how) for level in ("50%", "2:4") for how in ("none", "masked LoRA")),
+    *(("ours", level, how) for level in LEVELS for how in ("none", "masked LoRA")),
+    *(("ours", level, "all kept weights") for level in LEVELS),
+    *(("Wanda", "50%", how) for how in ("plain LoRA", "plain LoRA, then masked")),
+]
+
+
+def pruned(model: nn.Module, data: Texts, name: str, level: str, seed: int) -> Ticket:
+    """Prune by a row of `benchmarks.layerwise_lm`."""
+    # N:M keeps as many weights in every layer, so that nothing is compared between layers
+    method = METHODS["fisher" if name == "ours" and level not in (*SHARES, "90%") else PRUNED[name]]
+    options: dict[str, Any] = dict(method.options)
+    if level.endswith("%"):
+        options["density"] = round(1 - int(level[:-1]) / 100, 2)
+        if method.by_row:
+            options["allocate"] = "row"
+    else:
+        options |= {"density": 0.5, "pattern": level}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return prune_layerwise(model, data.batches(seed), dense=("last",), **options)
+
+
+def recovered(ticket: Ticket, data: Texts, how: str, lr: float, seed: int) -> nn.Module:
+    """Train a pruned network in one of the ways of the table."""
+    if how == "none":
+        return ticket.model
+    drawn = random_windows(data.calibration, LENGTH, STEPS * BATCH, bos=1, seed=seed + 1000)
+    spec = OptimizerSpec(name="adam", lr=lr, weight_decay=0.0, schedule="cosine")
+    loader = next_token_batches(drawn, BATCH)
+    asked: dict[str, Any] = {"epochs": 1, "optimizer": spec, "quiet": True}
+    if how == "all kept weights":
+        return finetune_ticket(ticket, loader, Natural(), **asked).model
+    plain = how.startswith("plain")
+    found = tune_adapters(ticket, loader, Natural(), seed=seed, masked=not plain, **asked).model
+    if how.endswith("then masked"):
+        apply_masks(found, ticket.masks)
+        bake(found)
+    return found
+
+
+def measure(out: Path, folder: Path, lr: dict[str, float], seed: int) -> None:
+    model, data = AutoModelForCausalLM.from_pretrained(MODEL), texts(folder)
+    done = {(row["pruned"], row["level"], row["how"], row["seed"]) for row in rows(out)}
+    for name, level, how in ASKED:
+        if (name, level, how, seed) in done:
+            continue
+        ticket, began = pruned(model, data, name, level, seed), time.process_time()
+        rate = lr["all"] if how == "all kept weights" else lr["adapters"]
+        network = recovered(ticket, data, how, rate, seed)
+        zeros = sum(int((network.get_parameter(n) == 0).sum()) for n in ticket.masks)
+        row = {
+            "pruned": name, "level": level, "how": how, "seed": seed, "lr": rate,
+            "perplexity": perplexity(network, data.evaluation).value,
+            "zeros": zeros / sum(mask.numel() for mask in ticket.masks.values()),
+            "cpu_seconds": round(time.process_time() - began, 1),
+        }  # fmt: skip
+        note(out, row)
+        print(row, flush=True)
+
+
+def table(found: list[dict]) -> str:
+    """Perplexity by what pruned and what recovered; in brackets the ratio to the reference."""
+    names = list(dict.fromkeys((row["pruned"], row["how"]) for row in found))
+    lines = [f"| | | {' | '.join(LEVELS)} |", "| --- " * (len(LEVELS) + 2) + "|"]
+    show: Callable[[float], str] = lambda value: f"{value:.4g}"  # noqa: E731
+    for name, how in names:
+        cells = []
+        for level in LEVELS:
+            values = [
+                row["perplexity"]
+                for row in found
+                if (row["pruned"], row["how"], row["level"]) == (name, how, level)
+            ]
+            wanted = REFERENCE.get((name, level, how))
+            cell = show(sum(values) / len(values)) if values else ""
+            cells.append(cell + (f" [{values[0] / wanted:.3f}]" if values and wanted else ""))
+        lines.append(f"| {name} | {how} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("runs/lm_recovery"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lr", type=float, default=1e-2, help="rate of adapters")
+    parser.add_argument("--lr-all", type=float, default=2e-3, help="rate of all kept weights")
+    parser.add_argument("--table", action="store_true", help="print the table of what is there")
+    args = parser.parse_args()
+    if not args.table:
+        if args.data_dir is None:
+            parser.error("--data-dir is needed, the folder that holds TinyStories/tiny_stories.txt")
+        args.out.mkdir(parents=True, exist_ok=True)
+        measure(args.out, args.data_dir, {"adapters": args.lr, "all": args.lr_all}, args.seed)
+    print(table(rows(args.out)))
+
+
+if __name__ == "__main__":
+    main()
