@@ -13,6 +13,7 @@ under attack for ten epochs afterwards.
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,7 @@ from robustprune.search import (
     prune_one_shot,
     prune_scores,
 )
+from robustprune.sparsity import apply_masks, bake
 from robustprune.tasks import BatchLoader, Split, Task
 
 Search = Callable[[Case, Task, nn.Module, float, int], Ticket]
@@ -43,15 +45,18 @@ Search = Callable[[Case, Task, nn.Module, float, int], Ticket]
 DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.02)
 
 
-def layerwise(solver: str, clean: float | None = 0.0, **options: object) -> Search:
+def layerwise(
+    solver: str, clean: float | None = 0.0, examples: int | None = None, **options: object
+) -> Search:
     """`prune_layerwise`; `clean` is the share of calibration inputs that stay clean, None for no
-    attack at all."""
+    attack at all, and `examples` how many inputs are drawn, None for those of the case."""
 
     def search(case: Case, task: Task, model: nn.Module, density: float, seed: int) -> Ticket:
         attack = PGD(case.threat, steps=20, step_size=case.threat.eps / 4, seed=seed)
         attacked = {} if clean is None else {"attack": attack, "clean": clean}
+        loader = calibration(case, task) if examples is None else drawn(task, examples, seed)
         return prune_layerwise(
-            model, calibration(case, task), density=density, solver=solver, dense=case.whole,
+            model, loader, density=density, solver=solver, dense=case.whole,
             seed=seed, **attacked, **options,
         )  # fmt: skip
 
@@ -62,6 +67,32 @@ def calibration(case: Case, task: Task) -> BatchLoader:
     """The first training examples as they are, `case.calibration` of them."""
     x, y = task.train.batch(slice(case.calibration))
     return BatchLoader(Split(x, y), min(len(y), 500), shuffle=False, seed=0)
+
+
+def drawn(task: Task, examples: int, seed: int) -> BatchLoader:
+    """So many training examples, drawn by the seed."""
+    order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))
+    x, y = task.train.batch(order[:examples])
+    return BatchLoader(Split(x, y), min(len(y), 500), shuffle=False, seed=0)
+
+
+def masked(search: Search, *, refitted: bool) -> Search:
+    """The dense network under the mask that a search found: as it is, or with the least squares of
+    `prune_layerwise` on that mask."""
+
+    def run(case: Case, task: Task, model: nn.Module, density: float, seed: int) -> Ticket:
+        masks = search(case, task, model, density, seed).masks
+        if refitted:
+            attack = PGD(case.threat, steps=20, step_size=case.threat.eps / 4, seed=seed)
+            return prune_layerwise(
+                model, calibration(case, task), masks=masks, solver="refit", attack=attack,
+                clean=0.0, sweeps=3, seed=seed,
+            )  # fmt: skip
+        network = copy.deepcopy(model)
+        apply_masks(network, masks)
+        return Ticket(masks, bake(network), [])
+
+    return run
 
 
 def trained(search: Callable[..., Ticket], **options: object) -> Search:
@@ -130,20 +161,33 @@ METHODS: dict[str, Search] = {
     "ours, obs": layerwise("obs", allocate="erk", sweeps=3),
     "ours, omp": layerwise("omp", allocate="erk", sweeps=3),
     "ours, sparsegpt": layerwise("sparsegpt", allocate="erk", sweeps=3),
-    "hydra+100": tuned(
-        trained(prune_scores, method="hydra", epochs=50,
-                optimizer=OptimizerSpec(lr=0.1, weight_decay=1e-4)), 100),
-    "harp+100": tuned(
-        trained(prune_scores, method="harp", epochs=50,
-                optimizer=OptimizerSpec(lr=0.1, weight_decay=1e-4)), 100),
+    **{
+        f"ours, {examples} examples": layerwise("admm", examples=examples, **OURS)
+        for examples in (10, 20, 50)
+    },
+    **{
+        f"ours, {examples} clean examples": layerwise(
+            "admm", clean=None, examples=examples, **{**OURS, "sweeps": 1})
+        for examples in (10, 20, 50)
+    },
+    "magnitude+100": tuned(magnitude, 100),
     "admm of training+100": tuned(
         trained(prune_admm, epochs=100, every=5, rho=1e-2,
                 optimizer=OptimizerSpec(lr=0.01, weight_decay=1e-4)), 100),
-    "rst+100": tuned(
-        trained(find_scratch_ticket, epochs=200,
-                optimizer=OptimizerSpec(lr=0.5)), 100),
-    "magnitude+100": tuned(magnitude, 100),
 }  # fmt: skip
+
+#: searches whose masks are also laid on the dense network, with and without a refit
+SEARCHES: dict[str, Search] = {
+    "hydra": trained(prune_scores, method="hydra", epochs=50,
+                     optimizer=OptimizerSpec(lr=0.1, weight_decay=1e-4)),
+    "harp": trained(prune_scores, method="harp", epochs=50,
+                    optimizer=OptimizerSpec(lr=0.1, weight_decay=1e-4)),
+    "rst": trained(find_scratch_ticket, epochs=200, optimizer=OptimizerSpec(lr=0.5)),
+}  # fmt: skip
+for _name, _search in SEARCHES.items():
+    METHODS[f"{_name}+100"] = tuned(_search, 100)
+    METHODS[f"mask of {_name}"] = masked(_search, refitted=False)
+    METHODS[f"mask of {_name}, refit"] = masked(_search, refitted=True)
 
 
 def method(name: str) -> Search:
