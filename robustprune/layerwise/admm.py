@@ -64,18 +64,20 @@ def admm(
     free = optimum
     if start == "dense":
         free = torch.where(unit.dead.unsqueeze(-2), 0.0, unit.weight)
+    del unit, quadratic  # two copies of the problem, in large layers gigabytes
     if single:
         optimum, free, hessian = optimum.float(), free.float(), hessian.float()
     one = torch.eye(free.shape[-1], dtype=free.dtype, device=free.device)
     inverse = rho * torch.cholesky_inverse(torch.linalg.cholesky(hessian + rho * one))
     # B (H + ρ I)⁻¹, without the large numbers of B
     still = torch.baddbmm(optimum, optimum, inverse, alpha=-1)
+    del optimum, hessian
     dual = torch.zeros_like(free)
     found = mask
     for iteration in range(iterations):
         dual += free
         if found is None or (mask is None and iteration < chosen):
-            found = unit.choose(dual.abs())
+            found = problem.choose(dual.abs())
         sparse = project(dual, found)
         dual -= sparse
         free.copy_(still).baddbmm_(sparse - dual, inverse)

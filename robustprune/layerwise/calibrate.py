@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from robustprune.layerwise.cache import Cache, Enough
 from robustprune.layerwise.calls import input_of
 from robustprune.layerwise.chains import Chain, place_of
+from robustprune.layerwise.columns import CONV
 from robustprune.layerwise.inputs import Batch
 from robustprune.layerwise.moments import Moments, of_rows, outputs_of
 from robustprune.layerwise.route import Route
@@ -91,7 +92,7 @@ def walk(
     Args:
         target: see `robustprune.layerwise.targets`.
         after: see `robustprune.layerwise.prune_layerwise`.
-        dtype: the dtype of the sums.
+        dtype: the dtype of the products.
         cached: False runs the whole network for every layer, for networks whose modules cannot be
             run alone.
 
@@ -173,7 +174,8 @@ def _gather(
                 "target 'own'"
             )
         for call, (x, seen) in enumerate(zip(was.inputs, now.inputs, strict=True)):
-            x = x.to(dtype) if layers else x
+            if layers and not isinstance(moments.layer, CONV):  # there, lines are copied anyway
+                x = x.to(dtype)
             targets: dict[str, Tensor] = {}
             for name, layer in layers.items():
                 targets[name] = outputs_of(layer, weights[name], x)

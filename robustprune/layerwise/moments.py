@@ -1,37 +1,43 @@
 """Second moments of one layer's inputs and target outputs, batch by batch.
 
 A linear layer gives Y = W X with a vector of features in each column of X. So does a convolution,
-with a patch of its padded input in each column (`torch.nn.functional.unfold`, for any dimension).
-The patches of a batch are a view of it; at most `PIECE` numbers of them are copied at a time.
+with a patch of its padded input in each column, see `robustprune.layerwise.columns`. Products are
+formed in the dtype of the caller's choice, piece by piece, and added up in float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustprune.layerwise.columns import (
+    CONV,
+    Columns,
+    columns_of,
+    convolve,
+    padded,
+    rows_of,
+    which_rows,
+)
 from robustprune.layerwise.problem import LayerProblem
 from robustprune.sparsity import Groups
 from robustprune.sparsity.blocks import hf_conv1d
 
-#: largest number of entries of unfolded inputs that are copied at the same time
-PIECE = 1 << 24
-_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def is_solvable(layer: nn.Module) -> bool:
     """Return whether the layer's outputs are a matrix times columns of its inputs."""
-    return isinstance(layer, (nn.Linear, *_CONV, *hf_conv1d()))
+    return isinstance(layer, (nn.Linear, *CONV, *hf_conv1d()))
 
 
 def geometry(layer: nn.Module) -> tuple[object, ...]:
     """Return the properties on which the columns of X depend, besides the input."""
-    if not isinstance(layer, _CONV):
+    if not isinstance(layer, CONV):
         return ()
     return (
         layer.kernel_size, layer.stride, layer.padding, layer.padding_mode, layer.dilation,
@@ -44,17 +50,19 @@ def of_rows(layer: nn.Module, values: Tensor) -> Tensor | None:
 
     It is None if samples have different values.
     """
-    rows = _rows(layer, values)
+    rows = rows_of(layer, values)
     rows = rows.reshape(-1, *rows.shape[-2:])
     return rows[0] if bool((rows == rows[:1]).all()) else None
 
 
 def outputs_of(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
     """Return the layer's output at `x` with this weight, in its own shape, without the bias."""
-    if isinstance(layer, _CONV):
-        dims = len(layer.kernel_size)
+    if isinstance(layer, CONV):
+        if weight.dtype == torch.float64:
+            return convolve(layer, weight, x)
         args = (layer.stride, 0, layer.dilation, layer.groups)
-        return _CONVOLVE[dims](_padded(layer, x), weight, None, *args)
+        convolution = _CONVOLVE[len(layer.kernel_size)]
+        return convolution(padded(layer, x.to(weight.dtype)), weight, None, *args)
     if isinstance(layer, hf_conv1d()):
         return x @ weight
     return F.linear(x, weight)
@@ -78,14 +86,8 @@ def energy_of(
 
     The arguments are those of `Moments.add`.
     """
-    lead, patches = _patches(layer, x)
-    if counted is not None and (rows := _which_rows(layer, x, counted)) is not None:
-        patches = patches[rows]
-    groups = patches.shape[lead]
-    parts = [
-        piece.to(dtype).square().flatten(0, lead - 1) for piece, _ in _pieces(patches, {}, lead)
-    ]
-    return torch.stack([part.sum(0).reshape(groups, -1) for part in parts]).sum(0)
+    parts = [part.energy() for part, _ in columns_of(layer, x, dtype, counted=counted)]
+    return torch.stack(parts).sum(0)
 
 
 def squares_of(
@@ -93,8 +95,8 @@ def squares_of(
 ) -> tuple[Tensor, int]:
     """Return Σ y² of each output of one call over its samples, (groups, rows) float64, and the
     number of samples; `counted` as in `Moments.add`."""
-    rows = _rows(layer, outputs)
-    if counted is not None and (own := _which_rows(layer, outputs, counted)) is not None:
+    rows = rows_of(layer, outputs)
+    if counted is not None and (own := which_rows(layer, outputs, counted)) is not None:
         rows = rows[own]
     rows = rows.double().flatten(0, -3)
     return rows.square().sum(0), len(rows)
@@ -104,6 +106,7 @@ class Moments:
     """The sums over calibration data of layers that share their inputs.
 
     Attributes:
+        dtype: the dtype of the products and of the problem; all sums are in float64.
         gram: X̂ X̂ᵀ, (groups, columns, columns).
         total: Σ x̂, (groups, columns).
         samples: number of columns of X̂ so far, in each group.
@@ -122,8 +125,9 @@ class Moments:
         for size in ins:
             columns *= size
         weight = cast(Tensor, layer.weight)
-        self.gram = torch.zeros(g, columns, columns, dtype=dtype, device=weight.device)
-        self.total = torch.zeros(g, columns, dtype=dtype, device=weight.device)
+        kind: Any = {"dtype": torch.float64, "device": weight.device}
+        self.gram = torch.zeros(g, columns, columns, **kind)
+        self.total = torch.zeros(g, columns, **kind)
         self.samples = 0
         self.examples = 0
         self.cross: dict[str, Tensor] = {}
@@ -141,26 +145,18 @@ class Moments:
                 None for all.
         """
         self.examples += len(x)
-        lead, patches = _patches(self.layer, x)
-        wanted = {name: _rows(self.layer, t) for name, t in targets.items()}
-        if counted is not None and (rows := _which_rows(self.layer, x, counted)) is not None:
-            patches = patches[rows]
-            wanted = {name: t[rows] for name, t in wanted.items()}
-        for piece in _pieces(patches, wanted, lead):
-            self._add_piece(*piece)
+        for columns, wanted in columns_of(self.layer, x, self.dtype, targets, counted):
+            self._add(columns, wanted)
 
-    def _add_piece(self, patches: Tensor, targets: Mapping[str, Tensor]) -> None:
-        columns = self.gram.shape[-1]
-        x = patches.reshape(-1, len(self.gram), columns).to(self.dtype).transpose(0, 1)
-        self.gram += x.mT @ x
-        self.total += x.sum(1)
-        self.samples += x.shape[1]
+    def _add(self, columns: Columns, targets: Mapping[str, Tensor]) -> None:
+        self.gram += columns.gram()
+        self.total += columns.total()
+        self.samples += columns.samples
         for name, target in targets.items():
-            t = target.to(self.dtype).reshape(x.shape[1], len(x), -1).transpose(0, 1)
             for sums, new in (
-                (self.cross, t.mT @ x),
-                (self.power, t.square().sum(1)),
-                (self.wanted, t.sum(1)),
+                (self.cross, columns.cross(target).double()),
+                (self.power, target.square().sum(-1).double()),
+                (self.wanted, target.sum(-1).double()),
             ):
                 sums[name] = sums[name] + new if name in sums else new
 
@@ -205,16 +201,19 @@ class Moments:
             matrix, cross, power = matrix * a, cross * a, power * a.squeeze(-1).square()
         mean = self.total / max(self.samples, 1)
         energy = self.gram.diagonal(dim1=-2, dim2=-1) / max(self.samples, 1)
+        variance = (energy - mean.square()).clamp(min=0)
+        parts = (matrix, gram, cross, power.sum(), mean, variance)
+        matrix, gram, cross, power, mean, variance = (part.to(self.dtype) for part in parts)
         return LayerProblem(
             matrix,
             gram,
             cross,
-            power.sum(),
+            power,
             self.samples,
             groups,
             kept,
             mean=mean,
-            variance=(energy - mean.square()).clamp(min=0),
+            variance=variance,
             examples=self.examples,
         )
 
@@ -224,7 +223,7 @@ class Moments:
         It is 1 where there is no scale.
         """
         if name not in self.scale:
-            return torch.ones(1, 1, 1, dtype=self.dtype, device=self.gram.device)
+            return torch.ones(1, 1, 1, dtype=torch.float64, device=self.gram.device)
         a = self.scale[name].abs().unsqueeze(-1)
         least = 1e-6 * float(a.max())
         return a.clamp(min=least) if least > 0 else torch.ones_like(a)
@@ -243,58 +242,3 @@ class Moments:
             return self.wanted[name] / max(self.samples, 1)
         mean = self.total / max(self.samples, 1)
         return (matrix @ mean.unsqueeze(-1)).squeeze(-1)
-
-
-def _padded(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
-    pad = list(layer._reversed_padding_repeated_twice)
-    if not any(pad):
-        return x
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    return F.pad(x, pad, mode=mode)
-
-
-def _patches(layer: nn.Module, x: Tensor) -> tuple[int, Tensor]:
-    """Return the inputs as a view (samples …, groups, columns …), and its number of sample dims.
-
-    A linear layer has one dimension of samples; a convolution has those of examples and positions.
-    """
-    if not isinstance(layer, _CONV):
-        return 1, x.reshape(-1, 1, x.shape[-1])
-    dims = len(layer.kernel_size)
-    x = _padded(layer, x if x.ndim == dims + 2 else x.unsqueeze(0))
-    for d in range(dims):
-        kernel, stride, apart = layer.kernel_size[d], layer.stride[d], layer.dilation[d]
-        x = x.unfold(2 + d, (kernel - 1) * apart + 1, stride)[..., ::apart]
-    x = torch.unflatten(x, 1, (layer.groups, -1))  # (N, groups, inputs, *positions, *kernel)
-    return 1 + dims, x.permute(0, *range(3, 3 + dims), 1, 2, *range(3 + dims, 3 + 2 * dims))
-
-
-def _rows(layer: nn.Module, t: Tensor) -> Tensor:
-    """Return outputs of the layer as (samples …, groups, rows), with samples as in `_patches`."""
-    if not isinstance(layer, _CONV):
-        return t.reshape(-1, 1, t.shape[-1])
-    dims = len(layer.kernel_size)
-    t = torch.unflatten(t if t.ndim == dims + 2 else t.unsqueeze(0), 1, (layer.groups, -1))
-    return t.permute(0, *range(3, 3 + dims), 1, 2)
-
-
-def _which_rows(layer: nn.Module, x: Tensor, counted: Tensor) -> Tensor | None:
-    """Return which rows of a linear layer's input are tokens that count; None if not tokens."""
-    if isinstance(layer, _CONV):
-        return None
-    tokens = x.shape[:-1] == counted.shape or x.shape[:-1] == (counted.numel(),)
-    return counted.flatten().to(x.device) if tokens else None
-
-
-def _pieces(
-    patches: Tensor, targets: dict[str, Tensor], lead: int, dim: int = 0
-) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Yield the same samples of patches and targets, in pieces that fit into memory."""
-    if patches.numel() <= PIECE or dim == lead:
-        yield patches, targets
-        return
-    step = max(1, patches.shape[dim] * PIECE // patches.numel())
-    for start in range(0, patches.shape[dim], step):
-        size = min(step, patches.shape[dim] - start)
-        part = {name: t.narrow(dim, start, size) for name, t in targets.items()}
-        yield from _pieces(patches.narrow(dim, start, size), part, lead, dim + 1)

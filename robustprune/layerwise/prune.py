@@ -119,7 +119,7 @@ def prune_layerwise(
         sweeps: number of walks over the layers. From the second on, the attack is on the network
             that the previous walk returned.
         bias: whether biases are refitted to the new weights.
-        dtype: dtype of the sums and of the solver, float64 or float32.
+        dtype: dtype of the products and of the solver, float64 or float32; sums are in float64.
         device: the device of the computation; None for that of the model.
         offload: whether the network stays where it is and only one module of a chain at a time,
             such as a layer of a transformer, is on `device`: for networks that don't fit.
