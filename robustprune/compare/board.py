@@ -63,6 +63,7 @@ class Row:
         asked: the density in the title, from which the kept density may differ by rounding or
             because the method learned it; the density itself where the title has none.
         kept, total: the numbers of kept and of all maskable weights, for the first seed.
+        whole: the kept share of all parameters of the network, if their number is stored.
         file_bytes, latency: size and latency of the form that would be deployed; the latency is in
             seconds per batch.
         speed: the latency as a multiple of that of the dense network in the same run.
@@ -86,6 +87,7 @@ class Row:
     latency: Measured | None
     speed: Measured | None
     baseline: bool
+    whole: float | None = None
     constant: int = 0
     answers: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict, compare=False)
     labels: tuple[int, ...] = ()
@@ -236,6 +238,7 @@ def _row(members: Sequence[Result], title: str) -> Row:
         asked=float(said[1]) if said else first.density,
         kept=first.kept,
         total=first.total,
+        whole=first.whole_density,
         clean=_proportions([m.model.clean for m in members]),
         worst=_proportions([m.model.worst for m in members]),
         certified=_all([m.certified for m in members], _proportions),

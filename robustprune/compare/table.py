@@ -40,6 +40,11 @@ def columns_of(board: Board) -> list[Column]:
 
     everything = [
         Column("density", "kept", lambda row: f"{row.density:.3g}"),
+        Column(
+            "all",
+            "kept of all parameters",
+            lambda row: "" if row.whole is None else f"{row.whole:.3g}",
+        ),
         Column("weights", "kept", lambda row: count(row.kept)),
         Column("clean", "%", lambda row: accuracy(row.clean)),
         Column("robust", "%, upper bound", lambda row: accuracy(row.worst)),
@@ -98,6 +103,8 @@ def terminal_board(board: Board) -> Table:
         cells = [_stacked(column.write(row)) for column in columns]
         if tested is not None and (p := tested.write(row)):  # one more column would be too wide
             cells[places["robust"]].append(f"\np {p}", "dim")
+        if row.whole is not None:
+            cells[places["density"]].append(f"\n{row.whole:.2g}", "dim")
         table.add_row("*" if row in front else "", Text(printable(row.title)), *cells)
     return table
 
@@ -131,7 +138,7 @@ def _p_value(p: float) -> str:
 
 #: the columns that fit into 80 characters, and their headings there
 _NARROW = {
-    "density": "kept",
+    "density": "kept\nall",
     "clean": "clean\n%",
     "robust": "robust\n% (≤)",
     "certified": "cert.\n% (≥)",
@@ -178,6 +185,7 @@ def as_json(boards: Sequence[Board]) -> list[dict[str, Any]]:
                     "density": row.density,
                     "kept": row.kept,
                     "total": row.total,
+                    "whole_density": row.whole,
                     "seeds": list(row.seeds),
                     **{name: _json(getattr(row, name)) for name in _FIGURES},
                 }
@@ -197,7 +205,7 @@ def as_csv(boards: Sequence[Board]) -> str:
         [
             *("task", "norm", "eps", "network", "density", "kept", "total", "seeds", "pareto"),
             *(f"{name}_{part}" for name in _FIGURES for part in parts),
-            *("constant", "p"),
+            *("constant", "p", "whole_density"),
         ]
     )
     for board in boards:
@@ -211,6 +219,7 @@ def as_csv(boards: Sequence[Board]) -> str:
                 )
                 figures += ["" if value is None else value for value in values]
             figures += [row.constant, "" if p is None else p]
+            figures += ["" if row.whole is None else row.whole]
             title = re.sub(r"^(?=[=+\-@\t])", "'", row.title)  # a spreadsheet reads it as text
             writer.writerow(
                 [

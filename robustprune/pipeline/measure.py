@@ -27,7 +27,7 @@ from robustprune.run.checkpoint import write_atomically
 from robustprune.run.constant import CHECK
 from robustprune.run.runtime import seed_stage
 from robustprune.search import RandomTicketSwitch
-from robustprune.sparsity import MaskSet, full_masks
+from robustprune.sparsity import full_masks
 
 #: the number of sampled answers per gradient step of the EOT attack on a ticket switch
 SWITCH_DRAWS = 10
@@ -118,7 +118,7 @@ def measure_model(run: Run, fitted: Fitted, *, minimal: bool = False) -> dict[st
     entry = {
         "name": fitted.name,
         "title": fitted.title,
-        **_size(run, fitted.masks),
+        **_size(run, fitted),
         "file_bytes": weights.stat().st_size,
         **figures,
     }
@@ -127,16 +127,18 @@ def measure_model(run: Run, fitted: Fitted, *, minimal: bool = False) -> dict[st
     return entry
 
 
-def _size(run: Run, masks: MaskSet) -> dict[str, Any]:
-    """Return the numbers of kept and of all weights in maskable layers, with the dense ones."""
+def _size(run: Run, fitted: Fitted) -> dict[str, Any]:
+    """Return the numbers of kept and of all weights in maskable layers, with the dense ones, and
+    the number of all parameters of the network."""
     layers = {layer.name: layer for layer in full_masks(run.fresh_model()).layers()}
-    layers.update({layer.name: layer for layer in masks.layers()})
+    layers.update({layer.name: layer for layer in fitted.masks.layers()})
     kept = sum(layer.kept for layer in layers.values())
     total = sum(layer.total for layer in layers.values())
     return {
         "density": kept / total,
         "kept": kept,
         "total": total,
+        "parameters": sum(parameter.numel() for parameter in fitted.model.parameters()),
         "layers": [
             {"name": one.name, "kept": one.kept, "total": one.total, "density": one.density}
             for one in layers.values()

@@ -115,6 +115,9 @@ def _model(field: Field, columns: tuple[str, ...]) -> ModelRecord:
     kept, total = field["kept"].count(), field["total"].count()
     if kept > total:
         raise field.wrong(f"keeps {kept} of {total} weights")
+    parameters = field.find("parameters")
+    if parameters is not None and parameters.count() < total:
+        raise parameters.wrong(f"must be at least the {total} weights that masks can cover")
     return field.record(
         ModelRecord,
         title=exact_title(field["title"].text(), field["density"].fraction()),

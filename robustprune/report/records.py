@@ -77,7 +77,12 @@ class MinimalRecord:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """One network of the run: its size and its accuracy."""
+    """One network of the run: its size and its accuracy.
+
+    Attributes:
+        kept, total, density: of the weights that masks can cover.
+        parameters: the number of all parameters of the network; None in older runs.
+    """
 
     name: str
     title: str
@@ -90,6 +95,14 @@ class ModelRecord:
     curve: tuple[CurvePoint, ...]
     layers: tuple[LayerRecord, ...]
     minimal: MinimalRecord | None = None
+    parameters: int | None = None
+
+    @property
+    def whole_density(self) -> float | None:
+        """The kept share of all parameters, or None where their number is not known."""
+        if not self.parameters:
+            return None
+        return 1 - (self.total - self.kept) / self.parameters
 
     @property
     def worst(self) -> Proportion:

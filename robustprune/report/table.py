@@ -39,6 +39,7 @@ class Row:
     is_headline: bool
     note: str
     density: str
+    whole: str
     kept: str
     total: str
     cells: tuple[Cell, ...]
@@ -90,7 +91,7 @@ def terminal_table(metrics: Mapping[str, object]) -> Table:
         padding=(0, 1, 1, 0),
         pad_edge=False,
     )
-    # Three short lines in each cell, so that every figure fits into 80 columns.
+    # Short lines in each cell, so that every figure fits into 80 columns.
     table.add_column("network", overflow="fold", min_width=14)
     table.add_column("density,\nkept", justify="right", no_wrap=True)
     for column in content.columns:
@@ -102,7 +103,7 @@ def terminal_table(metrics: Mapping[str, object]) -> Table:
             title.append(f"\n{row.note}", "dim")
         table.add_row(
             title,
-            _stack(row.density, row.kept, f"of {row.total}", strong),
+            _stack(row.density, row.kept, _of_what(row), strong),
             *(
                 _stack(cell.value, f"{cell.low}–{cell.high}", f"n={cell.n}", strong)
                 for cell in row.cells
@@ -117,8 +118,13 @@ _CAUTION = (
 )
 
 
+def _of_what(row: Row) -> str:
+    """Return the number of maskable weights, and the density of the whole network below it."""
+    return f"of {row.total}" + (f"\n{row.whole} of all" if row.whole else "")
+
+
 def _stack(first: str, second: str, third: str, strong: str) -> Text:
-    """Write three lines, the first of which is the most important one."""
+    """Write some lines, the first of which is the most important one."""
     return Text.assemble((first, strong), "\n", (second, "dim"), "\n", (third, "dim"))
 
 
@@ -129,6 +135,7 @@ def _row(model: ModelRecord, attacks: list[str], headline: str, note: str) -> Ro
         is_headline=model.name == headline,
         note=note,
         density=f"{model.density:.3g}",
+        whole="" if model.whole_density is None else f"{model.whole_density:.3g}",
         kept=count(model.kept),
         total=count(model.total),
         cells=tuple(_cell(one) for one in measured),

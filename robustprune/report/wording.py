@@ -11,6 +11,13 @@ from robustprune.report.records import AttackRecord, ThreatRecord
 _NORM_NAMES = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 
 
+#: what the two densities of a table are
+DENSITIES = (
+    "Density is the kept share of the weights that masks can cover, and “network” that of all "
+    "parameters, with biases, norms and whatever has no mask."
+)
+
+
 def percent(fraction: float) -> str:
     """Write 0.84 as 84.0 (percent; the sign is in the heading)."""
     return f"{100 * fraction:.1f}"

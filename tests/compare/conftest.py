@@ -22,6 +22,7 @@ def model(name: str, title: str, density: float, clean: int, worst: int) -> dict
         "density": density,
         "kept": round(1000 * density),
         "total": 1000,
+        "parameters": 1250,
         "file_bytes": 4000,
         "clean": proportion(clean, 100).to_json(),
         "robust": {

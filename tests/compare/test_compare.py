@@ -195,6 +195,8 @@ def test_csv_and_json_say_the_same(make_run: MakeRun) -> None:
             figure = row[name] or {"mean": None, "sd": None}
             assert line[f"{name}_mean"] == ("" if figure["mean"] is None else str(figure["mean"]))
             assert line[f"{name}_sd"] == ("" if figure["sd"] is None else str(figure["sd"]))
+        assert float(line["whole_density"]) == row["whole_density"]
+        assert row["whole_density"] == pytest.approx(1 - (1000 - row["kept"]) / 1250)
     assert lines[2]["worst_mean"] == "0.72"
     json.dumps(rows, allow_nan=False)
 
@@ -303,7 +305,8 @@ def test_a_terminal_of_80_characters_shows_every_column(make_run: MakeRun, alike
     assert ("seeds" in shown.splitlines()[3]) != alike
     for text in ("natural", "HARP,", "fine-tuned", "70.0", "13.3", "± 23.1", "0.300", "± 0.100"):
         assert text in shown
-    for text in ("270.5 kB", "15.57"):
+    whole = f"{1 - (1000 - rows[-1].kept) / 1250:.2g}"
+    for text in ("270.5 kB", "15.57", whole, " all "):
         assert text in shown
 
 

@@ -326,3 +326,18 @@ def test_size_and_speed_stand_in_both_reports(run_dir: Path) -> None:
     (run_dir / "cost.json").write_text(json.dumps(costs), encoding="utf-8")
     with pytest.raises(ValueError, match=r"cost\.json, rows\[0\]: has no field 'macs'"):
         write_report(run_dir)
+
+
+def test_both_reports_state_the_density_of_the_whole_network(
+    report: Report, metrics: dict[str, Any]
+) -> None:
+    assert all("that of all parameters" not in text for text in report(metrics))
+    for model in metrics["models"]:
+        model["parameters"] = 10_000
+    sparse = min(metrics["models"], key=lambda model: model["kept"])
+    whole = f"{1 - (1000 - sparse['kept']) / 10_000:.3g}"
+    html, markdown = report(metrics)
+    assert f"<td>{sparse['density']:.3g}<small>network {whole}</small></td>" in html
+    assert f"| {sparse['density']:.3g} (network {whole}) |" in markdown
+    for text in (html, markdown):
+        assert "“network” that of all parameters, with biases" in text

@@ -64,3 +64,21 @@ def test_names_move_no_terminal(metrics: dict[str, Any]) -> None:
     shown = _printed(metrics, width=120)
     assert "\x1b" not in shown
     assert "\u202e" not in shown
+
+
+def test_the_density_of_the_whole_network_stands_beside_that_of_the_masks(
+    metrics: dict[str, Any],
+) -> None:
+    """90% of the 2% that masks can cover is no network of which 10% is gone."""
+    assert "of all" not in _printed(metrics, width=80)  # an older run has no number
+    for model in metrics["models"]:
+        model["parameters"] = 50 * model["total"]
+    sparse = metrics["models"][-1]
+    text = _printed(metrics, width=80)
+    assert f"{1 - (1000 - sparse['kept']) / 50_000:.3g} of all" in text
+    assert "1 of all" in text
+    sparse["parameters"] = 999
+    with pytest.raises(
+        ValueError, match="parameters: must be at least the 1000 weights that masks"
+    ):
+        terminal_table(metrics)
