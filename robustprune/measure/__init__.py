@@ -10,6 +10,7 @@ from robustprune.measure.comparison import (
     groups,
     holm,
     mcnemar,
+    paired_bootstrap,
     paired_wilcoxon,
 )
 from robustprune.measure.cost import Cost, compare_cost
@@ -50,6 +51,7 @@ __all__ = [
     "mean_sd",
     "minimal_summary",
     "nearest_adversarial",
+    "paired_bootstrap",
     "paired_wilcoxon",
     "proportion",
     "stratified_folds",

@@ -77,6 +77,30 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
     return PairedTest(float(differences.mean()), p, better, worse)
 
 
+def paired_bootstrap(
+    better: int, worse: int, n: int, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the percentile interval of the difference of two networks' accuracies on the same n
+    examples, from resampled examples (Efron 1979).
+
+    A resampled set has (B, C) ~ Multinomial(n; better/n, worse/n) examples on which only the
+    second, or only the first, network is correct. Its difference is (B − C)/n.
+
+    Args:
+        better, worse: the number of examples on which only the second, or only the first, network
+            is correct.
+
+    Raises:
+        ValueError: a count is negative, they are more than n, or `level` is outside (0, 1).
+    """
+    if min(better, worse) < 0 or n < 1 or better + worse > n:
+        raise ValueError(f"better={better} and worse={worse} must be counts of n={n} examples")
+    _check_level(level)
+    chances = [better / n, worse / n, 1 - (better + worse) / n]
+    counts = np.random.default_rng(seed).multinomial(n, chances, size=resamples)
+    return _central((counts[:, 0] - counts[:, 1]) / n, level)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values for multiple comparisons: p̃_(i) = max_{j≤i} min(1, (m−j+1) p_(j)) in
     ascending order (Holm 1979). The probability of any false claim stays below the level."""
@@ -102,10 +126,19 @@ def bootstrap_interval(
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or len(sample) < 2 or not np.isfinite(sample).all():
         raise ValueError(f"an interval needs at least two finite values, got {list(values)}")
+    _check_level(level)
+    drawn = np.random.default_rng(seed).integers(len(sample), size=(resamples, len(sample)))
+    return _central(sample[drawn].mean(axis=1), level)
+
+
+def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise ValueError(f"level={level} must be in (0, 1)")
-    drawn = np.random.default_rng(seed).integers(len(sample), size=(resamples, len(sample)))
-    low, high = np.quantile(sample[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+
+
+def _central(resampled: np.ndarray, level: float) -> tuple[float, float]:
+    """Return the quantiles between which the middle share `level` of the values lies."""
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

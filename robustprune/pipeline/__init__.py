@@ -14,6 +14,7 @@ from robustprune.pipeline.cost import measure_cost
 from robustprune.pipeline.fit import Fitted, fit_dense, fit_finetuned
 from robustprune.pipeline.measure import findings, measure_model, measure_switch, write_per_example
 from robustprune.pipeline.methods import methods_of
+from robustprune.pipeline.pictured import keep_example
 from robustprune.pipeline.plan import headline_names
 from robustprune.pipeline.prepare import prepare
 from robustprune.pipeline.run_certificates import certify_headline
@@ -65,6 +66,7 @@ def _stages(run: Run) -> dict[str, Any]:
     switched = config.evaluation.switch and len(scratch) > 1
     switch = measure_switch(run, scratch) if switched else None
     write_per_example(run, entries)
+    keep_example(run, [f for f in models if f.name in compared], headline, entries)
     checks = findings(run, headline, entries)
     metrics = _metrics(run, entries, switch, checks, text, headline=headline.name)
     run.folder.write_json("metrics.json", metrics)
@@ -133,6 +135,10 @@ def _metrics(
         },
         "models": [
             {k: v for k, v in e.items() if k not in ("per_example", "distances")} for e in entries
+        ],
+        "methods": [
+            {"title": method.title_of(config), "meaning": method.summary}
+            for method in methods_of(config)
         ],
         "r2s": switch,
         **({"text": text} if text else {}),

@@ -93,14 +93,19 @@ class Method:
         name, _ = self.variant(config) or (self.name, "")
         return name if len(config.search.density) == 1 else f"{name}-{density:g}"
 
+    def title_of(self, config: Config) -> str:
+        """Return the name of the method in tables, or that of the variant which a config makes."""
+        _, title = self.variant(config) or ("", self.title)
+        return title
+
     def search(self, run: Run, density: float, name: str, sources: Sources | None) -> Found:
         """Run the method at one density, for the model of that name."""
-        config, pattern = run.config, run.config.search.pattern
-        _, title = self.variant(config) or ("", self.title)
+        pattern = run.config.search.pattern
+        title = self.title_of(run.config)
         if self.takes_density:
             what = "" if pattern == "element" else f" ({pattern})"
             title = f"{title}{what}, {density:.3g} kept"
-        section = getattr(config, self.section)
+        section = getattr(run.config, self.section)
         return self.run(Search(run, self.name, section, density, name, title, sources))
 
     def trainings(self, config: Config, density: float) -> list[Training]:

@@ -10,6 +10,7 @@ from robustprune.certify import read_certificates
 from robustprune.certify.certificate import FILE
 from robustprune.report.examples import read_answers, read_examples
 from robustprune.report.fields import Field, parse_json, read_text
+from robustprune.report.pictured import read_pictured
 from robustprune.report.records import (
     WORST,
     AttackRecord,
@@ -18,6 +19,7 @@ from robustprune.report.records import (
     CurvePoint,
     EpochRecord,
     FindingRecord,
+    MethodRecord,
     MetricsRecord,
     ModelRecord,
     RunRecord,
@@ -54,6 +56,7 @@ def collect(run_dir: Path) -> RunRecord:
         labels=tuple(int(line["label"]) for line in examples[metrics.headline]),
         answers=read_answers(examples, metrics, source=str(run_dir / "per_example.csv")),
         texts=read_text_results(run_dir, metrics.headline, metrics.text),
+        pictured=read_pictured(run_dir, metrics),
         selections=read_selections(run_dir, [model.name for model in metrics.models]),
         histories={
             model.name: _history(run_dir / "models" / model.name / "history.jsonl")
@@ -88,7 +91,7 @@ def _metrics(field: Field) -> MetricsRecord:
     headline = field["headline"].text()
     if headline not in names:
         raise field["headline"].wrong(f"must be one of {', '.join(names)}, got {headline!r}")
-    switch, text = field.find("r2s"), field.find("text")
+    switch, text, methods = (field.find(name) for name in ("r2s", "text", "methods"))
     return field.record(
         MetricsRecord,
         threat=_threat(field["threat"]),
@@ -97,6 +100,7 @@ def _metrics(field: Field) -> MetricsRecord:
         switch=_switch(switch) if switch else None,
         findings=tuple(_finding(entry) for entry in field["findings"].items()),
         text=parse_text_attacks(text, names) if text else (),
+        methods=tuple(one.record(MethodRecord) for one in methods.items()) if methods else (),
     )
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from robustprune.report.arrays import AnswersRecord
 from robustprune.report.fields import read_text
-from robustprune.report.records import AnswersRecord, MetricsRecord
+from robustprune.report.records import MetricsRecord
 from robustprune.run.terminal import shown
 
 Lines = Mapping[str, Sequence[Mapping[str, str]]]

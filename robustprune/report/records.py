@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from attacks.text import TextResult
 from robustprune.certify import Certificate, Manifest
 from robustprune.certify.certificate import Norm
 from robustprune.measure.accuracy import constant_answer
 from robustprune.measure.statistics import Proportion
+from robustprune.report.arrays import AnswersRecord, PicturedRecord, SelectionRecord
 from robustprune.report.fields import Fraction
 from robustprune.run.constant import constant_networks
 
@@ -150,6 +148,14 @@ class TextAttackRecord:
 
 
 @dataclass(frozen=True)
+class MethodRecord:
+    """A search of the run: its name in titles, and what it does."""
+
+    title: str
+    meaning: str
+
+
+@dataclass(frozen=True)
 class FindingRecord:
     name: str
     ok: bool
@@ -169,6 +175,7 @@ class MetricsRecord:
     switch: SwitchRecord | None
     findings: tuple[FindingRecord, ...]
     text: tuple[TextAttackRecord, ...] = ()
+    methods: tuple[MethodRecord, ...] = ()  # empty in runs of older versions
 
     def find(self, name: str) -> ModelRecord | None:
         return next((model for model in self.models if model.name == name), None)
@@ -226,39 +233,6 @@ class CostsRecord:
     rows: tuple[CostRecord, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class WaveRecord:
-    """A candidate beside the clean example that it was made from; both are (channels, length)."""
-
-    index: int
-    label: int
-    score: float
-    place: str  # "best 1", "worst 2"
-    x: NDArray[np.float32]
-    x_adv: NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class SelectionRecord:
-    """The adversarial examples on which one network was trained: R selections among N
-    candidates."""
-
-    epochs: NDArray[np.int64]  # (R,), counted from 0
-    scores: NDArray[np.float64]  # (R, N)
-    weights: NDArray[np.float64]  # (R, N), 0 for candidates that were not chosen
-    labels: NDArray[np.int64]  # (N,)
-    waves: tuple[WaveRecord, ...]  # of the last selection; empty if examples are no series
-
-
-@dataclass(frozen=True, eq=False)
-class AnswersRecord:
-    """The test examples that one network classifies correctly, without attack and in the worst
-    case over all attacks; (N,) bool each."""
-
-    clean: NDArray[np.bool_]
-    worst: NDArray[np.bool_]
-
-
 @dataclass(frozen=True)
 class RunRecord:
     """Everything from which the report is made."""
@@ -269,6 +243,7 @@ class RunRecord:
     labels: tuple[int, ...]
     answers: Mapping[str, AnswersRecord]  # by network; empty if the run has stored none
     texts: Mapping[str, tuple[TextResult, ...]]  # of the headline model, by attack
+    pictured: PicturedRecord | None  # None of runs on text, and of older versions
     selections: Mapping[str, SelectionRecord]
     histories: Mapping[str, tuple[EpochRecord, ...]]
     config: str

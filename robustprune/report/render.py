@@ -16,6 +16,8 @@ from robustprune.report.certificates import certificate_rows, sandwich
 from robustprune.report.collect import collect
 from robustprune.report.cost_table import cost_table
 from robustprune.report.layer_errors import layer_errors
+from robustprune.report.paired import paired_rows
+from robustprune.report.pictured import pictured, pictured_caption
 from robustprune.report.plots import (
     accuracy_vs_eps,
     density_tradeoff,
@@ -25,7 +27,8 @@ from robustprune.report.records import WORST, MetricsRecord, RunRecord, SwitchRe
 from robustprune.report.selection import score_figures, wave_figures
 from robustprune.report.style import Plot, inline, page_colours
 from robustprune.report.table import main_table
-from robustprune.report.text_attacks import attack_diffs, text_attack_rows
+from robustprune.report.terms import attack_meaning, terms
+from robustprune.report.text_attacks import attack_diffs, broken_sentence, text_attack_rows
 from robustprune.report.training import search_figures, training_curves
 from robustprune.run.checkpoint import write_atomically
 from robustprune.run.terminal import printable
@@ -41,12 +44,17 @@ _SWITCH_ROWS = {
 
 @dataclass(frozen=True)
 class Illustration:
-    """Plots that belong together, with a caption and the number of plots in a row."""
+    """Plots that belong together, with a caption and the number of plots in a row. The anchor is
+    where the table of contents leads."""
 
     title: str
     caption: str
     columns: int
     plots: tuple[Plot, ...]
+
+    @property
+    def anchor(self) -> str:
+        return re.sub(r"\W+", "-", self.title.lower())
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,11 @@ def write_report(run_dir: Path) -> tuple[Path, Path]:
     """
     run = collect(run_dir)
     illustrations = _illustrations(run)
-    context = _context(run, illustrations)
+    first = Illustration("What the attack does", pictured_caption(run), 3, tuple(pictured(run)))
+    context = _context(run, illustrations, first)
     html, markdown = render_html("report.html.j2", context), _render_markdown(context)
     (run_dir / "plots").mkdir(exist_ok=True)
-    for illustration in illustrations:
+    for illustration in (first, *illustrations):
         for plot in illustration.plots:
             write_atomically(run_dir / "plots" / f"{plot.key}.svg", plot.svg)
     pages = run_dir / "report.html", run_dir / "report.md"
@@ -83,15 +92,22 @@ def write_report(run_dir: Path) -> tuple[Path, Path]:
     return pages
 
 
-def _context(run: RunRecord, illustrations: list[Illustration]) -> dict[str, object]:
+def _context(
+    run: RunRecord, illustrations: list[Illustration], first: Illustration
+) -> dict[str, object]:
     metrics, paired = run.metrics, summary.against_dense(run)
     return {
         "metrics": metrics,
-        "sentences": summary.sentences(
+        "first": first,
+        "broken_sentence": broken_sentence(run.texts),
+        "summary": summary.lines(
             metrics, commonest_share=run.commonest_share, paired=paired, constant=run.constant
         ),
         "checks": summary.checks(metrics),
         "checks_failed": bool(summary.failed_checks(metrics)),
+        "terms": terms(metrics),
+        "meaning": attack_meaning,
+        "paired_rows": paired_rows(run),
         "figures": summary.figures(metrics, paired=paired),
         "table": main_table(metrics, constant=run.constant),
         "text_rows": text_attack_rows(

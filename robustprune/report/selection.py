@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from robustprune.report.arrays import SelectionRecord, WaveRecord
 from robustprune.report.panels import wrap
-from robustprune.report.records import RunRecord, SelectionRecord, WaveRecord
+from robustprune.report.records import RunRecord
 from robustprune.report.style import SERIES_COLOURS, Plot, canvas, finish
 from robustprune.run.checkpoint import load_tensors
 from robustprune.run.rundir import SELECTION

@@ -103,11 +103,29 @@ def looks(names: Sequence[str]) -> Mapping[str, Look]:
 @contextmanager
 def canvas(*, width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
     """Make a figure with one pair of axes in the report's style; sizes are in inches."""
+    with canvases(width=width, height=height) as (figure, (axes,)):
+        yield figure, axes
+
+
+@contextmanager
+def canvases(
+    *,
+    width: float,
+    height: float,
+    heights: Sequence[float] = (1,),
+    widths: Sequence[float] = (1,),
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Make a figure with axes in rows and columns of these relative sizes, row by row."""
     with mpl.rc_context(_RC):
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
-        yield figure, axes
+        grid = figure.add_gridspec(
+            len(heights), len(widths), height_ratios=heights, width_ratios=widths
+        )
+        places = [(row, column) for row in range(len(heights)) for column in range(len(widths))]
+        several = [figure.add_subplot(grid[place]) for place in places]
+        for axes in several:
+            axes.spines[["top", "right"]].set_visible(False)
+        yield figure, several
 
 
 def finish(figure: Figure, *, key: str, alt: str) -> Plot:

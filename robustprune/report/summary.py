@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from robustprune.measure.comparison import PairedTest, mcnemar
+from robustprune.report.paired import Compared, compared, signed
 from robustprune.report.records import MetricsRecord, ModelRecord, RunRecord
 from robustprune.report.wording import (
     count,
@@ -24,6 +24,15 @@ LEVEL = 0.05
 
 
 @dataclass(frozen=True)
+class Line:
+    """A line of the summary: what it is about, and a sentence or two."""
+
+    label: str
+    text: str
+    caution: bool = False
+
+
+@dataclass(frozen=True)
 class Figure:
     """One number with its label and a note."""
 
@@ -32,23 +41,23 @@ class Figure:
     note: str
 
 
-def against_dense(run: RunRecord) -> PairedTest | None:
+def against_dense(run: RunRecord) -> Compared | None:
     """Compare the worst case of the headline model with that of the dense network, on the same
-    examples (`mcnemar`). None if there is no other network, or no answers were stored."""
+    examples. None if there is no other network, or no answers were stored."""
     dense, headline = run.answers.get(DENSE_BASELINE), run.answers.get(run.metrics.headline)
     if dense is None or headline is None or dense is headline:
         return None
-    return mcnemar(dense.worst.tolist(), headline.worst.tolist())
+    return compared(dense.worst, headline.worst)
 
 
-def sentences(
+def lines(
     metrics: MetricsRecord,
     *,
     commonest_share: float,
-    paired: PairedTest | None = None,
+    paired: Compared | None = None,
     constant: Collection[str] = (),
-) -> list[str]:
-    """Return the sentences of the summary paragraph.
+) -> list[Line]:
+    """Return the short lines of the summary, at most five.
 
     Args:
         commonest_share: the accuracy of always giving the most frequent answer, which no attack can
@@ -59,18 +68,25 @@ def sentences(
     model = metrics.headline_model
     clean, worst = model.clean, model.worst
     return [
-        f"The headline network, “{model.title}”, keeps {count(model.kept)} of"
-        f" {count(model.total)} weights ({share(model.kept / model.total)}).",
-        f"Without attack it classifies {percent(clean.value)}% of n = {count(clean.n)} test"
-        f" examples correctly (95% interval {interval(clean)}).",
-        f"Under perturbations of {threat_phrase(metrics.threat)}, {percent(worst.value)}% of"
-        f" n = {count(worst.n)} stay correct in the worst case over all attacks run"
-        f" (95% interval {interval(worst)}).",
-        "That figure is an upper bound on robustness: it comes from the strongest attack run"
-        " here, and a stronger attack can only lower it.",
-        *_nearest(model),
+        Line(
+            "Size",
+            f"The headline network, “{model.title}”, keeps {count(model.kept)} of"
+            f" {count(model.total)} weights ({share(model.kept / model.total)}).",
+        ),
+        Line(
+            "Without attack",
+            f"It classifies {percent(clean.value)}% of n = {count(clean.n)} test examples"
+            f" correctly (95% interval {interval(clean)}).",
+        ),
+        Line(
+            "Under attack",
+            f"{percent(worst.value)}% of n = {count(worst.n)} stay correct"
+            f" ({interval(worst)}) under every attack run here, within"
+            f" {threat_phrase(metrics.threat)}. This is an upper bound on robustness: a stronger"
+            f" attack can only lower it.{_constant_answer(model, commonest_share, constant)}",
+        ),
         *_comparison(model, metrics.find(DENSE_BASELINE), paired),
-        *_constant_answer(model, commonest_share, constant),
+        Line("Checks", checks(metrics), caution=bool(failed_checks(metrics))),
     ]
 
 
@@ -92,7 +108,7 @@ def failed_checks(metrics: MetricsRecord) -> list[str]:
     return [finding.name for finding in metrics.findings if not finding.ok]
 
 
-def figures(metrics: MetricsRecord, *, paired: PairedTest | None = None) -> list[Figure]:
+def figures(metrics: MetricsRecord, *, paired: Compared | None = None) -> list[Figure]:
     """Return the numbers of the summary, which are shown beside it."""
     model = metrics.headline_model
     shown = [
@@ -111,70 +127,62 @@ def figures(metrics: MetricsRecord, *, paired: PairedTest | None = None) -> list
     dense = metrics.find(DENSE_BASELINE)
     if dense is not None and dense is not model:
         points = _points(model, dense)
-        sign = "−" if points < 0 else "+" if points > 0 else "±"
-        test = "" if paired is None else f"; paired test p {p_value(paired.p)}"
-        shown.append(
-            Figure(
-                "against dense adversarial",
-                f"{sign}{abs(points):.1f}",
-                f"points worst-case{test}",
-            )
-        )
-    return shown
+        value = signed(points) if points else "±0.0"
+        note = "points worst-case"
+        if paired is not None:
+            low, high = (signed(100 * end) for end in paired.interval)
+            note += f", paired [{low}, {high}]"
+        shown.append(Figure("against dense adversarial", value, note))
+    return [*shown, *_nearest(model)]
 
 
-def _nearest(model: ModelRecord) -> list[str]:
+def _nearest(model: ModelRecord) -> list[Figure]:
+    """Return the median of r*, the distance of the nearest adversarial example."""
     found = model.minimal
     if found is None:
         return []
-    if found.median is None:
-        return [
-            f"For more than half of n = {count(found.n)} test examples no attack found an"
-            " adversarial example at any distance."
-        ]
-    return [
-        f"Half of n = {count(found.n)} test examples have an adversarial example at most"
-        f" {found.median:.3g} away ({norm_name(found.norm)}; 0 where misclassified already): the"
-        " median of r*, again an upper bound."
-    ]
+    value = "none found" if found.median is None else f"{found.median:.3g}"
+    note = f"median of n = {count(found.n)}, {norm_name(found.norm)}, upper bound"
+    return [Figure("nearest adversarial example", value, note)]
 
 
 def _comparison(
-    model: ModelRecord, dense: ModelRecord | None, paired: PairedTest | None
-) -> list[str]:
+    model: ModelRecord, dense: ModelRecord | None, paired: Compared | None
+) -> list[Line]:
     if dense is None or dense is model:
         return []
     points = _points(model, dense)
     direction = "below" if points < 0 else "above"
-    distance = f"{abs(points):.1f} points {direction}" if points else "level with"
-    verdict = "the run keeps no answers to test on the same examples whether that is chance"
-    if paired is not None:
-        verdict = (
-            f"of the same examples, only the headline is right on {paired.better} and only that"
-            f" network on {paired.worse} (McNemar's exact test: p {p_value(paired.p)}"
+    distance = f"{abs(points):.1f} points {direction}" if points else "Level with"
+    against = f"{distance} “{dense.title}” ({percent(dense.worst.value)}%) under attack"
+    if paired is None:
+        return [Line("Against dense", f"{against}; the run keeps no answers to compare them by.")]
+    test = paired.test
+    unclear = "These examples alone do not show which of the two is more robust."
+    return [
+        Line(
+            "Against dense",
+            f"{against}. On the same examples only the headline is right on {test.better} and only"
+            f" the dense network on {test.worse} (McNemar's exact test: p {p_value(test.p)})."
+            + (f" {unclear}" if test.p >= LEVEL else ""),
         )
-        unclear = ", so these examples alone do not show which of the two is more robust"
-        verdict += ")" + (unclear if paired.p >= LEVEL else "")
-    return [
-        f"Its worst case is {distance} “{dense.title}”, which reaches {percent(dense.worst.value)}%"
-        f" {interval(dense.worst)} under the same attacks; {verdict}."
     ]
 
 
-def _constant_answer(
-    model: ModelRecord, commonest_share: float, constant: Collection[str]
-) -> list[str]:
+def _constant_answer(model: ModelRecord, commonest_share: float, constant: Collection[str]) -> str:
+    """Return a sentence, with a space before it, on a network that does no better than a constant
+    answer; otherwise nothing."""
     if model.name in constant:
-        return [
-            "It gives one class for everything, which no attack can change: its robust accuracy is"
-            " that class's share of the examples and says nothing of robustness."
-        ]
+        return (
+            " It gives one class for everything, which no attack can change: the figure is that"
+            " class's share of the examples and says nothing of robustness."
+        )
     if model.worst.value > commonest_share:
-        return []
-    return [
-        f"It does no better under attack than always giving the commonest answer, which is right on"
+        return ""
+    return (
+        " It does no better under attack than always giving the commonest answer, which is right on"
         f" {percent(commonest_share)}% and cannot be attacked."
-    ]
+    )
 
 
 def _points(model: ModelRecord, dense: ModelRecord) -> float:

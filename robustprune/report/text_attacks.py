@@ -93,6 +93,21 @@ def attack_diffs(found: Mapping[str, Sequence[TextResult]]) -> dict[str, Markup]
     return {attack: diff for attack, diff in diffs.items() if diff}
 
 
+def broken_sentence(found: Mapping[str, Sequence[TextResult]]) -> dict[str, Markup]:
+    """Return the sentence that was broken with the fewest changed words, by the attack's name; it
+    is empty if none was broken."""
+    broken = [
+        (result.share_changed, attack, result)
+        for attack, results in found.items()
+        for result in results
+        if result.status == "success"
+    ]
+    if not broken:
+        return {}
+    _, attack, result = min(broken, key=lambda one: one[0])
+    return {attack: text_diffs([result])}
+
+
 def _record(field: Field, models: Sequence[str]) -> TextAttackRecord:
     model, attack = field["model"].text(), field["attack"].text()
     if model not in models:

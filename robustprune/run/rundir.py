@@ -44,6 +44,8 @@ _VERSIONS = ("robustprune", "python", "torch", "numpy")
 
 #: the examples that a training selected; written beside its checkpoints, then kept with its model
 SELECTION = "selection.safetensors"
+#: one test example before and after an attack, for the first picture of the report
+PICTURED = "pictured.safetensors"
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from robustprune.report import write_report
+from robustprune.run.checkpoint import save_tensors
+from robustprune.run.rundir import PICTURED
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 QUIET = (
@@ -42,7 +45,22 @@ def test_browser_builds_the_table_and_the_plots(written: tuple[Path, Path], tmp_
     assert dom.count("<svg") == 6
 
 
-@pytest.mark.parametrize("size", [(1200, 900), (500, 900)])
+def test_browser_paints_the_example_without_complaint(run_dir: Path, tmp_path: Path) -> None:
+    tensors = {"x": torch.rand(3, 4, 4)}
+    for name in ("x_adv", "logits", "logits_adv"):
+        tensors[f"{name}/rst"] = tensors["x"] if name == "x_adv" else torch.rand(2)
+    meta = {"index": 0, "label": 0, "attack": "pgd20"}
+    save_tensors(run_dir / PICTURED, tensors, meta)
+    html, _ = write_report(run_dir)
+    log = tmp_path / "log"
+    options = ("--enable-logging", f"--log-file={log}", "--v=0", "--dump-dom")
+    dom = _open(html, tmp_path / "profile", *options)
+    assert dom.index('id="first"') < dom.index('id="summary"')
+    assert dom.count("data:image/png") == 3
+    assert "Content Security Policy" not in log.read_text(encoding="utf-8", errors="replace")
+
+
+@pytest.mark.parametrize("size", [(1400, 900), (900, 900), (400, 900)])
 def test_browser_paints_it(run_dir: Path, tmp_path: Path, size: tuple[int, int]) -> None:
     html, _ = write_report(run_dir)
     picture = tmp_path / "page.png"

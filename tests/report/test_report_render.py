@@ -228,9 +228,23 @@ def test_failed_check_comes_first_and_is_in_the_summary(
     html, markdown = report(metrics)
     text = Page(html).text
     assert 'class="caution"' in html
+    assert "<details open><summary>Caution: 1 of 2" in html
     assert text.index("✗ failed reaches zero · 4%") < text.index("✓ passed steps converge")
     assert "- ✗ failed: **reaches zero** · 4%. stays up\n" in markdown
     assert "Caution: 1 of 2" in markdown
+
+
+def test_checks_that_all_pass_are_one_line(report: Report, metrics: dict[str, Any]) -> None:
+    metrics["findings"] = [{"name": "reaches zero", "ok": True, "figure": "0%", "detail": "so"}]
+    html, _ = report(metrics)
+    assert "<details><summary>All 1 sanity checks of the measurement passed." in html
+
+
+def test_the_contents_lead_to_every_section(written: tuple[Path, Path]) -> None:
+    text = written[0].read_text(encoding="utf-8")
+    targets = re.findall(r'<a href="#([^"]+)">', text)
+    sections = re.findall(r'<section[^>]* id="([^"]+)"|<section id="([^"]+)"', text)
+    assert targets == ["".join(found) for found in sections]
 
 
 def test_curve_that_stops_early_is_reported(report: Report, metrics: dict[str, Any]) -> None:

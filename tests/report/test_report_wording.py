@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from robustprune.measure import mcnemar
 from robustprune.report import summary, wording
 from robustprune.report.collect import parse_metrics
+from robustprune.report.paired import compared
 from robustprune.report.records import AttackRecord, ThreatRecord
 
 
@@ -53,36 +54,42 @@ def test_listing() -> None:
     assert wording.listing(["a", "b", "c"]) == "a, b and c"
 
 
+def _text(lines: list[summary.Line]) -> str:
+    return " ".join(line.text for line in lines)
+
+
 def test_summary_says_what_was_measured(metrics: dict[str, Any]) -> None:
-    text = " ".join(summary.sentences(parse_metrics(metrics), commonest_share=0.64))
+    text = _text(summary.lines(parse_metrics(metrics), commonest_share=0.64))
     assert "“invented ticket 0.5”, keeps 500 of 1,000 weights (50%)" in text
     assert "84.0% of n = 100 test examples correctly (95% interval [75.3, 90.6])" in text
     assert "L∞ ≤ 0.1 (input units, inputs not bounded)" in text
-    assert "76.0% of n = 100 stay correct in the worst case" in text
-    assert "(95% interval [66.4, 84.0])" in text
+    assert "76.0% of n = 100 stay correct ([66.4, 84.0]) under every attack run here" in text
     assert "an upper bound on robustness" in text
     assert "a stronger attack can only lower it" in text
     # 76 of 100 against 81 of 100: [66.4, 84.0] and [71.9, 88.2].
-    assert "5.0 points below “invented adversarial dense”, which reaches 81.0%" in text
-    assert "the run keeps no answers to test on the same examples whether that is chance" in text
+    assert "5.0 points below “invented adversarial dense” (81.0%) under attack" in text
+    assert "the run keeps no answers to compare them by" in text
 
 
-@pytest.mark.parametrize(
-    ("median", "said"),
-    [
-        (0.2468, "Half of n = 50 test examples have an adversarial example at most 0.247 away (L∞"),
-        (None, "more than half of n = 50 test examples no attack found an adversarial example"),
-    ],
-)
+@pytest.mark.parametrize(("median", "said"), [(0.2468, "0.247"), (None, "none found")])
 def test_summary_of_distances(metrics: dict[str, Any], median: float | None, said: str) -> None:
     figures = {"n": 50, "success_rate": 0.4, "q25": 0.1, "median": median, "q75": None}
     metrics["models"][2]["minimal"] = {"norm": "linf", **figures}
-    assert said in " ".join(summary.sentences(parse_metrics(metrics), commonest_share=0.64))
+    last = summary.figures(parse_metrics(metrics))[-1]
+    assert (last.label, last.value) == ("nearest adversarial example", said)
+    assert last.note == "median of n = 50, L∞, upper bound"
+
+
+def test_the_summary_has_five_short_lines(metrics: dict[str, Any]) -> None:
+    lines = summary.lines(parse_metrics(metrics), commonest_share=0.64)
+    labels = ["Size", "Without attack", "Under attack", "Against dense", "Checks"]
+    assert [line.label for line in lines] == labels
+    assert all(len(line.text) < 240 for line in lines)
 
 
 def _with_dense(metrics: dict[str, Any], value: float, ci95: list[float]) -> str:
     metrics["models"][1]["robust"]["worst"] = {"value": value, "n": 100, "ci95": ci95}
-    return " ".join(summary.sentences(parse_metrics(metrics), commonest_share=0.64))
+    return _text(summary.lines(parse_metrics(metrics), commonest_share=0.64))
 
 
 def test_summary_of_a_dense_network_far_below(metrics: dict[str, Any]) -> None:
@@ -94,27 +101,25 @@ def test_summary_of_a_dense_network_far_below(metrics: dict[str, Any]) -> None:
     ("better", "worse", "said"),
     [
         # 2 (C(5,0) + C(5,1)) / 2⁵ and 2 / 2¹⁵
-        (1, 4, "p = 0.375), so these examples alone do not show which"),
+        (1, 4, "p = 0.375). These examples alone do not show which"),
         (15, 0, "p < 0.001)."),
     ],
 )
 def test_summary_tests_pairs_not_intervals(
     metrics: dict[str, Any], better: int, worse: int, said: str
 ) -> None:
-    dense = [0] * better + [1] * (100 - better)
-    headline = [1] * better + [0] * worse + [1] * (100 - better - worse)
-    paired = mcnemar(dense, headline)
-    text = " ".join(summary.sentences(parse_metrics(metrics), commonest_share=0.64, paired=paired))
-    assert f"only the headline is right on {better} and only that network on {worse}" in text
+    dense = np.array([0] * better + [1] * (100 - better), dtype=bool)
+    headline = np.array([1] * better + [0] * worse + [1] * (100 - better - worse), dtype=bool)
+    paired = compared(dense, headline)
+    text = _text(summary.lines(parse_metrics(metrics), commonest_share=0.64, paired=paired))
+    assert f"only the headline is right on {better} and only the dense network on {worse}" in text
     assert said in text
     note = summary.figures(parse_metrics(metrics), paired=paired)[-1].note
-    assert note.startswith("points worst-case; paired test p ")
+    assert note.startswith("points worst-case, paired [")
 
 
 def test_summary_of_a_constant_headline(metrics: dict[str, Any]) -> None:
-    text = " ".join(
-        summary.sentences(parse_metrics(metrics), commonest_share=0.64, constant=["rst"])
-    )
+    text = _text(summary.lines(parse_metrics(metrics), commonest_share=0.64, constant=["rst"]))
     assert "It gives one class for everything, which no attack can change" in text
 
 
@@ -137,14 +142,14 @@ def test_a_title_says_what_was_asked_and_what_is_kept(
 
 
 def test_summary_of_a_tie(metrics: dict[str, Any]) -> None:
-    assert "is level with “invented adversarial dense”" in _with_dense(metrics, 0.76, [0.7, 0.8])
+    assert "Level with “invented adversarial dense”" in _with_dense(metrics, 0.76, [0.7, 0.8])
     assert summary.figures(parse_metrics(metrics))[-1].value == "±0.0"
 
 
 def test_nothing_is_compared_without_a_dense_baseline(metrics: dict[str, Any]) -> None:
     del metrics["models"][1]
     record = parse_metrics(metrics)
-    assert "points" not in " ".join(summary.sentences(record, commonest_share=0.64))
+    assert "points" not in _text(summary.lines(record, commonest_share=0.64))
     assert len(summary.figures(record)) == 3
 
 
@@ -167,6 +172,6 @@ def test_checks_are_summed_up(metrics: dict[str, Any]) -> None:
 def test_summary_says_when_a_constant_answer_does_as_well(
     metrics: dict[str, Any], share: float, said: bool
 ) -> None:
-    text = " ".join(summary.sentences(parse_metrics(metrics), commonest_share=share))
+    text = _text(summary.lines(parse_metrics(metrics), commonest_share=share))
     assert ("no better under attack than always giving the commonest answer" in text) is said
     assert (f"right on {100 * share:.1f}%" in text) is said
