@@ -35,8 +35,8 @@ _EXAMPLES: Examples = (
         "tighter, slower, on your own arrays",
     ),
     (
-        "nets:build --state net.safetensors --config rst_mnist --method none --sigma 0.25",
-        "the smoothed classifier, in L2",
+        "nets:build --data test.npz --method none --sigma 0.25",
+        "the smoothed classifier, in L2, with the weights that the function gives",
     ),
 )
 _CLOSING = (
@@ -111,7 +111,12 @@ def _certify(options: argparse.Namespace) -> int:
     section = parse_config(
         {"certify": {name: getattr(options, name) for name in fields}}, source="options"
     ).certify
-    model, problem = load_own(options)
+    if section.method == "none" and section.sigma is None:
+        raise ValueError("nothing to certify with; give --method, such as crown, or --sigma")
+    # radii by smoothing do not depend on eps; the file's header gets sigma in its place
+    smoothed = section.sigma if section.method == "none" else None
+    model, problem = load_own(options, eps_of=smoothed)
+    told = options.eps is not None or bool(options.config)
     if problem.threat.support is not None:
         raise ValueError(
             "certificates of sentences are no command yet; use robustprune.certify.certify(model, "
@@ -134,7 +139,7 @@ def _certify(options: argparse.Namespace) -> int:
         method: {
             "n": len(radii),
             "median_radius": statistics.median(radii),
-            "beyond_eps": sum(radius > eps for radius in radii),
+            "beyond_eps": sum(radius > eps for radius in radii) if told else None,
             "outcomes": Counter(c.outcome for c in certificates if c.method == method),
         }
         for method in dict.fromkeys(c.method for c in certificates)
@@ -146,15 +151,20 @@ def _certify(options: argparse.Namespace) -> int:
         print(path)
         for method, figures in methods.items():
             norm = "l2" if method == "smoothing" else problem.threat.norm
+            count = f"{figures['beyond_eps']} of {figures['n']} beyond eps {eps:g}, "
             print(
-                f"  {method}: {figures['beyond_eps']} of {figures['n']} beyond eps {eps:g}, median "
-                f"radius {figures['median_radius']:.4g} ({norm}, lower bound)"
+                f"  {method}: {count if told else ''}median radius "
+                f"{figures['median_radius']:.4g} ({norm}, lower bound)"
             )
             print(f"    {_spelt(figures['outcomes'])}")
         for method in idle:
             print(f"nothing is certified by {method}: {_WHY}")
 
-    answer(options, {"file": str(path), "eps": eps, "methods": methods, "idle": idle}, show)
+    answer(
+        options,
+        {"file": str(path), "eps": eps if told else None, "methods": methods, "idle": idle},
+        show,
+    )
     return 1 if idle else 0
 
 

@@ -23,8 +23,8 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         examples=(
             ("nets:build --state net.safetensors --config rst_ecg200", "on a config's test set"),
             (
-                "nets:build --state net.safetensors --data test.npz --eps 8/255 --bounds 0 1",
-                "on your own arrays",
+                "nets:build --state net.pt --data test.csv --label kind --layout flat --eps 0.1",
+                "on your own table",
             ),
             (
                 "nets:build --state net.safetensors --config rst_mnist --norm l2 --eps 2 --json",

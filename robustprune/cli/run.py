@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from robustprune.cli.data import add_data_options, data_overrides
 from robustprune.cli.dry_run import dry_run
 from robustprune.cli.shared import Parser, add_command, answer, number, path_argument, silent
 from robustprune.cli.wording import echo
 from robustprune.run.config import METHODS, OBJECTIVES, Config, load_config, parsed_overrides
-from robustprune.run.naming import check_code_is_named, kind_of_data
+from robustprune.run.naming import check_code_is_named
 from robustprune.run.packaged import config_names, config_path
 from robustprune.run.suggest import did_you_mean
 from robustprune.run.terminal import printable
@@ -70,12 +71,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", help="seed of weights, batches and attacks")
     add_model_option(parser)
-    path_argument(
-        parser,
-        "--data",
-        metavar="PATH",
-        help="your own data instead of the config's: a file or folder as docs/own.md describes",
-    )
+    add_data_options(parser)
     add_override_option(parser)
     add_place_options(parser)
     parser.add_argument(
@@ -147,9 +143,7 @@ def chosen_config(options: argparse.Namespace) -> Config:
     overrides = []
     if options.model:
         overrides.append(f"model.name={json.dumps(options.model)}")
-    if options.data:
-        overrides += data_overrides(Path(options.data))
-    overrides += options.overrides
+    overrides += [*data_overrides(options), *options.overrides]
     if options.method:
         names = [_one_of("--method", name, METHODS) for name in options.method]
         overrides.append(f"search.methods=[{', '.join(names)}]")
@@ -167,15 +161,6 @@ def chosen_config(options: argparse.Namespace) -> Config:
     config = load_config(config_path(options.config), overrides)
     check_code_is_named(config.model.name, named_code(options.model, options.overrides))
     return config
-
-
-def data_overrides(path: Path) -> list[str]:
-    """Return the overrides that make a run read the data at `path`.
-
-    Raises:
-        ValueError: the path does not say what kind of data it is.
-    """
-    return [f"task.name={kind_of_data(path)}", f"task.path={json.dumps(str(path))}"]
 
 
 def named_code(model: str | None, overrides: Sequence[str]) -> list[str]:

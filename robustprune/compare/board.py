@@ -151,7 +151,13 @@ def on_front(rows: Iterable[Row]) -> list[Row]:
 def _board_key(result: Result) -> str:
     metrics = result.metrics
     attacks = {attack.name: _shortened(attack.description) for attack in metrics.attacks}
-    key = (metrics.task.name, str(metrics.threat), attacks, result.model.clean.n)
+    key = (
+        metrics.task.name,
+        metrics.task.source,
+        str(metrics.threat),
+        attacks,
+        result.model.clean.n,
+    )
     return json.dumps(key, sort_keys=True)
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from attacks import ThreatModel
 from robustprune.certify import Certificate, file_digest, read_certificates, write_certificates
 from robustprune.certify.certificate import FILE
 from robustprune.measure import attack_set
 from robustprune.pipeline.measure import figures_of, sanity_checks
+from robustprune.pipeline.own_data import Problem
+from robustprune.pipeline.own_state import is_safetensors, state_bytes
 from robustprune.pipeline.run_certificates import describe, issue
 from robustprune.run.checkpoint import write_atomically
 from robustprune.run.runtime import is_first, wait
@@ -22,21 +23,8 @@ from robustprune.run.settings import CertifySection
 
 #: the file with the options of certificates for a network that does not come from a run
 SETTINGS = "certify.json"
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """Examples, and what an adversary may do to them.
-
-    Attributes:
-        x: (N, ...) and y: (N,), N at least 1, on the network's device.
-        source: a text that says where the examples are from; the manifest contains it.
-    """
-
-    x: Tensor
-    y: Tensor
-    threat: ThreatModel
-    source: str
+#: the file with its weights, if they come from no safetensors file
+WEIGHTS = "weights.safetensors"
 
 
 def measure_network(
@@ -87,7 +75,7 @@ def certify_network(
     out: Path,
     *,
     named: str,
-    state: Path,
+    state: Path | None,
     settings: Mapping[str, Any],
     seed: int = 0,
     batch_size: int = 250,
@@ -98,17 +86,20 @@ def certify_network(
     Args:
         out: the folder of certificates.jsonl, and of certify.json with `settings`. The manifest has
             the digest of certify.json instead of that of a run's config.
-        named, state: as in `own_network.load_network`.
+        named, state: as in `own_network.load_network`. If the weights are not in a safetensors
+            file, they are also written to weights.safetensors in `out`, to which the certificates
+            are bound.
 
     Raises:
-        ValueError: `out` holds other certificates, which are not changed; neither a bound nor
-            smoothing is asked for; or `pipeline.run_certificates.issue` refuses.
+        ValueError: `out` holds other certificates, which are not changed; or
+            `pipeline.run_certificates.issue` refuses.
     """
-    if section.method == "none" and section.sigma is None:
-        raise ValueError("nothing to certify with; give --method, such as crown, or --sigma")
     x, y, threat = problem.x, problem.y, problem.threat
     asked = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-    _check_free(out, asked, state)
+    written = None if state is not None and is_safetensors(state) else state_bytes(model)
+    weights = out / WEIGHTS if written is not None or state is None else state
+    digest = file_digest(weights) if written is None else sha256(written).hexdigest()
+    _check_free(out, asked, digest)
     certificates = issue(
         model, x, y, threat, section, seed=seed, batch_size=batch_size, quiet=quiet
     )
@@ -116,6 +107,8 @@ def certify_network(
         out.mkdir(parents=True, exist_ok=True)
     described = out / SETTINGS
     write_atomically(described, asked)
+    if written is not None:
+        write_atomically(weights, written)
     wait()
     manifest = describe(
         certificates,
@@ -124,7 +117,7 @@ def certify_network(
         threat,
         task=problem.source,
         model=named,
-        weights=state,
+        weights=weights,
         masks=None,
         config=described,
         seed=seed,
@@ -133,7 +126,7 @@ def certify_network(
     return out / FILE, certificates
 
 
-def _check_free(out: Path, asked: str, state: Path) -> None:
+def _check_free(out: Path, asked: str, weights: str) -> None:
     """Check that a folder has no certificates, or those of the same options and weights.
 
     Raises:
@@ -143,7 +136,7 @@ def _check_free(out: Path, asked: str, state: Path) -> None:
         return
     try:
         same = (out / SETTINGS).read_text(encoding="utf-8") == asked
-        same = same and read_certificates(out / FILE)[0].weights == file_digest(state)
+        same = same and read_certificates(out / FILE)[0].weights == weights
     except (OSError, ValueError):
         same = False
     if not same:

@@ -21,15 +21,16 @@ from robustprune.pipeline.own_state import read_state, take_state
 from robustprune.pipeline.wording import ECHO, few, said
 from robustprune.run.suggest import did_you_mean
 
-#: layouts that are tried if a network does not accept the examples: (dimensions, what, how)
-_LAYOUTS: tuple[tuple[int, str, Callable[[Tensor], Tensor]], ...] = (
-    (2, "with a channel, x[:, None]", lambda x: x[:, None]),
-    (3, "with a channel, x[:, None]", lambda x: x[:, None]),
-    (3, "without the channel, x[:, 0]", lambda x: x[:, 0]),
-    (3, "with the channels first, x.transpose(0, 2, 1)", lambda x: x.transpose(1, 2)),
-    (4, "with the channels first, x.transpose(0, 3, 1, 2)", lambda x: x.permute(0, 3, 1, 2)),
-    (3, "flat, x.reshape(len(x), -1)", lambda x: x.flatten(1)),
-    (4, "flat, x.reshape(len(x), -1)", lambda x: x.flatten(1)),
+_SAVE, _FLAT = "save the array so", "set the option layout to flat"
+_LAST = "set the option layout to channels_last"
+#: layouts that are tried if a network does not take the examples: (dimensions, what, advice, how)
+_LAYOUTS: tuple[tuple[int, str, str, Callable[[Tensor], Tensor]], ...] = (
+    (2, "with a channel, x[:, None]", _SAVE, lambda x: x[:, None]),
+    (3, "flat, x.reshape(len(x), -1)", _FLAT, lambda x: x.flatten(1)),
+    (4, "flat, x.reshape(len(x), -1)", _FLAT, lambda x: x.flatten(1)),
+    (3, "with a channel, x[:, None]", _SAVE, lambda x: x[:, None]),
+    (3, "with the channels first, x.transpose(0, 2, 1)", _LAST, lambda x: x.transpose(1, 2)),
+    (4, "with the channels first, x.transpose(0, 3, 1, 2)", _LAST, lambda x: x.movedim(3, 1)),
 )
 
 
@@ -90,23 +91,24 @@ def check_fits(model: nn.Module, x: Tensor, y: Tensor, named: str) -> None:
     """
     three = x[:3]
     logits = _tried(model, three)
-    if isinstance(logits, Exception):
-        taken = (
-            what
-            for dimensions, what, arranged in _LAYOUTS
+    classes = _classes(logits, len(three))
+    if not classes:
+        hints = (
+            f"; it takes them {what}: {advice}"
+            for dimensions, what, advice, arranged in _LAYOUTS
             if x.ndim == dimensions and _classes(_tried(model, arranged(three)), len(three))
         )
-        hint = next((f"; it takes them {what}: save the array so" for what in taken), "")
+        hint = next(hints, "")
+        if not isinstance(logits, Exception):
+            raise ValueError(
+                f"{named} returned shape {tuple(logits.shape)} for {len(three)} examples of shape "
+                f"{tuple(x.shape[1:])}; it must return (N, C) logits, a column a class, at least "
+                f"two{hint}"
+            )
         raise ValueError(
             f"{named} cannot take examples of shape {tuple(x.shape[1:])} and type "
             f"{str(x.dtype).removeprefix('torch.')}{hint} ({said(logits)})"
         ) from logits
-    classes = _classes(logits, len(three))
-    if not classes:
-        raise ValueError(
-            f"{named} returned shape {tuple(logits.shape)} for {len(three)} examples; it must "
-            "return (N, C) logits, a column a class, at least two"
-        )
     if int(y.max()) >= classes:
         raise ValueError(
             f"the labels go up to {int(y.max())}, but {named} has {classes} classes, 0 to "

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from attacks.network import unwrapped
@@ -35,10 +35,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no state file {path}")
-    with plain_file(path).open("rb") as file:
-        zipped = file.read(2) == b"PK"
     try:
-        tensors = _torch_state(path) if zipped else load_file(path)
+        tensors = load_file(path) if is_safetensors(path) else _torch_state(path)
     except SafetensorError as error:
         raise ValueError(
             f"{path} is neither a safetensors file nor one of torch.save ({said(error)}); write "
@@ -48,6 +46,25 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if tensors and all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
     return tensors
+
+
+def is_safetensors(path: Path) -> bool:
+    """Return whether a file is not one of torch.save; `read_state` says if it is neither."""
+    with plain_file(path).open("rb") as file:
+        return file.read(2) != b"PK"
+
+
+def state_bytes(model: nn.Module) -> bytes:
+    """Return a network's weights as a safetensors file, with tied weights once. The same weights
+    give the same bytes."""
+    kept: dict[str, Tensor] = {}
+    seen: set[tuple[int, torch.Size]] = set()
+    for name, value in unwrapped(model).state_dict().items():
+        if isinstance(value, Tensor) and (value.data_ptr(), value.shape) not in seen:
+            kept[name] = value.detach().cpu().contiguous()
+            if value.numel():
+                seen.add((value.data_ptr(), value.shape))
+    return save(kept)
 
 
 def _torch_state(path: Path) -> dict[str, Tensor]:

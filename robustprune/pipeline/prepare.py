@@ -107,6 +107,8 @@ def task_of(config: Config, data_dir: Path | None) -> Task:
         label=section.label,
         header=section.header,
         layout=section.layout,
+        test=section.test,
+        size=section.size,
         encoder=encoder_of(config) if section.name in text_names() else None,
     )
 

@@ -172,7 +172,7 @@ def manifest_of(
         certificates,
         *certified_examples(config, task),
         ThreatModel(config.threat.norm, config.threat.eps, task.bounds, task.support),
-        task=task.name,
+        task=config.task.name,
         model=headline,
         weights=folder.path / WEIGHTS,
         masks=masks if masks.exists() else None,

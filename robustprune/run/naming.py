@@ -97,13 +97,14 @@ def kind_of_data(path: Path) -> str:
                 f"{', '.join(_KINDS)}, or a folder of images"
             )
         return kind
-    for pattern in ("*_TRAIN.*", "*/*.*", "*/*/*.*"):
+    for pattern in ("*_TRAIN.*", "*.parquet", "*/*.*", "*/*/*.*"):
         for file in islice(path.glob(pattern), 1000):
             suffix = file.suffix.lower()
-            if pattern == "*_TRAIN.*" and suffix in _KINDS:
-                return _KINDS[suffix]
-            if suffix in PICTURES:
+            if "/" in pattern and suffix in PICTURES:
                 return "images"
+            if "/" not in pattern and suffix in _KINDS:
+                return _KINDS[suffix]
     raise ValueError(
-        f"{path} is a folder without <Name>_TRAIN files and without folders of images, one a class"
+        f"{path} is a folder without <Name>_TRAIN files, .parquet files, or folders of images, one "
+        "for each class"
     )

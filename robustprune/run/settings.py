@@ -35,16 +35,20 @@ class Section(BaseModel):
 
 class TaskSection(Section):
     name: str = "ecg200"  # a name from `robustprune.tasks.task_names()`, or ucr:<Name>
-    path: Path | None = None  # only npz (file), csv, series (TRAIN file or folder), text (folder)
-    bounds: tuple[Number, Number] | None = None  # range of valid inputs, only for task npz
-    # Series of unequal length, and missing values; only for tasks ucr:<Name>, csv and series.
+    path: Path | None = None  # the file or folder of npz, csv, series, images, parquet or text
+    bounds: tuple[Number, Number] | None = None  # range of valid inputs of your own data
+    # Share of your own data that is held out for the test, if they have no test split.
+    test: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    # Series of unequal length, and missing values; for tasks ucr:<Name>, csv, series and parquet.
     length: Literal["refuse", "pad", "truncate"] = "refuse"
     missing: Literal["refuse", "interpolate", "zero"] = "refuse"
-    label: Literal["first", "last"] = "first"  # column of the labels, only for task csv
+    label: str = "first"  # column of the labels, only for csv, parquet: first, last or its name
     # Whether the first row of .csv and .tsv files names the columns; null decides by the row.
     header: bool | None = None
-    # The dimension of the channels, only for task npz; null decides by the shape.
-    layout: Literal["channels_first", "channels_last"] | None = None
+    # The dimension of the channels, only for task npz; null decides by the shape. Or flat features,
+    # for npz, csv, series and parquet.
+    layout: Literal["channels_first", "channels_last", "flat"] | None = None
+    size: Count | None = None  # images: side of the squares to which pictures are scaled and cut
     max_length: Count = 128  # most tokens of a sentence or pair in text tasks; the rest is cut off
     by_length: bool = False  # text tasks: batches of sentences of similar length, with less padding
     batch_size: Count = 25

@@ -1,8 +1,9 @@
 """Load data sets as `Task`s: packaged series, downloaded images, and the user's own arrays."""
 
-from robustprune.tasks.arrays import npz_examples
 from robustprune.tasks.batches import BatchLoader
 from robustprune.tasks.load import load_task, task_names
+from robustprune.tasks.own import read_own
+from robustprune.tasks.parts import own_examples, own_task
 from robustprune.tasks.split import held_out, holdout
 from robustprune.tasks.task import Augment, Split, Task
 from robustprune.tasks.text import load_sentences, text_names, text_task
@@ -18,7 +19,9 @@ __all__ = [
     "holdout",
     "load_sentences",
     "load_task",
-    "npz_examples",
+    "own_examples",
+    "own_task",
+    "read_own",
     "task_names",
     "text_names",
     "text_task",

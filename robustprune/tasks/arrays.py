@@ -1,33 +1,28 @@
-"""Read the user's own arrays: one .npz file with x_train, y_train, x_test and y_test.
+"""Read the user's own arrays: one .npz file with x_train, y_train, x_test and y_test, or x and y.
 
 uint8 numbers are pixels: they are divided by 255 into [0, 1], and the bounds are (0, 1) unless the
 caller gives others. Every other number is converted to float32 without scaling, and the bounds are
 those that the caller gives (None for no bounds). Inputs are (N, C, H, W) images, (N, C, L) series
-or (N, F) features; `layout` describes how the channels are found. Images (4-D) come with the mean
-and standard deviation of each channel of the training split, for a `Normalize` layer; other arrays
-are expected to be normalised already. Labels are whole numbers or strings; the distinct labels of
-y_train, sorted, become 0..C-1.
+or (N, F) features; `layout` describes how the channels are found. Labels are whole numbers or
+strings; the distinct labels of y_train, sorted, become 0..C-1.
 """
 
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from robustprune.tasks.check import check_bounds, check_examples
-from robustprune.tasks.labels import encode_labels
+from robustprune.run.naming import data_label
 from robustprune.tasks.layout import Layout, layout_of, to_inputs
-from robustprune.tasks.npz import has_key, read_npz
-from robustprune.tasks.task import Split, Task
+from robustprune.tasks.npz import Array, keys_of, read_npz
+from robustprune.tasks.parts import Bounds, OwnData, Part, at_index
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
-def npz_task(
-    path: Path, *, bounds: tuple[float, float] | None, layout: Layout | None = None
-) -> Task:
-    """Load the task in the .npz file `path`, whose format is described at the top of this module.
+def npz_data(path: Path, *, bounds: Bounds, layout: Layout | None = None) -> OwnData:
+    """Read the .npz file `path`, whose format is described at the top of this module.
+
+    A file with x and y has no test split; one with x_test and y_test alone has nothing else.
 
     Args:
         bounds: the range (low, high) of valid inputs, in input units; None as described there.
@@ -35,85 +30,49 @@ def npz_task(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: `read_npz`, `to_inputs`, `encode_labels` or `Task` refuses the content, or the
-            train and test arrays have different layouts.
+        ValueError: `read_npz` or `to_inputs` refuses the content, or the train and test arrays have
+            different layouts.
     """
-    check_bounds(bounds)
-    arrays = read_npz(path, keys=KEYS)
-    pixels = arrays["x_train"].dtype == np.uint8
-    if pixels != (arrays["x_test"].dtype == np.uint8):
-        raise ValueError(
-            f"{path}: x_train is {arrays['x_train'].dtype} and x_test {arrays['x_test'].dtype}; "
-            "only uint8 is scaled to [0, 1], so use uint8 in both or in neither"
-        )
+    there = keys_of(path)
+    keys: tuple[str, ...] = KEYS
+    if "x_train" not in there and "x" in there:
+        keys = ("x", "y")
+    elif "x_test" in there and not any("train" in key for key in there):
+        keys = KEYS[2:]
+    arrays = read_npz(path, keys=keys)
+    first = arrays[keys[0]]
+    pixels = first.dtype == np.uint8
     # found and warned of only once, because both must have the same shape
-    layout = layout_of(arrays["x_train"], where=f"{path}: x_train", layout=layout)
-    if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
-        raise ValueError(
-            f"{path}: test examples have shape {arrays['x_test'].shape[1:]}, training examples "
-            f"{arrays['x_train'].shape[1:]}; make them the same"
+    layout = layout_of(first, where=f"{path}: {keys[0]}", layout=layout)
+    if keys == KEYS:
+        _check_alike(path, first, arrays["x_test"])
+    parts = [
+        Part(
+            to_inputs(arrays[x], where=f"{path}: {x}", layout=layout),
+            arrays[y],
+            at_index(f"{path}: {y}"),
         )
-    x_train, x_test = (
-        to_inputs(arrays[key], where=f"{path}: {key}", layout=layout) for key in KEYS[::2]
-    )
-    y_train, y_test, names = encode_labels(
-        arrays["y_train"],
-        arrays["y_test"],
+        for x, y in zip(keys[::2], keys[1::2], strict=True)
+    ]
+    test = parts[-1] if "x_test" in keys else None
+    return OwnData(
+        name=data_label(path),
         where=str(path),
-        at=lambda part, index: f"{path}: y_{part}, index {index}",
-    )
-    mean, std = None, None
-    if x_train.ndim == 4 and x_train.numel():
-        mean, std = _channel_statistics(x_train)
-    return Task(
-        name="npz",
-        train=Split(x_train, y_train),
-        test=Split(x_test, y_test),
-        num_classes=len(names),
-        class_names=names,
+        train=None if parts[0] is test else parts[0],
+        test=test,
         bounds=(0.0, 1.0) if pixels and bounds is None else bounds,
-        mean=mean,
-        std=std,
-        augment=None,
         source=f"arrays from {path.name}",
     )
 
 
-def npz_examples(
-    path: Path, *, bounds: tuple[float, float] | None, layout: Layout | None = None
-) -> tuple[Tensor, Tensor, tuple[float, float] | None]:
-    """Load examples for a finished network: x_test and y_test of a file, or x and y where it has x.
-
-    Labels are whole numbers, which are the class indices of the network; they are not renumbered.
-
-    Returns:
-        x with the shape that this module describes, y (N,) int64, and the bounds: those that were
-        given, or else (0, 1) for uint8 pixels and None for other numbers.
-
-    Raises:
-        FileNotFoundError, ValueError: as in `npz_task`, or the labels are not whole numbers from 0.
-    """
-    check_bounds(bounds)
-    keys = ("x", "y") if has_key(path, "x") else KEYS[2:]
-    x, labels = read_npz(path, keys=keys).values()
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+def _check_alike(path: Path, train: Array, test: Array) -> None:
+    if (train.dtype == np.uint8) != (test.dtype == np.uint8):
         raise ValueError(
-            f"{path}: {keys[1]} is {labels.dtype} of shape {labels.shape}; give whole numbers (N,),"
-            " the network's class indices"
+            f"{path}: x_train is {train.dtype} and x_test {test.dtype}; "
+            "only uint8 is scaled to [0, 1], so use uint8 in both or in neither"
         )
-    if bounds is None and x.dtype == np.uint8:
-        bounds = (0.0, 1.0)
-    inputs = to_inputs(x, where=f"{path}: {keys[0]}", layout=layout)
-    y = torch.from_numpy(labels.astype(np.int64))
-    classes = int(y.amax()) + 1 if len(y) else 1  # only the network knows its number of classes
-    check_examples(inputs, y, num_classes=classes, bounds=bounds, where=str(path))
-    return inputs, y, bounds
-
-
-def _channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Compute the mean and the standard deviation of each channel of (N, C, H, W)."""
-    # In float64 on one channel at a time: sums over 50,000 images lose digits in float32.
-    channels = [x[:, c].double() for c in range(x.shape[1])]
-    mean = tuple(float(channel.mean()) for channel in channels)
-    std = tuple(float(channel.std(correction=0)) for channel in channels)
-    return mean, std
+    if train.shape[1:] != test.shape[1:]:
+        raise ValueError(
+            f"{path}: test examples have shape {test.shape[1:]}, training examples "
+            f"{train.shape[1:]}; make them the same"
+        )

@@ -10,7 +10,8 @@
         (N, L, 1) is transposed, with a warning.
     2-D: (N, F), features.
 The option `layout` replaces this rule: "channels_first" is (N, C, ...) and "channels_last" is
-(N, ..., C), for images and series of any type. Then there is no warning.
+(N, ..., C), for images and series of any type; "flat" makes features (N, F) of anything. Then there
+is no warning.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from robustprune.run.suggest import did_you_mean
 from robustprune.run.terminal import shown
 
 Array = npt.NDArray[Any]
-Layout = Literal["channels_first", "channels_last"]
+Layout = Literal["channels_first", "channels_last", "flat"]
 _COLOURS = (1, 3)
 
 
@@ -43,6 +44,8 @@ def to_inputs(array: Array, *, where: str, layout: Layout | None = None) -> Tens
     layout, pixels = layout_of(array, where=where, layout=layout), array.dtype == np.uint8
     if layout == "channels_last":
         array = np.moveaxis(array, -1, 1)
+    elif layout == "flat":
+        array = array.reshape(len(array), -1)
     elif layout is None and pixels and array.ndim == 3:
         array = array[:, None]
     if not pixels:
@@ -68,7 +71,7 @@ def layout_of(array: Array, *, where: str, layout: Layout | None) -> Layout | No
             f"option layout={layout!r} is not known{did_you_mean(str(layout), get_args(Layout))}; "
             f"choose one of {', '.join(get_args(Layout))}"
         )
-    if layout is not None and array.ndim == 2:
+    if layout not in (None, "flat") and array.ndim == 2:
         raise ValueError(f"{where} has shape {array.shape}, without channels; leave out layout")
     if layout is not None or array.size == 0:
         return layout

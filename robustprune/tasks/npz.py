@@ -75,13 +75,13 @@ def read_npz(path: Path, *, keys: Sequence[str], within: Path | None = None) -> 
     return arrays
 
 
-def has_key(path: Path, key: str) -> bool:
-    """Return whether an archive has an array of that name; False where the file is no archive."""
+def keys_of(path: Path) -> set[str]:
+    """Return the names of the arrays of an archive; none where the file is no archive."""
     try:
         with open(plain_file(path), "rb") as file, _archive(file) as archive:
-            return key in (name.removesuffix(".npy") for name in archive.namelist())
+            return {name.removesuffix(".npy") for name in archive.namelist()}
     except (*_DAMAGE, FileNotFoundError):
-        return False  # `read_npz` says what is wrong
+        return set()  # `read_npz` says what is wrong
 
 
 def _archive(file: IO[bytes]) -> zipfile.ZipFile:

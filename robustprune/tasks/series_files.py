@@ -9,14 +9,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from robustprune.run.files import plain_file
+from robustprune.run.naming import data_label
 from robustprune.run.terminal import shown
-from robustprune.tasks.labels import encode_labels
+from robustprune.tasks.layout import Layout
 from robustprune.tasks.lines import read_text
+from robustprune.tasks.parts import Bounds, OwnData, Part, own_task, text_labels
 from robustprune.tasks.series_formats import SeriesFile, parse_arff, parse_rows, parse_ts
-from robustprune.tasks.task import Split, Task
+from robustprune.tasks.task import Task
 from robustprune.tasks.uneven import Length, Missing, stack
 
 
@@ -49,74 +49,75 @@ def parse_archive(text: str, file: Path, *, header: bool | None = None) -> Serie
     return ARCHIVE[suffix](text, where=file.name)
 
 
-def series_task(
+def series_data(
     path: Path,
     *,
+    suffixes: tuple[str, ...],
+    label: str = "first",
     length: Length = "refuse",
     missing: Missing = "refuse",
     header: bool | None = None,
-) -> Task:
-    """Load the set in the files <Name>_TRAIN and <Name>_TEST with the suffix .tsv, .ts or .arff.
+    layout: Layout | None = None,
+    bounds: Bounds = None,
+) -> OwnData:
+    """Read your own series: the files <Name>_TRAIN and <Name>_TEST, or one file of any name.
+
+    A .csv has one univariate series per row, with values separated by commas; an empty field is a
+    missing value.
 
     Args:
-        path: the TRAIN file, or a folder that holds one such pair; .tsv is preferred to .ts, and
-            .ts to .arff.
-        header: whether the first row of a .tsv names its columns; None decides as in
+        path: the TRAIN file, a folder that holds one pair, or a single file without a test split.
+            In a folder, .tsv is preferred to .ts, and .ts to .arff.
+        suffixes: the formats, (".csv",) or those of the archives.
+        label: only for .csv: the column of the labels, "first", "last" or its name in the header.
+        header: whether the first row of a .csv or .tsv names its columns; None decides as in
             `header.is_header`.
         length, missing: how unequal lengths and missing values are handled; see `uneven.stack`.
+        layout: "flat" for features (N, F); None for series (N, C, L).
+        bounds: the range (low, high) of valid inputs, or None.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or no pair in it.
         ValueError: the format is another one, the folder holds several sets, `header` is given for
             a format that has its own, or a file is malformed.
     """
-    train, test = find_pair(path, tuple(ARCHIVE))
-    files = [parse_archive(read_text(file), file, header=header) for file in (train, test)]
-    source = f"series from {train.name}"
-    return task_of("series", *files, source=source, length=length, missing=missing)
-
-
-def csv_task(
-    path: Path,
-    *,
-    label: str = "first",
-    length: Length = "refuse",
-    missing: Missing = "refuse",
-    header: bool | None = None,
-) -> Task:
-    """Load your own univariate series: <name>_TRAIN.csv and <name>_TEST.csv, one series per row.
-
-    Values are separated by commas. An empty field is a missing value.
-
-    Args:
-        path: the TRAIN file, or a folder that holds one such pair.
-        label: the column of the labels, "first" or "last".
-        header: whether the first row names the columns; None decides as in `header.is_header`.
-        length, missing: as in `series_task`.
-
-    Raises:
-        FileNotFoundError, ValueError: as in `series_task`, or `label` is another word.
-    """
-    if label not in ("first", "last"):
-        raise ValueError(f"option label={label!r} is not known; choose one of first, last")
-    train, test = find_pair(path, (".csv",))
-    files = [
-        parse_rows(read_text(file), where=file.name, separator=",", label=label, header=header)
-        for file in (train, test)
+    if layout not in (None, "flat"):
+        raise ValueError(
+            f"option layout={layout!r} is not for series from text, whose values are in order of "
+            "time; leave it out, or set layout to flat"
+        )
+    found = find_files(path, suffixes)
+    files = [_parsed(file, label=label, header=header) for file in found]
+    stacked = stack(*files, length=length, missing=missing)
+    parts = [
+        Part(x.flatten(1) if layout == "flat" else x, text_labels(file.labels), file.at)
+        for x, file in zip(stacked, files, strict=True)
     ]
-    source = f"series from {train.name}"
-    return task_of("csv", *files, source=source, length=length, missing=missing)
+    return OwnData(
+        name=data_label(found[0]),
+        where=str(found[0]),
+        train=parts[0],
+        test=parts[1] if len(parts) > 1 else None,
+        bounds=bounds,
+        source=f"series from {found[0].name}",
+        checked=True,
+    )
 
 
-def find_pair(path: Path, suffixes: tuple[str, ...]) -> tuple[Path, Path]:
-    """Find the TRAIN and the TEST file, where `path` is the TRAIN file or a folder.
+def _parsed(file: Path, *, label: str, header: bool | None) -> SeriesFile:
+    if file.suffix.lower() != ".csv":
+        return parse_archive(read_text(file), file, header=header)
+    return parse_rows(read_text(file), where=file.name, separator=",", label=label, header=header)
+
+
+def find_files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the TRAIN and the TEST file of a set, or the single file that `path` is.
 
     In a folder, the set that has the folder's own name is preferred to any other.
 
     Raises:
         FileNotFoundError: there is no such file or folder, no pair in it, or no TEST file.
-        ValueError: the file is not named <Name>_TRAIN with one of the suffixes, or the folder holds
-            several sets.
+        ValueError: the file has another suffix, or the folder holds several sets.
     """
     listed, folder = ", ".join(suffixes), path
     inside = path.is_dir()
@@ -136,16 +137,19 @@ def find_pair(path: Path, suffixes: tuple[str, ...]) -> tuple[Path, Path]:
         path = names[0]
     if not there(path):
         raise FileNotFoundError(f"no file or folder {path}; give a TRAIN file or its folder")
-    if path.suffix.lower() not in suffixes or not path.stem.endswith("_TRAIN"):
-        raise ValueError(
-            f"{path.name} must be named <Name>_TRAIN, with {listed}; rename or convert it"
-        )
-    test = path.with_name(f"{path.stem.removesuffix('_TRAIN')}_TEST{path.suffix}")
-    if not there(test):
-        raise FileNotFoundError(f"no file {test}; put it beside {path.name}")
-    for file in (path, test):
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path.name} has not the suffix {listed}; rename or convert it")
+    found = [path]
+    if path.stem.endswith("_TRAIN"):
+        test = path.with_name(f"{path.stem.removesuffix('_TRAIN')}_TEST{path.suffix}")
+        if not there(test):
+            raise FileNotFoundError(
+                f"no file {test}; put it beside {path.name}, or give the file another name"
+            )
+        found.append(test)
+    for file in found:
         plain_file(file, within=folder if inside else None)
-    return path, test
+    return found
 
 
 def there(path: Path) -> bool:
@@ -156,29 +160,15 @@ def there(path: Path) -> bool:
 def task_of(
     name: str, train: SeriesFile, test: SeriesFile, *, source: str, length: Length, missing: Missing
 ) -> Task:
-    """Make the task of the two files that were read.
+    """Make the task of two files of an archive.
 
     Raises:
-        ValueError: `stack`, `encode_labels` or `Task` refuses the data.
+        ValueError: `stack` or `own_task` refuses the data.
     """
-    x_train, x_test = stack(train, test, length=length, missing=missing)
-    labels = (np.array(file.labels, dtype=np.str_) for file in (train, test))
-    files = {"train": train, "test": test}
-    y_train, y_test, names = encode_labels(
-        *labels,
-        where=f"task '{name}'",
-        at=lambda part, index: files[part].at(index),
-        checked=True,
+    stacked = stack(train, test, length=length, missing=missing)
+    first, second = (
+        Part(x, text_labels(file.labels), file.at)
+        for x, file in zip(stacked, (train, test), strict=True)
     )
-    return Task(
-        name=name,
-        train=Split(x_train, y_train),
-        test=Split(x_test, y_test),
-        num_classes=len(names),
-        class_names=names,
-        bounds=None,
-        mean=None,
-        std=None,
-        augment=None,
-        source=source,
-    )
+    where = f"task '{name}'"
+    return own_task(OwnData(name, where, first, second, None, source, True), share=None)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from robustprune.run.suggest import did_you_mean
 from robustprune.run.terminal import shown
 from robustprune.tasks.header import is_header
 from robustprune.tasks.labels import check_labels
@@ -80,34 +81,65 @@ class SeriesFile:
 def parse_rows(
     text: str, *, where: str, separator: str, label: str = "first", header: bool | None = None
 ) -> SeriesFile:
-    """Parse univariate series, one per row, with the label in the first or last column.
+    """Parse univariate series, one per row, with the label in one of the columns.
 
     Args:
-        header: whether the first row names the columns; None decides as in `header.is_header`.
+        label: the column of the labels: "first", "last", or its name in the header.
+        header: whether the first row names the columns; None decides as in `header.is_header`, or
+            by `label` if it is a name.
 
     Raises:
         ValueError: there are no rows, a row has no values, a value is no number, a label is
-            missing, or it is not clear whether the first row is a header.
+            missing, there is no such column, or it is not clear whether the first row is a header.
     """
-    file, last = SeriesFile(where), label == "last"
+    file = SeriesFile(where)
     rows = [
         (row, number)
         for row, number in rows_of(text, where=where, separator=separator)
         if any(entry.strip() for entry in row)
     ]
     cells = [row for row, _ in rows]
-    if rows and is_header(cells, last=last, where=f"{where}, line {rows[0][1]}", said=header):
-        rows = rows[1:]
+    column = {"first": 0, "last": -1}.get(label)
+    named = bool(rows) and column is None
+    if column is None:
+        column = _column(label, cells[0] if rows else [], where, header)
+    place = f"{where}, line {rows[0][1]}" if rows else where
+    if named or (rows and is_header(cells, last=label == "last", where=place, said=header)):
+        names, rows = cells[0], rows[1:]
+    else:
+        names = []
     for row, number in rows:
-        name, values = (row[-1], row[:-1]) if last else (row[0], row[1:])
+        if named and len(row) != len(names):
+            raise ValueError(
+                f"{where}, line {number}: {len(row)} fields, but {len(names)} in the header"
+            )
+        values = [entry for at, entry in enumerate(row) if at != column % len(row)]
         try:
-            file.add(name, [values], number)
+            file.add(row[column], [values], number)
         except ValueError as error:
             hint = ""
-            if not file.examples and header is None and number == rows[0][1]:
+            if not file.examples and header is None and not names:
                 hint = " (if this row names the columns, set the option header to true)"
             raise ValueError(f"{error}{hint}") from None
     return _ended(file.checked())
+
+
+def _column(label: str, header: list[str], where: str, said: bool | None) -> int:
+    """Return the place of the column of that name."""
+    names = [name.strip() for name in header]
+    if said is False:
+        raise ValueError(
+            f"option label={label!r} is the name of a column, and option header=false says that "
+            f"{where} has no names; set label to first or last"
+        )
+    if label not in names:
+        raise ValueError(
+            f"{where} has no column {label!r}{did_you_mean(label, [*names, 'first', 'last'])}; the "
+            f"option label is first, last or the name of a column: {shown(', '.join(names), 120)}"
+        )
+    if names.count(label) > 1:
+        raise ValueError(f"{where} has {names.count(label)} columns {label!r}; rename one")
+    return names.index(label)
 
 
 def parse_ts(text: str, *, where: str) -> SeriesFile:

@@ -17,7 +17,7 @@ from robustprune.tasks.folders import data_folder
 from robustprune.tasks.lines import read_text
 from robustprune.tasks.series_files import (
     ARCHIVE,
-    find_pair,
+    find_files,
     parse_archive,
     parse_tsv,
     task_of,
@@ -86,7 +86,7 @@ def ucr_from_folder(
         raise FileNotFoundError(
             f"no file {file}; put both _TRAIN and _TEST there, as {', '.join(ARCHIVE)}"
         )
-    pair = find_pair(file, tuple(ARCHIVE))
+    pair = find_files(file, tuple(ARCHIVE))
     train, test = (parse_archive(read_text(f, within=root), f, header=header) for f in pair)
     multivariate = len(train.examples[0]) > 1
     archive = "UEA" if multivariate else "UCR"

@@ -14,12 +14,11 @@ Length = Literal["refuse", "pad", "truncate"]
 Missing = Literal["refuse", "interpolate", "zero"]
 
 
-def stack(
-    train: SeriesFile, test: SeriesFile, *, length: Length, missing: Missing
-) -> tuple[Tensor, Tensor]:
-    """Stack the series of both files as (N, C, L) and (M, C, L) float32.
+def stack(*files: SeriesFile, length: Length, missing: Missing) -> list[Tensor]:
+    """Stack the series of each file, which may be the training and the test split, as (N, C, L)
+    float32.
 
-    Missing values are filled first, in each channel separately. L is the same for both files,
+    Missing values are filled first, in each channel separately. L is the same for all files,
     because one network reads them.
 
     Args:
@@ -35,26 +34,28 @@ def stack(
     """
     _check_option("length", length, get_args(Length))
     _check_option("missing", missing, get_args(Missing))
-    channels = len(train.examples[0])
-    if len(test.examples[0]) != channels:
-        raise ValueError(
-            f"{test.where} has {len(test.examples[0])} channels and {train.where} {channels}; "
-            "make them the same"
-        )
-    filled = [_filled(file, missing) for file in (train, test)]
+    first, *others = files
+    channels = len(first.examples[0])
+    for other in others:
+        if len(other.examples[0]) != channels:
+            raise ValueError(
+                f"{other.where} has {len(other.examples[0])} channels and {first.where} "
+                f"{channels}; make them the same"
+            )
+    where = " and ".join(file.where for file in files)
+    filled = [_filled(file, missing) for file in files]
     lengths = [len(channel) for part in filled for example in part for channel in example]
     shortest, longest = min(lengths), max(lengths)
     if length == "refuse" and shortest < longest:
         raise ValueError(
-            f"{train.where} and {test.where}: series of {shortest} to {longest} steps; set the "
+            f"{where}: series of {shortest} to {longest} steps; set the "
             "option length to 'pad' (zeros at the end) or 'truncate' (to the shortest)"
         )
     steps = shortest if length == "truncate" else longest
     held, rows = 4 * sum(lengths), sum(len(part) for part in filled)
-    what = f"{train.where} and {test.where}: {rows} series of {channels} channels and {steps} steps"
+    what = f"{where}: {rows} series of {channels} channels and {steps} steps"
     check_memory(4 * rows * channels * steps, what, held=held)
-    x_train, x_test = (_stacked(part, channels, steps) for part in filled)
-    return x_train, x_test
+    return [_stacked(part, channels, steps) for part in filled]
 
 
 def _check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:

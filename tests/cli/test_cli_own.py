@@ -127,8 +127,8 @@ def test_a_config_gives_examples_and_threat(own: Path, capsys: pytest.CaptureFix
         ({2: "own.npz"}, "own.npz cannot be read as plain tensors"),
         ({2: "own_nets.py"}, "is neither a safetensors file nor one of torch.save"),
         ({2: "other.safetensors"}, "does not fit own_nets:build"),
-        ({4: "nothing.npz"}, "there is no file nothing.npz"),
-        ({4: "bad.npz"}, "give whole numbers"),
+        ({4: "nothing.npz"}, "there is no file or folder nothing.npz"),
+        ({4: "bad.npz"}, "float64 and not whole numbers"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -138,7 +138,7 @@ def test_mistakes_are_one_line(
     message: str,
 ) -> None:
     save_file({"weight": torch.zeros(3, 4)}, "other.safetensors")
-    np.savez("bad.npz", x_test=np.zeros((3, 4)), y_test=np.array(["a", "b", "a"]))
+    np.savez("bad.npz", x_test=np.zeros((3, 4)), y_test=np.array([0.5, 1, 0.5]))
     arguments = [change.get(place, text) for place, text in enumerate(NAMED)]
     assert main(["evaluate", *arguments, "--eps", "0.1"]) == 2
     captured = capsys.readouterr()
@@ -151,7 +151,7 @@ def test_mistakes_are_one_line(
     ("options", "message"),
     [
         ([], "--data needs --eps"),
-        (["--eps", "0.1", "--set", "threat.eps=1"], "--set goes with --config"),
+        (["--eps", "0.1", "--set", "threat.eps=1"], "--set threat.eps goes with --config"),
         (["--eps", "0.1", "--examples", "0"], "--examples 0 must be at least 1"),
         (["--eps", "0.1", "--method", "none"], "nothing to certify with"),
         (["--eps", "0.1", "--sigma", "-1"], "certify.sigma=-1.0 is not valid"),
@@ -356,7 +356,7 @@ def test_weights_that_do_not_fit_name_a_few(many: Path, capsys: pytest.CaptureFi
         (["--data", "own.npz"], "--data needs --eps"),
         (["--data", "own.npz", "--eps", "0"], "--eps 0 must be a finite number above 0"),
         (["--data", "own.npz", "--eps", "nan"], "--eps nan must be"),
-        (["--data", "nothing.npz", "--eps", "1"], "there is no file nothing.npz"),
+        (["--data", "nothing.npz", "--eps", "1"], "there is no file or folder nothing.npz"),
         (["--config", "rst_ecg20"], "(did you mean 'rst_ecg200'?)"),
         (["--config", "rst_ecg200", "--minimal", "-1"], "--minimal -1 must be at least 0"),
         (["--config", "rst_ecg200", "--steps", "0"], "--steps 0 must be at least 1"),
@@ -374,3 +374,89 @@ def test_wrong_options_are_refused_before_torch_is_imported(
     done = subprocess.run([sys.executable, "-c", code, *named], capture_output=True, text=True)
     assert done.stdout.split() == ["2", "False"], done.stderr
     assert message in done.stderr
+
+
+# -- weights and data in other forms --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["plain", "checkpoint", "wrapped"])
+def test_weights_of_torch_save_are_read_without_running_them(
+    own: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    state = {"weight": W, "bias": torch.zeros(2)}
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    content = {"plain": state, "checkpoint": {"epoch": 3, "state_dict": state}, "wrapped": wrapped}
+    torch.save(content[form], "own.pt")
+    loaded = load_network("own_nets:build", Path("own.pt")).state_dict()
+    assert torch.equal(loaded["weight"], W)
+
+
+def test_files_of_torch_save_that_hold_more_are_refused(
+    own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = [NAMED[0], "--state", "own.pt", *NAMED[3:]]
+    torch.save(nn.Linear(4, 2), "own.pt")  # a pickle of a class
+    assert "save the weights alone, with torch.save(model.state_dict(), path)" in said(
+        capsys, *named
+    )
+    torch.save({"epoch": 3, "losses": [1.0]}, "own.pt")
+    assert "own.pt holds epoch, losses, and no state dictionary" in said(capsys, *named)
+    torch.save({"weight": W, "bias": torch.zeros(2)}, "own.pt")
+    monkeypatch.setenv("ROBUSTPRUNE_MAX_GB", "1e-8")
+    with pytest.raises(ValueError, match=r"own\.pt: its content would take"):
+        load_network("own_nets:build", Path("own.pt"))
+
+
+def test_a_function_may_load_its_weights_and_take_arguments(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own_nets.py").write_text(
+        "from torch import nn\nfrom safetensors.torch import load_file\n"
+        "def build(path, bias=True):\n"
+        "    net = nn.Linear(4, 2, bias=bias)\n"
+        "    net.load_state_dict(load_file(path), strict=bias)\n"
+        "    return net\n"
+    )
+    r, _ = distances()
+    command = ["evaluate", NAMED[0], *NAMED[3:], "--eps", "0.3", "--attacks", "--minimal", "0"]
+    assert main([*command, "--json", "--set", "model.options.path=own.safetensors"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["robust"]["worst"]["value"] == pytest.approx(float((r > 0.3).double().mean()))
+    assert main(command) == 2
+    assert "needs an argument: path; give --set 'model.options={path" in capsys.readouterr().err
+
+
+def test_evaluate_reads_a_table_with_named_columns(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load("own.npz") as arrays:
+        x, y = arrays["x"], arrays["y"]
+    rows = [
+        ",".join(map(str, [*row[:2], label, *row[2:]])) for row, label in zip(x, y, strict=True)
+    ]
+    Path("own.csv").write_text("\n".join(["a,b,kind,c,d", *rows]))
+    command = ["evaluate", *NAMED[:3], "--data", "own.csv", "--label", "kind", "--eps", "0.3"]
+    command += ["--attacks", "--minimal", "0", "--json"]
+    assert main([*command, "--layout", "flat"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    r, _ = distances()
+    assert found["robust"]["worst"]["value"] == pytest.approx(float((r > 0.3).double().mean()))
+    assert main(command) == 2  # (1, 4) for a network that takes (4,)
+    assert (
+        "it takes them flat, x.reshape(len(x), -1): set the option layout to flat"
+        in capsys.readouterr().err
+    )
+
+
+def test_smoothing_asks_for_no_eps(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["certify", *NAMED, "--method", "none", "--sigma", "0.25", "--n", "200"]
+    assert main([*command, "--out", "a", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["eps"] is None
+    assert found["methods"]["smoothing"]["beyond_eps"] is None
+    assert main([*command, "--out", "b"]) == 0
+    shown = capsys.readouterr().out
+    assert "smoothing: median radius" in shown
+    assert "eps" not in shown
+    assert main(["certify", *NAMED, "--sigma", "0.25"]) == 2  # a proof needs it
+    assert "--data needs --eps" in capsys.readouterr().err

@@ -20,10 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from robustprune.run.checkpoint import load_latest, load_tensors, save_tensors
-from robustprune.tasks import Sentences, Task, load_sentences
-from robustprune.tasks.arrays import npz_task
+from robustprune.tasks import Sentences, Task, load_sentences, load_task
 from robustprune.tasks.images import mnist
-from robustprune.tasks.series_files import csv_task, series_task
 
 Check = Callable[[Any], None]
 
@@ -125,8 +123,8 @@ def series(folder: Path) -> Check:
 
         def read() -> Task:
             if suffix == ".csv":
-                return csv_task(files[0], label=label, **options)
-            return series_task(files[0], **options)
+                return load_task("csv", path=files[0], label=label, **options)
+            return load_task("series", path=files[0], **options)
 
         told: list[str] = []
         task = clear(read, told)
@@ -147,7 +145,7 @@ def stored(file: Path, key: str) -> np.ndarray:
 def npz_file(folder: Path) -> Check:
     def check(content: bytes) -> None:
         (folder / "a.npz").write_bytes(content)
-        task = clear(lambda: npz_task(folder / "a.npz", bounds=None))
+        task = clear(lambda: load_task("npz", path=folder / "a.npz"))
         is_sound(task)
         if isinstance(task, Task):
             for split, key in ((task.train, "x_train"), (task.test, "x_test")):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from robustprune.run.files import check_memory, memory_limit, plain_file, read_bytes
-from robustprune.tasks import load_sentences, load_task, npz_examples
+from robustprune.tasks import load_sentences, load_task
 
 GOOD = "a,5,2\nb,1,2\n"
 
@@ -108,7 +108,7 @@ def test_an_archive_that_unpacks_beyond_the_limit_takes_no_memory(tmp_path: Path
     with pytest.raises(
         ValueError, match=r"x, y would take 1\.5 GiB, more than the limit of 1 GiB; .*"
     ):
-        npz_examples(path, bounds=None)
+        load_task("npz", path=path, test=0.5)
     assert peak() - before < 2**26
 
 

@@ -113,5 +113,7 @@ def test_a_task_says_its_layout_once_and_takes_the_option(tmp_path: Path) -> Non
     assert torch.equal(guessed.test.x, stated.test.x)
     assert stated.mean is not None
     assert len(stated.mean) == 3
-    with pytest.raises(ValueError, match="'csv' takes no layout"):
+    with pytest.raises(ValueError, match="'ecg200' takes no layout"):
+        load_task("ecg200", layout="channels_first")
+    with pytest.raises(ValueError, match="layout='channels_last' is not for series from text"):
         load_task("csv", path=tmp_path, layout="channels_last")

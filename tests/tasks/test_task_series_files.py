@@ -193,7 +193,7 @@ def test_paths_that_lead_nowhere_are_named(tmp_path: Path) -> None:
     (tmp_path / "Other_TRAIN.ts").write_text(TS)
     with pytest.raises(ValueError, match=r"holds several sets: Other_TRAIN\.ts, Toy_TRAIN\.ts"):
         load_task("series", path=tmp_path)
-    with pytest.raises(ValueError, match=r"must be named <Name>_TRAIN, with \.csv"):
+    with pytest.raises(ValueError, match=r"Toy_TRAIN\.ts has not the suffix \.csv"):
         load_task("csv", path=path)
     (tmp_path / "Toy_TEST.ts").unlink()
     with pytest.raises(FileNotFoundError, match=r"no file .*Toy_TEST\.ts; put it beside"):
@@ -208,5 +208,5 @@ def test_options_are_refused_where_they_mean_nothing(tmp_path: Path) -> None:
     path = write_pair(tmp_path, ".ts", TS)
     with pytest.raises(ValueError, match=r"length='padd' is not known \(did you mean 'pad'\?\)"):
         load_task("series", path=path, length="padd")
-    with pytest.raises(ValueError, match="label='middle' is not known"):
-        load_task("csv", path=path, label="middle")
+    with pytest.raises(ValueError, match=r"no column 'midle' \(did you mean 'middle'"):
+        load_task("csv", path=write_pair(tmp_path, ".csv", "middle,b\n"), label="midle")
