@@ -97,13 +97,19 @@ def places_of(ending: str) -> list[str]:
 
 
 def test_a_users_code_is_imported_only_from_the_command_line() -> None:
-    """`deploy.export` asks for the packages that it names; `load_network` takes a name, which
-    comes from the arguments of `robustprune evaluate` and `certify` and from nowhere else."""
-    assert places_of("import_module") == [
+    """`robustprune` and `deploy.export` import the names that they list themselves. The name of a
+    user's function comes from the arguments of `evaluate`, `certify` and `verify`, or from a
+    config after `check_code_is_named` (see `test_a_config_names_no_code`)."""
+    assert sorted(set(places_of("import_module"))) == [
+        "robustprune/__init__.py",
         "robustprune/deploy/export.py",
         "robustprune/pipeline/own_network.py",
     ]
     assert places_of("load_network") == ["robustprune/cli/own.py"]
+    assert places_of("call_function") == [
+        "robustprune/pipeline/networks.py",
+        "robustprune/pipeline/own_network.py",
+    ]
 
 
 @pytest.mark.parametrize(
