@@ -47,8 +47,8 @@ def admm(
             in units of inputs of unit energy.
 
     Raises:
-        ValueError: ρ is not positive, iterations or `chosen` are below 1, an unknown start, or the
-            problem is singular.
+        ValueError: ρ is not positive, iterations or `chosen` are below 1, an unknown start, a mask
+            of another shape, or the problem is singular.
     """
     if not 0 < rho < float("inf"):
         raise ValueError(f"rho must be a positive number, got {rho!r}")
@@ -58,6 +58,8 @@ def admm(
         )
     if start not in ("dense", "optimum"):
         raise ValueError(f"start must be 'dense' or 'optimum', got {start!r}")
+    if mask is not None:
+        problem.checked(mask)
     unit, scale = problem.normalised()
     quadratic = unit.quadratic(ridge)
     optimum, hessian = quadratic.optimum.contiguous(), quadratic.hessian

@@ -57,8 +57,7 @@ def dsnot(
             f"DSnoT swaps single weights, pattern {g.pattern!r} groups them; take pattern "
             "'element' or N:M, or another solver"
         )
-    if mask is None:
-        mask = choose_by(problem, scores)
+    mask = choose_by(problem, scores) if mask is None else problem.checked(mask)
     length = problem.samples / (problem.examples or problem.samples)
     effect = (problem.weight * problem.mean.unsqueeze(-2) * length).flatten(0, 1)
     spread = problem.variance.pow(power).clamp(min=torch.finfo(effect.dtype).tiny)

@@ -60,6 +60,8 @@ def calibration_batches(
 ) -> list[Batch]:
     """Return the first `number` batches of the loader, or all, on the CPU; check the first one.
 
+    They are copies, because a loader may fill the same tensors again.
+
     Args:
         tokens: function that returns which tokens of x count, (N, T) boolean.
 
@@ -95,14 +97,14 @@ def _counted(mask: Tensor, number: int) -> Tensor:
 def _batch_of(batch: object, *, attacked: bool) -> Batch:
     if isinstance(batch, Mapping) and "input_ids" in batch and not attacked:
         inputs = {
-            name: part.detach().cpu()
+            name: part.detach().to("cpu", copy=True)
             for name, part in cast("Mapping[str, object]", batch).items()
             if isinstance(part, Tensor) and name not in _NOT_INPUTS
         }
         mask = inputs.get("attention_mask")
         counted = None if mask is None or mask.ndim != 2 else mask.bool()
         return Batch(inputs, counted=counted)
-    x, y = (part.cpu() for part in pair_of(batch))
+    x, y = (part.to("cpu", copy=True) for part in pair_of(batch))
     return Batch(x, y)
 
 

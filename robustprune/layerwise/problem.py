@@ -202,6 +202,19 @@ class LayerProblem:
         values = g.reduce(g.lay_back(scores.reshape(g.laid_out)))
         return self.spread(g.choose(values, self.kept if kept is None else kept))
 
+    def checked(self, mask: Tensor) -> Tensor:
+        """Return a mask that was found elsewhere.
+
+        Raises:
+            ValueError: it is not boolean, or not of the weight's shape.
+        """
+        if mask.shape != self.weight.shape or mask.dtype != torch.bool:
+            raise ValueError(
+                f"a mask must be boolean and have the shape {tuple(self.weight.shape)}, got "
+                f"{tuple(mask.shape)}, {mask.dtype}"
+            )
+        return mask
+
     def spread(self, values: Tensor) -> Tensor:
         """Turn one value per group, (number,), into one per weight, (groups, rows, columns)."""
         return self.groups.lay_out(self.groups.expand(values)).reshape(self.weight.shape)

@@ -135,6 +135,10 @@ def prune_layerwise(
         ValueError: an option is out of range, unknown or without effect, there is no batch or
             nothing to prune, or activations are not finite.
     """
+    if isinstance(solver, str) and "mask" in options:
+        raise ValueError(
+            "`mask` is the mask of one layer; give `masks`, a MaskSet with a mask for each layer"
+        )
     if masks is None:
         check_pattern(pattern, check_density(_needed(density)))
     else:

@@ -43,13 +43,7 @@ def refit(
         ValueError: scores are unknown, a mask has another shape, or the inputs of a support are
             linearly dependent, so that a larger ridge is needed.
     """
-    if mask is None:
-        mask = choose_by(problem, scores)
-    if mask.shape != problem.weight.shape or mask.dtype != torch.bool:
-        raise ValueError(
-            f"a mask must be boolean and have the shape {tuple(problem.weight.shape)}, got "
-            f"{tuple(mask.shape)}, {mask.dtype}"
-        )
+    mask = choose_by(problem, scores) if mask is None else problem.checked(mask)
     quadratic = problem.quadratic(ridge, by=by)
     if int(mask.sum(-1).max()) <= exact:
         weight = least_squares(quadratic, mask)

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from robustprune.layerwise.calls import Event, Log, input_of
+from robustprune.layerwise.calls import Event, Log, input_of, leaves_of
 from robustprune.layerwise.chains import Chain, chain_of, outermost, place_of
 from robustprune.layerwise.moments import geometry, outputs_of
 from robustprune.layerwise.targets import watching
@@ -58,7 +58,11 @@ def find_route(
         for name, module in network.named_modules()
         if isinstance(module, nn.Sequential | nn.ModuleList) and len(module) > 1
     ]
+    before = _kept(network)
     log = _run(network, layers, containers, call)
+    after = _kept(network)  # `before` holds its tensors, so that no other one has their ids
+    if {k: v[:2] for k, v in before.items()} != {k: v[:2] for k, v in after.items()}:
+        containers = []  # a module that is run alone may read what another one kept
     calls: dict[str, int] = {}
     for event in log.of("layer"):
         if event.name not in log.unlike:
@@ -73,6 +77,17 @@ def find_route(
         chains=tuple(chains),
         unlike=tuple(name for name in layers if name in log.unlike),
     )
+
+
+def _kept(network: nn.Module) -> dict[tuple[str, str, int], tuple[int, int, Tensor]]:
+    """Return the identity and version of every tensor in the attributes of modules."""
+    return {
+        (name, attribute, place): (id(leaf), 0 if leaf.is_inference() else leaf._version, leaf)
+        for name, module in network.named_modules()
+        for attribute, value in vars(module).items()
+        for place, leaf in enumerate(leaves_of(value))
+        if isinstance(leaf, Tensor)
+    }
 
 
 def _run(

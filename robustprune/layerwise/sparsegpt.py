@@ -61,7 +61,9 @@ def sparsegpt(
     weight = quadratic.optimum.mT.contiguous()
     if mask is None and not plan.choices:
         mask = problem.choose((weight / pivots).square().mT)
-    kept = torch.zeros_like(weight, dtype=torch.bool) if mask is None else mask.mT.contiguous()
+    kept = torch.zeros_like(weight, dtype=torch.bool)
+    if mask is not None:
+        kept = problem.checked(mask).mT.contiguous()
     for start, end in pairwise(plan.bounds):
         part, corner = weight[:, start:end], upper[:, start:end, start:end]
         errors = torch.empty_like(part)

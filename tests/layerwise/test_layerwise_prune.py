@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakSet
 
@@ -307,6 +308,57 @@ def test_networks_that_keep_what_they_saw_or_compute_their_weights() -> None:
     assert ticket.masks.kept == 15 + 9
 
 
+class First(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = x
+        return self.inner(x)
+
+
+class Second(nn.Module):
+    """It reads what the module before it kept."""
+
+    def __init__(self, first: First) -> None:
+        super().__init__()
+        self.first, self.inner = first, nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(torch.relu(x) + self.first.kept)
+
+
+def test_what_a_module_kept_is_that_of_the_same_batch() -> None:
+    torch.manual_seed(0)
+    first = First()
+    network = nn.Sequential(first, Second(first))
+    data = [(torch.randn(40, 5), torch.zeros(40).long()) for _ in range(3)]
+    ticket = prune_layerwise(network, data, density=0.5, dense=["0.inner.weight"])
+    x = torch.cat([x for x, _ in data])
+    seen = torch.relu(first.inner(x)) + x
+    alone = prune_layerwise(
+        nn.Sequential(network[1].inner), [(seen.detach(), torch.zeros(120).long())], density=0.5
+    )
+    assert torch.equal(alone.masks["0.weight"], ticket.masks["1.inner.weight"])
+    torch.testing.assert_close(ticket.model[1].inner.weight, alone.model[0].weight)
+
+
+@FEW
+def test_a_loader_may_fill_the_same_tensors_again() -> None:
+    class Refills:
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            x, y = torch.empty(2, 2, 10, 10), torch.empty(2).long()
+            for part, label in data:
+                yield x.copy_(part), y.copy_(label)
+
+    network = made("cnn")
+    data = [(x[:2], y[:2]) for x, y in data_for("cnn", batches=3)]
+    one, two = (prune_layerwise(network, loader, density=0.5) for loader in (data, Refills()))
+    for found, expected in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        assert torch.equal(found, expected)
+
+
 @FEW
 def test_so_many_batches_are_taken_and_sums_may_be_single() -> None:
     network, data = made("cnn"), data_for("cnn", batches=3)
@@ -417,6 +469,7 @@ def test_attacked_inputs_are_drawn_by_the_seed() -> None:
         ({"allocate": "owl", "pattern": "2:4"}, "fixes what each layer keeps"),
         ({"solver": "dsnot", "pattern": "filter"}, "chooses single weights"),
         ({"rigde": 1.0}, "did you mean 'ridge'"),
+        ({"mask": torch.ones(2, 2, dtype=torch.bool)}, "give `masks`"),
         ({"clean": 0.5}, "has no effect without an attack"),
         ({"sweeps": 2}, "has no effect without an attack"),
         ({"batches": 0}, "at least 1"),

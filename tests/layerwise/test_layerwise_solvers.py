@@ -161,3 +161,11 @@ def test_moments_hold_the_mean_and_the_variance_of_inputs():
     torch.testing.assert_close(problem.mean[0], patches.mean(0))
     torch.testing.assert_close(problem.variance[0], patches.var(0, correction=0))
     assert (problem.examples, problem.samples) == (5, len(patches))
+
+
+@pytest.mark.parametrize("solver", ["refit", "admm", "sparsegpt", "dsnot"])
+def test_a_mask_of_another_shape_is_refused(make_layer, solver):
+    problem = make_layer(3, 4).problem
+    for mask in (torch.ones(1, 4, 3, dtype=torch.bool), torch.ones(1, 3, 4)):
+        with pytest.raises(ValueError, match=r"boolean and have the shape \(1, 3, 4\)"):
+            SOLVERS[solver].solve(problem, mask)
