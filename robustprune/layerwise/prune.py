@@ -28,6 +28,7 @@ from robustprune.layerwise.inputs import attacked, calibration_batches
 from robustprune.layerwise.moments import Moments, as_matrices, as_weight
 from robustprune.layerwise.problem import Solution
 from robustprune.layerwise.ratios import Ratios, check_ratios, layer_counts
+from robustprune.layerwise.rounding import with_rounding
 from robustprune.layerwise.route import Route
 from robustprune.layerwise.solvers import SOLVERS
 from robustprune.layerwise.targets import TargetName
@@ -77,6 +78,7 @@ def prune_layerwise(
     clean: float | None = None,
     sweeps: int = 1,
     bias: bool = False,
+    quantise: int | None = None,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
     offload: bool = False,
@@ -119,6 +121,8 @@ def prune_layerwise(
         sweeps: number of walks over the layers. From the second on, the attack is on the network
             that the previous walk returned.
         bias: whether biases are refitted to the new weights.
+        quantise: number of bits of a weight, 2 to 8, see `robustprune.layerwise.rounding`; the
+            network holds the rounded values in its own dtype. None does not round.
         dtype: dtype of the products and of the solver, float64 or float32; sums are in float64.
         device: the device of the computation; None for that of the model.
         offload: whether the network stays where it is and only one module of a chain at a time,
@@ -149,6 +153,8 @@ def prune_layerwise(
     solve = checked_solver(
         solver, options if masks is None else {**options, "mask": masks}, pattern
     )
+    if quantise is not None:
+        solve = with_rounding(solver, solve, quantise)
     check_options(target, after, outputs, attack, batches, clean, sweeps, dtype)
     scaled = not isinstance(solver, str) or SOLVERS[solver].needs_cross
     if outputs != "alike" and not scaled and allocate != "global":

@@ -43,7 +43,7 @@ def sparsegpt(
             mask too.
         damp: strength of the ridge, relative to the mean energy of the inputs.
         block: number of columns in a block, at least 1.
-        project: Π for a given mask; it gets one column, (groups, rows).
+        project: Π for a given mask; it gets one column, (groups, rows, 1).
 
     Raises:
         ValueError: `block` is below 1, or the problem is singular.
@@ -73,7 +73,7 @@ def sparsegpt(
                 own = slice(start + i, until)
                 kept[:, own] = _best((weight[:, own] / pivots[:, own]).abs(), count, plan.by_row)
             column = part[:, i].clone()
-            wanted = project(column, kept[:, start + i])
+            wanted = project(column.unsqueeze(-1), kept[:, start + i, :, None]).squeeze(-1)
             error = (column - wanted) / pivots[:, start + i]
             part[:, i + 1 :].baddbmm_(corner[:, i, i + 1 :, None], error.unsqueeze(1), alpha=-1)
             part[:, i], errors[:, i] = wanted, error
