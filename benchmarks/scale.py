@@ -57,7 +57,7 @@ def measure(width: int, batch: int, steps: int, repeats: int) -> Point:
     import torch
 
     from attacks import PGD, ThreatModel
-    from robustprune.measure.cost import count_macs
+    from robustprune.measure.work import count_macs
     from robustprune.models import build_model
     from robustprune.models.build import ModelInputs
     from robustprune.search import find_scratch_ticket
@@ -115,7 +115,7 @@ def predict() -> str:
     import torch
     from torchvision.models import resnet50
 
-    from robustprune.measure.cost import count_macs
+    from robustprune.measure.work import count_macs
 
     model, x = resnet50(), torch.rand(2, 3, 224, 224)
     macs, saved = count_macs(model, x)[0], saved_bytes(model, x) / 2

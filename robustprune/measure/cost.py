@@ -7,29 +7,20 @@ saved in principle; only the measured latency says what is saved on a machine. S
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from attacks.modes import evaluating
-from attacks.network import unwrapped
 from robustprune.deploy.copies import check_module
-from robustprune.deploy.csr import CSRLinear
 from robustprune.deploy.timing import time_in_turns
-from robustprune.sparsity import is_single, plain
+from robustprune.measure.work import count_work
+from robustprune.sparsity import plain
 from robustprune.sparsity.plain import computed_weights
-
-#: torch's operations that multiply matrices, and parts of names of those that do so internally
-_PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "vdot", "_trilinear"))
-_WORDS = ("convolution", "attention", "lstm", "gru", "rnn", "transformer")
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -41,13 +32,12 @@ class Cost:
         parameters: the number of stored weights: each dense weight, zero or not, and the stored
             weights of a CSR layer.
         nonzeros: the number of those that aren't zero (under the mask).
-        macs: the multiply-accumulates for one example in linear and convolution layers that are
-            carried out; dense layers also multiply by their zeros.
-        effective_macs: the number of those with a weight that isn't zero.
+        macs: the multiply-accumulates for one example that are carried out, see `count_work`;
+            dense layers also multiply by their zeros.
+        effective_macs: the number of those without a weight that is zero.
         file_bytes: the size of the network's whole state as safetensors (with the masks, if they
             aren't baked in).
-        uncounted: the modules with other matrix products, which `macs` leaves out: a recurrent or
-            attention layer, or a matrix product in a forward.
+        uncounted: the modules with matrix products that can't be counted, which `macs` leaves out.
         latency: the median seconds of one batch.
         latency_quartiles: the lower and the upper quartile of the same.
         batch_size, threads, device: the conditions of the latency.
@@ -123,110 +113,9 @@ def used_weights(model: nn.Module) -> Iterator[Tensor]:
     yield from (parameter.detach() for parameter in model.parameters())
 
 
-def count_macs(model: nn.Module, example: Tensor) -> tuple[int, int]:
-    """Return the multiply-accumulates for one example: (carried out, with a non-zero weight).
-
-    Calls of linear, CSR and (transposed) convolution layers are counted; bias, batch norm and
-    functional calls are not (`count_work` names them). A weight of a convolution is used once at
-    each output position, padding included, and that of a transposed one once at each input
-    position.
-
-    Args:
-        example: a batch (N, ...) on the model's device.
-    """
-    work = count_work(model, example)
-    return work.macs, work.effective
-
-
-@dataclass(frozen=True)
-class Work:
-    """The multiply-accumulates for one example: those carried out, those with a non-zero weight,
-    and the modules whose products neither number contains."""
-
-    macs: int
-    effective: int
-    uncounted: tuple[str, ...]
-
-
-@torch.no_grad()
-def count_work(model: nn.Module, example: Tensor) -> Work:
-    """Return what `count_macs` counts, and the names of what it can't, such as "LSTM 'encoder'"."""
-    model = unwrapped(model)
-    counts = {"macs": 0, "effective": 0}
-    watch = _Products(model)
-
-    def note(layer: nn.Module, args: tuple[Tensor, ...], kwargs: Any, output: Tensor) -> None:
-        if isinstance(layer, CSRLinear):
-            positions = math.prod(output.shape[:-1])
-            stored, nonzeros = layer.nonzeros, int(torch.count_nonzero(layer.values))
-        else:
-            weight = cast(Tensor, layer.weight)
-            if weight.ndim == 2:  # a linear layer
-                positions = math.prod(output.shape[:-1])
-            else:
-                source = args[0] if args else kwargs["input"]
-                positions = _positions(source if isinstance(layer, _TRANSPOSED) else output)
-            stored, nonzeros = weight.numel(), int(torch.count_nonzero(weight))
-        counts["macs"] += stored * positions
-        counts["effective"] += nonzeros * positions
-        watch.inside -= 1  # only now, because reading a weight may multiply matrices
-
-    def enter(_: nn.Module, args: Any) -> None:
-        watch.inside += 1
-
-    handles: list[Any] = []
-    try:
-        for module in model.modules():
-            if is_single(module) or isinstance(module, CSRLinear):
-                handles.append(module.register_forward_pre_hook(enter))
-                handles.append(module.register_forward_hook(note, with_kwargs=True))
-            else:
-                handles.append(module.register_forward_pre_hook(watch.enter))
-                handles.append(module.register_forward_hook(watch.leave))
-        with evaluating(model), watch:
-            model(example.clone())
-    finally:
-        for handle in handles:
-            handle.remove()
-    size = len(example)
-    return Work(counts["macs"] // size, counts["effective"] // size, tuple(watch.found))
-
-
-class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Note the modules in which matrices are multiplied outside of counted layers."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names = {module: name for name, module in model.named_modules()}
-        self.stack: list[nn.Module] = []
-        self.inside = 0
-        self.found: dict[str, None] = {}
-
-    def enter(self, module: nn.Module, args: Any) -> None:
-        self.stack.append(module)
-
-    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.stack.pop()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        name = func.__name__.partition(".")[0]
-        if not self.inside and (name in _PRODUCTS or any(word in name for word in _WORDS)):
-            module = self.stack[-1]
-            kind, path = type(module).__name__, self.names[module]
-            self.found[f"{kind} {path!r}" if path else f"the forward of {kind}"] = None
-        return func(*args, **(kwargs or {}))
-
-
 def state_bytes(model: nn.Module) -> int:
     """Return the size of the model's state as a safetensors file, with its header."""
     return len(save({k: v.detach().cpu().clone() for k, v in model.state_dict().items()}))
-
-
-def _positions(tensor: Tensor) -> int:
-    """Return the number of positions in space of (N, C, ...), over the whole batch."""
-    return len(tensor) * math.prod(tensor.shape[2:])
 
 
 def _quartiles(seconds: list[float]) -> tuple[float, float, float]:

@@ -9,11 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import prune
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from robustprune.deploy import slim, to_csr
 from robustprune.measure import compare_cost
-from robustprune.measure.cost import count_macs, count_work, state_bytes, used_weights
-from robustprune.sparsity import MaskSet, apply_masks, bake
+from robustprune.measure.cost import state_bytes, used_weights
+from robustprune.measure.work import count_macs, count_work
+from robustprune.sparsity import MaskSet, apply_masks, bake, full_masks
 
 
 @pytest.mark.parametrize(
@@ -143,25 +145,78 @@ class Products(nn.Module):
         return out[0] if isinstance(out, tuple) else out
 
 
+def test_products_that_cannot_be_counted_are_named() -> None:
+    (cost,) = compare_cost({"a": Products("Bilinear")}, torch.ones(2, 3, 4), repeats=1)
+    assert cost.uncounted == ("Bilinear 'inner'",)
+    assert cost.macs == 3 * 16
+
+
 @pytest.mark.parametrize(
-    "kind", ["LSTM", "GRU", "MultiheadAttention", "TransformerEncoderLayer", "Bilinear"]
+    ("kind", "macs"),
+    [
+        ("LSTM", 3 * 4 * (16 + 16)),  # 3 steps, 4 gates
+        ("GRU", 3 * 3 * (16 + 16)),
+        ("MultiheadAttention", 3 * 4 * 16 + 2 * 3 * 3 * 4),  # q, k, v, out; q k' and its product
+        # of the sequences (2, 3, 4), where the first dimension is the time: 2 steps
+        ("TransformerEncoderLayer", 3 * 4 * 16 + 3 * 2 * 4 * 8 + 3 * 2 * 2 * 2 * 4 // 2),
+        ("forward", 3 * 3 * 4),
+        ("none", 0),
+    ],
 )
-def test_products_that_are_not_counted_are_named(kind: str) -> None:
-    (cost,) = compare_cost({"a": Products(kind)}, torch.ones(2, 3, 4), repeats=1)
-    encoder = kind == "TransformerEncoderLayer"  # of which the linear layers are counted
-    inner = "MultiheadAttention 'inner.self_attn'" if encoder else f"{kind} 'inner'"
-    assert cost.uncounted == (inner,)
-    assert cost.macs == 3 * 16 + (3 * 2 * 4 * 8 if encoder else 0)
+@pytest.mark.parametrize("masked", [True, False])
+def test_recurrent_layers_attention_and_products_of_a_forward(
+    kind: str, macs: int, masked: bool
+) -> None:
+    x, model = torch.ones(2, 3, 4), Products(kind).eval()
+    work = count_work(model, x)
+    assert (work.macs, work.effective, work.uncounted) == (3 * 16 + macs, 3 * 16 + macs, ())
+    masks = MaskSet(
+        {  # of each row of inputs, the first half
+            name: (torch.arange(mask.shape[1]) < mask.shape[1] // 2).expand(mask.shape)
+            for name, mask in full_masks(model).items()
+        }
+    )
+    apply_masks(model, masks)
+    if not masked:
+        bake(model)
+    products = {
+        "MultiheadAttention": 2 * 3 * 3 * 4,
+        "TransformerEncoderLayer": 3 * 2 * 2 * 2 * 4 // 2,
+        "forward": 3 * 3 * 4,
+    }.get(kind, 0)
+    half = count_work(model, x)
+    assert half.macs == work.macs
+    assert half.effective == (work.macs - products) // 2 + products
 
 
-def test_products_of_a_forward_are_named_and_sums_are_not() -> None:
-    x = torch.ones(2, 3, 4)
-    assert count_work(Products("forward"), x).uncounted == ("the forward of Products",)
-    assert count_work(Products("none"), x).uncounted == ()
-    nested = nn.Sequential(Products("forward"), nn.Linear(3, 3), nn.LayerNorm(3), nn.Softmax(1))
-    assert count_work(nested, x).uncounted == ("Products '0'",)
+def test_steps_of_packed_sequences_cells_and_products_with_a_weight() -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.LSTM(4, 3, 2, bidirectional=True, batch_first=True)
+            self.cell = nn.GRUCell(6, 5)
+            self.weight = nn.Parameter(torch.eye(5))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            packed = pack_padded_sequence(x, torch.tensor([3, 1]), batch_first=True)
+            steps, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
+            return self.cell(steps[:, 0]) @ self.weight
+
+    work = count_work(Packed(), torch.randn(2, 3, 4))
+    rnn = 2 * 12 * (4 + 3) + 2 * 12 * (6 + 3)
+    cell = 15 * (6 + 5)
+    assert work.macs == (4 * rnn + 2 * cell + 2 * 25) // 2
+    assert work.effective == (4 * rnn + 2 * cell + 2 * 5) // 2
+    assert work.uncounted == ()
+
+
+def test_what_makes_a_weight_is_none_of_the_network() -> None:
     spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
-    assert count_work(spectral, x).uncounted == ()  # what makes a weight is none of the network's
+    work = count_work(spectral, torch.ones(2, 3, 4))
+    assert (work.macs, work.uncounted) == (3 * 16, ())
+    fused = torch.backends.mha.get_fastpath_enabled()
+    count_work(Products("MultiheadAttention"), torch.ones(2, 3, 4))
+    assert torch.backends.mha.get_fastpath_enabled() == fused
 
 
 def test_counting_leaves_the_network_and_the_example_alone() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from robustprune.pipeline import cost
 from robustprune.report.collect import _costs
@@ -75,14 +76,14 @@ def test_a_network_that_is_measured_whole(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_cannot_be_made_or_counted_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = Net(torch.relu, recurrent=True)
+    model = Net(lambda h: F.bilinear(h, h, torch.ones(4, 4, 4)), recurrent=True)
     content = measured(model, model, tmp_path, monkeypatch)
     assert "No slim form: layer 'inner' is a LSTM, which can't be deployed" in content["note"]
-    assert "The MACs leave out the products of LSTM 'inner'." in content["note"]
-    assert {row["macs"] for row in content["rows"]} == {20 * 2}
+    assert "The MACs leave out the products of the forward of Net." in content["note"]
+    assert {row["macs"] for row in content["rows"]} == {5 * 4 * (16 + 16) + 20 * 2}
     table = cost_table(_costs(tmp_path / "cost.json"))
     assert table is not None
-    assert table.rows[0].macs == "at least 40"
+    assert table.rows[0].macs == "at least 680"
 
 
 def test_an_error_in_making_a_form_ends_no_run(

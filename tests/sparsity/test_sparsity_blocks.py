@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustprune.measure.cost import count_work
+from robustprune.measure.work import count_work
 from robustprune.search import prune_one_shot
 from robustprune.sparsity import (
     MaskSet,
