@@ -14,7 +14,7 @@ _FIELDS = ("label", "layout", "test")
 
 
 def add_data_options(
-    parser: argparse.ArgumentParser, place: argparse._ActionsContainer | None = None
+    parser: argparse._ActionsContainer, place: argparse._ActionsContainer | None = None
 ) -> None:
     """Add --data and the options that say how to read it.
 

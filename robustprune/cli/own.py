@@ -64,7 +64,7 @@ def add_own_options(parser: argparse.ArgumentParser) -> None:
     add_place_options(parser)
 
 
-def add_state_option(parser: argparse.ArgumentParser) -> None:
+def add_state_option(parser: argparse._ActionsContainer) -> None:
     path_argument(
         parser,
         "--state",

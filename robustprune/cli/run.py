@@ -107,7 +107,7 @@ def add_model_option(parser: argparse.ArgumentParser, **settings: Any) -> None:
     )
 
 
-def add_override_option(parser: argparse.ArgumentParser) -> None:
+def add_override_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--set",
         nargs="+",

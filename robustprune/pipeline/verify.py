@@ -128,12 +128,17 @@ def verify_run(
     ]
 
 
+def is_own(path: Path) -> bool:
+    """Return whether a folder has certificates of `robustprune certify`, and not of a run."""
+    return (path / SETTINGS).exists() and not (path / "config.yaml").exists()
+
+
 def run_with_certificates(path: Path) -> Path:
     """Return the run that a path means: the path itself, or the only run inside it.
 
     Raises:
-        ValueError: it has no certificates, or those of the user's own network, or there are several
-            runs in it; the message says what to do.
+        ValueError: it has no certificates, or there are several runs in it; the message says what
+            to do.
         FileNotFoundError: there is no such folder.
     """
     if not path.is_dir():
@@ -167,12 +172,9 @@ def _check_kind(path: Path) -> None:
             "--set certify.method=crown-ibp, say"
         )
     if not (path / "config.yaml").exists():
-        own = (path / SETTINGS).exists()
         raise ValueError(
-            f"{path} holds certificates of "
-            + ("your own network" if own else "something that is no run (there is no config.yaml)")
-            + ", which can't be built from a config; give `robustprune certify` the same options "
-            "and another --out, and compare the two files"
+            f"{path} has certificates, but neither config.yaml nor {SETTINGS}, which say how they "
+            "were made"
         )
 
 

@@ -77,7 +77,7 @@ def test_what_is_no_run_is_bad_input(
     (tmp_path / "bare").mkdir()
     shutil.copy(empty_run(tmp_path / "r") / "config.yaml", tmp_path / "bare")
     for folder, said in (
-        ("certificates", "holds certificates of your own network"),
+        ("certificates", "holds certificates of your own network; name it and its data"),
         ("bare", "is a run without certificates"),
         (str(tmp_path / "r" / ".."), "verifying"),
         ("nowhere", "there is no run directory nowhere"),
