@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,6 +39,40 @@ class StepResult:
 #: `class_labels` (True): y are indices of classes or tokens, which the loop then checks;
 #: `points(model, x, y, epoch)`: the inputs of its loss, for criteria that need logits.
 Objective = Callable[[nn.Module, Tensor, Tensor, float], StepResult]
+
+
+def check_objective(objective: object) -> None:
+    """Refuse what is no objective: the name of one, a loss of torch, or an attack.
+
+    Raises:
+        ValueError: it can't be called as `objective(model, x, y, epoch)`.
+    """
+    kind = type(objective).__qualname__
+    if not callable(objective):
+        raise ValueError(
+            f"objective is {objective!r:.80}; give an object such as Natural(), or "
+            "Adversarial(PGD(ThreatModel('linf', eps=8 / 255)))"
+        )
+    try:
+        signature = inspect.signature(
+            objective.forward if isinstance(objective, nn.Module) else objective
+        )
+    except (TypeError, ValueError):  # of a built-in without a signature
+        return
+    if _takes(signature, 4):
+        return
+    advice = "as Natural() does, the cross-entropy on clean examples"
+    if _takes(signature, 3) and hasattr(objective, "threat"):
+        advice = f"but Adversarial({kind}(...)) does"
+    raise ValueError(f"objective is {kind}, which does not take (model, x, y, epoch), {advice}")
+
+
+def _takes(signature: inspect.Signature, number: int) -> bool:
+    try:
+        signature.bind(*range(number))
+    except TypeError:
+        return False
+    return True
 
 
 def tally(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor | int]:

@@ -17,7 +17,7 @@ from robustprune.minmax.history import EpochRecord, History
 from robustprune.minmax.optimizers import OptimizerLike, Rates, understood
 from robustprune.minmax.options import Validation
 from robustprune.minmax.progress import Meter
-from robustprune.minmax.result import Objective
+from robustprune.minmax.result import Objective, check_objective
 from robustprune.minmax.resume import Checkpoint, Keeper
 from robustprune.minmax.steps import Training
 from robustprune.run.runtime import warn_of_emulated_bfloat16
@@ -90,6 +90,7 @@ def train(
         TrainingDiverged: the loss, a gradient or a weight became non-finite; the message says which
             was first. The model then has its state from the start of the epoch, or from the resume.
     """
+    check_objective(objective)
     optimizer = understood(optimizer)
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")

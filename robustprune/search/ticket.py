@@ -25,6 +25,7 @@ from robustprune.minmax import (
     OptimizerSpec,
     train,
 )
+from robustprune.minmax.result import check_objective
 from robustprune.sparsity import (
     Allocation,
     Coverage,
@@ -77,9 +78,10 @@ def chosen_objective(attack: Attack | None, objective: Objective | None) -> Obje
     """Return the given objective, or adversarial training with the given attack.
 
     Raises:
-        ValueError: both are given, or neither.
+        ValueError: both are given, or neither, or `check_objective` refuses the objective.
     """
     if objective is not None and attack is None:
+        check_objective(objective)
         return objective
     if attack is not None and objective is None:
         return Adversarial(attack)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +18,14 @@ from robustprune.minmax import (
     FreeLB,
     Gaussian,
     Mart,
+    Natural,
     OptimizerSpec,
     Repeated,
     Trades,
     train,
 )
 from robustprune.minmax.objectives import divergence
+from robustprune.minmax.result import StepResult, check_objective
 
 THREAT = ThreatModel("linf", 0.3)
 
@@ -267,3 +270,29 @@ def test_free_begins_anew_with_each_training_of_one_step() -> None:
         )
         losses.append(history[0].loss)
     assert losses[0] == losses[1]
+
+
+class Own(nn.Module):
+    """An objective may be a module."""
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+        return Natural()(model, x, y, epoch)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("pgd", r"objective is 'pgd'; give an object such as Natural\(\), or Adversarial\(PGD"),
+        (PGD(THREAT), r"objective is PGD, .* \(model, x, y, epoch\), but Adversarial\(PGD\("),
+        (nn.CrossEntropyLoss(), r"objective is CrossEntropyLoss, .* as Natural\(\) does"),
+        (None, "objective is None"),
+    ],
+)
+def test_what_is_no_objective_says_what_to_give(objective: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(nn.Linear(4, 3), [], objective, optimizer=OptimizerSpec(), epochs=1)
+
+
+def test_objectives_of_all_forms_are_taken() -> None:
+    for objective in (Own(), Own().forward, lambda model, x, y, epoch: Natural()(model, x, y, 0)):
+        check_objective(objective)
