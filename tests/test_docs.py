@@ -163,15 +163,35 @@ def test_the_site_has_every_page() -> None:
     parts = [part if isinstance(part, list) else [{"": part}] for part in entries]
     listed = [path for part in parts for entry in part for path in entry.values()]
     docs = ROOT / "docs"
-    assert sorted(listed) == sorted(str(page.relative_to(docs)) for page in docs.rglob("*.md"))
+    notebooks = (book.with_suffix(".md") for book in docs.rglob("*.ipynb"))
+    pages = (*docs.rglob("*.md"), *notebooks)
+    assert sorted(listed) == sorted(str(page.relative_to(docs)) for page in pages)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="no mkdocs installed")
+_SITE = ("material", "mkdocstrings", "nbclient", "nbconvert", "ipykernel")
+_MISSING = [name for name in _SITE if importlib.util.find_spec(name) is None]
+
+
+@pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {', '.join(_MISSING)}")
 def test_the_site_builds(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "own.html").exists()
+    reference = (tmp_path / "reference" / "search.html").read_text(encoding="utf-8")
+    assert 'id="robustprune.search.find_scratch_ticket"' in reference
+    for name in ("own_network", "sensor"):  # they were run: masks and accuracies are shown
+        page = (tmp_path / "notebooks" / f"{name}.html").read_text(encoding="utf-8")
+        assert "weights that the mask keeps" in page
+        assert "accuracy on " in page
+    loaded = [
+        link
+        for page in tmp_path.rglob("*.html")
+        for link in re.findall(
+            r'<(?:script|link|img)[^>]* (?:src|href)="(https?://[^"]*)', page.read_text("utf-8")
+        )
+    ]
+    assert loaded == []  # nothing comes from other servers
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
