@@ -1,5 +1,6 @@
 """Make networks with masks really smaller, save them without their code, and export them."""
 
+from robustprune.deploy.coupled import prune_channels
 from robustprune.deploy.csr import CSRLinear
 from robustprune.deploy.export import export_onnx, export_program
 from robustprune.deploy.int8 import Int8Files, export_int8, onnx_logits
@@ -20,6 +21,7 @@ __all__ = [
     "fastest",
     "load_slim",
     "onnx_logits",
+    "prune_channels",
     "record",
     "save_slim",
     "silence",

@@ -76,6 +76,8 @@ def _follow_step(
         aligned = source is None or source.axis == axis
         if not shared and aligned and getattr(layer, "groups", 1) == 1:
             return "affine", _affine(layer, source, axis, fates)
+        if not shared and source is not None and aligned and is_depthwise(layer):
+            return "depthwise", _depthwise(layer, source)
         return "opaque", None
     if step.kind in ("input", "tensor"):
         return "each", None
@@ -130,6 +132,25 @@ def _affine(layer: nn.Module, source: Signal | None, axis: int, fates: Fates) ->
     constant = ~(read & ~settled).any(1)
     total = offset + weight.sum(2).where(settled, 0.0) @ value
     return Signal(axis, fates.new(outs), constant & total.isfinite(), total)
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Return whether each output of a convolution reads one input, its own."""
+    return isinstance(layer, CONVOLUTIONS) and layer.groups == layer.in_channels > 1
+
+
+def _depthwise(layer: nn.Module, source: Signal) -> Signal:
+    """Follow a convolution in which each channel has one filter of its own, or several."""
+    weight = weight_matrix(layer)
+    times = len(weight) // len(source.fates)
+    settled = (source.constant & ~(source.nonzero() & leaks(layer))).repeat_interleave(times)
+    value = source.value.repeat_interleave(times).where(settled, 0.0)
+    bias = layer.bias
+    offset = bias.detach().to("cpu", torch.float64) if isinstance(bias, Tensor) else 0.0
+    total = offset + weight.sum((1, 2)) * value
+    constant = settled | (weight == 0).all(2).all(1)
+    fates = np.repeat(source.fates, times)
+    return Signal(source.axis, fates, constant & total.isfinite(), total)
 
 
 def _norm(layer: nn.Module, signal: Signal) -> Signal:

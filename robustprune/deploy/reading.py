@@ -64,7 +64,7 @@ def _read(network: Network, flow: Flow, name: str, source: Signal, wanted: Tenso
         if leaks(layer):
             return read & (~source.constant | source.nonzero())
         return read & ~source.constant
-    if flow.kind == "flatten":
+    if flow.kind in ("flatten", "depthwise"):
         return wanted.reshape(len(source.constant), -1).any(1)
     if flow.kind == "join":
         found = torch.zeros_like(source.constant)

@@ -2,10 +2,10 @@
 
 Each tensor between two layers has channels along one axis. Channels that can only be removed
 together share a "fate", which is a number: channel i of the input and of the output of a batch
-norm, the summands and the sum of a residual connection, or the H·W features that flattening makes
-of one channel. A channel is constant if it has one value at all positions and for all inputs: the
-output of a filter without weights is its bias, batch norm maps it to another constant, and ReLU to
-max(0, that constant).
+norm or of a depthwise convolution, the summands and the sum of a residual connection, or the H·W
+features that flattening makes of one channel. A channel is constant if it has one value at all
+positions and for all inputs: the output of a filter without weights is its bias, batch norm maps it
+to another constant, and ReLU to max(0, that constant).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from robustprune.deploy.network import Step
 from robustprune.deploy.vocabulary import CONVOLUTIONS, TRANSPOSED
 
-Kind = Literal["affine", "norm", "each", "pair", "join", "flatten", "opaque"]
+Kind = Literal["affine", "depthwise", "norm", "each", "pair", "join", "flatten", "opaque"]
 
 
 class Fates:

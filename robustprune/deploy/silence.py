@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +37,7 @@ def silence(model: nn.Module, masks: MaskSet, example: Tensor) -> MaskSet:
     network, prefix = record(model), wrapper(model)
     given, masks = masks, inner_names(model, masks)
     extra: dict[str, Tensor] = {}
-    _make_structural(network, masks)
+    make_structural(network, masks)
     layers = dict(network.named_modules())
     for name, mask in masks.items():
         path, _, leaf = name.rpartition(".")
@@ -60,7 +62,7 @@ def silence(model: nn.Module, masks: MaskSet, example: Tensor) -> MaskSet:
     return given & MaskSet({f"{prefix}{name}": mask for name, mask in extra.items()})
 
 
-def _make_structural(network: Network, masks: MaskSet) -> None:
+def make_structural(network: Network, masks: Mapping[str, Tensor]) -> None:
     """Make every parameter positive and the pruned ones zero, so that zero means pruned."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in network.named_parameters():

@@ -13,7 +13,7 @@ from robustprune.deploy.network import Network
 from robustprune.deploy.reading import kept_channels
 from robustprune.deploy.record import record
 from robustprune.deploy.signals import Signal, leaks, weight_matrix
-from robustprune.deploy.vocabulary import NORMS, TRANSPOSED
+from robustprune.deploy.vocabulary import CONVOLUTIONS, NORMS, TRANSPOSED
 from robustprune.sparsity import MaskSet
 
 
@@ -26,9 +26,9 @@ def slim(model: nn.Module, masks: MaskSet | None, example: Tensor) -> Network:
     flattening, concatenation and residual sums. A constant other than zero is added to the bias of
     the layer that reads it. If that layer pads zeros, the effect of the constant depends on the
     position, and the channel stays. A residual sum loses a channel only if all summands can lose
-    it. Layers that are called twice, layers that share a parameter with another and grouped
-    convolutions stay whole, so the result never has more parameters than `model`. A layer never
-    loses its last channel.
+    it. A depthwise convolution loses the filters of its input's channels. Layers that are called
+    twice, layers that share a parameter with another and convolutions in other groups stay whole,
+    so the result never has more parameters than `model`. A layer never loses its last channel.
 
     Args:
         masks: the masks of `model`; None if its pruned weights are zero already.
@@ -53,6 +53,8 @@ def slim(model: nn.Module, masks: MaskSet | None, example: Tensor) -> Network:
             source, ins = flow.sources[name], kept[name]
             _move_constants_to_bias(layer, source, ins)
             _cut_affine(layer, outs, None if ins is None else _index(ins))
+        elif flow.kind == "depthwise":
+            _cut_depthwise(layer, outs)
         elif flow.kind == "norm":
             _cut_norm(layer, outs)
     check_equal(plain, network, example)
@@ -97,6 +99,17 @@ def _cut_affine(layer: nn.Module, outs: Tensor, ins: Tensor | None) -> None:
         names = ("in_channels", "out_channels")
     setattr(layer, names[0], shorter.shape[in_dim])
     setattr(layer, names[1], shorter.shape[out_dim])
+
+
+def _cut_depthwise(layer: nn.Module, outs: Tensor) -> None:
+    """Keep only the channels `outs` of a depthwise convolution, in place."""
+    assert isinstance(layer, CONVOLUTIONS)
+    times = layer.out_channels // layer.in_channels
+    for name in ("weight", "bias"):
+        if getattr(layer, name) is not None:
+            _select(layer, name, outs)
+    layer.out_channels = len(outs)
+    layer.in_channels = layer.groups = len(outs) // times
 
 
 def _cut_norm(layer: nn.Module, outs: Tensor) -> None:
