@@ -18,6 +18,7 @@ from robustprune.layerwise.moments import is_solvable
 from robustprune.layerwise.problem import Solution
 from robustprune.layerwise.route import Route, find_route
 from robustprune.layerwise.solvers import SOLVERS
+from robustprune.layerwise.structures import STRUCTURES
 from robustprune.layerwise.targets import TARGETS
 from robustprune.run.suggest import did_you_mean
 from robustprune.sparsity import LeftOut, MaskSet, weights_of
@@ -170,6 +171,43 @@ def checked_solver(
                 f"{', '.join(known) or 'none'}"
             )
     return solve
+
+
+def needed(density: float | None) -> float:
+    if density is None:
+        raise ValueError(
+            "give `density`, the fraction to keep, or `masks` that were found elsewhere"
+        )
+    return density
+
+
+def warn_of_few(few: Mapping[str, tuple[int, int]], layers: int) -> None:
+    """Warn (`FewExamples`) of layers, of so many, with fewer samples than inputs."""
+    if not few:
+        return
+    worst = min(few, key=lambda name: few[name][0] / few[name][1])
+    samples, inputs = few[worst]
+    warnings.warn(
+        f"{len(few)} of {layers} layers have fewer calibration samples than inputs, so "
+        f"that the ridge decides what the samples leave open: {worst!r} has a Gram matrix of "
+        f"rank {samples} at most for {inputs} inputs; give more examples",
+        FewExamples,
+        stacklevel=4,
+    )
+
+
+def check_structure(structure: str, pattern: str) -> None:
+    """Refuse an unknown structure, and one with a pattern of its own."""
+    if structure not in STRUCTURES:
+        raise ValueError(
+            f"unknown structure {structure!r}{did_you_mean(structure, STRUCTURES)}; choose one of "
+            f"{', '.join(STRUCTURES)}"
+        )
+    if structure != "weight" and pattern != "element":
+        raise ValueError(
+            f"pattern {pattern!r} and structure {structure!r} both group weights; leave the "
+            "pattern at 'element'"
+        )
 
 
 def check_options(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,13 +13,15 @@ from torch import Tensor, nn
 from attacks import Attack
 from robustprune.layerwise.calibrate import After, Pair, layer_of, walk
 from robustprune.layerwise.checks import (
-    FewExamples,
     SolverLike,
     check_options,
+    check_structure,
     checked_solver,
     masked_layers,
+    needed,
     route_of,
     supported,
+    warn_of_few,
     without_cache,
 )
 from robustprune.layerwise.fisher import Outputs, output_weights
@@ -31,6 +32,7 @@ from robustprune.layerwise.ratios import Ratios, check_ratios, layer_counts
 from robustprune.layerwise.rounding import with_rounding
 from robustprune.layerwise.route import Route
 from robustprune.layerwise.solvers import SOLVERS
+from robustprune.layerwise.structures import Structure, last_columns, with_rows
 from robustprune.layerwise.targets import TargetName
 from robustprune.minmax import Batches, EpochRecord, History
 from robustprune.search.ticket import Ticket, copy_on, device_of, refuse_others
@@ -69,6 +71,7 @@ def prune_layerwise(
     allocate: Ratios = "layer",
     dense: Iterable[str] = (),
     seed: int = 0,
+    structure: Structure = "weight",
     masks: MaskSet | None = None,
     solver: SolverLike = "admm",
     target: TargetName = "dense",
@@ -106,6 +109,8 @@ def prune_layerwise(
         allocate: as in `find_scratch_ticket`; also "owl", and "global" by scores of the inputs, see
             `layer_counts`.
         seed: the seed that draws which examples are attacked.
+        structure: "weight", or "head" or "neuron" of a transformer, of which the fraction `density`
+            of each layer is kept, see `robustprune.layerwise.structures`.
         masks: masks found elsewhere, for whose weights new values are found; solver "refit" or
             another one that takes a mask. Layers without a mask stay as they are.
         solver: a name in `robustprune.layerwise.solvers.SOLVERS`, or a function
@@ -143,15 +148,18 @@ def prune_layerwise(
         raise ValueError(
             "`mask` is the mask of one layer; give `masks`, a MaskSet with a mask for each layer"
         )
+    check_structure(structure, pattern)
     if masks is None:
-        check_pattern(pattern, check_density(_needed(density)))
+        check_pattern(pattern, check_density(needed(density)))
     else:
         refuse_others(
             "masks say what is kept", density=(density, None), pattern=(pattern, "element"),
-            allocate=(allocate, "layer"), dense=(tuple(dense), ()),
+            allocate=(allocate, "layer"), dense=(tuple(dense), ()), structure=(structure, "weight"),
         )  # fmt: skip
     solve = checked_solver(
-        solver, options if masks is None else {**options, "mask": masks}, pattern
+        solver,
+        options if masks is None else {**options, "mask": masks},
+        pattern if structure == "weight" else structure,
     )
     if quantise is not None:
         solve = with_rounding(solver, solve, quantise)
@@ -171,12 +179,18 @@ def prune_layerwise(
     where = device_of(network)
     data = calibration_batches(network, loader, batches, device=where, attack=attack, tokens=tokens)
     layers = maskable_layers(network, dense=dense)
+    patterns = dict.fromkeys(layers, pattern)
+    if structure != "weight":
+        patterns = last_columns(network, layers, structure)
+        layers = {name: layers[name] for name in patterns}
     if masks is not None:
         layers = masked_layers(layers, masks)
     route = route_of(network, layers, data[0], where)
     layers = supported(network, layers, route)
     by_row = allocate == "row"
-    groups = {name: group_weight(layer, pattern, by_row=by_row) for name, layer in layers.items()}
+    groups = {
+        name: group_weight(layer, patterns[name], by_row=by_row) for name, layer in layers.items()
+    }
     if density is not None:
         check_ratios(allocate, groups, density)
     pruned, found = network, {}  # type: tuple[nn.Module, dict[str, Tensor]]
@@ -200,19 +214,13 @@ def prune_layerwise(
         lent = torch.device(device) if offload and device is not None else where
         pair = Pair(network, pruned, groups, taken, where, lent)
         found = _one_walk(pair, route, plan, (target, after), dtype, history)
+    if structure != "weight":
+        found = with_rows(pruned, found, structure)
     for name, module in pruned.named_modules():
         module.training = modes[name]
         if name in uncached:
             cast(Any, module.config).use_cache = True
     return Ticket(MaskSet(found), pruned, history)
-
-
-def _needed(density: float | None) -> float:
-    if density is None:
-        raise ValueError(
-            "give `density`, the fraction to keep, or `masks` that were found elsewhere"
-        )
-    return density
 
 
 def _one_walk(
@@ -238,16 +246,7 @@ def _one_walk(
             history.append(_record(name, len(history), error, masks[name], now - began))
             began = now
         del moments  # before the sums of the next layers are made
-    if few:
-        worst = min(few, key=lambda name: few[name][0] / few[name][1])
-        samples, inputs = few[worst]
-        warnings.warn(
-            f"{len(few)} of {len(masks)} layers have fewer calibration samples than inputs, so "
-            f"that the ridge decides what the samples leave open: {worst!r} has a Gram matrix of "
-            f"rank {samples} at most for {inputs} inputs; give more examples",
-            FewExamples,
-            stacklevel=3,
-        )
+    warn_of_few(few, len(masks))
     return masks
 
 
