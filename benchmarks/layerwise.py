@@ -46,18 +46,24 @@ DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.02)
 
 
 def layerwise(
-    solver: str, clean: float | None = 0.0, examples: int | None = None, **options: object
+    solver: str,
+    clean: float | None = 0.0,
+    examples: int | None = None,
+    *,
+    whole: bool = True,
+    **options: object,
 ) -> Search:
     """`prune_layerwise`; `clean` is the share of calibration inputs that stay clean, None for no
-    attack at all, and `examples` how many inputs are drawn, None for those of the case."""
+    attack at all, and `examples` how many inputs are drawn, None for those of the case. With
+    `whole`, the layers that the case names stay whole."""
 
     def search(case: Case, task: Task, model: nn.Module, density: float, seed: int) -> Ticket:
         attack = PGD(case.threat, steps=20, step_size=case.threat.eps / 4, seed=seed)
         attacked = {} if clean is None else {"attack": attack, "clean": clean}
         loader = calibration(case, task) if examples is None else drawn(task, examples, seed)
         return prune_layerwise(
-            model, loader, density=density, solver=solver, dense=case.whole,
-            seed=seed, **attacked, **options,
+            model, loader, density=density, solver=solver,
+            dense=case.whole if whole else (), seed=seed, **attacked, **options,
         )  # fmt: skip
 
     return search
@@ -151,6 +157,8 @@ METHODS: dict[str, Search] = {
     "ours, clean": layerwise("admm", clean=None, **{**OURS, "sweeps": 1}),
     "ours, half": layerwise("admm", clean=0.5, **OURS),
     "ours, bias": layerwise("admm", bias=True, **OURS),
+    "ours, batch norm": layerwise("admm", batch_norm="estimate", **OURS),
+    "ours, logits": layerwise("admm", whole=False, **OURS),
     "ours, own": layerwise("admm", target="own", **OURS),
     "residual, one sweep": layerwise(
         "admm", target="residual", clean=0.5, **{**OURS, "sweeps": 1}

@@ -15,7 +15,8 @@ from robustprune.layerwise.calibrate import AFTER
 from robustprune.layerwise.fisher import OUTPUTS
 from robustprune.layerwise.inputs import Batch
 from robustprune.layerwise.moments import is_solvable
-from robustprune.layerwise.problem import Solution
+from robustprune.layerwise.norms import BATCH_NORMS, batch_norms
+from robustprune.layerwise.problem import LayerProblem, Solution
 from robustprune.layerwise.route import Route, find_route
 from robustprune.layerwise.solvers import SOLVERS
 from robustprune.layerwise.structures import STRUCTURES
@@ -196,6 +197,21 @@ def warn_of_few(few: Mapping[str, tuple[int, int]], layers: int) -> None:
     )
 
 
+def check_solution(solution: Solution, problem: LayerProblem, name: str) -> None:
+    """Refuse what a solver returns for a layer if its shape is wrong or it is not finite."""
+    if solution.mask.shape != problem.weight.shape or solution.weight.shape != problem.weight.shape:
+        raise ValueError(
+            f"the solver returned a weight of shape {tuple(solution.weight.shape)} and a mask of "
+            f"{tuple(solution.mask.shape)} for layer {name!r}; both must have the shape "
+            f"{tuple(problem.weight.shape)} of `problem.weight`"
+        )
+    if not bool(torch.isfinite(torch.where(solution.mask, solution.weight, 0.0)).all()):
+        raise ValueError(
+            f"the solver gave weights of layer {name!r} that are NaN or infinite; take dtype "
+            "torch.float64, more examples, or a larger ridge where the solver has one"
+        )
+
+
 def check_structure(structure: str, pattern: str) -> None:
     """Refuse an unknown structure, and one with a pattern of its own."""
     if structure not in STRUCTURES:
@@ -207,6 +223,20 @@ def check_structure(structure: str, pattern: str) -> None:
         raise ValueError(
             f"pattern {pattern!r} and structure {structure!r} both group weights; leave the "
             "pattern at 'element'"
+        )
+
+
+def check_batch_norm(network: nn.Module, batch_norm: str) -> None:
+    """Refuse an unknown option, and an estimate without batch norms."""
+    if batch_norm not in BATCH_NORMS:
+        raise ValueError(
+            f"unknown batch_norm={batch_norm!r}{did_you_mean(batch_norm, BATCH_NORMS)}; choose one "
+            f"of {', '.join(BATCH_NORMS)}"
+        )
+    if batch_norm == "estimate" and not batch_norms(network):
+        raise ValueError(
+            f"{type(network).__name__} has no batch norm with running statistics, so that "
+            "batch_norm='estimate' has no effect; leave it at 'keep'"
         )
 
 

@@ -14,7 +14,9 @@ from attacks import Attack
 from robustprune.layerwise.calibrate import After, Pair, layer_of, walk
 from robustprune.layerwise.checks import (
     SolverLike,
+    check_batch_norm,
     check_options,
+    check_solution,
     check_structure,
     checked_solver,
     masked_layers,
@@ -27,6 +29,7 @@ from robustprune.layerwise.checks import (
 from robustprune.layerwise.fisher import Outputs, output_weights
 from robustprune.layerwise.inputs import attacked, calibration_batches
 from robustprune.layerwise.moments import Moments, as_matrices, as_weight
+from robustprune.layerwise.norms import BatchNorm, estimate
 from robustprune.layerwise.problem import Solution
 from robustprune.layerwise.ratios import Ratios, check_ratios, layer_counts
 from robustprune.layerwise.rounding import with_rounding
@@ -82,6 +85,7 @@ def prune_layerwise(
     sweeps: int = 1,
     bias: bool = False,
     quantise: int | None = None,
+    batch_norm: BatchNorm = "keep",
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
     offload: bool = False,
@@ -128,6 +132,7 @@ def prune_layerwise(
         bias: whether biases are refitted to the new weights.
         quantise: number of bits of a weight, 2 to 8, see `robustprune.layerwise.rounding`; the
             network holds the rounded values in its own dtype. None does not round.
+        batch_norm: "estimate" computes the statistics of batch norms anew after each walk.
         dtype: dtype of the products and of the solver, float64 or float32; sums are in float64.
         device: the device of the computation; None for that of the model.
         offload: whether the network stays where it is and only one module of a chain at a time,
@@ -149,6 +154,7 @@ def prune_layerwise(
             "`mask` is the mask of one layer; give `masks`, a MaskSet with a mask for each layer"
         )
     check_structure(structure, pattern)
+    check_batch_norm(model, batch_norm)
     if masks is None:
         check_pattern(pattern, check_density(needed(density)))
     else:
@@ -214,6 +220,8 @@ def prune_layerwise(
         lent = torch.device(device) if offload and device is not None else where
         pair = Pair(network, pruned, groups, taken, where, lent)
         found = _one_walk(pair, route, plan, (target, after), dtype, history)
+        if batch_norm == "estimate":
+            estimate(pruned, taken, where)
     if structure != "weight":
         found = with_rows(pruned, found, structure)
     for name, module in pruned.named_modules():
@@ -278,18 +286,8 @@ def _solve(pair: Pair, plan: _Plan, name: str, moments: Moments) -> tuple[Tensor
         solution = plan.solve(problem, **options)
     except ValueError as error:
         raise ValueError(f"layer {name!r} can't be solved: {error}") from error
-    if solution.mask.shape != problem.weight.shape or solution.weight.shape != problem.weight.shape:
-        raise ValueError(
-            f"the solver returned a weight of shape {tuple(solution.weight.shape)} and a mask of "
-            f"{tuple(solution.mask.shape)} for layer {name!r}; both must have the shape "
-            f"{tuple(problem.weight.shape)} of `problem.weight`"
-        )
+    check_solution(solution, problem, name)
     found = torch.where(solution.mask, solution.weight, 0.0)
-    if not bool(torch.isfinite(found).all()):
-        raise ValueError(
-            f"the solver gave weights of layer {name!r} that are NaN or infinite; take dtype "
-            "torch.float64, more examples, or a larger ridge where the solver has one"
-        )
     away = problem.error(found)
     scale = moments.row_scale(name) if plan.scaled else 1.0
     found = found / scale
