@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "bounds": "certified certified_radius margin_bounds",
     "certify": "Certificate read_certificates verify_certificates",
-    "deploy": "export_onnx load_slim save_slim slim sparsify",
+    "deploy": "export_onnx load_slim prune_channels save_slim slim sparsify",
     "layerwise": "prune_layerwise",
     "measure": "attack_set compare_cost evaluate nearest_adversarial",
     "minmax": "Adversarial Checkpoint Gaussian Natural OptimizerSpec Trades Validation log_epochs "

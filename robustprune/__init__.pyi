@@ -6,6 +6,7 @@ from robustprune.certify import read_certificates as read_certificates
 from robustprune.certify import verify_certificates as verify_certificates
 from robustprune.deploy import export_onnx as export_onnx
 from robustprune.deploy import load_slim as load_slim
+from robustprune.deploy import prune_channels as prune_channels
 from robustprune.deploy import save_slim as save_slim
 from robustprune.deploy import slim as slim
 from robustprune.deploy import sparsify as sparsify
