@@ -68,7 +68,9 @@ def test_a_finished_run_is_found_and_not_repeated(
         monkeypatch.setattr(f"robustprune.pipeline.{name}", forbidden)
     run = prepare(config_of("old"), out=runs, quiet=True)
     assert run.folder.path == folder
-    assert find_sparse_networks(run) == metrics
+    found = find_sparse_networks(run)
+    assert [method["title"] for method in found.pop("methods")] == ["RST"]  # new since then
+    assert found == metrics
     assert contents(folder, *before) == before
     assert sorted(path.name for path in runs.iterdir()) == [KILLED, FINISHED]
 
