@@ -26,7 +26,7 @@ from robustprune.sparsity import (
     Allocation,
     check_allocation,
     check_pattern,
-    group_weight,
+    groups_of,
     maskable_layers,
 )
 from robustprune.tasks import Task, holdout, load_task, text_names
@@ -131,7 +131,7 @@ def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
         )
     check_training(config)
     check_methods(config)
-    groups = {name: group_weight(layer, search.pattern) for name, layer in layers.items()}
+    groups = groups_of(layers, search.pattern)
     asked = [share for method in methods_of(config) for share in method.allots(config)]
     for share in dict.fromkeys(asked):
         check_allocation(cast(Allocation, search.allocate), groups, share)

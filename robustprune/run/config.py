@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from robustprune.run.digest import digest, digest_v1
 from robustprune.run.files import read_bytes
-from robustprune.run.naming import renamed, task_label
+from robustprune.run.naming import task_label
 from robustprune.run.packaged import config_names
 from robustprune.run.sections import METHODS, Sections
 from robustprune.run.settings import OBJECTIVES, TrainingSection
@@ -115,12 +115,12 @@ def with_values(
 
 
 def _name_after_task(tree: Mapping[str, Any], changed: dict[str, Any]) -> None:
-    """Change the run's name if the task was replaced."""
+    """Give the run the name of its task if that was replaced."""
     before, after = tree.get("task", {}), changed.get("task", {})
     if not isinstance(before, dict) or not isinstance(after, dict):
         return  # `parse_config` says what is wrong
     if task_label(before) != task_label(after):
-        changed["name"] = renamed(str(changed.get("name", Config().name)), before, after)
+        changed["name"] = task_label(after)
 
 
 class _Plain(yaml.SafeLoader):

@@ -31,17 +31,6 @@ def task_label(task: Mapping[str, Any]) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-._") or "task"
 
 
-def renamed(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Return the name of a run whose task was replaced: "rst_ecg200" becomes "rst_mine".
-
-    Args:
-        name: the name of the config, which is usually a method and a task.
-        before, after: the section of the task in the config, and after the overrides.
-    """
-    old, new = task_label(before), task_label(after)
-    return name.replace(old, new) if old in name else new
-
-
 def is_function(name: str) -> bool:
     """Return whether the name of a network is a `package.module:function` of the user."""
     return ":" in name

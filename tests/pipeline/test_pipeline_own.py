@@ -21,6 +21,7 @@ from robustprune.run.config import load_config, parse_config
 from robustprune.run.naming import data_label, kind_of_data
 from robustprune.run.packaged import config_path
 from robustprune.run.rundir import RunDir
+from robustprune.sparsity import maskable_layers
 from robustprune.sweep import jobs_of
 from robustprune.sweep.grid import Point
 
@@ -42,6 +43,14 @@ def unseeded():
     with torch.no_grad():
         model[0].weight.copy_(torch.rand(3, 1, 5, generator=generator))
     return model
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru, self.out = nn.GRU(1, 4, batch_first=True), nn.Linear(4, 2)
+    def forward(self, x):
+        hidden, _ = self.gru(x.transpose(1, 2))
+        return {"logits": self.out(hidden[:, -1]), "hidden": hidden}
 
 def flat(): return nn.Linear(24, 2)
 def one(): return nn.Sequential(nn.Flatten(), nn.Linear(24, 1))
@@ -94,7 +103,7 @@ def the_run(root: Path = Path("runs")) -> Path:
 
 def test_the_run_is_named_after_its_data_and_says_where_it_is_from(here: Path) -> None:
     run = the_run()
-    assert run.parent.name.startswith("rst_mine-")
+    assert run.parent.name.startswith("mine-")
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["task"]["n_test"] == 20
     assert metrics["models"][0]["total"] == 4 * 5 + 80 * 2  # weights that can be masked
@@ -213,12 +222,41 @@ def test_a_function_may_return_one_network_again_and_again(here: Path) -> None:
     assert not torch.equal(next(first.parameters()), next(second.parameters()))
 
 
+def test_a_recurrent_network_is_prepared_with_each_of_its_matrices(here: Path) -> None:
+    tree = {
+        "task": {"name": "npz", "path": "mine.npz"},
+        "model": {"name": "pipe_nets:Recurrent"},
+        "search": {"methods": ["hydra"], "pattern": "row"},
+    }
+    run = planned_run(parse_config(tree), out=Path("r"), network="pipe_nets:Recurrent")
+    assert set(maskable_layers(run.fresh_model())) == {
+        "gru.weight_ih_l0", "gru.weight_hh_l0", "out.weight",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_whole_runs_of_a_recurrent_network_and_of_a_table_are_compared(here: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 24))
+    rows = [",".join([*map(str, row), "ab"[int(row.sum() > 0)]]) for row in x]
+    Path("table.csv").write_text("\n".join(rows))
+    recurrent = command("pipe_nets:Recurrent", "model.options={}", "certify.method=none")
+    table = [*recurrent, "task.label=last", "task.test=0.25"]
+    table[table.index("--data") + 1] = "table.csv"
+    assert main(recurrent) == 0
+    assert main(table) == 0
+    assert len(list(Path("runs").glob("*/seed0/report.html"))) == 3
+    assert main(["compare", "runs", "--out", "compared", "--quiet"]) == 0
+    said = Path("compared/compare.csv").read_text()
+    assert {"mine", "table"} <= {line.split(",")[0].strip('"') for line in said.splitlines()}
+
+
 @pytest.mark.parametrize(
     ("overrides", "name", "options"),
     [
-        (["task.name=sony_aibo_1"], "rst_sony_aibo_1", True),
-        (["task.name=ucr:Coffee"], "rst_Coffee", True),
-        (["task={name: npz, path: a/My data.npz}"], "rst_My-data", True),
+        (["task.name=sony_aibo_1"], "sony_aibo_1", True),
+        (["task.name=ucr:Coffee"], "Coffee", True),
+        (["task={name: npz, path: a/My data.npz}"], "My-data", True),
         (["task.name=ucr:Coffee", "name=mine"], "mine", True),
         (["seed=3", "task.batch_size=7"], "rst_ecg200", True),
         (["model.name=lenet"], "rst_ecg200", False),
