@@ -85,6 +85,24 @@ class Elementwise(ABC):
             const = const + _inner(positive, lines.lower_shift)
         return [moved], const
 
+    def step(self, A: Tensor, size: Tensor, lines: Lines) -> tuple[Tensor, Tensor, Tensor]:
+        """Do the same as ``backward`` in fewer passes over A, with A⁺ + A⁻ = A and A⁺ − A⁻ = |A|.
+
+        Args:
+            size: |A|.
+
+        Returns:
+            The coefficients of the input, and u and v, (N, …), with ⟨A, u⟩ − ⟨|A|, v⟩ in the place
+            of the constant ⟨A⁺, lower shift⟩ + ⟨A⁻, upper shift⟩.
+        """
+        low, high = lines.lower_slope / 2, lines.upper_slope / 2
+        moved = (A * (low + high)).addcmul_(size, low - high)
+        half = lines.upper_shift[:, 0] / 2
+        if lines.lower_shift is None:
+            return moved, half, half
+        low = lines.lower_shift[:, 0] / 2
+        return moved, half + low, half - low
+
 
 def _inner(A: Tensor, vector: Tensor) -> Tensor:
     if vector.shape[1] == 1:

@@ -35,6 +35,12 @@ class Affine:
         crop: a function that returns the same map for the outputs of a region, and the region of
             inputs that these depend on, which may extend beyond the input; None where W is not
             local. Only ``backward`` of the result may be used.
+        rows: a function that returns the rows of W for some of the outputs at one position, by
+            their channels: (…,) -> (…, *in); None where they are not at hand.
+        channels: of a map that multiplies each channel by a number and adds another, these
+            factors and shifts, each (C,) or (1,); else None.
+        scaled: a function that returns the map z ↦ f ⊙ (W z + b) + g, with an f and a g for each
+            channel, without ``arithmetic``; None where it needs more work than the map itself.
     """
 
     linear: Map
@@ -46,6 +52,9 @@ class Affine:
     arithmetic: Arithmetic | None = None
     mixing: bool = True
     crop: Callable[[Region], tuple[Affine, Region]] | None = None
+    rows: Map | None = None
+    channels: tuple[Tensor, Tensor] | None = None
+    scaled: Callable[[Tensor, Tensor], Affine] | None = None
 
     def clean(self, z: Tensor) -> Tensor:
         out = self.linear(z)
@@ -163,6 +172,7 @@ def linear(
         lambda A: A @ weight,
         *whole_bias(bias, out_shape),
         arithmetic=arithmetic,
+        rows=(lambda index: weight[index]) if len(out_shape) == 1 else None,
     )
 
 
@@ -176,6 +186,9 @@ def scale(
 ) -> Affine:
     """Return the map z ↦ factor ⊙ z + shift, where both broadcast against one example."""
     wide = factor.expand(shape)
+    one = (shape[0], *(1,) * (len(shape) - 1))
+    by_channel = all(t is None or t.numel() == 1 or t.shape == one for t in (factor, shift))
+    added = factor.new_zeros(()) if shift is None else shift
 
     def crop(region: Region) -> tuple[Affine, Region]:
         own = wide[inside(region)[1:]]
@@ -189,6 +202,7 @@ def scale(
         arithmetic=arithmetic,
         mixing=False,
         crop=crop,
+        channels=(factor.reshape(-1), added.reshape(-1)) if by_channel else None,
     )
     return op
 

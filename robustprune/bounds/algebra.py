@@ -38,6 +38,8 @@ class Interval(NamedTuple):
 
 def dot(A: Tensor, vector: Tensor) -> Tensor:
     """Return ⟨A_ns, v_n⟩ over all other dimensions, (N, S); N may be 1 for either."""
+    if A.dim() > 3 and not A.is_contiguous():  # maybe with the channels last in memory
+        A, vector = A.movedim(2, -1), vector.movedim(1, -1)
     rows, columns = A.flatten(2), vector.flatten(1)
     if len(rows) == 1:
         return columns @ rows[0].T

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import product
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -49,9 +52,27 @@ def convolution(
                 return backward(A, weight, None, stride, 0, 0, groups, dilation)
             return transposed(A, weight, stride, dilation)
 
-        own = replace(cropped_bias(op, region), adjoint=adjoint)
-        return own, field_of(region, weight, stride, padding, dilation)
+        field = field_of(region, weight, stride, padding, dilation)
+        return replace(cropped_bias(op, region), adjoint=adjoint), field
 
+    def rows(index: Tensor) -> Tensor:
+        # channels last in memory, as ``transposed`` returns them
+        return weight.movedim(1, -1)[index].contiguous().movedim(-1, index.dim())
+
+    def scaled(factor: Tensor, shift: Tensor) -> Affine:
+        kernel = weight * factor.reshape(-1, *(1,) * (weight.dim() - 1))
+        return convolution(
+            kernel,
+            shift if bias is None else bias * factor + shift,
+            in_shape,
+            out_shape,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+        )
+
+    dense = groups == 1 and all(d == 1 for d in dilation)
     op = Affine(
         lambda z: convolve(z, weight),
         lambda z: convolve(z, weight.abs()),
@@ -59,6 +80,8 @@ def convolution(
         *whole_bias(None if bias is None else bias.reshape(-1, *(1,) * len(stride)), out_shape),
         arithmetic=arithmetic,
         crop=crop,
+        rows=rows if dense else None,
+        scaled=scaled,
     )
     return op
 
@@ -78,22 +101,44 @@ def field_of(
 def transposed(A: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
     """Compute the transposed convolution of small maps, (M, out, …) -> (M, in, …).
 
-    It makes one matrix product over all of the M maps, and then one shifted sum for each tap. torch
-    loops over the maps with a product for each, which is several times slower for small maps.
+    For each position of the result, and each line of positions of A on which it depends, it makes
+    one matrix product over all of the M maps. torch loops over the maps with a product for each,
+    which is several times slower for small maps. A and the result have their channels last in
+    memory.
     """
-    places, taps = A.shape[2:], weight.shape[2:]
-    rows = A.flatten(2).transpose(1, 2).reshape(-1, A.shape[1])
-    parts = (rows @ weight.flatten(1)).reshape(len(A), *places, weight.shape[1], *taps)
     sizes = [
         (n - 1) * s + d * (k - 1) + 1
-        for n, k, s, d in zip(places, taps, stride, dilation, strict=True)
+        for n, k, s, d in zip(A.shape[2:], weight.shape[2:], stride, dilation, strict=True)
     ]
+    rows = A.movedim(1, -1).contiguous()
+    backwards = weight.flip(-1).movedim((0, 1), (-2, -1)).contiguous()  # (…, taps, out, in)
     total = A.new_zeros(len(A), *sizes, weight.shape[1])
-    for tap in product(*(range(k) for k in taps)):
-        under, part = total, parts
-        for dim, (t, n, s, d) in enumerate(zip(tap, places, stride, dilation, strict=True), 1):
-            under = under[(slice(None),) * dim + (slice(t * d, t * d + (n - 1) * s + 1, s),)]
-        for t in reversed(tap):
-            part = part[..., t]
-        under += part
+    ends = _ends(A.shape[-1], weight.shape[-1], stride[-1], dilation[-1])
+    step, skip = (n // math.gcd(stride[-1], dilation[-1]) for n in (dilation[-1], stride[-1]))
+    for place in product(*(range(n) for n in A.shape[2:-1])):
+        source: Any = (slice(None), *place)
+        line = rows[source]
+        for tap in product(*(range(k) for k in weight.shape[2:-1])):
+            moves = zip(place, tap, stride[:-1], dilation[:-1], strict=True)
+            target: Any = (slice(None), *(i * s + t * d for i, t, s, d in moves))
+            out = total[target]
+            kernel = backwards[tap]
+            for j, (first, last, early, late) in ends.items():
+                part = line[:, first : last + 1 : step].flatten(1)
+                out[:, j].addmm_(part, kernel[early : late + 1 : skip].flatten(0, 1))
     return total.movedim(-1, 1)
+
+
+@cache
+def _ends(count: int, taps: int, stride: int, dilation: int) -> dict[int, tuple[int, ...]]:
+    """Return for each position j of a transposed convolution's line what is added up there.
+
+    These are the first and the last of the positions i, and of the taps t in reversed order, with
+    j = i · stride + t · dilation.
+    """
+    found: dict[int, tuple[int, ...]] = {}
+    for i, t in product(range(count), range(taps)):
+        j, back = i * stride + t * dilation, taps - 1 - t
+        first, last, early, late = found.get(j, (i, i, back, back))
+        found[j] = min(first, i), max(last, i), min(early, back), max(late, back)
+    return found

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from robustprune.bounds.activations import Elementwise
 from robustprune.bounds.affine import Affine, Region, Shape, cropped_bias, inside, moved
 from robustprune.bounds.algebra import Interval
@@ -24,13 +26,15 @@ def cropped(known: Sweep, position: int, region: Region) -> Sweep:
     nodes = known.program.nodes
     seen = {position: region}
     ops: dict[int, tuple[Op, list[Region]]] = {}
+    links: dict[int, Node] = {0: nodes[0]}
     for k in range(position, 0, -1):
         if k not in seen:
             continue
-        shapes = [nodes[i].shape for i in nodes[k].inputs]
+        node = links[k] = known.program.folded(k) or nodes[k]
+        shapes = [nodes[i].shape for i in node.inputs]
         # consumers come later in the program, so the region is final
-        ops[k] = _cropped_op(nodes[k], seen[k], shapes)
-        for i, field, shape in zip(nodes[k].inputs, ops[k][1], shapes, strict=True):
+        ops[k] = _cropped_op(node, seen[k], shapes)
+        for i, field, shape in zip(node.inputs, ops[k][1], shapes, strict=True):
             valid = _valid(field, shape)
             seen[i] = _hull(seen[i], valid) if i in seen else valid
     part = replace(
@@ -39,16 +43,18 @@ def cropped(known: Sweep, position: int, region: Region) -> Sweep:
         inputs=known.inputs.cropped(inside(seen[0])),
         intervals=list(known.intervals),
         slack=list(known.slack),
+        floors=list(known.floors),
         relaxed={},
     )
     for k, own in seen.items():
         shape = (nodes[k].shape[0], *(hi - lo for lo, hi in own))
         part.intervals[k] = _cut(known.intervals[k], own)
-        if known.rounding and (slack := known.slack[k]) is not None:
-            part.slack[k] = slack[inside(own)]
+        if known.rounding:
+            slack, part.floors[k] = known.errors(k, folded=links[k].inputs != nodes[k].inputs)
+            part.slack[k] = None if slack is None else _channels_last(slack[inside(own)])
         op, fields = ops.get(k, (None, []))
-        moves = tuple((f, seen[i]) for f, i in zip(fields, nodes[k].inputs, strict=True))
-        part.program.nodes[k] = Node(op, nodes[k].inputs, shape, moves)
+        moves = tuple((f, seen[i]) for f, i in zip(fields, links[k].inputs, strict=True))
+        part.program.nodes[k] = Node(op, links[k].inputs, shape, moves)
         if isinstance(op, Elementwise | MaxPool):
             part.relaxed[k] = op.relax(_cut(known.intervals[nodes[k].inputs[0]], fields[0]))
     return part
@@ -91,4 +97,10 @@ def _hull(one: Region, other: Region) -> Region:
 
 
 def _cut(box: Interval, region: Region) -> Interval:
-    return Interval(box.lo[inside(region)], box.hi[inside(region)])
+    at = inside(region)
+    return Interval(_channels_last(box.lo[at]), _channels_last(box.hi[at]))
+
+
+def _channels_last(z: Tensor) -> Tensor:
+    """Arrange (N, C, …) in memory as ``transposed`` arranges coefficients."""
+    return z.movedim(1, -1).contiguous().movedim(-1, 1)

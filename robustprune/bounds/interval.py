@@ -13,12 +13,50 @@ import torch
 from torch import Tensor
 
 from robustprune.bounds.activations import Elementwise, Lines
+from robustprune.bounds.affine import Affine
 from robustprune.bounds.algebra import Interval
 from robustprune.bounds.input_set import InputSet
 from robustprune.bounds.pooling import MaxPool
 from robustprune.bounds.program import Program
 from robustprune.bounds.progress import UNTOLD, Progress
-from robustprune.bounds.rounding import TINY
+from robustprune.bounds.rounding import EPS, TINY
+
+
+@dataclass
+class Settled:
+    """Signs of the inputs of nonlinearities that are proven on a set of inputs.
+
+    They hold on every smaller set, where no bounds of these inputs are needed.
+
+    Attributes:
+        signs: for each node, 1 where it is at least 0, −1 where it is at most 0, else 0, (N, …).
+    """
+
+    signs: dict[int, Tensor] = field(default_factory=dict)
+
+    def box(self, position: int, box: Interval) -> Interval:
+        """Return an interval that contains the node, from its sign alone."""
+        if position not in self.signs:
+            return box
+        sign = self.signs[position]
+        return Interval(box.lo.where(sign <= 0, 0.0), box.hi.where(sign >= 0, 0.0))
+
+    def learn(self, position: int, box: Interval) -> None:
+        self.signs[position] = (box.lo >= 0).to(torch.int8) - (box.hi <= 0).to(torch.int8)
+
+    def forget(self, rows: Tensor) -> None:
+        """Forget all about the examples in a mask."""
+        for signs in self.signs.values():
+            signs[rows] = 0
+
+    def select(self, rows: Tensor) -> Settled:
+        return Settled({position: signs[rows] for position, signs in self.signs.items()})
+
+    def put(self, rows: Tensor, other: Settled, count: int) -> None:
+        """Take over what is known of some of ``count`` examples."""
+        for position, signs in other.signs.items():
+            own = self.signs.setdefault(position, signs.new_zeros(count, *signs.shape[1:]))
+            own[rows] = signs
 
 
 @dataclass
@@ -35,6 +73,7 @@ class Sweep:
         lost: whether an example has a value that may overflow, (N,); nothing is known of such an
             example.
         relaxed: the lines or planes of nonlinear nodes, as far as they were needed.
+        folds: slack and floors of folded nodes (``Program.folded``), as far as they were needed.
     """
 
     program: Program
@@ -45,6 +84,7 @@ class Sweep:
     lost: Tensor | None = None
     progress: Progress = UNTOLD
     relaxed: dict[int, Any] = field(default_factory=dict)
+    folds: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def rounding(self) -> bool:
@@ -53,6 +93,32 @@ class Sweep:
 
     def gamma(self, position: int) -> float:
         return self.program.gamma(position) if self.rounding else 0.0
+
+    def errors(self, position: int, *, folded: bool) -> tuple[Tensor | None, Tensor]:
+        """Return the slack and the floor of a node, or of the node and the one before it as one.
+
+        See ``Program.folded``.
+        """
+        slack, floor = self.slack[position], self.floors[position]
+        if not folded:
+            return slack, floor
+        if position in self.folds:
+            return self.folds[position]
+        node = self.program.nodes[position]
+        before = node.inputs[0]
+        assert isinstance(node.op, Affine)
+        assert node.op.channels is not None
+        earlier = self.slack[before]
+        assert slack is not None
+        assert earlier is not None
+        factor = node.op.channels[0].abs().reshape(-1, *(1,) * (slack.dim() - 2))
+        # the product of both weights may underflow, and is multiplied by coefficients
+        start = self.intervals[self.program.nodes[before].inputs[0]].size.flatten(1).sum(1)
+        lost = (4 * TINY * (1 + start)).reshape(-1, *(1,) * (slack.dim() - 1))
+        # rounded up by more than the three operations need
+        both = (slack + factor * earlier) * (1 + 8 * EPS) + lost
+        self.folds[position] = both, floor + self.floors[before]
+        return self.folds[position]
 
     def relaxation(self, position: int) -> Any:
         """Return the lines or planes of a nonlinear node, computed once over its input's
@@ -80,6 +146,7 @@ def sweep(
     *,
     exact: Callable[[Sweep, int], Interval],
     tighten: Tighten | None = None,
+    settled: Settled | None = None,
     progress: Progress = UNTOLD,
 ) -> Sweep:
     """Bound every node from the input to the logits.
@@ -90,6 +157,7 @@ def sweep(
             intervals are exact behind a first affine layer.
         tighten: a function that returns better bounds than intervals for the inputs of
             nonlinearities; it is called once for each.
+        settled: what is known of the signs of these inputs.
     """
     known = Sweep(program, inputs, [inputs.box])
     if known.rounding:
@@ -101,17 +169,23 @@ def sweep(
         if tighten is not None and node.nonlinear and node.inputs[0] not in done:
             assert isinstance(node.op, Elementwise | MaxPool)
             source = node.inputs[0]
+            if settled is not None:
+                _meet(known, source, settled.box(source, known.intervals[source]))
             wanted = node.op.unsettled(known.intervals[source])
             known.progress = progress.part(*program.share(source))
             _meet(known, source, tighten(known, source, wanted))
             known.progress.done()
             done.add(source)
+            if settled is not None:
+                settled.learn(source, known.intervals[source])
         boxes = [known.intervals[i] for i in node.inputs]
         known.intervals.append(node.op.interval(*boxes, gamma=known.gamma(position)))
         if known.rounding:
             _pay(known, position)
         if position in ends:
             _meet(known, position, exact(known, position))
+    if settled is not None and known.lost is not None:
+        settled.forget(known.lost)
     return known
 
 

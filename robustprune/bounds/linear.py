@@ -45,25 +45,30 @@ def least(
         A: (N or 1, S, *shape of the node start).
         choices: for some nodes, the choice of other lines (see ``activations.Lines``).
     """
+    return _descended(known, {start: A}, A.new_zeros(()), start, stop=stop, choices=choices)
+
+
+def _descended(
+    known: Sweep,
+    waiting: dict[int, Tensor],
+    total: Tensor,
+    start: int,
+    *,
+    stop: int = 0,
+    choices: Mapping[int, Tensor] | None = None,
+) -> Tensor:
+    """Do the work of ``least``.
+
+    Args:
+        waiting: the coefficients of some nodes up to ``start``, which are replaced.
+        total: a constant that is added, (N, S).
+    """
     nodes = known.program.nodes
-    waiting, total = {start: A}, A.new_zeros(())
     for position in range(start, stop, -1):
         if position not in waiting:
             continue
         A, node = waiting.pop(position), nodes[position]
-        op = node.op
-        assert op is not None
-        if isinstance(op, Elementwise | MaxPool):
-            choice = None if choices is None else choices.get(position)
-            drawn: Any = (
-                known.relaxation(position) if choice is None else known.redrawn(position, choice)
-            )
-            parts, const = op.backward(A, drawn)
-        else:
-            parts, const = op.backward(A)
-        if const is not None:
-            total = total + const
-        total = _paid(known, position, A, total)
+        parts, total = _back(known, position, A, total, choices)
         if node.moves is not None:
             parts = [moved(part, *move) for part, move in zip(parts, node.moves, strict=True)]
         for source, part in zip(node.inputs, parts, strict=True):
@@ -86,6 +91,32 @@ def least(
     return total.where(total.isfinite() & ~known.lost[:, None], -torch.inf)
 
 
+def _back(
+    known: Sweep,
+    position: int,
+    A: Tensor,
+    total: Tensor,
+    choices: Mapping[int, Tensor] | None,
+) -> tuple[list[Tensor], Tensor]:
+    """Replace a node by bounds in terms of its inputs: return their coefficients, and the total."""
+    op = known.program.nodes[position].op
+    assert op is not None
+    choice = None if choices is None else choices.get(position)
+    if isinstance(op, Elementwise) and known.rounding and choice is None:
+        size, slack = A.abs(), known.slack[position]
+        part, u, v = op.step(A, size, known.relaxation(position))
+        total = total + dot(A, u) - dot(size, v if slack is None else v + slack)
+        return [part], _floored(known, position, total)
+    if isinstance(op, Elementwise | MaxPool):
+        drawn: Any = (
+            known.relaxation(position) if choice is None else known.redrawn(position, choice)
+        )
+        parts, const = op.backward(A, drawn)
+    else:
+        parts, const = op.backward(A)
+    return parts, _paid(known, position, A, total if const is None else total + const)
+
+
 def _paid(known: Sweep, position: int, A: Tensor, total: Tensor) -> Tensor:
     """Subtract the possible error of ⟨A_ns, z⟩ after a step back through the node."""
     if not known.rounding:
@@ -100,11 +131,22 @@ def _floored(known: Sweep, position: int, total: Tensor) -> Tensor:
     return total - known.floors[position][:, None] if known.rounding else total
 
 
-def least_in_parts(known: Sweep, A: Tensor, start: int, *, stop: int = 0) -> Tensor:
+def least_in_parts(
+    known: Sweep,
+    A: Tensor,
+    start: int,
+    *,
+    stop: int = 0,
+    choices: Mapping[int, Tensor] | None = None,
+) -> Tensor:
     """Call ``least`` for as many rows at a time as CHUNK allows."""
     step = max(1, CHUNK // max(1, len(known.inputs.x) * known.program.widest(start)))
     return torch.cat(
-        [least(known, part, start, stop=stop) for part in torch.split(A, step, dim=1)], dim=1
+        [
+            least(known, part, start, stop=stop, choices=choices)
+            for part in torch.split(A, step, dim=1)
+        ],
+        dim=1,
     )
 
 
@@ -162,14 +204,50 @@ def _tightened(known: Sweep, position: int, wanted: Tensor) -> Interval:
     step = max(1, CHUNK // (2 * len(flat) * known.program.widest(position)))
     for begin in range(0, most, step):
         index = order[:, begin : begin + step]
-        one = torch.zeros(*index.shape, flat.shape[1], dtype=lo.dtype, device=lo.device)
-        one.scatter_(2, index.unsqueeze(2), 1.0)
-        A = torch.cat((one, -one), dim=1).reshape(len(one), -1, *wanted.shape[1:])
-        below, above = least(known, A, position).chunk(2, dim=1)
+        below, above = _both_sides(known, position, index).chunk(2, dim=1)
         rows = index.expand(below.shape)
         lo, hi = lo.scatter(1, rows, below), hi.scatter(1, rows, -above)
         known.progress.part(0, min(begin + step, most) / most).done()
     return Interval(lo.reshape(box.lo.shape), hi.reshape(box.hi.shape))
+
+
+def _both_sides(known: Sweep, position: int, index: Tensor) -> Tensor:
+    """Return lower bounds of the entries ``index`` of a flattened node, and of their negatives.
+
+    Args:
+        index: (N or 1, M).
+
+    Returns:
+        (N, 2M).
+    """
+    node, box = known.program.nodes[position], known.intervals[position]
+    if isinstance(node.op, Affine) and node.op.rows is not None and math.prod(node.shape[1:]) == 1:
+        return _from_rows(known, position, node.op.rows(index), index)
+    one = torch.zeros(*index.shape, math.prod(node.shape), dtype=box.lo.dtype, device=index.device)
+    one.scatter_(2, index.unsqueeze(2), 1.0)
+    A = torch.cat((one, -one), dim=1).reshape(len(one), -1, *node.shape)
+    return least(known, A, position)
+
+
+def _from_rows(known: Sweep, position: int, rows: Tensor, index: Tensor) -> Tensor:
+    """Do the work of ``_both_sides`` from the rows of W, (N or 1, M, *in), without a product."""
+    node, op = known.program.nodes[position], known.program.nodes[position].op
+    assert isinstance(op, Affine)
+    rows = rows.movedim(2, -1)  # the order in memory
+    A = torch.cat((rows, -rows), dim=1).movedim(-1, 2)
+    if node.moves is not None:
+        A = moved(A, *node.moves[0])
+    total = A.new_zeros(())
+    if op.bias is not None:
+        bias = op.bias.flatten()[index]
+        total = torch.cat((bias, -bias), dim=1)
+    slack = known.slack[position] if known.rounding else None
+    if slack is not None:
+        slack = slack.flatten(1)
+        lost = slack.gather(1, index.expand(len(slack), -1))
+        total = total - torch.cat((lost, lost), dim=1)
+    total = _floored(known, position, total)
+    return _descended(known, {node.inputs[0]: A}, total, position - 1)
 
 
 def tightened_all(known: Sweep, position: int) -> Interval:

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from attacks import ThreatModel, evaluating
 from robustprune.bounds import linear
+from robustprune.bounds.algebra import Interval
 from robustprune.bounds.alpha import optimised
 from robustprune.bounds.checks import BoundMethod, check_call, check_model, check_trace, rows_of
+from robustprune.bounds.forward import forward, pays
 from robustprune.bounds.graph import BoundGraph, trace
 from robustprune.bounds.input_set import InputSet, input_set
-from robustprune.bounds.interval import sweep
+from robustprune.bounds.interval import Settled, Sweep, sweep
+from robustprune.bounds.last import from_above, last_rectifier, slopes_at_centre
 from robustprune.bounds.linear import (
     least_by_intervals,
     least_in_parts,
@@ -77,7 +80,7 @@ def margin_bounds(
     y = check_call(x, y, threat, method, steps, batch_size)
     how = Settings(method, steps, batch_size)
     with ready(model, x) as program:
-        return _margins(program, x, y, threat, how, Progress(on_progress))
+        return margins_of(program, x, y, threat, how, Progress(on_progress))
 
 
 def output_bounds(
@@ -168,30 +171,45 @@ def proven(
         begin = FIRST * number
         stretch = progress.part(begin, 1 if number == len(attempts) - 1 else FIRST)
         again = how._replace(method=attempt)
-        bounds = _margins(program, x[left], y[left], threat.select(left), again, stretch)
+        bounds = margins_of(program, x[left], y[left], threat.select(left), again, stretch)
         done[left] = bounds.amin(1) > 0
     progress.done()
     return done
 
 
-def _margins(
+def margins_of(
     program: Program,
     x: Tensor,
     y: Tensor,
     threat: ThreatModel,
     how: Settings,
     progress: Progress,
+    settled: Settled | None = None,
 ) -> Tensor:
+    """Do the work of ``margin_bounds`` for a program that is ``ready``.
+
+    settled: what is known on larger sets; it is replaced by what is known on these.
+    """
+
     def bound(part: Tensor, progress: Progress) -> Tensor:
         A = margins_over_others(y[part], program)
         inputs = input_set(x[part], threat.select(part), program.dtype, program.precision)
-        return by_class(_lower_bounds(program, inputs, A, how, progress), y[part], own=torch.inf)
+        own = None if settled is None else settled.select(part)
+        found = _lower_bounds(program, inputs, A, how, progress, own)
+        if settled is not None and own is not None:
+            settled.put(part, own, len(x))
+        return by_class(found, y[part], own=torch.inf)
 
     return _in_batches(bound, program, x, how.batch_size, progress)
 
 
 def _lower_bounds(
-    program: Program, inputs: InputSet, A: Tensor, how: Settings, progress: Progress
+    program: Program,
+    inputs: InputSet,
+    A: Tensor,
+    how: Settings,
+    progress: Progress,
+    settled: Settled | None = None,
 ) -> Tensor:
     """Return lower bounds of ⟨A_ns, logits⟩, (N, S): the best of ``method`` and all before it."""
     method, steps = how.method, how.steps
@@ -203,15 +221,29 @@ def _lower_bounds(
     if method == "crown-ibp":
         return best
     ascent = 0.0 if method == "crown" else program.ascent(A.shape[1], steps)
+    last = last_rectifier(program)
+    above = None if last is None else from_above(program, A, last, limit=linear.CHUNK)
+
+    def tighten(known: Sweep, position: int, wanted: Tensor) -> Interval:
+        if pays(program, position):
+            return forward(known, position)
+        if last is not None and above is not None and position == program.nodes[last].inputs[0]:
+            wanted = wanted & above
+        return tightened(known, position, wanted)
+
     known = sweep(
         program,
         inputs,
         exact=tightened_all,
-        tighten=tightened,
+        tighten=tighten,
+        settled=settled,
         progress=progress.part(0, 1 - ascent),
     )
     best = torch.fmax(best, least_by_intervals(known, A))
     best = torch.fmax(best, least_in_parts(known, A, program.output))
+    if last is not None:
+        choices = slopes_at_centre(known, last)
+        best = torch.fmax(best, least_in_parts(known, A, program.output, choices=choices))
     if method == "crown":
         return best
     return optimised(known, A, best, steps=steps, progress=progress.part(1 - ascent, 1))

@@ -63,6 +63,7 @@ class Program:
     nodes: list[Node] = field(default_factory=list)
     output: int = 0
     logits: Tensor | None = None
+    _folds: dict[int, Node | None] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -99,6 +100,31 @@ class Program:
             raise ValueError(f"weights of dtype {tensor.dtype} have no bounds; use real ones")
         # gradients of slopes alone must not build a graph to the weights
         return (tensor if torch.is_grad_enabled() else tensor.detach()).to(self.dtype)
+
+    def values(self, x: Tensor) -> list[Tensor]:
+        """Return the value of each node for the inputs x, in this program's own arithmetic."""
+        found = [x]
+        for node in self.nodes[1:]:
+            assert node.op is not None
+            found.append(node.op.clean(*(found[i] for i in node.inputs)))
+        return found
+
+    def folded(self, position: int) -> Node | None:
+        """Return a node that multiplies channels by numbers, such as a batch norm, together with
+        the affine map before it, as one node; None where that is not possible."""
+        if position not in self._folds:
+            self._folds[position] = self._fold(position)
+        return self._folds[position]
+
+    def _fold(self, position: int) -> Node | None:
+        node = self.nodes[position]
+        if not isinstance(node.op, Affine) or node.op.channels is None or self.precision is None:
+            return None
+        before = self.nodes[node.inputs[0]]
+        uses = sum(other.inputs.count(node.inputs[0]) for other in self.nodes)
+        if uses > 1 or not isinstance(before.op, Affine) or before.op.scaled is None:
+            return None
+        return Node(before.op.scaled(*node.op.channels), before.inputs, node.shape)
 
     def terms(self, position: int) -> int:
         """Return the length of the longest sum that bounds of this node compute."""

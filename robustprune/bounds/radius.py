@@ -1,4 +1,4 @@
-"""Certified radii: lower bounds on r*, found by bisection."""
+"""Certified radii: lower bounds on r*, found by a secant search."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ from attacks.nearest import farthest, first_order_distance
 from attacks.threat import Bounds, check_bounds
 from robustprune.bounds.checks import BoundMethod, check_call, dtype_of, rows_of
 from robustprune.bounds.graph import BoundGraph, trace
-from robustprune.bounds.margins import Settings, proven, ready
+from robustprune.bounds.interval import Settled
+from robustprune.bounds.margins import FIRST, Settings, margins_of, ready
+from robustprune.bounds.program import Program
 from robustprune.bounds.progress import OnProgress, Progress
+from robustprune.bounds.root import Search
+
+#: the tolerance of the search by "crown-ibp" before a costly method
+ROUGH = 0.1
+#: the exponents β that are assumed at first (see ``bounds.root``), as measured on several networks
+CHEAP, COSTLY = 1.3, 2.4
 
 
 def certified_radius(
@@ -29,64 +37,97 @@ def certified_radius(
     method: BoundMethod = "crown",
     eps_max: float = torch.inf,
     rounds: int = 12,
+    tolerance: float = 1e-3,
     steps: int = 20,
     batch_size: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Tensor:
     """Return a lower bound of r* for each example: the largest ε that was tried and certified.
 
-    The first ε is the distance to the boundary of the network linearised at x. Then ε doubles until
-    it is not certified, or until the ball contains all inputs within ``bounds``; bisection follows.
+    A secant search (see ``bounds.root``) looks for the ε at which the margin bound becomes 0. It
+    starts between the distance to the boundary of the network linearised at x and, for costly
+    methods, the radius that "crown-ibp" certifies, at their geometric mean.
 
     Args:
         norm, bounds: as in the threat model.
         eps_max: the largest ε that is tried, in input units.
-        rounds: the number of values of ε that are tried in all. Each one halves the interval in
-            which the largest certified ε lies, once it has two ends.
+        rounds: the largest number of values of ε that are tried for an example with ``method``.
+        tolerance: the search ends when the radius would grow by no more than this share.
         method, steps, batch_size, on_progress: as in ``margin_bounds``.
 
     Returns:
         (N,), float64; 0 where x is misclassified or no ε was certified.
 
     Raises:
-        ValueError: as in ``margin_bounds``, or ``eps_max`` or ``rounds`` is out of range.
+        ValueError: as in ``margin_bounds``, or ``eps_max``, ``rounds`` or ``tolerance`` is out of
+            range.
     """
     check_norm(norm)
     check_bounds(bounds)
     if not eps_max > 0 or rounds < 1:
         raise ValueError(f"eps_max={eps_max} must be positive and rounds={rounds} at least 1")
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance={tolerance} must lie in [0, 1)")
     threat = ThreatModel(norm, 0.0, bounds)
     y = check_call(x, y, threat, method, steps, batch_size)
     graph = trace(model)
-    first = _distance_if_linear(graph.model, x, y, norm, batch_size)
+    lead, first = _lead_and_distance(graph.model, x, y, norm, batch_size)
     limit = farthest(x.double(), bounds, norm).clamp(max=eps_max)
     first = torch.minimum(first.nan_to_num(nan=1.0, posinf=1.0), limit)
-    radius = torch.zeros_like(first)
-    failed = torch.where(first > 0, torch.inf, 0.0).to(first)
     progress = Progress(on_progress)
     how = Settings(method, steps, batch_size)
     with ready(graph, x) as program:
-        for number in range(rounds):
-            doubled = torch.minimum(torch.where(radius > 0, 2 * radius, first), limit)
-            trial = torch.where(failed.isinf(), doubled, (radius + failed) / 2)
-            open_ = ((trial > radius) & (trial < failed)).nonzero().squeeze(1)
-            if len(open_) == 0:
-                break
-            ball = replace(threat, eps=trial[open_])
-            stretch = progress.step(number, rounds)
-            sure = proven(program, x[open_], y[open_], ball, how, stretch)
-            radius[open_[sure]] = trial[open_[sure]]
-            failed[open_[~sure]] = trial[open_[~sure]]
+        if method in ("ibp", "crown-ibp"):
+            search = Search.begin(lead, first, limit, tolerance, CHEAP)
+            _run(search, program, x, y, threat, how, rounds, progress)
+        else:
+            search = Search.begin(lead, first, limit, ROUGH, CHEAP)
+            cheap = how._replace(method="crown-ibp")
+            _run(search, program, x, y, threat, cheap, rounds, progress.part(0, FIRST))
+            low = search.radius
+            first = torch.where(low > 0, (low * first).sqrt(), first)
+            first = first.maximum(low * (1 + ROUGH))
+            search = Search.begin(lead, first, limit, tolerance, COSTLY)
+            search.radius = low
+            _run(search, program, x, y, threat, how, rounds, progress.part(FIRST, 1))
     progress.done()
-    return radius
+    return search.radius
 
 
-def _distance_if_linear(
+def _run(
+    search: Search,
+    program: Program,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    how: Settings,
+    rounds: int,
+    progress: Progress,
+) -> None:
+    """Try as many values of ε as ``rounds`` and ``tolerance`` allow.
+
+    Where one fails, the signs that are proven for its ball are kept for the smaller balls to come.
+    """
+    settled = Settled()
+    for number in range(rounds):
+        rows = search.open()
+        if len(rows) == 0:
+            break
+        ball, known = replace(threat, eps=search.trial[rows]), settled.select(rows)
+        stretch = progress.step(number, rounds)
+        margins = margins_of(program, x[rows], y[rows], ball, how, stretch, known).amin(1)
+        failed = search.tried(rows, margins)
+        settled.put(rows[failed], known.select(failed), len(x))
+    progress.done()
+
+
+def _lead_and_distance(
     model: nn.Module, x: Tensor, y: Tensor, norm: str, batch_size: int | None
-) -> Tensor:
-    """Return the distance to the nearest class of the network linearised at x, (N,) float64.
+) -> tuple[Tensor, Tensor]:
+    """Return the margin of each example, and the distance to the nearest class of the network
+    linearised at x, both (N,) float64.
 
-    It is 0 where x is misclassified. It is only a start value, on which soundness does not depend.
+    The distance is 0 where x is misclassified. Soundness does not depend on either.
     """
     parts = []
     with attacking(model, "eval"):
@@ -94,5 +135,7 @@ def _distance_if_linear(
             sample = x[part].to(dtype_of(model, x))
             _, lead, grad = loss_and_gradient(model, sample, y[part], margin)
             distance = first_order_distance(lead, grad, norm).double()
-            parts.append(torch.where(lead < 0, distance, torch.zeros_like(distance)))
-    return torch.cat(parts)
+            distance = torch.where(lead < 0, distance, torch.zeros_like(distance))
+            parts.append(torch.stack((-lead.double(), distance)))
+    ahead, distance = torch.cat(parts, dim=1)
+    return ahead, distance

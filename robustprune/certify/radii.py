@@ -18,6 +18,8 @@ from robustprune.run.runtime import is_first, merged, own_batches
 
 #: if the proofs take at least this number of seconds, their time is printed beforehand
 _LONG = 60.0
+#: the number of values of ε that a search for a radius usually tries
+_USUAL = 5
 #: the product of weights and examples in a batch of the slow methods; large networks have batches
 #: of one example, so that the progress bar moves
 _BATCH = 2**23
@@ -102,7 +104,7 @@ def _foretell(
     start = time.monotonic()
     threat = ThreatModel(norm, eps_max / 1000, bounds)
     margin_bounds(model, x[:1], y[:1], threat, method=method, steps=steps)
-    each = (time.monotonic() - start) * rounds
+    each = (time.monotonic() - start) * min(rounds, _USUAL)
     if each * len(x) >= _LONG:
         faster = "" if method in ("ibp", "crown-ibp") else "; crown-ibp takes a small part of it"
         print(

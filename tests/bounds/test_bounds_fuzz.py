@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from attacks import ThreatModel
-from robustprune.bounds import METHODS, margin_bounds, output_bounds
+from attacks.network import NotFinite
+from robustprune.bounds import METHODS, certified_radius, forward, margin_bounds, output_bounds
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -29,6 +30,13 @@ def check(seed, dtype, count=8):
     """One network, three inputs, so many points each; returns how many triples were checked."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        # whether bounds are carried forward although the input is not small
+        patch.setattr(forward, "ENTRIES", rng.choice([0, 8]))
+        return _check(seed, dtype, count, rng)
+
+
+def _check(seed, dtype, count, rng):
     model, x, eps = random_case(rng, dtype)
     x_bounds = rng.choice([None, None, (float(x.min()) - 0.1, float(x.max()) + 0.1)])
     threat = ThreatModel(rng.choice(["linf", "l2", "l1"]), eps, x_bounds)
@@ -68,13 +76,50 @@ def test_most_of_these_networks_have_finite_bounds():
     assert sum(found) > 40  # of 90 examples; the others may overflow
 
 
+@settings(max_examples=6)
+@given(seed=st.integers(0, 2**31))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_evaluation_within_a_radius_is_wrong(seed, dtype):
+    check_radius(seed, dtype)
+
+
+def check_radius(seed, dtype, count=8):
+    """No point within a certified radius has another answer, whatever the search reuses."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    model, x, eps = random_case(rng, dtype)
+    with torch.no_grad():
+        y = model(x.clone()).nan_to_num().argmax(1)
+    norm, method = rng.choice(["linf", "l2", "l1"]), rng.choice(METHODS[1:])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forward, "ENTRIES", rng.choice([0, 8]))
+        try:
+            radius = certified_radius(
+                model, x, y, norm=norm, method=method, eps_max=100 * eps, steps=2, rounds=6
+            )
+        except NotFinite:  # the first trial needs a gradient
+            return 0, 0
+    sure = radius > 0
+    if not bool(sure.any()):
+        return 0, 0
+    x, y, radius = x[sure], y[sure], radius[sure]
+    for row in range(len(x)):
+        threat = ThreatModel(norm, float(radius[row]))
+        own = slice(row, row + 1)
+        points = points_of(model, x[own], y[own], threat, rng, count)
+        for how, out in evaluations(model, points, rng):
+            answers = out.argmax(2)
+            assert bool((answers == y[own]).all()), f"{how}: seed {seed}, {dtype}, {method}, {norm}"
+    return count * len(x), len(x)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_no_violation_in_a_hundred_thousand(dtype):
     """(network, input, perturbation), each evaluated in five ways."""
     seed = triples = 0
     while triples < 100_000:
-        triples += check(seed, dtype)[0]
+        triples += check(seed, dtype)[0] + check_radius(seed, dtype)[0]
         seed += 1
 
 

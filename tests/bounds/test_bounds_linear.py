@@ -47,7 +47,7 @@ def test_radius_is_the_distance_to_the_boundary(affine, norm):
     model, x, y = affine
     gaps, lengths = gaps_and_lengths(model, x, y, norm)
     exact = (gaps / lengths).scatter(1, y[:, None], math.inf).amin(1)
-    got = certified_radius(model, x, y, norm=norm, rounds=30)
+    got = certified_radius(model, x, y, norm=norm, rounds=30, tolerance=1e-7)
     assert bool((got <= exact).all())
     torch.testing.assert_close(got, exact, rtol=1e-6, atol=0)
     assert bool(certified(model, x, y, ThreatModel(norm, got)).all())

@@ -111,7 +111,7 @@ def test_a_changed_weight_with_a_forged_digest_is_found_by_the_bounds(folder: Pa
     rewrite(folder, lambda c: c, weights=file_digest(folder / "model.safetensors"))
     found = failed(folder)
     assert "manifest, weights" not in found
-    assert "crown: the same radius comes out" in found
+    assert any(name.startswith("crown: ") for name in found)
 
 
 def test_a_removed_weight_that_is_not_zero(folder: Path) -> None:
@@ -126,7 +126,6 @@ def test_a_radius_made_larger_is_not_proven(folder: Path, factor: float) -> None
     index = certificates[one(list(certificates), "base")].index
     rewrite(folder, altered("base", radius=lambda c: c.radius * factor, attack_radius=None))
     findings = {f.name: f for f in verify(folder)}
-    assert not findings["crown: the same radius comes out"].ok
     proven = findings["crown: margins are positive at the stated radius"]
     assert not proven.ok
     assert proven.detail.endswith(f": example {index}")
@@ -134,7 +133,7 @@ def test_a_radius_made_larger_is_not_proven(folder: Path, factor: float) -> None
 
 def test_a_radius_made_smaller(folder: Path) -> None:
     rewrite(folder, altered("base", radius=lambda c: c.radius * 0.9))
-    assert failed(folder) == {"crown: the same radius comes out"}
+    assert failed(folder) == {"crown: no much larger radius is proven"}
 
 
 def test_a_radius_beyond_an_adversarial_example(folder: Path) -> None:
