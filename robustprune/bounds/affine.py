@@ -35,8 +35,9 @@ class Affine:
         crop: a function that returns the same map for the outputs of a region, and the region of
             inputs that these depend on, which may extend beyond the input; None where W is not
             local. Only ``backward`` of the result may be used.
-        rows: a function that returns the rows of W for some of the outputs at one position, by
-            their channels: (…,) -> (…, *in); None where they are not at hand.
+        rows: a function that returns the rows of W for some outputs, by their numbers or, in the
+            crop of a single position, by their channels: (…,) -> (…, *in); None where they are not
+            at hand.
         channels: of a map that multiplies each channel by a number and adds another, these
             factors and shifts, each (C,) or (1,); else None.
         scaled: a function that returns the map z ↦ f ⊙ (W z + b) + g, with an f and a g for each

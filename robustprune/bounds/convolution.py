@@ -53,7 +53,8 @@ def convolution(
             return transposed(A, weight, stride, dilation)
 
         field = field_of(region, weight, stride, padding, dilation)
-        return replace(cropped_bias(op, region), adjoint=adjoint), field
+        own = rows if groups == 1 and all(d == 1 for d in dilation) else None
+        return replace(cropped_bias(op, region), adjoint=adjoint, rows=own), field
 
     def rows(index: Tensor) -> Tensor:
         # channels last in memory, as ``transposed`` returns them
@@ -72,7 +73,6 @@ def convolution(
             groups=groups,
         )
 
-    dense = groups == 1 and all(d == 1 for d in dilation)
     op = Affine(
         lambda z: convolve(z, weight),
         lambda z: convolve(z, weight.abs()),
@@ -80,7 +80,6 @@ def convolution(
         *whole_bias(None if bias is None else bias.reshape(-1, *(1,) * len(stride)), out_shape),
         arithmetic=arithmetic,
         crop=crop,
-        rows=rows if dense else None,
         scaled=scaled,
     )
     return op

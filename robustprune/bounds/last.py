@@ -15,6 +15,9 @@ from robustprune.bounds.affine import Affine
 from robustprune.bounds.interval import Sweep
 from robustprune.bounds.program import Program
 
+#: the largest number of coefficients of an example that are computed only to save work later
+LARGEST = 2**21
+
 
 def last_rectifier(program: Program) -> int | None:
     """Return the last node before the logits that is not affine, if it is a ReLU whose input has no
@@ -29,14 +32,14 @@ def last_rectifier(program: Program) -> int | None:
     return position if uses == 1 else None
 
 
-def from_above(program: Program, A: Tensor, position: int, *, limit: int) -> Tensor | None:
+def from_above(program: Program, A: Tensor, position: int) -> Tensor | None:
     """Return for which entries of the node ``position`` a bound of ⟨A_ns, logits⟩ needs a line
     above, (N or 1, *shape).
 
     Only affine nodes may follow. None means all of them, and is returned where the coefficients
-    would be more than ``limit`` numbers.
+    would be more than LARGEST numbers for an example.
     """
-    if A.shape[0] * A.shape[1] * program.widest(program.output) > limit:
+    if A.shape[1] * program.widest(program.output) > LARGEST:
         return None
     at = program.output
     while at != position:

@@ -222,7 +222,7 @@ def _lower_bounds(
         return best
     ascent = 0.0 if method == "crown" else program.ascent(A.shape[1], steps)
     last = last_rectifier(program)
-    above = None if last is None else from_above(program, A, last, limit=linear.CHUNK)
+    above = None if last is None else from_above(program, A, last)
 
     def tighten(known: Sweep, position: int, wanted: Tensor) -> Interval:
         if pays(program, position):

@@ -11,7 +11,7 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from robustprune.certify import Certificate, Manifest, robust_accuracy_interval
-from robustprune.report.style import INK, SERIES_COLOURS, Plot, canvas, finish
+from robustprune.report.style import FAINT, INK, PAPER, SERIES_COLOURS, Plot, canvas, finish
 from robustprune.report.wording import norm_name, percent
 
 Certificates = tuple[Manifest, tuple[Certificate, ...]]
@@ -41,14 +41,18 @@ def certificate_rows(found: Certificates | None) -> list[CertificateRow]:
 
 def sandwich(found: Certificates | None) -> list[Plot]:
     """Plot the certified radius and the attacked distance of each example, sorted by the latter."""
-    if found is None:
-        return []
-    manifest, certificates = found
-    return [
-        _sandwich_plot(manifest, proofs)
-        for method in dict.fromkeys(c.method for c in certificates if c.guarantee == "base")
-        if (proofs := [c for c in certificates if c.method == method])
-    ]
+    return [] if found is None else [_sandwich_plot(found[0], proofs) for proofs in _proofs(found)]
+
+
+def certified_curves(found: Certificates | None) -> list[Plot]:
+    """Plot the shares of examples that are certified beyond ε, and not broken within it, over ε."""
+    return [] if found is None else [_curve_plot(found[0], proofs) for proofs in _proofs(found)]
+
+
+def _proofs(found: Certificates) -> list[list[Certificate]]:
+    """Return the certificates of the network itself, a list for each method."""
+    base = [c for c in found[1] if c.guarantee == "base"]
+    return [[c for c in base if c.method == m] for m in dict.fromkeys(c.method for c in base)]
 
 
 def _row(manifest: Manifest, certificates: Sequence[Certificate]) -> CertificateRow:
@@ -87,6 +91,41 @@ def _row(manifest: Manifest, certificates: Sequence[Certificate]) -> Certificate
 
 def _attacked(certificates: Sequence[Certificate]) -> list[float]:
     return [math.inf if c.attack_radius is None else c.attack_radius for c in certificates]
+
+
+def _curve_plot(manifest: Manifest, certificates: Sequence[Certificate]) -> Plot:
+    method, n = certificates[0].method, len(certificates)
+    lower, upper = [c.radius for c in certificates], _attacked(certificates)
+    # as far as something is certified, or a little beyond the threat model's ε
+    end = 1.25 * max(manifest.eps, *lower)
+    with canvas(width=5.2, height=3.3) as (figure, axes):
+        curves = [_shares_beyond(values, end) for values in (upper, lower)]
+        labels = "not broken by attacks (upper bound)", f"certified by {method} (lower bound)"
+        for (eps, shares), label, number in zip(curves, labels, (2, 1), strict=True):
+            colour = SERIES_COLOURS[number]
+            axes.step(eps, shares, where="post", color=colour, label=label)
+        for (eps, shares), colour in zip(curves, (FAINT, PAPER), strict=True):
+            axes.fill_between(eps, shares, step="post", color=colour, linewidth=0, zorder=0.5)
+        axes.axvline(manifest.eps, color=INK, linewidth=1.0, linestyle=(0, (1, 1.5)))
+        axes.set_xlim(0, end)
+        axes.set_ylim(0, 101)
+        axes.set_xlabel(f"ε, {norm_name(certificates[0].norm)}")
+        axes.set_ylabel("robust accuracy in %")
+        axes.set_title(f"Robust accuracy lies in the shaded band (dotted: ε = {manifest.eps:g})")
+        figure.legend(loc="outside lower left", ncols=1)
+        span = robust_accuracy_interval(torch.tensor(lower), torch.tensor(upper), manifest.eps)
+        alt = (
+            f"Share of {n} test examples certified by {method} beyond each ε, and of those that no "
+            f"attack broke within it: {percent(span.certified)}% and {percent(span.attacked)}% at "
+            f"ε = {manifest.eps:g}."
+        )
+        return finish(figure, key=f"certified-{method}", alt=alt)
+
+
+def _shares_beyond(values: Sequence[float], end: float) -> tuple[list[float], list[float]]:
+    """Return where the share of values above ε changes, and the shares in %, from 0 to ``end``."""
+    places = [0.0, *sorted({v for v in values if 0 < v < end}), end]
+    return places, [100 * sum(v > eps for v in values) / len(values) for eps in places]
 
 
 def _sandwich_plot(manifest: Manifest, certificates: Sequence[Certificate]) -> Plot:

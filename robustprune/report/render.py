@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from robustprune.measure.statistics import INTERVAL_METHOD
 from robustprune.report import summary, wording
-from robustprune.report.certificates import certificate_rows, sandwich
+from robustprune.report.certificates import certificate_rows, certified_curves, sandwich
 from robustprune.report.collect import collect
 from robustprune.report.cost_table import cost_table
 from robustprune.report.layer_errors import layer_errors
@@ -136,12 +136,14 @@ def _illustrations(run: RunRecord) -> list[Illustration]:
     metrics = run.metrics
     candidates = [
         Illustration(
-            "Certified and attacked, example by example",
-            "The distance r* to the nearest adversarial example lies between the two marks: nothing"
-            " nearer than the lower one changes the answer (a proof), and at the upper one an"
-            " attack did. Where they lie far apart, the bounds are loose, not the network weak.",
+            "Certified and attacked, as ε grows and example by example",
+            "The robust accuracy lies between the curves: within ε, the lower share keeps its right"
+            " answer whatever is done (a proof), and attacks changed all but the upper one. For"
+            " each example, r* lies between the marks: nothing nearer than the lower one changes"
+            " the answer, and at the upper one an attack did. Where they lie far apart, the bounds"
+            " are loose, not the network weak.",
             2,
-            tuple(sandwich(run.certificates)),
+            (*certified_curves(run.certificates), *sandwich(run.certificates)),
         ),
         Illustration(
             "Accuracy as the perturbation grows",

@@ -1,5 +1,6 @@
 """Certificates in the report: upper and lower bounds apart, intervals that say what is known."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from robustprune.certify import Certificate, Manifest, SandwichViolation, write_certificates
 from robustprune.report import write_report
+from robustprune.report.certificates import _shares_beyond
 
 DIGEST = "0" * 64
 MANIFEST = Manifest(
@@ -72,6 +74,15 @@ def test_robust_accuracy_is_an_interval(run_dir: Path) -> None:
     assert "[25.0, 75.0] at ε = 0.1" in html
     assert "Nothing is claimed of &lt;other&gt; inputs." in html
     assert (run_dir / "plots" / "sandwich-crown.svg").exists()
+    assert "robust accuracy in %" in (run_dir / "plots" / "certified-crown.svg").read_text("utf-8")
+    assert "of those that no attack broke within it: 25.0% and 75.0% at ε = 0.1." in html
+
+
+def test_a_share_counts_the_values_above_eps() -> None:
+    """Worked out by hand: 0 is never above ε, ∞ always is."""
+    places, shares = _shares_beyond([0.0, 0.2, 0.2, 0.5, math.inf], 0.4)
+    assert places == [0.0, 0.2, 0.4]
+    assert shares == [80.0, 40.0, 40.0]
 
 
 def test_smoothing_speaks_of_another_classifier(run_dir: Path) -> None:
