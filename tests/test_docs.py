@@ -103,6 +103,26 @@ def text_at_hand() -> dict[str, Any]:
     }
 
 
+def causal_at_hand() -> dict[str, Any]:
+    """What the first fragment about causal language models makes: a model, its text, a ticket."""
+    transformers = pytest.importorskip("transformers")
+    from robustprune.search import prune_one_shot
+
+    folder = ROOT / "robustprune" / "data" / "lm" / "stories260K"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    text = "Once upon a time, there was a little girl named Lily. " * 40
+    return {
+        "model": model,
+        "tokenizer": tokenizer,
+        "tokens": tokenizer(text, add_special_tokens=False)["input_ids"],
+        "ticket": prune_one_shot(model, density=0.5),
+    }
+
+
+#: what the fragments of a page may take for granted, where it is not `at_hand`
+_AT_HAND = {"text_attacks": text_at_hand, "causal": causal_at_hand}
+
 #: what a fragment needs besides what `pip install "robustprune[all]"` brings
 _PEERS = {"from_textattack": "textattack"}
 
@@ -119,7 +139,7 @@ def test_the_examples_of_a_page_run(
             continue
         # dataclasses look their module up by name
         module = type(sys)(f"docs_{page.stem}_{number}")
-        vars(module).update(text_at_hand() if page.stem == "text_attacks" else at_hand())
+        vars(module).update(_AT_HAND.get(page.stem, at_hand)())
         monkeypatch.setitem(sys.modules, module.__name__, module)
         exec(compile(code, f"{page.name}, Python block {number}", "exec"), vars(module))
 

@@ -105,7 +105,10 @@ def test_a_users_code_is_imported_only_from_the_command_line() -> None:
         "robustprune/deploy/export.py",
         "robustprune/pipeline/own_network.py",
     ]
-    assert places_of("load_network") == ["robustprune/cli/own.py"]
+    assert places_of("load_network") == [
+        "robustprune/cli/own.py",
+        "robustprune/pipeline/own_verify.py",
+    ]
     assert places_of("call_function") == [
         "robustprune/pipeline/networks.py",
         "robustprune/pipeline/own_network.py",

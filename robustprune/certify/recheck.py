@@ -12,15 +12,13 @@ from attacks import PGD, ThreatModel, attacking
 from attacks.inputs import predict as logits_of
 from attacks.nearest import clears, farthest
 from robustprune.bounds import BoundMethod, certified
+from robustprune.bounds.root import BEYOND
 from robustprune.certify.claims import Claims
 from robustprune.certify.findings import CheckResult, about_examples
 from robustprune.certify.radii import proven_radii, rows_at_a_time
 from robustprune.certify.sandwich import SandwichViolation, check_sandwich
 from robustprune.run.progress import progress
 
-#: the share by which a radius must not be proven to be larger; searches end a little below the
-#: largest one, and later versions may have tighter bounds
-GROWTH = 0.05
 #: the steps and restarts of the attacks
 STEPS, RESTARTS = 40, 5
 #: an answer counts as wrong only above this lead, relative to the spread of the logits, because
@@ -61,12 +59,12 @@ def _proven(claims: Claims, rows: Tensor, radius: Tensor, title: str) -> Tensor:
 def none_larger(claims: Claims) -> CheckResult:
     """Check that the stated radius is not far below what the bounds prove.
 
-    Radii are bounded at a value that is larger by GROWTH, which must not succeed. Where the radius
+    Radii are bounded at a value that is larger by BEYOND, which must not succeed. Where the radius
     is 0, it is searched again.
     """
     eps_max = float(claims.setting("eps_max"))
     limit = farthest(claims.x.double(), claims.bounds, claims.norm).clamp(max=eps_max)
-    larger = torch.minimum((1 + GROWTH) * claims.radius, limit)
+    larger = torch.minimum((1 + BEYOND) * claims.radius, limit)
     tried = (larger > claims.radius).nonzero().flatten()
     found = tried[_proven(claims, tried, larger, "larger radii")]
     zero = (claims.radius == 0).nonzero().flatten()
@@ -87,8 +85,8 @@ def none_larger(claims: Claims) -> CheckResult:
     return claims.finding(
         "no much larger radius is proven",
         torch.cat((found, zero[again > 0])).sort().values,
-        f"{len(claims.x)} radii, none of which the bounds prove to be larger by {GROWTH:.0%}",
-        f"a radius is proven that is larger by {GROWTH:.0%}, or by any amount than 0",
+        f"{len(claims.x)} radii, none of which the bounds prove to be larger by {BEYOND:.0%}",
+        f"a radius is proven that is larger by {BEYOND:.0%}, or by any amount than 0",
     )
 
 

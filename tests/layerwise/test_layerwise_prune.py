@@ -26,7 +26,7 @@ from robustprune.layerwise import (
 )
 from robustprune.layerwise.calibrate import layer_of
 from robustprune.layerwise.moments import Moments
-from robustprune.sparsity import Folded, LeftOut
+from robustprune.sparsity import Folded, LeftOut, MaskSet
 
 FEW = pytest.mark.filterwarnings("ignore::robustprune.layerwise.FewExamples")
 NAMES = [*IMAGES, *TEXTS, "twice"]
@@ -138,14 +138,11 @@ def test_a_bias_that_goes_with_the_weights_is_better_on_the_same_mask(layer: int
     weight = layer_of(network, f"{layer}.weight").weight
     assert isinstance(weight, Tensor)
     torch.manual_seed(0)
-    mask = torch.rand(1, *weight.shape) < 0.3
-    others = [name for name in ("0", "4", "7", "9") if name != str(layer)]
+    masks = MaskSet({f"{layer}.weight": torch.rand(weight.shape) < 0.3})
     x = torch.cat([x for x, _ in data])
     errors = []
     for bias in (False, True):
-        net = prune_layerwise(
-            network, data, density=0.3, dense=others, bias=bias, solver="refit", mask=mask, ridge=0
-        ).model
+        net = prune_layerwise(network, data, masks=masks, bias=bias, solver="refit", ridge=0).model
         away = answer(net[: layer + 1], x) - answer(network[: layer + 1], x)
         errors.append(float(away.square().sum()))
     assert errors[1] < errors[0]
