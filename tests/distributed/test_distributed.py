@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -298,7 +299,7 @@ def test_measures_and_certificates_do_not_depend_on_the_number_of_ranks(tmp_path
     assert before["certificates.jsonl"].count(b"\n") == 81
 
 
-def test_a_mistake_is_told_by_every_rank_in_one_line(tmp_path: Path) -> None:
+def test_a_mistake_is_told_in_one_line(tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "scripts" / "find_rst.py"
     launched = subprocess.run(
         [
@@ -311,8 +312,8 @@ def test_a_mistake_is_told_by_every_rank_in_one_line(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert launched.returncode == 1
-    assert "error: " in launched.stderr
-    assert "did you mean 'epochs'?" in launched.stderr
+    # the launcher stops the other rank as soon as one has ended, maybe before it has said so
+    assert re.search(r"^error( \(rank 1\))?: .*did you mean 'epochs'\?", launched.stderr, re.M)
     assert "Traceback" not in launched.stderr.partition("elastic")[0]
 
 
