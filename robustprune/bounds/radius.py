@@ -21,6 +21,8 @@ from robustprune.bounds.program import Program
 from robustprune.bounds.progress import OnProgress, Progress
 from robustprune.bounds.root import Search
 
+#: the tolerance of a search
+TOLERANCE = 1e-3
 #: the tolerance of the search by "crown-ibp" before a costly method
 ROUGH = 0.1
 #: the exponents β that are assumed at first (see ``bounds.root``), as measured on several networks
@@ -37,7 +39,7 @@ def certified_radius(
     method: BoundMethod = "crown",
     eps_max: float = torch.inf,
     rounds: int = 12,
-    tolerance: float = 1e-3,
+    tolerance: float = TOLERANCE,
     steps: int = 20,
     batch_size: int | None = None,
     on_progress: OnProgress | None = None,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attacks import MinimalPerturbation, ThreatModel
 from robustprune.bounds import BoundMethod
+from robustprune.bounds.radius import TOLERANCE
 from robustprune.certify.certificate import Certificate, Metric, Norm
 from robustprune.certify.radii import proven_radii
 from robustprune.certify.sandwich import check_sandwich
@@ -62,7 +63,9 @@ def proofs(
         norm=cast(Norm, threat.norm),
         bounds=threat.bounds,
         method=method,
-        **settings,
+        eps_max=settings["eps_max"],
+        rounds=rounds,
+        steps=steps,
         batch_size=batch_size,
         title=f"radii by {method}",
         quiet=quiet,
@@ -234,8 +237,11 @@ def asked_for(section: CertifySection, eps: float, seed: int) -> dict[str, dict[
 
 
 def search_settings(eps: float, *, rounds: int = ROUNDS, steps: int = STEPS) -> dict[str, Any]:
-    """Return the settings of the search for a radius, at a threat model's eps."""
-    return {"eps_max": REACH * eps, "rounds": rounds, "steps": steps}
+    """Return the settings of the search for a radius, at a threat model's eps.
+
+    A `tolerance` says that it is the secant search; older files, without it, bisected.
+    """
+    return {"eps_max": REACH * eps, "rounds": rounds, "steps": steps, "tolerance": TOLERANCE}
 
 
 def limits(methods: Collection[str], *, sentences: bool = False) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ from robustprune.certify.radii import proven_radii, rows_at_a_time
 from robustprune.certify.sandwich import SandwichViolation, check_sandwich
 from robustprune.run.progress import progress
 
+#: the relative difference from which on a recomputed radius counts as different
+TOLERANCE = 1e-3
 #: the steps and restarts of the attacks
 STEPS, RESTARTS = 40, 5
 #: an answer counts as wrong only above this lead, relative to the spread of the logits, because
@@ -56,37 +58,54 @@ def _proven(claims: Claims, rows: Tensor, radius: Tensor, title: str) -> Tensor:
     return torch.cat(found)
 
 
-def none_larger(claims: Claims) -> CheckResult:
-    """Check that the stated radius is not far below what the bounds prove.
+def same_radius(claims: Claims) -> CheckResult:
+    """Search the radius again with the stated settings. It must be neither smaller nor larger.
 
-    Radii are bounded at a value that is larger by BEYOND, which must not succeed. Where the radius
-    is 0, it is searched again.
+    Files without the setting `tolerance` are older: their search was another one, and the bounds
+    were looser. Their radii must only not be proven to be larger by BEYOND.
     """
-    eps_max = float(claims.setting("eps_max"))
-    limit = farthest(claims.x.double(), claims.bounds, claims.norm).clamp(max=eps_max)
+    if "tolerance" not in claims.certificates[0].settings:
+        return _none_larger(claims)
+    again = _searched(claims, torch.arange(len(claims.x), device=claims.x.device))
+    allowed = TOLERANCE * torch.maximum(again, claims.radius)
+    return claims.finding(
+        "the same radius comes out",
+        ((again - claims.radius).abs() > allowed).nonzero().flatten(),
+        f"{len(again)} radii, to {TOLERANCE:g} of their size",
+        f"another radius comes out (by more than {TOLERANCE:g} of its size)",
+    )
+
+
+def _none_larger(claims: Claims) -> CheckResult:
+    limit = farthest(claims.x.double(), claims.bounds, claims.norm)
+    limit = limit.clamp(max=float(claims.setting("eps_max")))
     larger = torch.minimum((1 + BEYOND) * claims.radius, limit)
     tried = (larger > claims.radius).nonzero().flatten()
     found = tried[_proven(claims, tried, larger, "larger radii")]
     zero = (claims.radius == 0).nonzero().flatten()
-    again = proven_radii(
+    return claims.finding(
+        "no much larger radius is proven",
+        torch.cat((found, zero[_searched(claims, zero) > 0])).sort().values,
+        f"{len(claims.x)} radii, none of which the bounds prove to be larger by {BEYOND:.0%}",
+        f"a radius is proven that is larger by {BEYOND:.0%}, or by any amount than 0",
+    )
+
+
+def _searched(claims: Claims, rows: Tensor) -> Tensor:
+    """Return the radii that the search with the stated settings finds."""
+    return proven_radii(
         claims.model,
-        claims.x[zero],
-        claims.y[zero],
+        claims.x[rows],
+        claims.y[rows],
         norm=claims.norm,
         bounds=claims.bounds,
         method=cast(BoundMethod, claims.method),
-        eps_max=eps_max,
+        eps_max=float(claims.setting("eps_max")),
         rounds=int(claims.setting("rounds")),
         steps=int(claims.setting("steps")),
         batch_size=claims.batch_size,
-        title=f"radii of 0 by {claims.method}",
-        quiet=True,
-    )
-    return claims.finding(
-        "no much larger radius is proven",
-        torch.cat((found, zero[again > 0])).sort().values,
-        f"{len(claims.x)} radii, none of which the bounds prove to be larger by {BEYOND:.0%}",
-        f"a radius is proven that is larger by {BEYOND:.0%}, or by any amount than 0",
+        title=f"radii by {claims.method} again",
+        quiet=claims.quiet,
     )
 
 
@@ -128,4 +147,4 @@ def attacked_inside(claims: Claims) -> CheckResult:
 
 
 Check = Callable[[Claims], CheckResult]
-PROOF_CHECKS: tuple[Check, ...] = (proven_again, none_larger, below_attacks, attacked_inside)
+PROOF_CHECKS: tuple[Check, ...] = (proven_again, same_radius, below_attacks, attacked_inside)
