@@ -30,6 +30,7 @@ from benchmarks.kept import note, rows
 from robustprune.layerwise import LayerProblem, Owl, Solution, prune_layerwise
 from robustprune.layerwise.scores import wanda
 from robustprune.lm import perplexity, random_windows, windows
+from robustprune.search import Ticket
 
 MODEL = Path(robustprune.__file__).parent / "data" / "lm" / "stories260K"
 LEVELS = ("30%", "50%", "60%", "70%", "80%", "2:4", "4:8")
@@ -123,11 +124,10 @@ def texts(folder: Path) -> Texts:
     return Texts(tokens[0], windows(tokens[1], 512, bos=1))
 
 
-def measure(model: nn.Module, data: Texts, name: str, level: str, seed: int) -> dict[str, object]:
-    """Prune and measure once."""
-    method, began = METHODS[name], time.process_time()
+def prune(model: nn.Module, data: Texts, method: Method, level: str, seed: int) -> Ticket:
+    """Prune by a row of the table; a level is a share such as 50%, or N:M."""
     options = dict(method.options)
-    if level in SHARES:
+    if level.endswith("%"):
         options["density"] = round(1 - int(level[:-1]) / 100, 2)
         if method.by_row:
             options["allocate"] = "row"
@@ -135,7 +135,13 @@ def measure(model: nn.Module, data: Texts, name: str, level: str, seed: int) -> 
         options |= {"density": 0.5, "pattern": level}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ticket = prune_layerwise(model, data.batches(seed), dense=("last",), **options)
+        return prune_layerwise(model, data.batches(seed), dense=("last",), **options)
+
+
+def measure(model: nn.Module, data: Texts, name: str, level: str, seed: int) -> dict[str, object]:
+    """Prune and measure once."""
+    began = time.process_time()
+    ticket = prune(model, data, METHODS[name], level, seed)
     return {
         "method": name,
         "level": level,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from benchmarks.kept import note, rows
-from benchmarks.layerwise_lm import METHODS, MODEL, SHARES, Texts, texts
-from robustprune.layerwise import prune_layerwise
+from benchmarks.layerwise_lm import METHODS, MODEL, Texts, prune, texts
 from robustprune.lm import perplexity, random_windows
 from robustprune.lm.adapters import tune_adapters
 from robustprune.lm.windows import next_token_batches
@@ -53,17 +51,8 @@ ASKED = [
 def pruned(model: nn.Module, data: Texts, name: str, level: str, seed: int) -> Ticket:
     """Prune by a row of `benchmarks.layerwise_lm`."""
     # N:M keeps as many weights in every layer, so that nothing is compared between layers
-    method = METHODS["fisher" if name == "ours" and level not in (*SHARES, "90%") else PRUNED[name]]
-    options: dict[str, Any] = dict(method.options)
-    if level.endswith("%"):
-        options["density"] = round(1 - int(level[:-1]) / 100, 2)
-        if method.by_row:
-            options["allocate"] = "row"
-    else:
-        options |= {"density": 0.5, "pattern": level}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return prune_layerwise(model, data.batches(seed), dense=("last",), **options)
+    method = METHODS["fisher" if name == "ours" and ":" in level else PRUNED[name]]
+    return prune(model, data, method, level, seed)
 
 
 def recovered(ticket: Ticket, data: Texts, how: str, lr: float, seed: int) -> nn.Module:
