@@ -16,11 +16,12 @@ from robustprune.certify import CheckResult, recheck, resample_noise
 from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.pipeline.verify import verify_run
 from robustprune.run.checkpoint import load_tensors, save_tensors
-from robustprune.run.config import parse_config
+from robustprune.run.config import load_config, parse_config
 
 FEW, MORE = 25, 120
 FILES = ("certificates.jsonl", "config.yaml", "metrics.json")
 TENSORS = ("model.safetensors", "masks.safetensors")
+WHOLE = "whole.yaml"  # the config as the run wrote it
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +56,19 @@ def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     (tmp_path / "run").mkdir()
     for name in keep:
         shutil.copyfile(finished / name, tmp_path / "run" / name)
+    shutil.copyfile(finished / "config.yaml", tmp_path / "run" / WHOLE)
     assert all(finding.ok for finding in verify_run(tmp_path / "run", seed=0))
     return tmp_path / "run"
 
 
 def findings(folder: Path) -> list[CheckResult]:
-    found = verify_run(folder, seed=0)
+    """What `verify` says; an error is allowed only where the config names other data or code."""
+    try:
+        found = verify_run(folder, seed=0)
+    except (ValueError, OSError) as error:
+        now, then = load_config(folder / "config.yaml"), load_config(folder / WHOLE)
+        assert (now.task, now.model.name) != (then.task, then.model.name)
+        return [CheckResult("data", False, " ".join(str(error).split()))]
     assert found
     assert all(finding.name and "\n" not in finding.detail for finding in found)
     return found
@@ -84,6 +92,22 @@ def touched_file(folder: Path) -> tuple[Callable[[Any], None], st.SearchStrategy
     return check, names.flatmap(lambda name: st.tuples(st.just(name), mutated([whole[name]])))
 
 
+def touched_path(folder: Path) -> tuple[Callable[[Any], None], st.SearchStrategy[Any]]:
+    """A config that names data which are not there."""
+    whole = (folder / "config.yaml").read_text()
+    path = str(load_config(folder / "config.yaml").task.path)
+    assert path in whole
+
+    def check(drawn: str) -> None:
+        (folder / "config.yaml").write_text(whole.replace(path, path + drawn))
+        try:
+            assert not all(finding.ok for finding in findings(folder))
+        finally:
+            (folder / "config.yaml").write_text(whole)
+
+    return check, st.text("abc/.", min_size=1, max_size=9)
+
+
 def touched_numbers(folder: Path) -> tuple[Callable[[Any], None], st.SearchStrategy[Any]]:
     """Weights and masks with one value changed, in files that are whole."""
     whole = {name: (folder / name).read_bytes() for name in TENSORS}
@@ -105,7 +129,7 @@ def touched_numbers(folder: Path) -> tuple[Callable[[Any], None], st.SearchStrat
     return check, st.tuples(st.sampled_from(TENSORS), numbers, numbers, values)
 
 
-WAYS = [touched_file, touched_numbers]
+WAYS = [touched_file, touched_path, touched_numbers]
 
 
 @pytest.mark.parametrize("way", WAYS)
