@@ -242,7 +242,7 @@ class Groups:
             return torch.cat([top_k(part, n) for part, n in zip(parts, counts, strict=True)])
         laid = self.lay_out(values.view(self.shape)).movedim(2, -1)
         (n, m), ins = numbers, laid.shape[-1]
-        blocks = F.pad(laid.reshape(-1, ins), (0, -ins % m), value=-torch.inf).view(-1, m)
+        blocks = F.pad(laid.reshape(-1, ins), (0, -ins % m), value=-torch.inf).reshape(-1, m)
         rank = blocks.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         most = torch.full((-(-ins // m),), n, device=values.device)
         most[-1] = -(-n * ((ins - 1) % m + 1) // m)

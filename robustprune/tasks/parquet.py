@@ -55,7 +55,7 @@ def parquet_data(
         ValueError: a file is damaged or too large, or its columns are of other kinds.
     """
     files = _files(path)
-    tables = [_table(file, within=path if path.is_dir() else None) for file in files]
+    tables = [read_table(file, within=path if path.is_dir() else None) for file in files]
     name = _label_column(tables[0].column_names, label, files[0])
     for file, table in zip(files, tables, strict=True):
         if table.column_names != tables[0].column_names:
@@ -106,8 +106,16 @@ def _files(path: Path) -> list[Path]:
     return train + test
 
 
-def _table(file: Path, *, within: Path | None) -> pyarrow.Table:
-    """Read a file, after its footer has said how many values it has."""
+def read_table(file: Path, *, within: Path | None) -> pyarrow.Table:
+    """Read a file, after its footer has said how many values it has.
+
+    Args:
+        within: the folder that the user named, inside which no link is followed.
+
+    Raises:
+        ImportError: pyarrow is missing.
+        FileNotFoundError, ValueError: there is no such file, or it is damaged or too large.
+    """
     try:
         import pyarrow
         from pyarrow import parquet

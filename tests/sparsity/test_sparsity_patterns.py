@@ -171,6 +171,14 @@ def test_two_of_four_by_hand() -> None:
     assert groups.fixed == int(chosen.sum()) == 6
 
 
+def test_two_of_four_of_a_layer_that_stores_its_inputs_first() -> None:
+    # the weight of transformers' Conv1D is (inputs, outputs); 8 inputs are whole blocks
+    groups = Groups(shape=(8, 2), pattern="2:4", transposed=True)
+    values = torch.tensor([[1.0, 4.0, 3.0, 2.0, 7.0, 8.0, 5.0, 6.0], [5, 5, 5, 5, 0, 0, 0, 0]]).T
+    chosen = groups.choose(values.flatten(), 8).view(8, 2).T
+    assert chosen.int().tolist() == [[0, 1, 1, 0, 1, 1, 0, 0], [1, 1, 0, 0, 1, 1, 0, 0]]
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_n_of_m_runs_along_the_inputs(layer: str) -> None:
     module, _ = LAYERS[layer]
