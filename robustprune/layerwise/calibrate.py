@@ -9,7 +9,7 @@ each later layer. No other activations are kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
@@ -84,7 +84,8 @@ def walk(
     after: After = "layer",
     dtype: torch.dtype = torch.float64,
     cached: bool = True,
-) -> Iterator[tuple[tuple[str, ...], Moments]]:
+    solved: Container[str] = (),
+) -> Iterator[tuple[tuple[str, ...], Moments | None]]:
     """Yield layers that share their inputs, with their moments, in the order in which they run.
 
     The caller puts the new weights into `pair.pruned` before it asks for the next layers.
@@ -95,11 +96,18 @@ def walk(
         dtype: the dtype of the products.
         cached: False runs the whole network for every layer, for networks whose modules cannot be
             run alone.
+        solved: names of layers that need no moments.
 
     Raises:
         ValueError: inputs or targets are NaN or infinite, or calls differ between the two networks.
     """
     chains = route.chains if cached else ()
+
+    def moments_of(group: tuple[str, ...], runs: Sequence[Run]) -> Moments | None:
+        if all(name in solved for name in group):
+            return None
+        return _gather(pair, route, group, runs, target, dtype)
+
     done: set[tuple[str, ...]] = set()
     for group in route.groups:
         if group in done:
@@ -107,11 +115,11 @@ def walk(
         place = place_of(group[0], chains)
         if place is None:
             runs = [_whole(pair, network) for network in pair.both()]
-            yield group, _gather(pair, route, group, runs, target, dtype)
+            yield group, moments_of(group, runs)
             continue
         chain = next(chain for chain in chains if place in chain.modules)
         done.update(own for own in route.groups if place_of(own[0], (chain,)) is not None)
-        yield from _along(pair, route, chain, target, after, dtype)
+        yield from _along(pair, route, chain, moments_of, own=target == "own", after=after)
 
 
 def _whole(pair: Pair, network: nn.Module) -> Run:
@@ -119,15 +127,21 @@ def _whole(pair: Pair, network: nn.Module) -> Run:
 
 
 def _along(
-    pair: Pair, route: Route, chain: Chain, target: TargetName, after: After, dtype: torch.dtype
-) -> Iterator[tuple[tuple[str, ...], Moments]]:
+    pair: Pair,
+    route: Route,
+    chain: Chain,
+    moments_of: Callable[[tuple[str, ...], Sequence[Run]], Moments | None],
+    *,
+    own: bool,
+    after: After,
+) -> Iterator[tuple[tuple[str, ...], Moments | None]]:
     """Yield the groups inside a chain, module by module."""
     here = {module: [] for module in chain.modules}  # type: dict[str, list[tuple[str, ...]]]
     for group in route.groups:
         if (place := place_of(group[0], (chain,))) is not None:
             here[place].append(group)
     last = max(k for k, module in enumerate(chain.modules) if here[module])
-    wanted = pair.both()[target == "own" :]
+    wanted = pair.both()[own:]
     calls = [lambda net, batch=batch: batch.call(net, pair.device) for batch in pair.batches]
     caches = [Cache(network, chain, calls, pair.lent) for network in wanted]
     for number, name in enumerate(chain.modules[: last + 1]):
@@ -136,10 +150,7 @@ def _along(
             for module in modules:
                 module.to(pair.lent)
             runs = [cache.run for cache in caches]
-            found = (
-                (group, _gather(pair, route, group, [*runs, *runs][-2:], target, dtype))
-                for group in here[name]
-            )
+            found = ((group, moments_of(group, [*runs, *runs][-2:])) for group in here[name])
             yield from found if after == "layer" else list(found)
             for cache in caches if number < last else ():
                 cache.move_on()

@@ -98,7 +98,7 @@ def supported(
                 f"{', '.join(names)} {why}, so that they stay dense: {sizes:,} of "
                 f"{total:,} weights ({sizes / total:.0%})",
                 LeftOut,
-                stacklevel=3,
+                stacklevel=4,
             )
     for name, layer in found.items():
         if not bool(torch.isfinite(cast(Tensor, layer.weight)).all()):
@@ -112,7 +112,7 @@ def supported(
         )
     unsolvable = [name for name, layer in layers.items() if not is_solvable(layer)]
     if (said := left_out_of(network, besides=unsolvable)) is not None:
-        warnings.warn(said, LeftOut, stacklevel=3)
+        warnings.warn(said, LeftOut, stacklevel=4)
     return found
 
 
@@ -193,7 +193,7 @@ def warn_of_few(few: Mapping[str, tuple[int, int]], layers: int) -> None:
         f"that the ridge decides what the samples leave open: {worst!r} has a Gram matrix of "
         f"rank {samples} at most for {inputs} inputs; give more examples",
         FewExamples,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

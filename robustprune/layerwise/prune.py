@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from attacks import Attack
-from robustprune.layerwise.calibrate import After, Pair, layer_of, walk
+from robustprune.layerwise.calibrate import After, Pair
 from robustprune.layerwise.checks import (
     SolverLike,
     check_batch_norm,
     check_options,
-    check_solution,
     check_structure,
     checked_solver,
     masked_layers,
     needed,
     route_of,
     supported,
-    warn_of_few,
     without_cache,
 )
 from robustprune.layerwise.fisher import Outputs, output_weights
 from robustprune.layerwise.inputs import attacked, calibration_batches
-from robustprune.layerwise.moments import Moments, as_matrices, as_weight
 from robustprune.layerwise.norms import BatchNorm, estimate
-from robustprune.layerwise.problem import Solution
 from robustprune.layerwise.ratios import Ratios, check_ratios, layer_counts
+from robustprune.layerwise.resume import Solved
 from robustprune.layerwise.rounding import with_rounding
-from robustprune.layerwise.route import Route
+from robustprune.layerwise.solve import Plan, one_walk
 from robustprune.layerwise.solvers import SOLVERS
 from robustprune.layerwise.structures import Structure, last_columns, with_rows
 from robustprune.layerwise.targets import TargetName
-from robustprune.minmax import Batches, EpochRecord, History
+from robustprune.minmax import Batches, Checkpoint, History, known_by_its_call
 from robustprune.search.ticket import Ticket, copy_on, device_of, refuse_others
 from robustprune.sparsity import (
-    Groups,
     MaskSet,
     check_density,
     check_pattern,
@@ -50,20 +44,7 @@ from robustprune.sparsity import (
 from robustprune.sparsity.plain import copy_of
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """The options for each layer."""
-
-    solve: Callable[..., Solution]
-    options: Mapping[str, Any]
-    groups: Mapping[str, Groups]
-    counts: Mapping[str, int]
-    bias: bool
-    scaled: bool
-    masks: MaskSet | None
-    felt: Mapping[str, Tensor]
-
-
+@known_by_its_call
 def prune_layerwise(
     model: nn.Module,
     loader: Batches,
@@ -90,6 +71,7 @@ def prune_layerwise(
     device: torch.device | str | None = None,
     offload: bool = False,
     tokens: Callable[[Tensor], Tensor] | None = None,
+    checkpoint: Checkpoint | None = None,
     **options: Any,
 ) -> Ticket:
     """Prune a trained network layer by layer. Each layer is the least-squares problem
@@ -139,6 +121,8 @@ def prune_layerwise(
             such as a layer of a transformer, is on `device`: for networks that don't fit.
         tokens: function that returns which tokens of x count, (N, T) boolean, for sentences packed
             in x: `lambda x: unpack_tokens(x).attended`. None counts all.
+        checkpoint: where solved layers are kept (see `robustprune.layerwise.resume`), so that the
+            same call goes on there; only for one sweep.
         options: options of the solver.
 
     Returns:
@@ -199,6 +183,7 @@ def prune_layerwise(
     }
     if density is not None:
         check_ratios(allocate, groups, density)
+    solved = Solved(checkpoint, sweeps)
     pruned, found = network, {}  # type: tuple[nn.Module, dict[str, Tensor]]
     history = History()
     for _ in range(sweeps):
@@ -216,10 +201,10 @@ def prune_layerwise(
                 density=density, allocate=allocate, felt=felt, device=where,
             )  # fmt: skip
         pruned = copy_of(network)
-        plan = _Plan(solve, options, groups, counts, bias, scaled, masks, felt)
+        plan = Plan(solve, options, groups, counts, bias, scaled, masks, felt)
         lent = torch.device(device) if offload and device is not None else where
         pair = Pair(network, pruned, groups, taken, where, lent)
-        found = _one_walk(pair, route, plan, (target, after), dtype, history)
+        found = one_walk(pair, route, plan, (target, after), dtype, history, solved)
         if batch_norm == "estimate":
             estimate(pruned, taken, where)
     if structure != "weight":
@@ -229,71 +214,3 @@ def prune_layerwise(
         if name in uncached:
             cast(Any, module.config).use_cache = True
     return Ticket(MaskSet(found), pruned, history)
-
-
-def _one_walk(
-    pair: Pair,
-    route: Route,
-    plan: _Plan,
-    seen: tuple[TargetName, After],
-    dtype: torch.dtype,
-    history: History,
-) -> dict[str, Tensor]:
-    """Prune `pair.pruned` and return the masks; the history gets one record per layer."""
-    masks: dict[str, Tensor] = {}
-    few: dict[str, tuple[int, int]] = {}
-    began = time.perf_counter()
-    target, after = seen
-    for names, moments in walk(pair, route, target=target, after=after, dtype=dtype):
-        for name in names:
-            masks[name], error = _solve(pair, plan, name, moments)
-            inputs = int((moments.gram.diagonal(dim1=-2, dim2=-1) > 0).sum(-1).max())
-            if moments.samples < inputs:
-                few[name] = moments.samples, inputs
-            now = time.perf_counter()
-            history.append(_record(name, len(history), error, masks[name], now - began))
-            began = now
-        del moments  # before the sums of the next layers are made
-    warn_of_few(few, len(masks))
-    return masks
-
-
-def _record(name: str, number: int, error: float, mask: Tensor, seconds: float) -> EpochRecord:
-    """Return a layer's record for the history."""
-    density = float(mask.double().mean())
-    return EpochRecord(
-        epoch=number, step=number + 1, loss=error, clean=None, robust=None, lr=0.0, seconds=seconds,
-        figures={"relative_error": error, "density": density}, layer=name,
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def _solve(pair: Pair, plan: _Plan, name: str, moments: Moments) -> tuple[Tensor, float]:
-    """Solve one layer, put its weights into the pruned network, and return its mask and error."""
-    groups = plan.groups[name]
-    weight = cast(Tensor, layer_of(pair.dense, name).weight)
-    layer = layer_of(pair.pruned, name)
-    refit_bias = plan.bias and isinstance(layer.bias, Tensor)
-    if name in plan.felt:
-        moments.scale[name] = plan.felt[name].to(moments.gram)
-    problem = moments.problem(
-        name, groups, weight, plan.counts[name], centred=refit_bias, scaled=plan.scaled
-    )
-    options = dict(plan.options)
-    if plan.masks is not None:
-        options["mask"] = as_matrices(groups, plan.masks[name].to(weight.device))
-    try:
-        solution = plan.solve(problem, **options)
-    except ValueError as error:
-        raise ValueError(f"layer {name!r} can't be solved: {error}") from error
-    check_solution(solution, problem, name)
-    found = torch.where(solution.mask, solution.weight, 0.0)
-    away = problem.error(found)
-    scale = moments.row_scale(name) if plan.scaled else 1.0
-    found = found / scale
-    cast(Tensor, layer.weight).copy_(as_weight(groups, found))
-    if refit_bias:
-        bias = cast(Tensor, layer.bias)
-        step = moments.bias_step(name, problem.weight / scale, found)
-        bias.copy_((bias.to(step) + step).to(bias.dtype))
-    return as_weight(groups, solution.mask), away
