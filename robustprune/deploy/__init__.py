@@ -1,5 +1,6 @@
 """Make networks with masks really smaller, save them without their code, and export them."""
 
+from robustprune.deploy.causal import slim_causal
 from robustprune.deploy.coupled import prune_channels
 from robustprune.deploy.csr import CSRLinear
 from robustprune.deploy.export import export_onnx, export_program
@@ -26,6 +27,7 @@ __all__ = [
     "save_slim",
     "silence",
     "slim",
+    "slim_causal",
     "sparsify",
     "to_csr",
 ]

@@ -82,11 +82,13 @@ def check_equal(expected: nn.Module, made: nn.Module, example: Tensor) -> None:
         ValueError: the logits on `example` differ by more; the message has the greatest difference.
     """
     allowed = 1e-4
-    if example.is_floating_point() and torch.finfo(example.dtype).bits < 32:
+    tensors = [example, *expected.parameters()]  # tokens have no precision, but weights do
+    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+    if torch.finfo(dtype).bits < 32:
         # compare in float32: then only the rounding of changed biases to half precision is left
-        allowed = 2 * torch.finfo(example.dtype).eps
+        allowed = 2 * torch.finfo(dtype).eps
         expected, made = copy_of(expected).float(), copy_of(made).float()
-        example = example.float()
+        example = example.float() if example.is_floating_point() else example
     wanted, got = logits_of(expected, example), logits_of(made, example)
     scale = max(1.0, float(wanted.abs().max())) if wanted.numel() else 1.0
     gap = float((wanted - got).abs().max()) if wanted.numel() else 0.0

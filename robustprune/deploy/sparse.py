@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 from collections import Counter
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from robustprune.deploy.copies import baked, check_equal
 from robustprune.deploy.csr import CSRLinear
 from robustprune.deploy.timing import time_in_turns
 from robustprune.sparsity import MaskSet
+from robustprune.sparsity.blocks import hf_conv1d
 from robustprune.sparsity.plain import copy_of
 
 
@@ -98,8 +100,9 @@ def sparsify(
 
     Args:
         masks: the masks of `model`; None if its pruned weights are zero already, as after `slim`.
-        example: a batch (N, ...) on the model's device, as large as in use. Each layer is timed on
-            its input for this batch, and the result is checked on it.
+        example: a batch (N, ...) on the model's device, as large as in use; for a causal language
+            model token numbers (N, 1), because it decodes one token of each text at a time. Each
+            layer is timed on its input for this batch, and the result is checked on it.
         repeats, gain: as in `fastest`.
 
     Raises:
@@ -109,22 +112,22 @@ def sparsify(
     """
     plain = baked(model, masks)
     model = copy_of(plain)
-    places: dict[nn.Linear, list[str]] = {}
+    places: dict[nn.Module, list[str]] = {}
     owners: Counter[Tensor] = Counter()
     for name, module in model.named_modules(remove_duplicate=False):
-        if type(module) is nn.Linear and name:
+        if isinstance(module, hf_conv1d()) or (type(module) is nn.Linear and name):
             places.setdefault(module, []).append(name)
     for module in model.modules():
         owners.update(module.parameters(recurse=False))
     for layer, names in places.items():
-        if owners[layer.weight] > 1 or beside_forward(layer):
+        if owners[cast(nn.Parameter, layer.weight)] > 1 or beside_forward(layer):
             continue
         # Recorded again for each layer, because the memory layout of a CSR layer's output makes a
         # dense layer behind it slower.
         received = _received(model, names[0], example)
         if received is None:
             continue
-        chosen = fastest(layer, None, received, repeats=repeats, gain=gain)
+        chosen = fastest(_linear(layer), None, received, repeats=repeats, gain=gain)
         if isinstance(chosen, CSRLinear):
             _put(model, names, chosen)
             try:
@@ -133,6 +136,17 @@ def sparsify(
                 _put(model, names, layer)
     check_equal(plain, model, example)
     return model
+
+
+@torch.no_grad()
+def _linear(layer: nn.Module) -> nn.Linear:
+    """Return `Conv1D` of transformers as a `nn.Linear`, which stays as it is."""
+    if isinstance(layer, nn.Linear):
+        return layer
+    weight, bias = cast(nn.Parameter, layer.weight), cast(nn.Parameter, layer.bias)
+    linear = nn.Linear(weight.shape[0], weight.shape[1], device="meta")
+    linear.weight, linear.bias = nn.Parameter(weight.T.contiguous()), nn.Parameter(bias.clone())
+    return linear.train(layer.training)
 
 
 def _put(model: nn.Module, names: list[str], layer: nn.Module) -> None:

@@ -3,6 +3,7 @@ pruned, and caches that evict."""
 
 from robustprune.lm.adapters import tune_adapters
 from robustprune.lm.cache import EvictingCache, evicting, heavy_hitters
+from robustprune.lm.decode import DecodingSpeed, decode_speed
 from robustprune.lm.embedded import (
     AdversarialText,
     EmbeddedText,
@@ -26,6 +27,7 @@ from robustprune.lm.windows import next_token_batches, random_windows, windows
 
 __all__ = [
     "AdversarialText",
+    "DecodingSpeed",
     "EmbeddedText",
     "EvictingCache",
     "Eviction",
@@ -39,6 +41,7 @@ __all__ = [
     "Tova",
     "adversarial_perplexity",
     "convert",
+    "decode_speed",
     "embedded",
     "evicting",
     "heavy_hitters",

@@ -119,7 +119,7 @@ def evicting(
             "can't be watched"
         )
     before = model.config._attn_implementation
-    name = _name_of_cache(model)
+    name = name_of_cache(model)
     generate: Callable[..., Any] = cast(Any, model).generate
 
     def generate_with_cache(*args: Any, **kwargs: Any) -> Any:
@@ -173,9 +173,12 @@ def _is_attention(module: nn.Module) -> bool:
     return hasattr(module, "layer_idx") and "Attention" in type(module).__name__
 
 
-def _name_of_cache(model: PreTrainedModel) -> str:
+def name_of_cache(model: nn.Module) -> str:
     """Return the argument that takes a cache; older transformers say `past_key_values`."""
-    names = inspect.signature(type(model).forward).parameters
+    classes = [kind for kind in type(model).__mro__ if "forward" in vars(kind)]
+    names = {
+        name for kind in classes for name in inspect.signature(vars(kind)["forward"]).parameters
+    }
     return "cache" if "cache" in names else "past_key_values"
 
 

@@ -37,15 +37,17 @@ def test_csr_equals_dense(ins: int, outs: int, density: float, bias: bool, seed:
     sparse = to_csr(layer, mask)
     with torch.no_grad():
         layer.weight *= mask
-    for shape in ((4, ins), (2, 3, ins)):
+    for shape in ((4, ins), (2, 3, ins), (1, ins), (ins,), (1, 1, ins), (0, ins)):
         x = torch.randn(shape)
         torch.testing.assert_close(sparse(x), layer(x), atol=1e-5, rtol=1e-5)
     assert torch.equal(sparse.dense().weight, layer.weight)
 
 
-def test_gradients_reach_the_input() -> None:
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_gradients_reach_the_input(rows: int, bias: bool) -> None:
     torch.manual_seed(0)
-    layer, x = nn.Linear(6, 4), torch.randn(3, 6, requires_grad=True)
+    layer, x = nn.Linear(6, 4, bias=bias), torch.randn(rows, 6, requires_grad=True)
     (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
     (got,) = torch.autograd.grad(to_csr(layer)(x).square().sum(), x)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)

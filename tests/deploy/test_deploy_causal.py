@@ -1,0 +1,135 @@
+"""Causal language models without their dead heads and neurons, and with CSR layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustprune.deploy import CSRLinear, slim_causal, sparsify
+from robustprune.layerwise import prune_layerwise
+from robustprune.sparsity import apply_masks, full_masks
+from robustprune.sparsity.gates import gate_groups
+
+transformers = pytest.importorskip("transformers")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::robustprune.layerwise.FewExamples"),
+    pytest.mark.filterwarnings("ignore::robustprune.sparsity.LeftOut"),
+]
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+}  # fmt: skip
+FAMILIES = ["Llama", "Mistral", "Qwen2", "Qwen3", "GPT2"]
+IDS = torch.randint(60, (6, 20), generator=torch.Generator().manual_seed(0))
+
+
+def made(family: str, **options: Any) -> Any:
+    torch.manual_seed(0)
+    sizes = {**SIZES, **options}
+    if family == "GPT2":
+        sizes = {"vocab_size": 60, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    if family == "Qwen3":
+        sizes["head_dim"] = 16
+    config = getattr(transformers, f"{family}Config")(**sizes)
+    name = "GPT2LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM"
+    model = getattr(transformers, name)(config).eval()
+    for parameter in model.parameters():  # biases are zero at first, and would hide mistakes
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return model
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model(IDS).logits
+    return found
+
+
+@pytest.mark.parametrize("structure", ["head", "neuron"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_smaller_model_gives_the_same_and_loads_anywhere(
+    family: str, structure: Any, tmp_path: Path
+) -> None:
+    model = made(family)
+    pruned = prune_layerwise(model, [{"input_ids": IDS}], density=0.5, structure=structure).model
+    small = slim_causal(pruned)
+    torch.testing.assert_close(logits(small), logits(pruned))
+    fixed = family == "GPT2" and structure == "head"  # its config has no size of a head
+    assert (small.num_parameters() < model.num_parameters()) != fixed
+    if structure == "neuron":
+        assert small.config.to_dict()["n_inner" if family == "GPT2" else "intermediate_size"] == (
+            64 if family == "GPT2" else 24
+        )
+    small.save_pretrained(tmp_path)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False)
+    assert torch.equal(logits(again), logits(small))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_each_layer_keeps_as_many_as_the_one_that_needs_most(tied: bool) -> None:
+    model = made("Llama", tie_word_embeddings=tied)
+    places = list(gate_groups(model, "neuron").values())
+    for place, dead in zip(places, (40, 10), strict=True):
+        *_, (name, span) = place.spans.items()
+        kept = torch.ones(48)
+        kept[torch.randperm(48)[:dead]] = 0
+        model.get_parameter(name).data *= span.expand(kept)
+    small = slim_causal(model)
+    assert small.config.intermediate_size == 38
+    assert (small.lm_head.weight is small.model.embed_tokens.weight) == tied
+    torch.testing.assert_close(logits(small), logits(model))
+
+
+def test_dead_everywhere_leaves_one() -> None:
+    model = made("Llama")
+    for layer in model.model.layers:
+        layer.mlp.down_proj.weight.data.zero_()
+        layer.self_attn.o_proj.weight.data.zero_()
+    small = slim_causal(model)
+    sizes = small.config
+    assert (sizes.intermediate_size, sizes.num_attention_heads, sizes.num_key_value_heads) == (
+        1,
+        2,
+        1,
+    )
+    torch.testing.assert_close(logits(small), logits(model))
+
+
+def test_bfloat16_stays() -> None:
+    small = slim_causal(made("Llama").to(torch.bfloat16))
+    assert {parameter.dtype for parameter in small.parameters()} == {torch.bfloat16}
+
+
+def test_what_cannot_be_made_smaller_is_refused() -> None:
+    model = made("Llama")
+    apply_masks(model, full_masks(model))
+    with pytest.raises(ValueError, match="bake them in first"):
+        slim_causal(model)
+    with pytest.raises(ValueError, match="no layers like those of"):
+        slim_causal(nn.Linear(2, 2))
+    config = transformers.BertConfig(
+        vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=48,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="`slim_language` is for BERT"):
+        slim_causal(transformers.BertModel(config))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("family", ["Llama", "GPT2"])
+def test_csr_layers_of_a_language_model(family: str, half: bool) -> None:
+    model = made(family)
+    for name, mask in full_masks(model).items():
+        model.get_parameter(name).data *= torch.rand(mask.shape) < 0.1
+    if half:
+        model = model.to(torch.bfloat16)
+    found = sparsify(model, None, IDS[:1, :1], repeats=1, gain=0.0)
+    layers = [m for m in found.modules() if isinstance(m, CSRLinear)]
+    assert len(layers) == (8 if family == "GPT2" else 15)
+    torch.testing.assert_close(
+        logits(found), logits(model), atol=0.1 if half else 1e-4, rtol=0.1 if half else 1e-4
+    )
