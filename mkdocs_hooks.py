@@ -1,17 +1,25 @@
-"""Run the notebooks of docs/notebooks when the site is built, and make a page of each."""
+"""Run the notebooks of docs/notebooks when the site is built, make a page of each; set equations.
+
+Equations are LaTeX in ```math fences, as on GitHub. They become MathML, which browsers set without
+a script. Wide ones scroll by themselves, so that a page fits on a phone.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nbformat
+from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 
 #: seconds that one cell may take
 LONGEST = 120
+EQUATION = re.compile(r"^```math\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -27,3 +35,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for name, data in resources["outputs"].items():
             files.append(File.generated(config, f"notebooks/{name}", content=data))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Set the equations of a page."""
+    box = '<div class="math" style="overflow: auto hidden; padding: .4em 0">{}</div>'
+    return EQUATION.sub(lambda found: box.format(convert(found[1], display="block")), markdown)
