@@ -128,7 +128,7 @@ def prune(model: nn.Module, data: Texts, method: Method, level: str, seed: int) 
     """Prune by a row of the table; a level is a share such as 50%, or N:M."""
     options = dict(method.options)
     if level.endswith("%"):
-        options["density"] = round(1 - int(level[:-1]) / 100, 2)
+        options["density"] = round(1 - float(level[:-1]) / 100, 6)
         if method.by_row:
             options["allocate"] = "row"
     else:

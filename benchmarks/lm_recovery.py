@@ -6,8 +6,9 @@
 Text, windows and pruning are those of `benchmarks.layerwise_lm`. Recovery is 300 steps of Adam on
 16 random windows of 256 tokens of the first 60% of the text: adapters of rank 8 under the mask
 ("masked LoRA", as sparse as before when merged), without it ("plain LoRA", dense when merged; and
-masked afterwards), and training of all weights under the mask. Every figure is a line of
-results.jsonl, and the same command goes on where it stopped.
+masked afterwards), and training of all weights under the mask. "In 3 rounds": pruned a little,
+recovered and pruned on (`prune_in_rounds`), a third of the steps in each round. Every figure is a
+line of results.jsonl, and the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.kept import note, rows
 from benchmarks.layerwise_lm import METHODS, MODEL, Texts, prune, texts
-from robustprune.lm import perplexity, random_windows
+from robustprune.lm import perplexity, prune_in_rounds, random_windows
 from robustprune.lm.adapters import tune_adapters
 from robustprune.lm.windows import next_token_batches
 from robustprune.minmax import Natural, OptimizerSpec
@@ -39,12 +40,15 @@ REFERENCE = {
     ("Wanda", "2:4", "plain LoRA, then masked"): 18.95,
     ("Wanda", "50%", "all kept weights"): 5.957, ("Wanda", "2:4", "all kept weights"): 7.531,
 }  # fmt: skip
+ROUNDS = 3
 LEVELS = ("50%", "2:4", "70%", "80%", "90%")
 ASKED = [
     *(("Wanda", level, how) for level in ("50%", "2:4") for how in ("none", "masked LoRA")),
     *(("ours", level, how) for level in LEVELS for how in ("none", "masked LoRA")),
     *(("ours", level, "all kept weights") for level in LEVELS),
     *(("Wanda", "50%", how) for how in ("plain LoRA", "plain LoRA, then masked")),
+    *(("ours", level, f"all kept weights, in {ROUNDS} rounds") for level in LEVELS[2:]),
+    *(("ours", level, f"masked LoRA, in {ROUNDS} rounds") for level in LEVELS[2:]),
 ]
 
 
@@ -55,22 +59,38 @@ def pruned(model: nn.Module, data: Texts, name: str, level: str, seed: int) -> T
     return prune(model, data, method, level, seed)
 
 
-def recovered(ticket: Ticket, data: Texts, how: str, lr: float, seed: int) -> nn.Module:
+def tuned(
+    ticket: Ticket, data: Texts, how: str, lr: float, seed: int, steps: int = STEPS
+) -> Ticket:
     """Train a pruned network in one of the ways of the table."""
-    if how == "none":
-        return ticket.model
-    drawn = random_windows(data.calibration, LENGTH, STEPS * BATCH, bos=1, seed=seed + 1000)
+    drawn = random_windows(data.calibration, LENGTH, steps * BATCH, bos=1, seed=seed + 1000)
     spec = OptimizerSpec(name="adam", lr=lr, weight_decay=0.0, schedule="cosine")
     loader = next_token_batches(drawn, BATCH)
     asked: dict[str, Any] = {"epochs": 1, "optimizer": spec, "quiet": True}
-    if how == "all kept weights":
-        return finetune_ticket(ticket, loader, Natural(), **asked).model
+    if how.startswith("all kept weights"):
+        return finetune_ticket(ticket, loader, Natural(), **asked)
     plain = how.startswith("plain")
-    found = tune_adapters(ticket, loader, Natural(), seed=seed, masked=not plain, **asked).model
+    found = tune_adapters(ticket, loader, Natural(), seed=seed, masked=not plain, **asked)
     if how.endswith("then masked"):
-        apply_masks(found, ticket.masks)
-        bake(found)
+        apply_masks(found.model, ticket.masks)
+        bake(found.model)
     return found
+
+
+def recovered(
+    model: nn.Module, data: Texts, name: str, level: str, how: str, lr: float, seed: int
+) -> Ticket:
+    """Prune and train, at once or in rounds."""
+    if not how.endswith("rounds"):
+        ticket = pruned(model, data, name, level, seed)
+        return ticket if how == "none" else tuned(ticket, data, how, lr, seed)
+    return prune_in_rounds(
+        model,
+        lambda network, density: pruned(network, data, name, f"{100 * (1 - density)}%", seed),
+        lambda ticket, number: tuned(ticket, data, how, lr, seed + 100 * number, STEPS // ROUNDS),
+        density=round(1 - float(level.rstrip("%")) / 100, 6),
+        rounds=ROUNDS,
+    )
 
 
 def measure(out: Path, folder: Path, lr: dict[str, float], seed: int) -> None:
@@ -79,9 +99,10 @@ def measure(out: Path, folder: Path, lr: dict[str, float], seed: int) -> None:
     for name, level, how in ASKED:
         if (name, level, how, seed) in done:
             continue
-        ticket, began = pruned(model, data, name, level, seed), time.process_time()
-        rate = lr["all"] if how == "all kept weights" else lr["adapters"]
-        network = recovered(ticket, data, how, rate, seed)
+        began = time.process_time()
+        rate = lr["all"] if how.startswith("all kept weights") else lr["adapters"]
+        ticket = recovered(model, data, name, level, how, rate, seed)
+        network = ticket.model
         zeros = sum(int((network.get_parameter(n) == 0).sum()) for n in ticket.masks)
         row = {
             "pruned": name, "level": level, "how": how, "seed": seed, "lr": rate,

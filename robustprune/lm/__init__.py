@@ -23,6 +23,7 @@ from robustprune.lm.eviction import (
 from robustprune.lm.llama2c import convert
 from robustprune.lm.merging import Merging
 from robustprune.lm.perplexity import Perplexity, perplexity
+from robustprune.lm.rounds import prune_in_rounds
 from robustprune.lm.windows import next_token_batches, random_windows, windows
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "heavy_hitters",
     "next_token_batches",
     "perplexity",
+    "prune_in_rounds",
     "random_windows",
     "token_loss",
     "tune_adapters",
