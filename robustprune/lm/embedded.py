@@ -11,6 +11,7 @@ one number for each window is the loss that an adversary raises:
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from attacks import Attack
 from attacks.modes import evaluating
 from attacks.network import logits_of
 from attacks.scale import scaled
+from robustprune.lm.cache import name_of_cache
 from robustprune.lm.perplexity import Perplexity, next_token_losses
 from robustprune.minmax import StepResult, tally
 from robustprune.minmax.objectives import check_not_negative, ramp
@@ -41,12 +43,15 @@ class EmbeddedText(nn.Module):
 
     Args:
         network: a causal language model that takes `inputs_embeds`.
+        cache: makes a new cache, such as what `evicting` yields. Then tokens go through the network
+            one by one, each with what the cache still holds. Gradients pass through what it holds;
+            which tokens are evicted does not change with a small δ, and has no gradient.
 
     Raises:
         ValueError: it has no word embeddings, or it does not take `inputs_embeds`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, cache: Callable[[], object] | None = None) -> None:
         super().__init__()
         if "inputs_embeds" not in inspect.signature(network.forward).parameters or not hasattr(
             network, "get_input_embeddings"
@@ -56,6 +61,7 @@ class EmbeddedText(nn.Module):
                 "a causal language model of transformers"
             )
         self.network = network
+        self.cache = cache
 
     @property
     def width(self) -> int:
@@ -73,8 +79,14 @@ class EmbeddedText(nn.Module):
         tokens = unpack_tokens(x)
         embeddings = self._table(tokens.ids)
         embeddings = embeddings + tokens.delta.to(embeddings.dtype)
-        logits: Tensor = self.network(inputs_embeds=embeddings, use_cache=False).logits
-        return logits[:, :-1], tokens.ids[:, 1:]
+        if self.cache is None:
+            logits: Tensor = self.network(inputs_embeds=embeddings, use_cache=False).logits[:, :-1]
+        else:
+            held = {name_of_cache(self.network): self.cache()}
+            every = (embeddings[:, t : t + 1] for t in range(embeddings.shape[1] - 1))
+            outputs = [self.network(inputs_embeds=e, use_cache=True, **held) for e in every]
+            logits = torch.cat([output.logits for output in outputs], dim=1)
+        return logits, tokens.ids[:, 1:]
 
     def forward(self, x: Tensor) -> Tensor:
         loss = next_token_losses(*self.next_tokens(x)).mean(1)
@@ -106,6 +118,7 @@ def adversarial_perplexity(
     *,
     bos: int | None = None,
     batch_size: int = 16,
+    cache: Callable[[], object] | None = None,
 ) -> Perplexity:
     """Measure the perplexity where an adversary displaces the word embeddings of each window.
 
@@ -117,11 +130,12 @@ def adversarial_perplexity(
         windows: (N, T) int64, T at least 2.
         attack: an attack with `loss=token_loss` and a threat model with `support=words`.
         bos: as in `embedded`.
+        cache: as in `EmbeddedText`: the model is attacked while its cache is cut.
 
     Raises:
         ValueError: the model can't be attacked in this way, or it returns NaN.
     """
-    text = EmbeddedText(model)
+    text = EmbeddedText(model, cache)
     where = next(model.parameters()).device
     losses = []
     with evaluating(model):

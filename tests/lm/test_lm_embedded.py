@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from attacks import PGD, ThreatModel
-from robustprune.lm import perplexity
+from robustprune.lm import Eviction, HeavyHitters, Recent, Tova, evicting, perplexity
 from robustprune.lm.embedded import (
     AdversarialText,
     EmbeddedText,
@@ -53,6 +53,51 @@ def test_without_displacement_it_is_the_loss_of_the_windows(model: nn.Module) ->
     assert adversarial_perplexity(model, rows(), attack(0.0)).value == pytest.approx(
         perplexity(model, rows()).value
     )
+
+
+@pytest.mark.parametrize("rule", [Recent(9, sinks=0), HeavyHitters(4, 5)])
+def test_with_a_cache_that_holds_all_nothing_changes(model: nn.Module, rule: Eviction) -> None:
+    plain = EmbeddedText(model)
+    x = embedded(rows(), plain.width)
+    x[..., : plain.width] += 0.1 * torch.randn(6, 9, plain.width)
+    x.requires_grad_()
+    with evicting(model, rule) as new_cache:
+        cut = EmbeddedText(model, new_cache)
+        (found,) = torch.autograd.grad(cut(x)[:, 0].sum(), x)
+        torch.testing.assert_close(cut(x), plain(x), atol=1e-5, rtol=1e-5)
+        (wanted,) = torch.autograd.grad(plain(x)[:, 0].sum(), x)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rule", [Recent(3, sinks=1), HeavyHitters(2, 2), Tova(3)])
+def test_the_gradient_with_a_cut_cache_is_that_of_differences(
+    model: nn.Module, rule: Eviction
+) -> None:
+    model, plain = copy.deepcopy(model).double(), EmbeddedText(model)
+    x = embedded(rows(2), plain.width).double().requires_grad_()
+    direction = torch.zeros_like(x)
+    direction[..., : plain.width] = torch.randn(2, 9, plain.width, dtype=torch.float64)
+    with evicting(model, rule) as new_cache:
+        text = EmbeddedText(model, new_cache)
+        (gradient,) = torch.autograd.grad(text(x)[:, 0].sum(), x)
+        step = 3e-3  # the loss itself is computed in float32
+        with torch.no_grad():
+            up, down = (text(x + sign * step * direction)[:, 0].sum() for sign in (1, -1))
+    wanted = float((up - down) / (2 * step))
+    assert float((gradient * direction).sum()) == pytest.approx(wanted, rel=5e-3)
+
+
+def test_the_attack_looks_at_the_cut_cache(model: nn.Module) -> None:
+    with evicting(model, Recent(3, sinks=1)) as new_cache:
+        clean = adversarial_perplexity(model, rows(), attack(0.0), cache=new_cache)
+        found = adversarial_perplexity(model, rows(), attack(0.5), cache=new_cache)
+        text = EmbeddedText(model, new_cache)
+        x = embedded(rows(), text.width)
+        moved = attack(0.5)(EmbeddedText(model), x, torch.zeros(6, dtype=torch.long))
+        transferred = text(moved)[:, 0].mean()  # made for the whole cache
+    assert abs(clean.value / perplexity(model, rows()).value - 1) > 1e-3  # another function
+    assert bool((found.losses >= clean.losses).all())
+    assert found.losses.mean() > transferred
 
 
 def test_the_attack_stays_in_its_ball_and_leaves_the_first_token(model: nn.Module) -> None:
