@@ -23,7 +23,7 @@ from attacks import PGD, ThreatModel
 from robustprune.minmax import Adversarial, OptimizerSpec, train
 from robustprune.models import SentenceTokenizer, language_model
 from robustprune.packing import words
-from robustprune.search.language_ticket import HardConcreteGates
+from robustprune.search.learned_gates import HardConcreteGates
 from robustprune.sparsity import gate_groups
 from robustprune.tasks import BatchLoader, text_task
 

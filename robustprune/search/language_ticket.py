@@ -7,23 +7,20 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-import torch
-from scipy.optimize import brentq
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from typing_extensions import Unpack
 
 from attacks import Attack
 from attacks.network import unwrapped
 from robustprune.minmax import (
     Batches,
-    Learned,
     LoopOptions,
     Objective,
     OptimizerLike,
     OptimizerSpec,
     known_by_its_call,
 )
+from robustprune.search.learned_gates import HardConcreteGates
 from robustprune.search.lottery import LotteryTicket
 from robustprune.search.ticket import (
     check_searchable,
@@ -44,10 +41,8 @@ from robustprune.sparsity import (
     check_density,
     draw_masks,
     gate_groups,
-    magnitudes,
     plain,
 )
-from robustprune.sparsity.hard_concrete import Gated, Gates, probability_kept, score_of
 from robustprune.sparsity.plain import computed_weights
 
 LANGUAGE_OPTIMIZER = OptimizerSpec(name="adamw", lr=0.1, weight_decay=1e-6, schedule="linear")
@@ -60,10 +55,12 @@ class LanguageTicket(LotteryTicket):
     Attributes:
         scores: for each place one score per group; groups with larger scores are kept first.
         groups: the groups to which the scores belong.
+        each: whether every place keeps the same share of its groups.
     """
 
     scores: Mapping[str, Tensor] = field(repr=False)
     groups: Mapping[str, GateGroup] = field(repr=False)
+    each: bool = False
 
     def at(self, density: float) -> LanguageTicket:
         """Return the ticket of another density from the same scores, without learning again.
@@ -71,75 +68,8 @@ class LanguageTicket(LotteryTicket):
         Raises:
             ValueError: `density` is outside (0, 1].
         """
-        masks = draw_masks(self.scores, self.groups, density)
+        masks = draw_masks(self.scores, self.groups, density, each=self.each)
         return replace(self, masks=masks, model=_masked(self.start, masks))
-
-
-def expected_density(scores: Mapping[str, Tensor], groups: Mapping[str, GateGroup]) -> Tensor:
-    """Return R(m) = Σ_g n_g P(m_g ≠ 0) / Σ_g n_g, where group g has n_g weights."""
-    parts = [
-        probability_kept(scores[name]).mean() * group.weights for name, group in groups.items()
-    ]
-    return torch.stack(parts).sum() / sum(group.weights for group in groups.values())
-
-
-class HardConcreteGates(Learned):
-    """Put gates on a frozen network, with the penalty λ times `expected_density`. Each optimizer
-    step uses one sample of the gates."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        groups: Mapping[str, GateGroup],
-        *,
-        density: float,
-        penalty: float,
-        kept: float | None,
-        spread: float = 0.0,
-        seed: int,
-    ) -> None:
-        self.groups, self.density, self.weight = groups, density, penalty
-        self.gates: dict[str, Gates] = {}
-        device = device_of(model)
-        first = first_scores(model, groups, density=density, kept=kept, spread=spread)
-        for index, (place, group) in enumerate(groups.items()):
-            gates = Gates(first[place], seed=seed * len(groups) + index).to(device)
-            self.gates[place] = gates
-            for number, (name, span) in enumerate(group.spans.items()):
-                layer, _, leaf = name.rpartition(".")
-                gated = Gated(gates, span, owner=number == 0)
-                module = model.get_submodule(layer)
-                parametrize.register_parametrization(module, leaf, gated, unsafe=True)
-
-    def parameters(self) -> list[nn.Parameter]:
-        return [gates.score for gates in self.gates.values()]
-
-    def scores(self) -> dict[str, Tensor]:
-        return {name: gates.score.detach().clone() for name, gates in self.gates.items()}
-
-    def expected_density(self) -> Tensor:
-        """Return R(m), which is differentiable."""
-        return expected_density({n: gates.score for n, gates in self.gates.items()}, self.groups)
-
-    def penalty(self, model: nn.Module) -> Tensor:
-        return self.weight * self.expected_density()
-
-    def after_step(self, model: nn.Module, step: int) -> None:
-        for gates in self.gates.values():
-            gates.draw = step
-
-    @torch.no_grad()
-    def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, float]:
-        return {"expected density": float(self.expected_density())}
-
-    def masks(self, model: nn.Module) -> MaskSet:
-        return draw_masks(self.scores(), self.groups, self.density)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"draw": torch.tensor(max((g.draw for g in self.gates.values()), default=0))}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.after_step(nn.Identity(), int(state["draw"]))
 
 
 @known_by_its_call
@@ -158,7 +88,7 @@ def find_language_ticket(
     optimizer: OptimizerLike = LANGUAGE_OPTIMIZER,
     pretrained: nn.Module | None = None,
     granularity: Granularity = "weight",
-    penalty: float = 0.5,
+    penalty: float | None = 0.5,
     kept: float | None = 0.9,
     spread: float = 0.0,
     **loop: Unpack[LoopOptions],
@@ -183,11 +113,14 @@ def find_language_ticket(
         density: the fraction of the groups to keep, in (0, 1]: exactly ⌈density · n⌉ of them.
         attack: the inner attack, such as PGD(ThreatModel("l2", eps, support=words)); give exactly
             one of `attack` and `objective`.
-        pattern, allocate: they must be "element" and "global"; see `granularity`.
+        pattern: it must be "element"; see `granularity`.
+        allocate: "global" compares the groups of all layers; "layer" keeps the same share of heads
+            or neurons in every layer, so that `deploy.slim_causal` removes all others.
         pretrained: the network to whose weights the ticket is reset; None for `model`.
         granularity: what is kept or removed together: "weight", "head", "neuron" or "layer" (see
             `sparsity.gates`).
-        penalty: λ, at least 0.
+        penalty: λ, at least 0. None finds it in the search, by Lagrange multipliers that drive R(m)
+            to `density` (see `HardConcreteGates`).
         kept: P(m ≠ 0) at the start; with a spread, that of the middle group. None chooses it so
             that R(m) is `density` at the first step, which helps when steps are few (ours).
         spread: how far the first scores extend to both sides of the middle, by the rank of the
@@ -207,9 +140,12 @@ def find_language_ticket(
         TrainingDiverged: the loss became non-finite.
     """
     check_density(density)
+    each = allocate == "layer" and granularity in ("head", "neuron")
     whole = "granularity says which weights are removed together, and all layers are compared"
-    refuse_others(whole, pattern=(pattern, "element"), allocate=(allocate, "global"))
-    if not penalty >= 0:
+    refuse_others(
+        whole, pattern=(pattern, "element"), allocate=("global" if each else allocate, "global")
+    )
+    if penalty is not None and not penalty >= 0:
         raise ValueError(f"penalty={penalty} must be at least 0, the weight λ of the kept share")
     if not 0 <= spread < math.inf:
         raise ValueError(f"spread={spread} must be at least 0 and finite, in units of the scores")
@@ -226,15 +162,17 @@ def find_language_ticket(
     if pretrained is not None:
         _check_fits(pretrained, groups)
     constraint = HardConcreteGates(
-        network, groups, density=density, penalty=penalty, kept=kept, spread=spread, seed=seed
-    )
+        network, groups, density=density, penalty=penalty, kept=kept, spread=spread, each=each,
+        seed=seed,
+    )  # fmt: skip
     loop.setdefault("title", f"robust ticket {density:.0%}")
     masks, history = learn_masks(
         network, loader, objective, constraint, epochs=epochs, optimizer=optimizer, **loop
     )
     start = plain(model if pretrained is None else pretrained).to(device_of(network))
     start.requires_grad_(True)
-    return LanguageTicket(masks, _masked(start, masks), history, start, constraint.scores(), groups)
+    model = _masked(start, masks)
+    return LanguageTicket(masks, model, history, start, constraint.scores(), groups, each)
 
 
 def _check_fits(pretrained: nn.Module, groups: Mapping[str, GateGroup]) -> None:
@@ -248,49 +186,6 @@ def _check_fits(pretrained: nn.Module, groups: Mapping[str, GateGroup]) -> None:
                 f"the ticket needs a weight {name!r} of shape {span.shape}, and `pretrained` has "
                 f"{has}; give the network that `model` was fine-tuned from"
             )
-
-
-def first_scores(
-    model: nn.Module,
-    groups: Mapping[str, GateGroup],
-    *,
-    density: float,
-    kept: float | None,
-    spread: float,
-) -> dict[str, Tensor]:
-    """Return the first score of each group: the log-odds of `kept` (None: those for which R(m) is
-    `density`), plus spread · ρ, where ρ from −1 to 1 is the rank of the group's root mean square
-    weight among all groups of all places."""
-    ranks = (
-        _ranks(model, groups) if spread else {n: torch.zeros(g.shape) for n, g in groups.items()}
-    )
-    moved = {name: spread * rank for name, rank in ranks.items()}
-    middle = _middle(moved, groups, density) if kept is None else score_of(kept)
-    return {name: middle + part for name, part in moved.items()}
-
-
-def _ranks(model: nn.Module, groups: Mapping[str, GateGroup]) -> dict[str, Tensor]:
-    sizes = [magnitudes(model, group).flatten() for group in groups.values()]
-    order = torch.cat(sizes).argsort(stable=True)
-    rank = torch.empty(len(order)).scatter_(0, order.cpu(), torch.linspace(-1, 1, len(order)))
-    parts = torch.split(rank, [len(size) for size in sizes])
-    return {
-        name: part.view(group.shape)
-        for (name, group), part in zip(groups.items(), parts, strict=True)
-    }
-
-
-def _middle(moved: Mapping[str, Tensor], groups: Mapping[str, GateGroup], density: float) -> float:
-    """Return the number that is added to the scores so that R(m) is the density."""
-    if not density < 1:
-        raise ValueError(f"kept=None starts at the density, which must be below 1, not {density}")
-
-    def excess(middle: float) -> float:
-        scores = {name: middle + part for name, part in moved.items()}
-        return float(expected_density(scores, groups)) - density
-
-    far = 1 + max(float(part.abs().max()) for part in moved.values())
-    return float(brentq(excess, score_of(density) - far, score_of(density) + far, xtol=1e-6))
 
 
 def _masked(start: nn.Module, masks: MaskSet) -> nn.Module:

@@ -147,11 +147,16 @@ def magnitudes(model: nn.Module, group: GateGroup) -> Tensor:
 
 
 def draw_masks(
-    scores: Mapping[str, Tensor], groups: Mapping[str, GateGroup], density: float
+    scores: Mapping[str, Tensor],
+    groups: Mapping[str, GateGroup],
+    density: float,
+    *,
+    each: bool = False,
 ) -> MaskSet:
     """Keep the ⌈density · n⌉ groups with the largest scores of all n; of equal ones the first.
 
-    A place may lose all its groups, because the residual connections lead around it.
+    A place may lose all its groups, because the residual connections lead around it. With `each`,
+    every place keeps ⌈density · its groups⌉.
 
     Raises:
         ValueError: `density` is outside (0, 1], or a score is NaN.
@@ -159,8 +164,11 @@ def draw_masks(
     check_density(density)
     check_scores({name: scores[name] for name in groups})
     values = {name: scores[name].detach().flatten() for name in groups}
-    total = sum(value.numel() for value in values.values())
-    counts = count_best(values, count_kept(density, total))
+    if each:
+        counts = {name: count_kept(density, value.numel()) for name, value in values.items()}
+    else:
+        total = sum(value.numel() for value in values.values())
+        counts = count_best(values, count_kept(density, total))
     masks = {}
     for place, group in groups.items():
         part = top_k(values[place], counts[place])

@@ -20,7 +20,7 @@ from robustprune.search import (
     prune_scores,
     train_control,
 )
-from robustprune.search.language_ticket import HardConcreteGates, first_scores
+from robustprune.search.learned_gates import HardConcreteGates, first_scores
 from robustprune.sparsity import (
     Granularity,
     count_kept,
@@ -144,6 +144,48 @@ def test_a_heavier_penalty_keeps_less(make_model: MakeModel, split: Split) -> No
         for p in (0.0, 100.0)
     ]
     assert densities[1] < densities[0] - 0.02
+
+
+@pytest.mark.parametrize("allocate", ["global", "layer"])
+@pytest.mark.parametrize("granularity", ["head", "neuron"])
+def test_multipliers_drive_the_gates_to_the_density(
+    make_model: MakeModel, split: Split, granularity: Granularity, allocate: str
+) -> None:
+    asked = {"granularity": granularity, "allocate": allocate, "density": 0.5, "epochs": 60}
+    ticket = find(make_model(), split, penalty=None, **asked)
+    reached = [record.figures["expected density"] for record in ticket.history]
+    assert reached[0] > 0.8  # it starts at 0.9
+    assert reached[-1] == pytest.approx(0.5, abs=0.05)
+    each = [float(probability_kept(scores).mean()) for scores in ticket.scores.values()]
+    if allocate == "layer":
+        assert each == pytest.approx([0.5] * len(each), abs=0.08)
+        for place, group in gate_groups(ticket.model, granularity).items():
+            name, span = list(group.spans.items())[-1]
+            kept = span.total(ticket.masks[name].float(), group.shape) > 0
+            assert int(kept.sum()) == group.number // 2, place
+        again = ticket.at(0.25).masks
+        assert {layer.density for layer in again.layers()} == {0.25}
+
+
+def test_multipliers_are_the_sums_of_what_was_in_excess(make_model: MakeModel) -> None:
+    model = make_model().requires_grad_(False)
+    groups = gate_groups(model, "head")
+    gates = HardConcreteGates(model, groups, density=0.6, penalty=None, kept=0.9, each=True, seed=0)
+    assert float(gates.penalty(model).detach()) == 0  # both multipliers begin at zero
+    gates.after_step(model, 1)
+    gates.after_step(model, 2)
+    torch.testing.assert_close(gates.multipliers, torch.tensor([[0.6] * 2, [0.18] * 2]))
+    with torch.no_grad():
+        gates.gates["head.0"].score.fill_(100.0)  # all open: R = 1
+    excess = torch.tensor([0.4, 0.3])
+    wanted = (0.6 * excess + 0.18 * excess.square()).sum()
+    torch.testing.assert_close(gates.penalty(model).detach(), wanted)
+    other = HardConcreteGates(
+        make_model(), groups, density=0.6, penalty=None, kept=0.9, each=True, seed=0
+    )
+    other.load_state_dict(gates.state_dict())
+    assert torch.equal(other.multipliers, gates.multipliers)
+    assert other.gates["head.0"].draw == 2
 
 
 def test_the_expected_density_counts_weights(make_model: MakeModel) -> None:

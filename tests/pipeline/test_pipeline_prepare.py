@@ -151,7 +151,7 @@ def test_every_training_of_a_run_is_averaged(
     sources = Sources(dense, dense)
     if method == "language":
         monkeypatch.setattr("robustprune.search.language_ticket.gate_groups", lambda *_, **__: {})
-        monkeypatch.setattr("robustprune.search.language_ticket.first_scores", lambda *_, **__: {})
+        monkeypatch.setattr("robustprune.search.learned_gates.first_scores", lambda *_, **__: {})
     if method == "snip":  # nothing is trained by it, but then
         found = ROWS[method].search(run, 0.5, "snip", sources)
         with pytest.raises(Enough):
