@@ -23,10 +23,11 @@ HALVINGS = 30
 
 
 class Lines(NamedTuple):
-    """Slopes in [0, 1] and shifts of both lines, (N, 1 or S, …). A shift of None means 0.
+    """Slopes and shifts of both lines, (N, 1 or S, …). A shift of None means 0.
 
-    ``choice`` is what α-CROWN may optimise: the lower slope of a ReLU, or the points where the two
-    tangents of tanh or sigmoid touch the curve, along a last dimension of size 2.
+    ``choice`` is what α-CROWN may optimise: the lower slope of a ReLU, the points where the two
+    tangents of tanh or sigmoid touch the curve, along a last dimension of size 2, or there the
+    slopes of both lines for a ``curves.Curve``.
     """
 
     lower_slope: Tensor
@@ -37,8 +38,8 @@ class Lines(NamedTuple):
 
 
 class Elementwise(ABC):
-    """The base class of all elementwise nonlinearities, which are monotone with slopes in [0,
-    1]."""
+    """The base class of all elementwise nonlinearities. Those that don't override ``interval`` and
+    ``size`` are monotone with slopes in [0, 1]."""
 
     #: an upper bound of |f(z)| − |z|, for the size of shifts (see ``rounding``)
     bounded_by: float = 0.0
@@ -69,9 +70,9 @@ class Elementwise(ABC):
     ) -> Tensor | None:
         """Return the largest error of the network's own f(z), (N, …), or None where it is exact."""
 
-    def size(self, *inputs: Tensor) -> Tensor:
+    def size(self, reach: Sequence[Tensor], boxes: Sequence[Interval]) -> Tensor:
         # |slope ⊙ z| ≤ m, |shift| ≤ |f(z)| + |slope ⊙ z|
-        return 2 * inputs[0] + self.bounded_by
+        return 2 * reach[0] + self.bounded_by
 
     def backward(self, A: Tensor, lines: Lines) -> tuple[list[Tensor], Tensor | None]:
         """Use the lower line for positive coefficients and the upper line for negative ones.

@@ -74,10 +74,10 @@ class Affine:
             radius = radius + gamma * self.bias_size
         return Interval(middle - radius, middle + radius)
 
-    def size(self, *inputs: Tensor) -> Tensor | None:
+    def size(self, reach: Sequence[Tensor], boxes: Sequence[Interval]) -> Tensor | None:
         if self.exact:
             return None
-        size = self.absolute(inputs[0])
+        size = self.absolute(reach[0])
         return size if self.bias_size is None else size + self.bias_size
 
     def deviation(
@@ -127,7 +127,7 @@ class Sum:
         slack = gamma * sum((i.size for i in inputs), start=lo.new_zeros(()))
         return Interval(lo - slack, hi + slack)
 
-    def size(self, *inputs: Tensor) -> None:
+    def size(self, reach: Sequence[Tensor], boxes: Sequence[Interval]) -> None:
         return None  # copies of A are exact
 
     def deviation(
@@ -141,17 +141,20 @@ class Sum:
 
 @dataclass(frozen=True)
 class Concat:
-    """The concatenation of features or channels; ``lengths`` has the number of each input."""
+    """The concatenation along ``dim``, usually of features or channels; ``lengths`` has the size of
+    each input there."""
 
     lengths: tuple[int, ...]
+    dim: int = 1
+    moves: tuple[Region, Region] | None = None  # only in a crop, as in ``products.Product``
 
     def clean(self, *zs: Tensor) -> Tensor:
-        return torch.cat(zs, 1)
+        return torch.cat(zs, self.dim)
 
     def interval(self, *inputs: Interval, gamma: float) -> Interval:
         return Interval(self.clean(*(i.lo for i in inputs)), self.clean(*(i.hi for i in inputs)))
 
-    def size(self, *inputs: Tensor) -> None:
+    def size(self, reach: Sequence[Tensor], boxes: Sequence[Interval]) -> None:
         return None
 
     def deviation(
@@ -160,7 +163,8 @@ class Concat:
         return None
 
     def backward(self, A: Tensor) -> tuple[list[Tensor], None]:
-        return list(torch.split_with_sizes(A, self.lengths, 2)), None
+        A = A if self.moves is None else moved(A, *self.moves)
+        return list(torch.split_with_sizes(A, self.lengths, self.dim + 1)), None
 
 
 def linear(

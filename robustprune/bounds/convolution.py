@@ -15,6 +15,9 @@ from torch.nn import functional as F
 from robustprune.bounds.affine import Affine, Region, Shape, cropped_bias, whole_bias
 from robustprune.bounds.precision import Arithmetic
 
+FORWARD = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
 
 def convolution(
     weight: Tensor,
@@ -28,10 +31,8 @@ def convolution(
     groups: int,
     arithmetic: Arithmetic | None = None,
 ) -> Affine:
-    """Return a 1-D or 2-D convolution as an affine operation."""
-    one = weight.dim() == 3
-    forward = F.conv1d if one else F.conv2d
-    backward = F.conv_transpose1d if one else F.conv_transpose2d
+    """Return a convolution in 1-D, 2-D or 3-D as an affine operation."""
+    forward, backward = FORWARD[len(stride)], TRANSPOSED[len(stride)]
     # positions at the far end that the stride skips are not read by the kernel
     left_over = tuple(
         size - (hi - lo - 2 * p)
@@ -141,3 +142,37 @@ def _ends(count: int, taps: int, stride: int, dilation: int) -> dict[int, tuple[
         first, last, early, late = found.get(j, (i, i, back, back))
         found[j] = min(first, i), max(last, i), min(early, back), max(late, back)
     return found
+
+
+def transposed_convolution(
+    weight: Tensor,
+    bias: Tensor | None,
+    in_shape: Shape,
+    out_shape: Shape,
+    *,
+    stride: Shape,
+    padding: Shape,
+    output_padding: Shape,
+    dilation: Shape,
+    groups: int,
+    arithmetic: Arithmetic | None = None,
+) -> Affine:
+    """Return a transposed convolution in 1-D, 2-D or 3-D as an affine operation."""
+    dims = len(stride)
+    forward, backward = TRANSPOSED[dims], FORWARD[dims]
+    places = (slice(None), slice(None), *(slice(n) for n in in_shape[1:]))
+
+    def spread(z: Tensor, kernel: Tensor) -> Tensor:
+        return forward(z, kernel, None, stride, padding, output_padding, groups, dilation)
+
+    def adjoint(A: Tensor) -> Tensor:
+        # a long output padding leaves room for more positions than the input has
+        return backward(A, weight, None, stride, padding, dilation, groups)[places]
+
+    return Affine(
+        lambda z: spread(z, weight),
+        lambda z: spread(z, weight.abs()),
+        adjoint,
+        *whole_bias(None if bias is None else bias.reshape(-1, *(1,) * dims), out_shape),
+        arithmetic=arithmetic,
+    )

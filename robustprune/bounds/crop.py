@@ -10,11 +10,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from robustprune.bounds.activations import Elementwise
-from robustprune.bounds.affine import Affine, Region, Shape, cropped_bias, inside, moved
+from robustprune.bounds.activations import Elementwise, Lines
+from robustprune.bounds.affine import Affine, Concat, Region, Shape, cropped_bias, inside, moved
 from robustprune.bounds.algebra import Interval
 from robustprune.bounds.interval import Sweep
 from robustprune.bounds.pooling import MaxPool
+from robustprune.bounds.products import Product
 from robustprune.bounds.program import Node, Op
 
 
@@ -55,8 +56,12 @@ def cropped(known: Sweep, position: int, region: Region) -> Sweep:
         op, fields = ops.get(k, (None, []))
         moves = tuple((f, seen[i]) for f, i in zip(fields, links[k].inputs, strict=True))
         part.program.nodes[k] = Node(op, links[k].inputs, shape, moves)
-        if isinstance(op, Elementwise | MaxPool):
+        if isinstance(op, MaxPool):
             part.relaxed[k] = op.relax(_cut(known.intervals[nodes[k].inputs[0]], fields[0]))
+        elif isinstance(op, Elementwise):
+            part.relaxed[k] = _lines(known.relaxation(k), own)
+        elif isinstance(op, Product):
+            part.relaxed[k] = known.relaxation(k)
     return part
 
 
@@ -72,6 +77,8 @@ def _cropped_op(node: Node, region: Region, shapes: list[Shape]) -> tuple[Op, li
     if isinstance(op, Affine) and op.crop is not None:
         layer, field = op.crop(region)
         return layer, [field]
+    if isinstance(op, Product) or (isinstance(op, Concat) and op.dim != 1):
+        return replace(op, moves=(region, whole)), [_whole(shape) for shape in shapes]
     if not isinstance(op, Affine):
         return op, [region] * len(shapes)
     whole_op = op.adjoint
@@ -99,6 +106,21 @@ def _hull(one: Region, other: Region) -> Region:
 def _cut(box: Interval, region: Region) -> Interval:
     at = inside(region)
     return Interval(_channels_last(box.lo[at]), _channels_last(box.hi[at]))
+
+
+def _lines(lines: Lines, region: Region) -> Lines:
+    """Return the lines of the positions in a region; their choice is not needed there."""
+    at = inside(region)
+
+    def cut(t: Tensor) -> Tensor:
+        return _channels_last(t[:, 0][at]).unsqueeze(1)
+
+    return lines._replace(
+        lower_slope=cut(lines.lower_slope),
+        lower_shift=None if lines.lower_shift is None else cut(lines.lower_shift),
+        upper_slope=cut(lines.upper_slope),
+        upper_shift=cut(lines.upper_shift),
+    )
 
 
 def _channels_last(z: Tensor) -> Tensor:

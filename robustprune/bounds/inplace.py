@@ -15,14 +15,19 @@ from robustprune.bounds.program import Value
 from robustprune.bounds.tensors import Unsupported
 
 #: functions and methods whose result uses the memory of their input
-VIEWS = {"view", "squeeze", "unsqueeze", "unflatten", "dropout", "dropout1d", "dropout2d"}
-VIEW_LAYERS = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Unflatten)
-#: those whose result may use that memory or be a copy
-MAYBE_VIEWS = {"flatten", "reshape", "contiguous", "float", "double"}
+VIEWS = {"view", "squeeze", "unsqueeze", "unflatten"}
+VIEWS |= {"dropout", "dropout1d", "dropout2d", "dropout3d"}
+VIEW_LAYERS = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Unflatten)
+#: those whose result may use that memory or be a copy, or use it in another order or a part of it
+MAYBE_VIEWS = {"flatten", "reshape", "contiguous", "float", "double", "permute", "transpose"}
+MAYBE_VIEWS |= {"swapaxes", "swapdims", "movedim", "moveaxis", "narrow", "select", "getitem"}
+MAYBE_VIEWS |= {"split", "chunk", "unbind", "getattr"}
 MAYBE_VIEW_LAYERS = (nn.Flatten,)
 OPERATORS = {"iadd", "isub", "imul", "itruediv", "ipow", "ifloordiv", "imod"}
 #: the position of ``inplace`` among the arguments of a function
-PLACE = {"relu": 1, "leaky_relu": 2, "dropout": 3, "dropout1d": 3, "dropout2d": 3}
+PLACE = {"relu": 1, "leaky_relu": 2, **{f"dropout{kind}": 3 for kind in ("", "1d", "2d", "3d")}}
+PLACE |= {"relu6": 1, "hardtanh": 3, "elu": 2}
+PLACE |= dict.fromkeys(("silu", "mish", "hardswish", "hardsigmoid"), 1)
 
 
 class Effect(NamedTuple):

@@ -17,6 +17,7 @@ from robustprune.bounds.affine import Affine
 from robustprune.bounds.algebra import Interval
 from robustprune.bounds.input_set import InputSet
 from robustprune.bounds.pooling import MaxPool
+from robustprune.bounds.products import Product
 from robustprune.bounds.program import Program
 from robustprune.bounds.progress import UNTOLD, Progress
 from robustprune.bounds.rounding import EPS, TINY
@@ -125,8 +126,12 @@ class Sweep:
         interval."""
         if position not in self.relaxed:
             node = self.program.nodes[position]
-            assert isinstance(node.op, Elementwise | MaxPool)
-            self.relaxed[position] = node.op.relax(self.intervals[node.inputs[0]])
+            boxes = [self.intervals[source] for source in node.inputs]
+            if isinstance(node.op, Product):
+                self.relaxed[position] = node.op.relax(*boxes)
+            else:
+                assert isinstance(node.op, Elementwise | MaxPool)
+                self.relaxed[position] = node.op.relax(boxes[0])
         return self.relaxed[position]
 
     def redrawn(self, position: int, choice: Tensor) -> Lines:
@@ -166,9 +171,10 @@ def sweep(
     done = set(ends) or program.exact_by_intervals()
     for position, node in enumerate(program.nodes[1:], start=1):
         assert node.op is not None
-        if tighten is not None and node.nonlinear and node.inputs[0] not in done:
-            assert isinstance(node.op, Elementwise | MaxPool)
-            source = node.inputs[0]
+        sources = node.inputs if tighten is not None and node.nonlinear else ()
+        for source in [k for k in dict.fromkeys(sources) if k not in done]:
+            assert isinstance(node.op, Elementwise | MaxPool | Product)
+            assert tighten is not None
             if settled is not None:
                 _meet(known, source, settled.box(source, known.intervals[source]))
             wanted = node.op.unsettled(known.intervals[source])
@@ -205,7 +211,7 @@ def _pay(known: Sweep, position: int) -> None:
     assert lost is not None
     boxes = [known.intervals[i] for i in node.inputs]
     reach = [up + down + precision.reach for up, down in (b.parts() for b in boxes)]
-    size = node.op.size(*reach)
+    size = node.op.size(reach, boxes)
     error = node.op.deviation(precision, boxes, box, size)
     floor = _floor(known, position, *reach, box.size)
     slack = None if size is None else known.gamma(position) * size

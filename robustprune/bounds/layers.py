@@ -11,9 +11,15 @@ from torch.nn import functional as F
 
 from robustprune.bounds import affine
 from robustprune.bounds.activations import Rectifier, Sigmoidal
-from robustprune.bounds.convolution import convolution
+from robustprune.bounds.convolution import (
+    FORWARD,
+    TRANSPOSED,
+    convolution,
+    transposed_convolution,
+)
 from robustprune.bounds.pooling import MaxPool, Windows
 from robustprune.bounds.precision import Arithmetic, sum_of_products
+from robustprune.bounds.products import Product, matrix
 from robustprune.bounds.program import Program, Value
 from robustprune.bounds.tensors import Unsupported, each, pad, pooled
 
@@ -25,10 +31,23 @@ def linear(p: Program, input: Value, weight: Tensor, bias: Tensor | None = None)
     return p.add(affine.linear(weight, p.cast(bias), shape, how), input)
 
 
-def matmul(p: Program, input: Value, other: Tensor) -> Value:
+def matmul(p: Program, input: Any, other: Any) -> Value:
+    if isinstance(input, Value) and isinstance(other, Value):
+        return product_of_matrices(p, input, other)
     if not (isinstance(input, Value) and isinstance(other, Tensor) and other.dim() == 2):
         raise Unsupported("a matrix product needs the input on the left, a constant matrix right")
     return linear(p, input, other.T)
+
+
+def product_of_matrices(p: Program, input: Value, other: Value) -> Value:
+    """Return the product of values (N, …, L, D) and (N, …, D, M)."""
+    left, right = input.sample.shape, other.sample.shape
+    if len(left) != len(right) or len(left) < 3 or left[:-2] != right[:-2]:
+        raise Unsupported(
+            f"a matrix product of values of shapes {tuple(left[1:])} and {tuple(right[1:])}; "
+            "bring both to matrices with the same leading dimensions"
+        )
+    return p.add(Product(matrix(left[-1])), input, other)
 
 
 def conv(
@@ -48,8 +67,7 @@ def conv(
         amounts = [n for total in reversed(around) for n in (total // 2, total - total // 2)]
         input, padding = pad(p, input, amounts), 0
     sides = each(0 if padding == "valid" else padding, dims)
-    function = F.conv1d if dims == 1 else F.conv2d
-    bare = function(input.sample[:1], weight, None, steps, sides, dilations, groups)
+    bare = FORWARD[dims](input.sample[:1], weight, None, steps, sides, dilations, groups)
     return p.add(
         convolution(
             weight,
@@ -73,6 +91,59 @@ def conv_layer(p: Program, layer: Any, input: Value) -> Value:
         input, padding = pad(p, input, amounts, layer.padding_mode), 0
     return conv(
         p, input, layer.weight, layer.bias, layer.stride, padding, layer.dilation, layer.groups
+    )
+
+
+def conv_transpose(
+    p: Program,
+    input: Value,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Value:
+    weight, dims = p.cast(weight), weight.dim() - 2
+    steps, sides, extra, dilations = (
+        each(value, dims) for value in (stride, padding, output_padding, dilation)
+    )
+    function: Any = TRANSPOSED[dims]
+    bare = function(input.sample[:1], weight, None, steps, sides, extra, groups, dilations)
+    # one row for each channel of the result: (in, out / groups, …) -> (out, in / groups, …)
+    parted = weight.reshape(groups, -1, *weight.shape[1:])
+    rows = parted.transpose(1, 2).flatten(0, 1)
+    op = transposed_convolution(
+        weight,
+        p.cast(bias),
+        tuple(input.sample.shape[1:]),
+        tuple(bare.shape[1:]),
+        stride=steps,
+        padding=sides,
+        output_padding=extra,
+        dilation=dilations,
+        groups=groups,
+        arithmetic=sum_of_products(rows, bias) if p.precision else None,
+    )
+    return p.add(op, input)
+
+
+def conv_transpose_layer(
+    p: Program, layer: Any, input: Value, output_size: Sequence[int] | None = None
+) -> Value:
+    if output_size is not None:
+        raise Unsupported("output_size; give output_padding to the layer")
+    return conv_transpose(
+        p,
+        input,
+        layer.weight,
+        layer.bias,
+        layer.stride,
+        layer.padding,
+        layer.output_padding,
+        layer.groups,
+        layer.dilation,
     )
 
 
@@ -157,7 +228,7 @@ def max_pool(
     kernel = each(kernel_size, dims)
     steps = kernel if stride is None or stride == [] else each(stride, dims)
     sides, dilations = each(padding, dims), each(dilation, dims)
-    function = F.max_pool1d if dims == 1 else F.max_pool2d
+    function = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[dims]
     out = function(input.sample[:1], kernel, steps, sides, dilations, ceil_mode)
     windows = Windows(kernel, steps, sides, dilations)
     return p.add(MaxPool(windows, before, tuple(out.shape[1:]), input.sample.device), input)
@@ -165,9 +236,9 @@ def max_pool(
 
 def avg_pool_layer(p: Program, m: Any, input: Value) -> Value:
     options = [m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad]
-    if isinstance(m, nn.AvgPool2d):
+    if not isinstance(m, nn.AvgPool1d):
         options.append(m.divisor_override)
-    return pooled("avg_pool2d" if isinstance(m, nn.AvgPool2d) else "avg_pool1d")(p, input, *options)
+    return pooled(f"avg_pool{input.sample.dim() - 2}d")(p, input, *options)
 
 
 def max_pool_layer(p: Program, m: Any, input: Value) -> Value:

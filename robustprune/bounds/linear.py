@@ -19,6 +19,7 @@ from robustprune.bounds.algebra import Interval, dot, least_over_box
 from robustprune.bounds.crop import cropped
 from robustprune.bounds.interval import Sweep
 from robustprune.bounds.pooling import MaxPool
+from robustprune.bounds.products import Product
 from robustprune.bounds.rounding import EPS
 
 #: the entries of the largest tensor for bounds (128 MiB); about eight exist at a time
@@ -107,7 +108,7 @@ def _back(
         part, u, v = op.step(A, size, known.relaxation(position))
         total = total + dot(A, u) - dot(size, v if slack is None else v + slack)
         return [part], _floored(known, position, total)
-    if isinstance(op, Elementwise | MaxPool):
+    if isinstance(op, Elementwise | MaxPool | Product):
         drawn: Any = (
             known.relaxation(position) if choice is None else known.redrawn(position, choice)
         )

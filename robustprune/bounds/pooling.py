@@ -75,8 +75,8 @@ class MaxPool:
     def interval(self, *inputs: Interval, gamma: float) -> Interval:
         return Interval(self.clean(inputs[0].lo), self.clean(inputs[0].hi))
 
-    def size(self, *inputs: Tensor) -> Tensor:
-        return 3 * self.clean(inputs[0])  # |slope z| + |shift| ≤ m + 2 m
+    def size(self, reach: Sequence[Tensor], boxes: Sequence[Interval]) -> Tensor:
+        return 3 * self.clean(reach[0])  # |slope z| + |shift| ≤ m + 2 m
 
     def deviation(
         self, precision: Precision, inputs: Sequence[Interval], out: Interval, size: Tensor | None

@@ -19,9 +19,9 @@ linear bound that passes it, like the errors of the bounds themselves (see ``rou
 node's box contains its value in real numbers and in every evaluation.
 
 The assumptions are IEEE arithmetic in the format of the weights, or a better one (no TF32, no
-autocast, no convolution by Winograd's or Fourier's algorithm), and tanh and sigmoid with an error
-of at most ULPS units in the last place.  Computed weights, and constants that are combined before
-they meet the input, have the values that the network computes here.
+autocast, no convolution by Winograd's or Fourier's algorithm), and tanh, sigmoid, exp and erf with
+an error of at most ULPS units in the last place.  Computed weights, and constants that are combined
+before they meet the input, have the values that the network computes here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-#: the largest error of tanh and sigmoid, in units in the last place
+#: the largest error of tanh, sigmoid, exp and erf, in units in the last place
 ULPS = 4
 #: a factor that covers the float64 rounding of the error bounds themselves
 MARGIN = 1 + 2.0**-20

@@ -13,9 +13,10 @@ from robustprune.bounds.activations import Elementwise
 from robustprune.bounds.affine import Affine, Concat, Region, Shape, Sum
 from robustprune.bounds.pooling import MaxPool
 from robustprune.bounds.precision import Precision
+from robustprune.bounds.products import Product
 from robustprune.bounds.rounding import gamma
 
-Op = Affine | Sum | Concat | Elementwise | MaxPool
+Op = Affine | Sum | Concat | Elementwise | MaxPool | Product
 
 
 class Node(NamedTuple):
@@ -36,7 +37,7 @@ class Node(NamedTuple):
 
     @property
     def nonlinear(self) -> bool:
-        return isinstance(self.op, Elementwise | MaxPool)
+        return isinstance(self.op, Elementwise | MaxPool | Product)
 
 
 class Value(NamedTuple):
@@ -158,17 +159,22 @@ class Program:
         """Return where the entries of this node begin and end, as shares of the whole work of
         bounding every input of a nonlinearity, with one backward pass for each entry."""
         entries = [math.prod(node.shape) for node in self.nodes]
-        sources = {node.inputs[0] for node in self.nodes if node.nonlinear}
-        works = [n * sum(entries[: k + 1]) * (k in sources) for k, n in enumerate(entries)]
-        total = sum(works) or 1
-        return sum(works[:position]) / total, sum(works[: position + 1]) / total
+        works = {k: entries[k] * sum(entries[: k + 1]) for k in self._bounded()}
+        order = list(works)
+        before = sum(works[k] for k in order[: order.index(position)])
+        total = sum(works.values()) or 1
+        return before / total, (before + works[position]) / total
+
+    def _bounded(self) -> list[int]:
+        """Return the inputs of nonlinearities, in the order in which they are bounded."""
+        used = (source for node in self.nodes if node.nonlinear for source in node.inputs)
+        return list(dict.fromkeys(used))
 
     def ascent(self, rows: int, steps: int) -> float:
         """Return the share of all work for optimising the bounds of `rows` quantities
         (``share``)."""
-        sources = [node.inputs[0] for node in self.nodes if node.nonlinear]
         entries = [math.prod(node.shape) for node in self.nodes]
-        before = sum(entries[k] * sum(entries[: k + 1]) for k in set(sources))
+        before = sum(entries[k] * sum(entries[: k + 1]) for k in self._bounded())
         own = 3 * (steps + 1) * rows * sum(entries)  # there, back, and the step itself
         return own / (before + own)
 

@@ -32,8 +32,8 @@ Products that underflow, or are flushed to zero, have an error of TINY each: thi
 every term of the layer's sums, times the size of their factors.  A bound that overflows is −∞.
 
 Two assumptions remain: matrix products and convolutions are computed as sums of products (no
-Winograd or FFT algorithm; cuDNN is switched off meanwhile), and the error of tanh and sigmoid is
-at most 8 units in the last place.
+Winograd or FFT algorithm; cuDNN is switched off meanwhile), and the error of tanh, sigmoid, exp
+and erf is at most 8 units in the last place.
 """
 
 from __future__ import annotations

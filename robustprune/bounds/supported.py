@@ -8,60 +8,102 @@ from typing import Any
 
 from torch import nn
 
-from robustprune.bounds import layers, tensors
-from robustprune.bounds.program import Program, Value
+from robustprune.bounds import attention, curved, formulas, layers, shapes, tensors
+from robustprune.bounds.recurrent import recurrent
 
 SUPPORTED = (
-    "Linear, Conv1d/2d, BatchNorm1d/2d, ReLU, LeakyReLU, Tanh, Sigmoid, average, adaptive average "
-    "and max pooling in 1-D and 2-D, zero padding, flatten and other reshapes, mean, sum, Dropout, "
-    "Identity, +, −, concatenation, and ×, ÷ by constants"
+    "Linear, Conv and ConvTranspose1d/2d/3d, BatchNorm1d/2d/3d, LSTM, GRU, RNN, "
+    "MultiheadAttention and scaled_dot_product_attention, softmax, ReLU, ReLU6, LeakyReLU, ELU, "
+    "GELU, SiLU, Mish, Hardswish, Hardsigmoid, Hardtanh, clamp, Tanh, Sigmoid, abs, exp, average, "
+    "adaptive average and max pooling in 1-D to 3-D, padding, reshapes, permute, transpose, chunk, "
+    "split, stack, concatenation, indices, mean, sum, Dropout, Identity, +, −, ×, matrix products, "
+    "squares, and ÷ by constants"
 )
 
-MODULES: dict[type[nn.Module], Callable[[Program, Any, Value], Value]] = {
+MODULES: dict[type[nn.Module], Callable[..., Any]] = {
     nn.Linear: lambda p, m, z: layers.linear(p, z, m.weight, m.bias),
     nn.Conv1d: layers.conv_layer,
     nn.Conv2d: layers.conv_layer,
+    nn.Conv3d: layers.conv_layer,
+    nn.ConvTranspose1d: layers.conv_transpose_layer,
+    nn.ConvTranspose2d: layers.conv_transpose_layer,
+    nn.ConvTranspose3d: layers.conv_transpose_layer,
     nn.BatchNorm1d: layers.batch_norm,
     nn.BatchNorm2d: layers.batch_norm,
+    nn.BatchNorm3d: layers.batch_norm,
+    nn.LSTM: lambda p, m, z, hx=None: recurrent(p, m, z, hx),
+    nn.GRU: lambda p, m, z, hx=None: recurrent(p, m, z, hx),
+    nn.RNN: lambda p, m, z, hx=None: recurrent(p, m, z, hx),
+    nn.MultiheadAttention: attention.multi_head,
+    nn.Softmax: lambda p, m, z: attention.softmax(p, z, m.dim),
     nn.ReLU: lambda p, m, z: layers.relu(p, z),
     nn.LeakyReLU: lambda p, m, z: layers.leaky_relu(p, z, m.negative_slope),
     nn.Tanh: lambda p, m, z: layers.tanh(p, z),
     nn.Sigmoid: lambda p, m, z: layers.sigmoid(p, z),
-    nn.AvgPool1d: layers.avg_pool_layer,
-    nn.AvgPool2d: layers.avg_pool_layer,
+    nn.GELU: lambda p, m, z: curved.gelu(p, z, m.approximate),
+    nn.ELU: lambda p, m, z: curved.elu(p, z, m.alpha),
+    # the limits of ReLU6, a subclass, are attributes too
+    nn.Hardtanh: lambda p, m, z: curved.clamp(p, z, m.min_val, m.max_val),
+    nn.SiLU: lambda p, m, z: p.add(formulas.silu(), z),
+    nn.Mish: lambda p, m, z: p.add(formulas.mish(), z),
+    nn.Hardswish: lambda p, m, z: p.add(formulas.hardswish(), z),
+    nn.Hardsigmoid: lambda p, m, z: p.add(formulas.hardsigmoid(), z),
+    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), layers.avg_pool_layer),
     nn.AdaptiveAvgPool1d: lambda p, m, z: tensors.pooled("adaptive_avg_pool1d")(
         p, z, m.output_size
     ),
     nn.AdaptiveAvgPool2d: lambda p, m, z: tensors.pooled("adaptive_avg_pool2d")(
         p, z, m.output_size
     ),
-    nn.MaxPool1d: layers.max_pool_layer,
-    nn.MaxPool2d: layers.max_pool_layer,
-    nn.ZeroPad1d: lambda p, m, z: tensors.pad(p, z, m.padding),
-    nn.ZeroPad2d: lambda p, m, z: tensors.pad(p, z, m.padding),
+    nn.AdaptiveAvgPool3d: lambda p, m, z: tensors.pooled("adaptive_avg_pool3d")(
+        p, z, m.output_size
+    ),
+    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), layers.max_pool_layer),
+    **dict.fromkeys(
+        (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d), lambda p, m, z: tensors.pad(p, z, m.padding)
+    ),
     nn.Flatten: lambda p, m, z: tensors.reshaped("flatten")(p, z, m.start_dim, m.end_dim),
     nn.Unflatten: lambda p, m, z: tensors.reshaped("unflatten")(p, z, m.dim, m.unflattened_size),
     nn.Identity: lambda p, m, z: z,
     nn.Dropout: lambda p, m, z: z,
     nn.Dropout1d: lambda p, m, z: z,
     nn.Dropout2d: lambda p, m, z: z,
+    nn.Dropout3d: lambda p, m, z: z,
 }
 
 #: torch functions, operators and tensor methods with the same name do the same
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "linear": layers.linear,
     "matmul": layers.matmul,
-    "conv1d": layers.conv,
-    "conv2d": layers.conv,
+    "bmm": layers.matmul,
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), layers.conv),
+    **{f"conv_transpose{dims}d": layers.conv_transpose for dims in (1, 2, 3)},
     "relu": layers.relu,
+    "relu6": curved.relu6,
+    "hardtanh": curved.hardtanh,
+    **dict.fromkeys(("clamp", "clip"), curved.clamp),
+    "clamp_min": curved.clamp_min,
+    "clamp_max": curved.clamp_max,
+    "elu": curved.elu,
+    "gelu": curved.gelu,
+    "silu": curved.plain(formulas.silu),
+    "mish": curved.plain(formulas.mish),
+    "hardswish": curved.plain(formulas.hardswish),
+    "hardsigmoid": curved.plain(formulas.hardsigmoid),
+    "abs": curved.plain(formulas.magnitude),
+    "exp": curved.plain(formulas.exponential),
+    "square": curved.plain(formulas.square),
+    "pow": tensors.power,
+    "softmax": attention.softmax,
+    "scaled_dot_product_attention": attention.attention,
     "leaky_relu": layers.leaky_relu,
     "tanh": layers.tanh,
     "sigmoid": layers.sigmoid,
-    "max_pool1d": layers.max_pool,
-    "max_pool2d": layers.max_pool,
+    **{f"max_pool{dims}d": layers.max_pool for dims in (1, 2, 3)},
     **{
         name: tensors.pooled(name)
-        for name in ("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d")
+        for dims in (1, 2, 3)
+        for name in (f"avg_pool{dims}d", f"adaptive_avg_pool{dims}d")
     },
     "add": tensors.add,
     "iadd": tensors.add,
@@ -73,15 +115,13 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "itruediv": tensors.div,
     "div": tensors.div,
     "neg": tensors.neg,
-    "cat": tensors.cat,
-    "concat": tensors.cat,
     "mean": tensors.mean,
     "sum": tensors.total,
     "pad": tensors.pad,
-    **dict.fromkeys(("dropout", "dropout1d", "dropout2d"), tensors.dropout),
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), tensors.dropout),
     "size": tensors.sizes,
     "dim": lambda p, z: z.sample.dim(),
-    "getattr": tensors.attribute,
+    **shapes.METHODS,
     **{
         name: tensors.reshaped(name)
         for name in ("flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten")

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustprune.bounds import affine
-from robustprune.bounds.affine import Concat, Sum
+from robustprune.bounds.affine import Sum
+from robustprune.bounds.formulas import square
 from robustprune.bounds.precision import EXACT, Arithmetic, Precision, constants, mean_of
+from robustprune.bounds.products import ENTRYWISE, Product
 from robustprune.bounds.program import Program, Value
 
 
@@ -58,7 +60,14 @@ def _plus(p: Program, input: Any, other: Any, alpha: int, sign: int) -> Value:
 
 def mul(p: Program, input: Any, other: Any) -> Value:
     if isinstance(input, Value) and isinstance(other, Value):
-        raise Unsupported("a product of two values that both depend on the input")
+        if input.node == other.node:
+            return p.add(square(), input)
+        if input.sample.shape != other.sample.shape:
+            raise Unsupported(
+                f"a product of values of shapes {tuple(input.sample.shape[1:])} and "
+                f"{tuple(other.sample.shape[1:])}; bring both to one shape"
+            )
+        return p.add(Product(ENTRYWISE), input, other)
     value, factor = (input, other) if isinstance(input, Value) else (other, input)
     return scaled(p, value, factor, None)
 
@@ -71,16 +80,14 @@ def div(p: Program, input: Any, other: Any) -> Value:
     return scaled(p, input, inverse, None, roundings=3)
 
 
+def power(p: Program, input: Any, exponent: Any) -> Value:
+    if not isinstance(input, Value) or isinstance(exponent, Tensor | Value) or exponent != 2:
+        raise Unsupported("a power other than the square of a value")
+    return p.add(square(), input)
+
+
 def neg(p: Program, input: Value) -> Value:
     return scaled(p, input, -1, None, roundings=0)
-
-
-def cat(p: Program, tensors: Sequence[Value], dim: int = 0) -> Value:
-    if not all(isinstance(value, Value) for value in tensors):
-        raise Unsupported("a concatenation with a constant")
-    if dim % tensors[0].sample.dim() != 1:
-        raise Unsupported(f"a concatenation along dim={dim}; only channels, dim=1, can be joined")
-    return p.add(Concat(tuple(value.sample.shape[1] for value in tensors)), *tensors)
 
 
 def averaged(
@@ -113,12 +120,6 @@ def pooled(name: str) -> Callable[..., Value]:
 def sizes(p: Program, input: Value, dim: int | None = None) -> Any:
     """Return the shape of the sample; reshapes check that the batch dimension does not change."""
     return input.sample.shape if dim is None else input.sample.shape[dim]
-
-
-def attribute(p: Program, input: Value, name: str) -> Any:
-    if name not in ("shape", "ndim"):
-        raise Unsupported(f"the attribute '{name}' of a value that depends on the input")
-    return getattr(input.sample, name)
 
 
 def mean(p: Program, input: Value, dim: Any = None, keepdim: bool = False) -> Value:

@@ -3,26 +3,13 @@
 import math
 
 import torch
+from bounds_more import Function, curved
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 #: exponents of ten within which weights are numbers of the format
 DECADES = {torch.float32: (-44, 37), torch.float64: (-320, 300), torch.bfloat16: (-38, 37)}
-
-
-class Function(nn.Module):
-    """A function without weights, and its name for the case at hand."""
-
-    def __init__(self, name, function):
-        super().__init__()
-        self.name, self.function = name, function
-
-    def forward(self, x):
-        return self.function(x)
-
-    def extra_repr(self):
-        return self.name
 
 
 class Branches(nn.Module):
@@ -34,6 +21,8 @@ class Branches(nn.Module):
         one, other = self.one(x), self.other(x)
         if self.join == "cat":
             return torch.cat((one, other), dim=1)
+        if self.join == "mul":
+            return one * other
         if self.join == "iadd":
             one += other
             return one
@@ -72,6 +61,8 @@ def elementwise(rng, dtype):
             lambda: nn.LeakyReLU(rng.choice([0.01, 0.3, 1.0])),
             nn.Tanh,
             nn.Sigmoid,
+            lambda: curved(rng),
+            lambda: curved(rng),
             lambda: Function(f"x * {c}", lambda x: x * c),
             lambda: Function(f"{c} - x", lambda x: c - x),
             lambda: Function(f"x + {c}", lambda x: c + x),
@@ -98,14 +89,20 @@ def flat_part(rng, dtype, width):
         one, after = flat_part(rng, dtype, width)
         if after != width:
             return Branches(one, nn.Identity(), "cat"), after + width
-        return Branches(one, elementwise(rng, dtype), rng.choice(["add", "sub", "iadd"])), width
+        return Branches(
+            one, elementwise(rng, dtype), rng.choice(["add", "sub", "iadd", "mul"])
+        ), width
     return elementwise(rng, dtype), width
 
 
 def spread_part(rng, dtype, shape):
     """A part that takes (N, C, L) or (N, C, H, W)."""
     two, channels = len(shape) == 3, shape[0]
-    kind = rng.randrange(8)
+    kind = rng.randrange(9)
+    if kind == 8:
+        layer = nn.ConvTranspose2d if two else nn.ConvTranspose1d
+        stride = rng.randint(1, 2)
+        return layer(channels, 2, rng.randint(1, 3), stride, output_padding=stride - 1)
     if kind <= 2:
         layer = nn.Conv2d if two else nn.Conv1d
         return layer(
@@ -186,7 +183,8 @@ def random_case(rng, dtype):
 @torch.no_grad()
 def almost_underflow(model, rng, dtype):
     """Scale an early layer down to the smallest numbers, and a later one up by as much."""
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    kinds = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
+    layers = [m for m in model.modules() if isinstance(m, kinds)]
     if len(layers) < 2:
         return
     early, late = sorted(rng.sample(range(len(layers)), 2))
