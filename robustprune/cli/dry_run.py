@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustprune.cli.shared import answer
@@ -11,16 +12,21 @@ from robustprune.run.config import Config
 from robustprune.run.progress import duration
 
 if TYPE_CHECKING:
+    import torch
+
     from robustprune.pipeline.estimate import Estimate
 
 
 def dry_run(config: Config, options: argparse.Namespace) -> int:
     """Measure a few steps of the run and print an estimate from them. Nothing is written."""
+    from robustprune.pipeline.causal_run import is_causal
     from robustprune.pipeline.estimate import estimate
     from robustprune.pipeline.prepare import planned_run
     from robustprune.run.runtime import choose_device
 
     device = choose_device(options.device)
+    if is_causal(config):
+        return _dry_causal(config, options, device)
     run = planned_run(
         config,
         out=options.out,
@@ -29,21 +35,57 @@ def dry_run(config: Config, options: argparse.Namespace) -> int:
         quiet=True,
         network=config.model.name,
     )
-    folder = run.folder.path
-    state = "new"
-    if folder.exists():
-        state = "finished" if (folder / "report.html").exists() else "begun"
     found = estimate(run)
     content: dict[str, Any] = {
-        "run": str(folder),
-        "state": state,
-        "device": str(device),
-        "config": config.model_dump(mode="json"),
+        **_about(config, run.folder.path, device),
         "seconds": found.seconds,
         **asdict(found),
     }
     answer(options, content, lambda: _show(config, content, found))
     return 0
+
+
+def _dry_causal(config: Config, options: argparse.Namespace, device: torch.device) -> int:
+    """Do the same for a causal language model, whose layers are solved without training."""
+    from robustprune.pipeline.causal import seconds_of_measuring
+    from robustprune.pipeline.causal_run import prepare_causal, searches_of
+
+    run = prepare_causal(
+        config,
+        out=options.out,
+        data_dir=options.data_dir,
+        device=device,
+        quiet=True,
+        write=False,
+    )
+    named = [f"{method.title_of(config)}, {level.title}" for method, level in searches_of(config)]
+    content = {
+        **_about(config, run.folder.path, device),
+        "networks": named,
+        "seconds_of_measuring": seconds_of_measuring(run, 1 + len(named)),
+    }
+
+    def show() -> None:
+        print(config.to_yaml())
+        print(f"# run: {content['run']} ({content['state']}), on {content['device']}")
+        print(f"# {len(named)} networks: {'; '.join(named)}")
+        print(f"# perplexity of all: about {duration(content['seconds_of_measuring'])}, and the")
+        print("# search of each network a few times as long as its perplexity")
+
+    answer(options, content, show)
+    return 0
+
+
+def _about(config: Config, folder: Path, device: torch.device) -> dict[str, Any]:
+    state = "new"
+    if folder.exists():
+        state = "finished" if (folder / "report.html").exists() else "begun"
+    return {
+        "run": str(folder),
+        "state": state,
+        "device": str(device),
+        "config": config.model_dump(mode="json"),
+    }
 
 
 def _show(config: Config, content: dict[str, Any], found: Estimate) -> None:

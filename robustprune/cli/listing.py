@@ -12,6 +12,7 @@ from robustprune.run.suggest import did_you_mean
 TASKS = {
     "ag_news": "news in four classes, AGNews/{train,test}.csv in --data-dir",
     "cifar10": "images (3, 32, 32), by torchvision or from --data-dir",
+    "corpus": "your own text for a causal language model, .txt, .jsonl, .parquet or .arrow",
     "csv": "your own series or features, from a .csv file",
     "ecg200": "ECG200 of the UCR archive, packaged: 100 + 100 series of length 96",
     "fashion_mnist": "images (1, 28, 28), by torchvision or from --data-dir",
@@ -27,8 +28,11 @@ TASKS = {
     "sony_aibo_1": "SonyAIBORobotSurface1 of the UCR archive, packaged",
     "sst2": "sentences of GLUE, SST-2/{train,dev}.tsv in --data-dir",
     "sst2_sample": "600 + 160 sentences of SST-2, packaged",
+    "stories": "TinyStories for causal language models, a sample, packaged",
     "text": "your own sentences, from a folder of .tsv or .csv files",
+    "tinystories": "text of causal language models, TinyStories/tiny_stories.txt in --data-dir",
     "ucr:<Name>": "any set of the UCR or UEA archive in --data-dir",
+    "wikitext2": "text of causal language models, WikiText-2/{train,test}.txt in --data-dir",
 }
 KINDS = ("methods", "tasks", "models", "attacks", "configs")
 
@@ -70,8 +74,10 @@ def _methods() -> dict[str, str]:
 
 def _models() -> dict[str, str]:
     from robustprune.models.build import model_summaries
+    from robustprune.models.causal import load_causal
 
-    return model_summaries()
+    causal = (load_causal.__doc__ or "").partition("\n")[0]
+    return dict(sorted({**model_summaries(), "causal": causal}.items()))
 
 
 def _attacks() -> dict[str, str]:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,25 +205,28 @@ def run_config(options: argparse.Namespace) -> int:
     # Importing torch takes seconds; `--help` and errors in the config come before.
     from rich.console import Console
 
-    from robustprune.pipeline import find_sparse_networks, prepare
+    from robustprune.pipeline import find_sparse_networks, prepare, prepare_causal, prune_causal
+    from robustprune.pipeline.causal_run import is_causal
     from robustprune.report import terminal_table
     from robustprune.run.runtime import choose_device
 
     quiet = silent(options)
-    device = choose_device(options.device)
-    run = prepare(
-        config,
-        out=options.out,
-        data_dir=options.data_dir,
-        device=device,
-        quiet=quiet,
-        network=config.model.name,
-        checkpoint_seconds=options.checkpoint_seconds,
-    )
-    folder = run.folder.path
+    places: dict[str, Any] = {
+        "out": options.out,
+        "data_dir": options.data_dir,
+        "device": choose_device(options.device),
+        "quiet": quiet,
+        "checkpoint_seconds": options.checkpoint_seconds,
+    }
+    if is_causal(config):
+        language = prepare_causal(config, **places)
+        folder, carry_on = language.folder.path, partial(prune_causal, language)
+    else:
+        run = prepare(config, network=config.model.name, **places)
+        folder, carry_on = run.folder.path, partial(find_sparse_networks, run)
     if not quiet:
         print(printable(f"{config.name}, seed {config.seed}: {folder}"), file=sys.stderr)
-    metrics = find_sparse_networks(run)
+    metrics = carry_on()
 
     def show() -> None:
         Console().print(terminal_table(metrics))

@@ -93,6 +93,21 @@ PRUNE_LAYERWISE = Script(
         ("--config layerwise_mnist --data-dir ~/data", "MNIST"),
     ),
 )
+PRUNE_LM = Script(
+    "prune_lm.py",
+    "lm_stories",
+    "Prune a causal language model without training: least squares towards the residual stream by "
+    "ADMM, beside OWL, SparseGPT, Wanda and magnitude; perplexity with intervals. Needs the extra "
+    "lm.",
+    (
+        ("", "stories260K on TinyStories, 50%, 70% and 2:4"),
+        ("--method layerwise wanda --density 0.5", "two methods at 50% and 2:4"),
+        ("--set model.options.weights=FOLDER causal.window=1024", "your own model, or a hub id"),
+        ("--set task.name=wikitext2 --data-dir ~/data", "~/data/WikiText-2, or its download"),
+        ("--set task.name=corpus task.path=mine.jsonl", "your own text: .txt, .jsonl, .parquet"),
+        ("--set causal.windows=null causal.calibration=128", "the whole protocol"),
+    ),
+)
 FIND_PLM = Script(
     "find_plm_ticket.py",
     "plm_minilm_sst2",

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from robustprune.compare.board import Board, Row
 from robustprune.compare.table import accuracy, apart
-from robustprune.report.render import escape_markdown
+from robustprune.report.fill import escape_markdown
 from robustprune.report.wording import threat_phrase
 from robustprune.run.terminal import printable
 

@@ -11,7 +11,7 @@ from robustprune.compare.grid import markdown_grid
 from robustprune.compare.paired import against_best
 from robustprune.compare.table import PAIRED, apart, as_csv, as_latex, columns_of
 from robustprune.measure.statistics import INTERVAL_METHOD
-from robustprune.report.render import render_html
+from robustprune.report.fill import render_html
 from robustprune.report.style import inline, page_colours
 from robustprune.report.wording import threat_phrase
 from robustprune.run.checkpoint import write_atomically

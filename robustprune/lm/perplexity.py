@@ -38,14 +38,43 @@ class Perplexity:
 
         It covers the choice of windows of the same text, not the choice of the text.
         """
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randint(len(self.losses), (draws, len(self.losses)), generator=generator)
-        means = self.losses[chosen].mean(1)
-        tail = (1 - level) / 2
-        low, high = torch.quantile(
-            means, torch.tensor([tail, 1 - tail], dtype=means.dtype)
-        ).tolist()
-        return _exp(low), _exp(high)
+        return _interval(self.losses, level, draws, seed)
+
+    def ratio(self, other: Perplexity) -> float:
+        """Return how many times the perplexity of `other` it is.
+
+        Raises:
+            ValueError: the two are of different numbers of windows.
+        """
+        return _exp(float(self._apart(other).mean()))
+
+    def ratio_interval(
+        self, other: Perplexity, level: float = 0.95, *, draws: int = 2000, seed: int = 0
+    ) -> tuple[float, float]:
+        """Return a bootstrap interval of `ratio`. The windows are paired: a resample takes the same
+        ones of both, so that windows which are hard for both do not widen it.
+
+        Raises:
+            ValueError: the two are of different numbers of windows.
+        """
+        return _interval(self._apart(other), level, draws, seed)
+
+    def _apart(self, other: Perplexity) -> Tensor:
+        if len(self.losses) != len(other.losses):
+            raise ValueError(
+                f"one perplexity is of {len(self.losses)} windows and the other of "
+                f"{len(other.losses)}; measure both on the same windows"
+            )
+        return self.losses - other.losses
+
+
+def _interval(losses: Tensor, level: float, draws: int, seed: int) -> tuple[float, float]:
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(len(losses), (draws, len(losses)), generator=generator)
+    means = losses[chosen].mean(1)
+    tail = (1 - level) / 2
+    low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
+    return _exp(low), _exp(high)
 
 
 def _exp(loss: float) -> float:

@@ -106,7 +106,10 @@ def load_causal(
         FileNotFoundError: the model is not on this machine and could not be downloaded.
     """
     if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"dtype {shown(repr(dtype))} is not one of {', '.join(DTYPES)}")
+        raise ValueError(
+            f"dtype {shown(repr(dtype))} is not one of {', '.join(DTYPES)}; leave it out to take "
+            "the weights as they are stored"
+        )
     transformers_library()
     source = causal_source(weights)
     with quiet_transformers():
@@ -124,6 +127,16 @@ def load_causal(
     found = CausalModel(network, words, _bos(words, text_config, weights, rows), positions, rows)
     _check_causal(found, weights)
     return found
+
+
+def stored_network(folder: Path) -> nn.Module:
+    """Load the network of a folder, with its weights as they are stored, in eval mode.
+
+    Raises:
+        ValueError, FileNotFoundError: as in `load_causal`.
+    """
+    with quiet_transformers():
+        return _network(str(folder), str(folder), None)
 
 
 def causal_digest(weights: str, tokenizer: str | None = None) -> str | None:

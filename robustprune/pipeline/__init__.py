@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from robustprune.pipeline.attack_text import attack_text
+from robustprune.pipeline.causal import prune_causal
+from robustprune.pipeline.causal_run import prepare_causal
 from robustprune.pipeline.cost import measure_cost
 from robustprune.pipeline.fit import Fitted, fit_dense, fit_finetuned
 from robustprune.pipeline.measure import findings, measure_model, measure_switch, write_per_example
@@ -24,7 +26,7 @@ from robustprune.report import write_report
 from robustprune.run.runtime import is_first
 from robustprune.run.settings import SelectionSection
 
-__all__ = ["Run", "find_sparse_networks", "prepare"]
+__all__ = ["Run", "find_sparse_networks", "prepare", "prepare_causal", "prune_causal"]
 
 
 def find_sparse_networks(run: Run) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from robustprune.pipeline import combinations
 from robustprune.pipeline.fit import Training
@@ -17,6 +19,8 @@ from robustprune.pipeline.searches import (
     Search,
     Sources,
     find_scratch,
+    own_options,
+    published,
     score_once,
     searched,
     solve_layers,
@@ -66,6 +70,9 @@ class Method:
             1).
         everywhere: whether it compares the weights of all layers with each other, whatever
             `search.allocate` is.
+        causal: a function (config) -> the options of `prune_layerwise` with which it prunes a
+            causal language model, or None if it can't. A share allots weights to layers where the
+            pattern leaves a choice.
     """
 
     name: str
@@ -83,6 +90,7 @@ class Method:
     takes_density: bool = True
     iterative: bool = False
     everywhere: bool = False
+    causal: Callable[[Config], dict[str, Any]] | None = None
 
     def densities(self, config: Config) -> tuple[float, ...]:
         """Return the densities at which the config asks for this method."""
@@ -131,7 +139,9 @@ def _l1(config: Config) -> tuple[str, str]:
     return "admm_l1", f"ADMM, l1 weight {config.admm.l1 or 0:g}"
 
 
-def _one_shot(name: str, title: str, summary: str, benchmark: str = _LEAST_SCORE) -> Method:
+def _one_shot(
+    name: str, title: str, summary: str, benchmark: str = _LEAST_SCORE, **fields: Any
+) -> Method:
     """Return the row of a criterion of `sparsity.criteria`."""
 
     def plan(config: Config, model: str, density: float) -> list[Training]:
@@ -140,18 +150,26 @@ def _one_shot(name: str, title: str, summary: str, benchmark: str = _LEAST_SCORE
 
     return Method(
         name, "one_shot", title, f"one shot: {summary}", score_once, benchmark,
-        plan=plan, check=combinations.check_one_shot,
+        plan=plan, check=combinations.check_one_shot, **fields,
     )  # fmt: skip
 
 
-def _layerwise(name: str, title: str, summary: str) -> Method:
-    """Return a method that solves the least squares of each layer."""
+def _layerwise(
+    name: str,
+    title: str,
+    summary: str,
+    causal: Callable[[Config], dict[str, Any]],
+    **fixed: Any,
+) -> Method:
+    """Return a method that solves the least squares of each layer. `fixed` are the solver and the
+    allocation, where they are not those of the config."""
 
     def plan(config: Config, model: str, density: float) -> list[Training]:
         return [Training(model, "one-shot", 0, batches=config.layerwise.batches or 0)]
 
     def allots(config: Config) -> tuple[float | None, ...]:
-        return () if config.search.allocate == "owl" else config.search.density
+        owl = fixed.get("allocate", config.search.allocate) == "owl"
+        return () if owl else config.search.density
 
     def variant(config: Config) -> tuple[str, str] | None:
         solver = config.layerwise.solver
@@ -159,8 +177,9 @@ def _layerwise(name: str, title: str, summary: str) -> Method:
         return (name, f"layer-wise {solver}") if own else None
 
     return Method(
-        name, "layerwise", title, f"without training: {summary}", solve_layers, _SOLVER,
-        plan=plan, check=combinations.check_layerwise, allots=allots, variant=variant,
+        name, "layerwise", title, f"without training: {summary}", partial(solve_layers, **fixed),
+        _SOLVER, plan=plan, check=combinations.check_layerwise, allots=allots, variant=variant,
+        causal=causal,
     )  # fmt: skip
 
 
@@ -215,7 +234,9 @@ _ALL = (
         plan=language_trainings, check=combinations.check_language, trained=True,
         allots=lambda config: (),
     ),
-    _one_shot("magnitude", "magnitude", "the largest weights", _MAGNITUDE),
+    _one_shot(
+        "magnitude", "magnitude", "the largest weights", _MAGNITUDE, causal=published("magnitude")
+    ),
     _one_shot("random", "random", "random weights, as a control", "Not Specified"),
     _one_shot("snip", "SNIP", "|weight × gradient| (Lee et al. 2019)"),
     _one_shot("grasp", "GraSP", "weights that preserve the gradient's norm (Wang et al. 2020)"),
@@ -223,10 +244,25 @@ _ALL = (
     _one_shot(
         "obd_ggn", "OBD, Gauss-Newton", "the diagonal of the generalised Gauss-Newton matrix"
     ),
-    _layerwise("layerwise", "layer-wise ADMM", "one least-squares problem for each layer, by ADMM"),
-    _layerwise("wanda", "Wanda", "|weight| x ‖input‖ (Sun et al. 2023)"),
-    _layerwise("sparsegpt", "SparseGPT", "OBS in one pass over columns (Frantar & Alistarh 2023)"),
-    _layerwise("obs", "OBS", "weight by weight, others compensate (Hassibi & Stork 1993)"),
+    _layerwise(
+        "layerwise", "layer-wise ADMM", "one least-squares problem for each layer, by ADMM", own_options
+    ),
+    _layerwise(
+        "wanda", "Wanda", "|weight| x ‖input‖ (Sun et al. 2023)",
+        published("wanda", allocate="row"), solver="wanda",
+    ),
+    _layerwise(
+        "sparsegpt", "SparseGPT", "OBS in one pass over columns (Frantar & Alistarh 2023)",
+        published("sparsegpt"), solver="sparsegpt",
+    ),
+    _layerwise(
+        "owl", "OWL + SparseGPT", "SparseGPT, with layer ratios by outliers (Yin et al. 2024)",
+        published("sparsegpt", allocate="owl"), solver="sparsegpt", allocate="owl",
+    ),
+    _layerwise(
+        "obs", "OBS", "weight by weight, others compensate (Hassibi & Stork 1993)",
+        published("obs"), solver="obs",
+    ),
 )  # fmt: skip
 
 #: all methods by their names, in the order of `run.sections.METHODS`

@@ -22,6 +22,7 @@ from robustprune.run.config import Config
 from robustprune.run.naming import check_code_is_named
 from robustprune.run.rundir import RunDir, open_run
 from robustprune.run.runtime import environment, ranks
+from robustprune.run.sections import CausalSection
 from robustprune.sparsity import (
     Allocation,
     check_allocation,
@@ -29,7 +30,7 @@ from robustprune.sparsity import (
     groups_of,
     maskable_layers,
 )
-from robustprune.tasks import Task, holdout, load_task, text_names
+from robustprune.tasks import Task, corpus_names, holdout, load_task, text_names
 
 
 def prepare(
@@ -77,6 +78,11 @@ def planned_run(
         ValueError, OSError: as in `prepare`.
     """
     device = torch.device(device)
+    if config.causal != CausalSection():
+        raise ValueError(
+            f"section causal has no effect on task {config.task.name}; leave it out, or take a "
+            f"task of running text: {', '.join(corpus_names())}"
+        )
     check_code_is_named(config.model.name, [network])
     task = task_of(config, data_dir)
     training, held_out = task.train, None

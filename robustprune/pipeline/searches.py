@@ -15,7 +15,7 @@ from robustprune.layerwise import SOLVERS, prune_layerwise
 from robustprune.minmax import Adversarial, Checkpoint, Natural
 from robustprune.pipeline.fit import Fitted, fit, loop_options, optimizer_of
 from robustprune.pipeline.shared import Run
-from robustprune.run.config import TrainingSection
+from robustprune.run.config import Config, TrainingSection
 from robustprune.run.settings import Section
 from robustprune.search import Ticket, find_scratch_ticket, prune_one_shot
 from robustprune.sparsity.criteria import CRITERIA
@@ -180,14 +180,19 @@ def score_once(search: Search) -> Found:
     return Found(search.fit(make))
 
 
-def solve_layers(search: Search) -> Found:
-    """Prune layer by layer without training, by the section's solver or that of the method."""
+def solve_layers(search: Search, *, solver: str | None = None, **space: Any) -> Found:
+    """Prune layer by layer without training.
+
+    Args:
+        solver: a solver with its own defaults; None is the section's, with its options.
+        space: arguments that replace those of the config's search.
+    """
     run, section = search.run, search.run.config.layerwise
-    own = search.method == "layerwise"
-    options: dict[str, Any] = dict(section.options) if own else {}
+    options: dict[str, Any] = dict(section.options) if solver is None else {}
     clean = 1.0 if run.config.objective.name == "natural" else section.clean
-    solver = section.solver if own else search.method
-    alike = not SOLVERS[solver].needs_cross and search.space()["allocate"] != "global"
+    solver = solver or section.solver
+    space = {**search.space(), **space}
+    alike = not SOLVERS[solver].needs_cross and space["allocate"] != "global"
 
     def make(checkpoint: Checkpoint) -> Ticket:
         return prune_layerwise(
@@ -204,8 +209,27 @@ def solve_layers(search: Search) -> Found:
             sweeps=section.sweeps,
             bias=section.bias,
             device=run.device,
-            **search.space(),
+            **space,
             **options,
         )
 
     return Found(search.fit(make))
+
+
+def published(solver: str, **options: Any) -> Callable[[Config], dict[str, Any]]:
+    """Return how a solver prunes causal language models in the code of its authors: towards the
+    layer's own outputs, on inputs of the network whose blocks before are pruned."""
+    return lambda config: {"solver": solver, "target": "own", "after": "block", **options}
+
+
+def own_options(config: Config) -> dict[str, Any]:
+    """Return the options of the config's own search without training."""
+    section = config.layerwise
+    return {
+        "solver": section.solver,
+        "target": section.target,
+        "outputs": section.outputs,
+        "bias": section.bias,
+        "allocate": config.search.allocate,
+        **section.options,
+    }

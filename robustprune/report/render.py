@@ -1,20 +1,20 @@
-"""Fill the templates and write the finished files."""
+"""Write the report of a run."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from robustprune.measure.statistics import INTERVAL_METHOD
 from robustprune.report import summary, wording
+from robustprune.report.causal import read_causal
+from robustprune.report.causal_records import is_causal
 from robustprune.report.certificates import certificate_rows, certified_curves, sandwich
 from robustprune.report.collect import collect
 from robustprune.report.cost_table import cost_table
+from robustprune.report.fields import parse_json, read_text
+from robustprune.report.fill import render_html, render_markdown
 from robustprune.report.layer_errors import layer_errors
 from robustprune.report.paired import paired_rows
 from robustprune.report.pictured import pictured, pictured_caption
@@ -31,9 +31,7 @@ from robustprune.report.terms import attack_meaning, terms
 from robustprune.report.text_attacks import attack_diffs, broken_sentence, text_attack_rows
 from robustprune.report.training import search_figures, training_curves
 from robustprune.run.checkpoint import write_atomically
-from robustprune.run.terminal import printable
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _SWITCH_ROWS = {
     "adaptive": "attack on the expected logits of all tickets (adaptive)",
     "eot": "expectation over transformation, EOT (adaptive)",
@@ -77,19 +75,29 @@ def write_report(run_dir: Path) -> tuple[Path, Path]:
         ValueError: a file of the run is missing, unreadable or malformed.
         OSError: the directory can't be written to.
     """
-    run = collect(run_dir)
-    illustrations = _illustrations(run)
-    first = Illustration("What the attack does", pictured_caption(run), 3, tuple(pictured(run)))
-    context = _context(run, illustrations, first)
-    html, markdown = render_html("report.html.j2", context), _render_markdown(context)
+    context, plots, template = _content(run_dir)
+    html = render_html(f"{template}.html.j2", context)
+    markdown = render_markdown(f"{template}.md.j2", context)
     (run_dir / "plots").mkdir(exist_ok=True)
-    for illustration in (first, *illustrations):
-        for plot in illustration.plots:
-            write_atomically(run_dir / "plots" / f"{plot.key}.svg", plot.svg)
+    for plot in plots:
+        write_atomically(run_dir / "plots" / f"{plot.key}.svg", plot.svg)
     pages = run_dir / "report.html", run_dir / "report.md"
     for path, text in zip(pages, (html, markdown), strict=True):
         write_atomically(path, text)
     return pages
+
+
+def _content(run_dir: Path) -> tuple[dict[str, object], list[Plot], str]:
+    """Return what a report shows, its plots, and the name of its templates."""
+    path = run_dir / "metrics.json"
+    if is_causal(parse_json(read_text(path), source=str(path)).mapping()):
+        context, plots = read_causal(run_dir)
+        return context, plots, "causal"
+    run = collect(run_dir)
+    illustrations = _illustrations(run)
+    first = Illustration("What the attack does", pictured_caption(run), 3, tuple(pictured(run)))
+    plots = [plot for one in (first, *illustrations) for plot in one.plots]
+    return _context(run, illustrations, first), plots, "report"
 
 
 def _context(
@@ -249,50 +257,3 @@ def _switch_rows(switch: SwitchRecord | None) -> list[SwitchRow]:
         )
         for name in ("clean", *names)
     ]
-
-
-def render_html(template: str, context: Mapping[str, object]) -> str:
-    """Fill a template of `templates/`. Every value is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(context)
-
-
-def _render_markdown(context: Mapping[str, object]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        # Values are escaped for Markdown by `finalize`, so the escaping for HTML is off.
-        autoescape=False,
-        finalize=_escaped,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["fenced"] = _fenced
-    return environment.get_template("report.md.j2").render(context)
-
-
-def _escaped(value: object) -> object:
-    return escape_markdown(value) if isinstance(value, str) else value
-
-
-def escape_markdown(value: str) -> str:
-    """Escape a value so that it can't end its table cell, make a link or bring in HTML."""
-    if isinstance(value, Markup):
-        return value
-    line = printable(re.sub(r"[\r\n]+", " ", value))
-    text = line.replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"[\\|`*]|\](?=[(\[:])", r"\\\g<0>", text)
-
-
-def _fenced(text: str) -> Markup:
-    """Return a code block whose fence is longer than any sequence of backticks inside it."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return Markup(f"{fence}\n{text.rstrip()}\n{fence}")

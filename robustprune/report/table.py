@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from robustprune.measure.statistics import Proportion
+from robustprune.report.causal import causal_table
+from robustprune.report.causal_records import is_causal
 from robustprune.report.collect import parse_metrics
 from robustprune.report.records import WORST, MetricsRecord, ModelRecord
 from robustprune.report.wording import attack_label, count, file_size, percent
@@ -82,6 +84,8 @@ def terminal_table(metrics: Mapping[str, object]) -> Table:
     Raises:
         ValueError: the content does not follow the schema.
     """
+    if is_causal(metrics):
+        return causal_table(metrics)
     record = parse_metrics(metrics)
     content = main_table(record)
     table = Table(

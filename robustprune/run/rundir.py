@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,30 +110,33 @@ class RunDir:
         history: Sequence[Any],
     ) -> None:
         """Write a finished model's folder, whole or not at all, and then remove its checkpoints."""
-        if is_first():
-            self._save_model(name, state, masks, history)
-        wait()
+        self.save_folder(
+            name, lambda folder: save_tensors(folder / "model.safetensors", state), masks, history
+        )
 
-    def _save_model(
+    def save_folder(
         self,
         name: str,
-        state: Mapping[str, Tensor],
+        write: Callable[[Path], object],
         masks: Mapping[str, Tensor] | None,
         history: Sequence[Any],
     ) -> None:
-        models = self._models()
-        folder = models / f".{name}{_NEW}"
-        _remove(folder)  # a process that was killed here may have left it
-        folder.mkdir(parents=True)
-        save_tensors(folder / "model.safetensors", state)
-        if masks is not None:
-            save_tensors(folder / "masks.safetensors", masks)
-        lines = "".join(json.dumps(asdict(record)) + "\n" for record in history)
-        write_atomically(folder / "history.jsonl", lines)
-        self._copy(models / f".{name}{_PARTIAL}" / SELECTION, folder / SELECTION)
-        os.replace(folder, models / name)
-        flush_folder(models)
-        self._forget_finished()
+        """Do the same for weights that `write` writes into the folder it is called with."""
+        if is_first():
+            models = self._models()
+            folder = models / f".{name}{_NEW}"
+            _remove(folder)  # a process that was killed here may have left it
+            folder.mkdir(parents=True)
+            write(folder)
+            if masks is not None:
+                save_tensors(folder / "masks.safetensors", masks)
+            lines = "".join(json.dumps(asdict(record)) + "\n" for record in history)
+            write_atomically(folder / "history.jsonl", lines)
+            self._copy(models / f".{name}{_PARTIAL}" / SELECTION, folder / SELECTION)
+            os.replace(folder, models / name)
+            flush_folder(models)
+            self._forget_finished()
+        wait()
 
     def _forget_finished(self) -> None:
         """Remove the checkpoints of finished models, and models that are half written."""
@@ -163,6 +166,15 @@ class RunDir:
                 load_tensors(folder / "model.safetensors")[0],
                 load_tensors(masks)[0] if masks.exists() else None,
             )
+        except (Damaged, FileNotFoundError) as error:
+            reason = str(error).partition("; delete")[0]
+            raise ValueError(f"{reason}; delete {folder} to have it made again") from error
+
+    def load_masks(self, name: str) -> dict[str, Tensor]:
+        """Return the masks of a finished model."""
+        folder = self.path / "models" / name
+        try:
+            return load_tensors(folder / "masks.safetensors")[0]
         except (Damaged, FileNotFoundError) as error:
             reason = str(error).partition("; delete")[0]
             raise ValueError(f"{reason}; delete {folder} to have it made again") from error

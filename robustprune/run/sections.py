@@ -47,6 +47,7 @@ Method = Literal[
     "layerwise",
     "wanda",
     "sparsegpt",
+    "owl",
     "obs",
 ]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -138,7 +139,7 @@ class OneShotSection(Section):
 
 
 class LayerwiseSection(Section):
-    """Methods layerwise, wanda, sparsegpt and obs, which solve each layer without training."""
+    """Methods layerwise, wanda, sparsegpt, owl and obs, which solve each layer without training."""
 
     weights: Trained = "adversarial"  # the dense baseline that is pruned
     solver: str = "admm"  # only layerwise: a name in `robustprune.layerwise.SOLVERS`
@@ -152,6 +153,25 @@ class LayerwiseSection(Section):
     clean: Annotated[Number, Field(ge=0, le=1)] | None = None
     sweeps: Count = 1  # walks over the layers; from the second on, the pruned network is attacked
     bias: bool = False  # whether biases are refitted, too
+
+
+class CausalSection(Section):
+    """Causal language models, for tasks of running text and model causal."""
+
+    patterns: tuple[str, ...] = ()  # patterns N:M that are tried besides those of `search`
+    field: str = "text"  # field of JSON lines, or column of a table, with the text
+    window: Annotated[int, Field(ge=2)] = 512  # tokens of a window that is measured, BOS included
+    windows: Count | None = None  # number of windows that are measured, from the first; null: all
+    calibration: Count = 128  # number of windows, drawn by the seed, on which layers are solved
+    calibration_window: Annotated[int, Field(ge=2)] = 256  # their tokens, BOS included
+    batch_size: Count = 16  # windows at a time
+    # Radius of the displacement of a window's word embeddings, in ‖·‖_F, under which perplexity is
+    # measured as well, for the dense network and those of the first level; null: no attack.
+    eps: Positive | None = None
+    steps: Count = 10  # PGD
+    attacked: Count = 16  # number of windows that are attacked, from the first
+    prompt: Count = 24  # tokens of the test text that each network goes on with, for the report
+    continuation: Annotated[int, Field(ge=0)] = 60  # tokens that it adds; 0 for none
 
 
 class FinetuneSection(TrainingSection):
@@ -181,6 +201,7 @@ class Sections(Section):
     language: LanguageSection = LanguageSection()
     one_shot: OneShotSection = OneShotSection()
     layerwise: LayerwiseSection = LayerwiseSection()
+    causal: CausalSection = CausalSection()
     finetune: FinetuneSection = FinetuneSection()
     evaluation: EvaluationSection = EvaluationSection()
     certify: CertifySection = CertifySection()

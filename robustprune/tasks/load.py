@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from robustprune.run.suggest import did_you_mean
+from robustprune.tasks.corpus import corpus_names
 from robustprune.tasks.images import cifar10, fashion_mnist, mnist
 from robustprune.tasks.layout import Layout
 from robustprune.tasks.own import OWN, read_own
@@ -75,6 +76,11 @@ def load_task(
     """
     ucr, text = name.startswith("ucr:"), name in text_names()
     if not ucr and not text and name not in (*_PACKAGED, *_IMAGES, *OWN):
+        if name in corpus_names():
+            raise ValueError(
+                f"task '{name}' is text for a causal language model, and no set of labelled "
+                "examples; load it with load_corpus, or run it with model causal"
+            )
         raise ValueError(
             f"unknown task '{name}'{did_you_mean(name, task_names())}; "
             f"use one of {', '.join(task_names())}"

@@ -13,10 +13,11 @@ from robustprune.cli.evaluate import MORE
 from robustprune.cli.main import parser
 from robustprune.measure import MORE as MEASURED
 from robustprune.models import model_names
+from robustprune.pipeline.causal_run import NETWORK
 from robustprune.pipeline.methods import ROWS
 from robustprune.run.config import METHODS
 from robustprune.run.packaged import config_names
-from robustprune.tasks import task_names
+from robustprune.tasks import corpus_names, task_names
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -51,8 +52,8 @@ def test_list_knows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found["methods"]) == list(METHODS) == list(ROWS)
-    assert list(found["tasks"]) == task_names()
-    assert list(found["models"]) == model_names()
+    assert list(found["tasks"]) == sorted([*task_names(), *corpus_names()])
+    assert list(found["models"]) == sorted([*model_names(), NETWORK])
     assert list(found["configs"]) == config_names()
     assert {"PGD", "AutoAttack", "FMN"} <= set(found["attacks"])
     assert "ThreatModel" not in found["attacks"]

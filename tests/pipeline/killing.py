@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+#: differ from run to run: times, and what is chosen by them
+TIMED = {"cost.json", "env.json", "lock", "log.jsonl", "report.html", "report.md"}
+TIMED |= {"slim.safetensors"}
 
 
 def run(
@@ -53,3 +59,18 @@ def run(
         for name in ("replace", "fsync", "unlink", "rmdir", "mkdir"):
             dying(name)
     sys.exit(main(arguments))
+
+
+def kept(out: Path) -> dict[str, bytes]:
+    """The files of a run that must not differ; the seconds in histories are taken out."""
+    (folder,) = out.glob("*/seed*")
+    assert not list(folder.rglob(".*")), "something temporary is left"
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in TIMED:
+            content = path.read_bytes()
+            if path.name == "history.jsonl":
+                lines = [json.loads(line) for line in content.splitlines()]
+                content = json.dumps([{**line, "seconds": 0} for line in lines]).encode()
+            files[str(path.relative_to(folder))] = content
+    return files

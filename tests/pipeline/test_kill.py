@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import random
 import signal
@@ -13,15 +12,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from killing import run
+from killing import kept, run
 
 from robustprune.run.config import METHODS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs kill -9 and forks")
-
-#: differ from run to run: times, and what is chosen by them
-TIMED = {"cost.json", "env.json", "lock", "log.jsonl", "report.html", "report.md"}
-TIMED |= {"slim.safetensors"}
 
 CONFIG = {
     "name": "killed",
@@ -82,21 +77,6 @@ class Command:
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL), self.log.read_text()
         return process.exitcode
-
-
-def kept(out: Path) -> dict[str, bytes]:
-    """The files of a run that must not differ; the seconds in histories are taken out."""
-    (folder,) = out.glob("*/seed*")
-    assert not list(folder.rglob(".*")), "something temporary is left"
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in TIMED:
-            content = path.read_bytes()
-            if path.name == "history.jsonl":
-                lines = [json.loads(line) for line in content.splitlines()]
-                content = json.dumps([{**line, "seconds": 0} for line in lines]).encode()
-            files[str(path.relative_to(folder))] = content
-    return files
 
 
 def assert_same(files: dict[str, bytes], straight: dict[str, bytes]) -> None:
