@@ -245,7 +245,8 @@ _ALL = (
         "obd_ggn", "OBD, Gauss-Newton", "the diagonal of the generalised Gauss-Newton matrix"
     ),
     _layerwise(
-        "layerwise", "layer-wise ADMM", "one least-squares problem for each layer, by ADMM", own_options
+        "layerwise", "layer-wise ADMM", "one least-squares problem for each layer, by ADMM",
+        own_options,
     ),
     _layerwise(
         "wanda", "Wanda", "|weight| x ‖input‖ (Sun et al. 2023)",
