@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from robustprune.cli.causal import evaluate_language_model, is_language_model
 from robustprune.cli.own import add_own_options, load_own
 from robustprune.cli.shared import Parser, add_command, answer, silent
 from robustprune.run.terminal import printable
@@ -19,7 +20,8 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         "clean and attacked accuracy, r* and sanity checks of your own network",
         about="Attack your own network: clean accuracy, each attack and the worst case per example "
         "with\n95% intervals, the distance r* to the nearest adversarial example, and checks of the"
-        "\nevaluation itself. Attacked figures and r* are upper bounds.",
+        "\nevaluation itself. Attacked figures and r* are upper bounds.\nOf a causal language model "
+        "it measures perplexity and sparsity.",
         examples=(
             ("nets:build --state net.safetensors --config rst_ecg200", "on a config's test set"),
             (
@@ -29,6 +31,10 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
             (
                 "nets:build --state net.safetensors --config rst_mnist --norm l2 --eps 2 --json",
                 "another threat model",
+            ),
+            (
+                "runs/lm_stories-1b2c3d4e/seed0/models/wanda-0.5 --config lm_stories",
+                "a causal language model",
             ),
         ),
         run=_evaluate,
@@ -58,6 +64,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value < least:
             raise ValueError(f"--{name} {value} must be at least {least}")
+    if is_language_model(options.model):
+        return evaluate_language_model(options)
     model, problem = load_own(options)
     from robustprune.pipeline.own import measure_network
 

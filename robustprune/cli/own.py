@@ -29,7 +29,8 @@ def add_own_options(parser: argparse.ArgumentParser) -> None:
         "model",
         metavar="PACKAGE.MODULE:FUNCTION",
         help="a function that returns your nn.Module; its module is imported, from the current "
-        "folder first. --set model.options.width=8 gives it an argument",
+        "folder first. --set model.options.width=8 gives it an argument. For evaluate also the "
+        "folder or hub id of a causal language model",
     )
     add_state_option(parser)
     data = parser.add_mutually_exclusive_group(required=True)

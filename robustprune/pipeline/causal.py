@@ -251,9 +251,9 @@ def _entry(
         "title": pruned.title,
         "method": pruned.method.title_of(run.config) if pruned.method else DENSE,
         "level": pruned.level.title if pruned.level else None,
-        "perplexity": _figure(own),
+        "perplexity": figure_of(own),
         "ratio": None,
-        "attacked": None if attacked is None else _figure(attacked),
+        "attacked": None if attacked is None else figure_of(attacked),
         "continuation": content.get("continuation"),
         "density": 1.0,
         "whole_density": 1.0,
@@ -287,7 +287,8 @@ def _entry(
     return entry
 
 
-def _figure(found: Perplexity) -> dict[str, Any]:
+def figure_of(found: Perplexity) -> dict[str, Any]:
+    """Return a perplexity, its interval and its number of windows, in the form of metrics.json."""
     return {
         "value": _finite(found.value),
         "ci95": [_finite(end) for end in found.interval()],

@@ -21,7 +21,7 @@ from robustprune.cli import main
 from robustprune.lm import perplexity, random_windows, windows
 from robustprune.models.causal import causal_source, load_causal
 from robustprune.pipeline.causal_run import levels_of, searches_of
-from robustprune.run.checkpoint import load_tensors
+from robustprune.run.checkpoint import load_tensors, save_tensors
 from robustprune.run.config import Config, load_config, parse_config
 from robustprune.run.content import file_digest
 from robustprune.run.packaged import config_path
@@ -286,3 +286,62 @@ def test_the_packaged_config_is_as_the_page_says() -> None:
     assert len(found) == 14
     assert ("owl", "2:4") not in found
     assert parse_config({}).digest() == Config().digest()
+
+
+def test_evaluate_measures_a_stored_network(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finished / "models" / "owl-0.5"
+    arguments = ["evaluate", str(folder), "--config", str(finished / "config.yaml")]
+    assert main([*arguments, "--json", "--device", "cpu"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (entry,) = (one for one in metrics_of(finished)["networks"] if one["name"] == "owl-0.5")
+    assert found["perplexity"] == entry["perplexity"]
+    attacked = dict(found["attacked"])
+    assert (attacked.pop("eps"), attacked.pop("bound")) == (0.5, "upper")
+    assert attacked == entry["attacked"]
+    assert found["sparsity"]["masked"] == {"sparsity": 1 - entry["density"], "layers": 35}
+    zeros = {name: share for name, share in found["sparsity"]["layers"].items() if share}
+    assert set(zeros) == {layer["name"] for layer in entry["layers"]}
+    for layer in entry["layers"]:
+        assert zeros[layer["name"]] == pytest.approx(1 - layer["density"])
+    assert main([*arguments, "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "on 4 windows of 64 tokens" in said
+    assert "every pruned weight is zero" in said
+
+
+def test_evaluate_measures_a_whole_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, language = tmp_path / "mine.txt", load_causal()
+    file.write_bytes(load_corpus("stories").test[:3000].encode())
+    arguments = ["evaluate", "stories260K", "--data", str(file), "--device", "cpu", "--json"]
+    assert main([*arguments, "--set", "causal.window=128"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = windows(language.tokens(file.read_text()), 128, bos=1)
+    assert (found["windows"], found["attacked"]) == (len(rows), None)
+    assert found["perplexity"]["value"] == perplexity(language.network, rows).value
+    assert (found["sparsity"]["zeros"], found["sparsity"]["masked"]) == (0, None)
+
+
+def test_evaluate_refuses_what_does_not_fit(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(finished / "config.yaml")
+    changed = shutil.copytree(finished / "models" / "owl-0.5", tmp_path / "changed")
+    shutil.copy(finished / "models" / "magnitude-0.5" / "masks.safetensors", changed)
+    other = shutil.copytree(finished / "models" / "owl-0.5", tmp_path / "other")
+    save_tensors(other / "masks.safetensors", {"lm_head.weight": torch.ones(2, dtype=torch.bool)})
+    capsys.readouterr()
+    for arguments, said in (
+        ([str(changed), "--config", config], "some of them are not zero"),
+        ([str(other), "--config", config], "fits no weight of the network"),
+        ([str(changed), "--config", "ecg200"], "does not exist"),
+        ([str(changed), "--config", "rst_ecg200"], "is the config of a classifier"),
+        ([str(changed), "--config", config, "--norm", "linf"], "--norm linf is no norm for"),
+        ([str(changed), "--config", config, "--state", "x.pt"], "--state has no effect"),
+        ([str(tmp_path), "--config", config], "cannot load"),
+        (["stories260K", "--data", str(tmp_path / "a.txt")], "no file"),
+    ):
+        assert main(["evaluate", *arguments, "--device", "cpu"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
