@@ -20,8 +20,8 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         "clean and attacked accuracy, r* and sanity checks of your own network",
         about="Attack your own network: clean accuracy, each attack and the worst case per example "
         "with\n95% intervals, the distance r* to the nearest adversarial example, and checks of the"
-        "\nevaluation itself. Attacked figures and r* are upper bounds.\nOf a causal language model "
-        "it measures perplexity and sparsity.",
+        "\nevaluation itself. Attacked figures and r* are upper bounds.\nOf a causal language "
+        "model it measures perplexity and sparsity.",
         examples=(
             ("nets:build --state net.safetensors --config rst_ecg200", "on a config's test set"),
             (
