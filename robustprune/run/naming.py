@@ -64,6 +64,7 @@ _KINDS = {
     ".ts": "series",
     ".arff": "series",
     ".parquet": "parquet",
+    ".arrow": "parquet",
 }
 #: suffixes of the pictures in a folder of images
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -86,14 +87,14 @@ def kind_of_data(path: Path) -> str:
                 f"{', '.join(_KINDS)}, or a folder of images"
             )
         return kind
-    for pattern in ("*_TRAIN.*", "*.parquet", "*/*.*", "*/*/*.*"):
+    for pattern in ("*_TRAIN.*", "*.parquet", "*.arrow", "*/data-*.arrow", "*/*.*", "*/*/*.*"):
         for file in islice(path.glob(pattern), 1000):
             suffix = file.suffix.lower()
             if "/" in pattern and suffix in PICTURES:
                 return "images"
-            if "/" not in pattern and suffix in _KINDS:
+            if ("/" not in pattern or suffix == ".arrow") and suffix in _KINDS:
                 return _KINDS[suffix]
     raise ValueError(
-        f"{path} is a folder without <Name>_TRAIN files, .parquet files, or folders of images, one "
-        "for each class"
+        f"{path} is a folder without <Name>_TRAIN files, .parquet or .arrow files, or folders of "
+        "images, one for each class"
     )

@@ -12,8 +12,8 @@ from robustprune.run.suggest import did_you_mean
 from robustprune.run.terminal import shown
 from robustprune.tasks.corpus_files import read_document, read_folder
 from robustprune.tasks.folders import data_folder
-from robustprune.tasks.parquet import read_table
 from robustprune.tasks.series_files import there
+from robustprune.tasks.tables import read_table
 
 OWN = "corpus"
 #: the parts of one text: calibration is drawn from its beginning, and perplexity is measured on

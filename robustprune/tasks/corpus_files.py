@@ -6,17 +6,17 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustprune.run.files import check_memory, plain_file, read_bytes
+from robustprune.run.files import read_bytes
 from robustprune.run.suggest import did_you_mean
 from robustprune.run.terminal import shown
-from robustprune.tasks.parquet import read_table
+from robustprune.tasks.tables import TABLES, read_table
 
 if TYPE_CHECKING:
     import pyarrow
 
 #: what stands between two documents
 BETWEEN = "\n\n"
-SUFFIXES = (".txt", ".jsonl", ".parquet", ".arrow")
+SUFFIXES = (".txt", ".jsonl", *TABLES)
 #: names of the parts of a folder: to calibrate and train on, and to be measured on
 _TRAIN, _TEST = ("train",), ("test", "valid")
 
@@ -42,10 +42,8 @@ def read_document(path: Path, *, field: str = "text", within: Path | None = None
         text = _decoded(path, within)
     elif kind == ".jsonl":
         text = BETWEEN.join(_json_lines(path, field, within))
-    elif kind == ".parquet":
+    elif kind in TABLES:
         text = BETWEEN.join(_column(read_table(path, within=within), field, path))
-    elif kind == ".arrow":
-        text = BETWEEN.join(_column(_arrow(path, within), field, path))
     else:
         raise ValueError(
             f"{path} has the suffix {path.suffix or '(none)'}; give a text as "
@@ -118,30 +116,6 @@ def _json_lines(path: Path, field: str, within: Path | None) -> list[str]:
             )
         found.append(record[field])
     return found
-
-
-def _arrow(path: Path, within: Path | None) -> pyarrow.Table:
-    """Read a stream of record batches, which is the format of `datasets`."""
-    try:
-        import pyarrow
-        from pyarrow import ipc
-    except ImportError as error:
-        raise ImportError(
-            'arrow files need pyarrow; install it with pip install "robustprune[tables]"'
-        ) from error
-    size = plain_file(path, within=within).stat().st_size
-    check_memory(size, f"{path}: its content")
-    try:
-        with pyarrow.OSFile(str(path)) as file, ipc.open_stream(file) as stream:
-            tables, held = [], 0
-            for batch in stream:  # a batch may be packed, so that its size is known only here
-                held += batch.nbytes
-                check_memory(held, f"{path}: its values", held=size)
-                tables.append(batch)
-            return pyarrow.Table.from_batches(tables, schema=stream.schema)
-    except (pyarrow.ArrowException, OSError) as error:
-        said = shown(" ".join(str(error).split()))
-        raise ValueError(f"{path} cannot be read as an arrow stream ({said})") from error
 
 
 def _column(table: pyarrow.Table, field: str, path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Read parquet files, as pandas and the `datasets` library write them, by pyarrow."""
+"""Make examples of tables, as pandas and the `datasets` library write them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robustprune.run.files import check_memory, plain_file
 from robustprune.run.naming import data_label
 from robustprune.run.suggest import did_you_mean
 from robustprune.run.terminal import shown
@@ -16,6 +15,7 @@ from robustprune.tasks.labels import check_labels
 from robustprune.tasks.layout import Layout
 from robustprune.tasks.parts import Bounds, OwnData, Part, at_index, text_labels
 from robustprune.tasks.series_formats import SeriesFile
+from robustprune.tasks.tables import read_parts
 from robustprune.tasks.uneven import Length, Missing, stack
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 #: the names of a column of labels that is found without the option `label`
 _LABELS = ("label", "labels", "class", "target", "y")
-#: parts of the names of the files of a test split
-_TESTS = ("test", "val")
 
 
 def parquet_data(
@@ -37,7 +35,7 @@ def parquet_data(
     size: int | None = None,
     bounds: Bounds = None,
 ) -> OwnData:
-    """Read one .parquet file, or a folder with train*.parquet and test*.parquet.
+    """Read one .parquet or .arrow file, or a folder of them (see `tables.read_parts`).
 
     Beside the label there is a column of pictures, as `datasets` stores them; a column of lists,
     which are series (C, L) or (L,); or columns of numbers, whose values in the order of the columns
@@ -54,13 +52,10 @@ def parquet_data(
         FileNotFoundError: there is no such file.
         ValueError: a file is damaged or too large, or its columns are of other kinds.
     """
-    files = _files(path)
-    tables = [read_table(file, within=path if path.is_dir() else None) for file in files]
-    name = _label_column(tables[0].column_names, label, files[0])
-    for file, table in zip(files, tables, strict=True):
-        if table.column_names != tables[0].column_names:
-            raise ValueError(f"{file} has other columns than {files[0].name}; make them the same")
-    wheres = [str(file) for file in files]
+    wheres, tables = zip(*read_parts(path), strict=True)
+    name = _label_column(tables[0].column_names, label, wheres[0])
+    if len(tables) > 1 and tables[1].column_names != tables[0].column_names:
+        raise ValueError(f"{wheres[1]} has other columns than {wheres[0]}; make them the same")
     labels = [_labels(t, name, where) for t, where in zip(tables, wheres, strict=True)]
     rest = [table.drop_columns([name]) for table in tables]
     pictures = [_pictures(table) for table in rest]
@@ -92,68 +87,7 @@ def parquet_data(
     )
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = sorted(path.glob("*.parquet"))
-    train = [file for file in found if "train" in file.name.lower()]
-    test = [f for f in found if f not in train and any(t in f.name.lower() for t in _TESTS)]
-    if len(train) != 1 or len(test) > 1:
-        raise ValueError(
-            f"{path} has {len(train)} files train*.parquet and {len(test)} files test*.parquet; "
-            "put one of each there, or give the path of one file"
-        )
-    return train + test
-
-
-def read_table(file: Path, *, within: Path | None) -> pyarrow.Table:
-    """Read a file, after its footer has said how many values it has.
-
-    Args:
-        within: the folder that the user named, inside which no link is followed.
-
-    Raises:
-        ImportError: pyarrow is missing.
-        FileNotFoundError, ValueError: there is no such file, or it is damaged or too large.
-    """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ImportError(
-            'parquet files need pyarrow; install it with pip install "robustprune[tables]"'
-        ) from error
-    plain_file(file, within=within)
-    try:
-        with parquet.ParquetFile(file, pre_buffer=False) as opened:
-            meta = opened.metadata
-            chunks = [
-                meta.row_group(group).column(column)
-                for group in range(meta.num_row_groups)
-                for column in range(meta.num_columns)
-            ]
-            # a value of any kind takes 8 bytes or more, and what is packed at least its own size
-            values = sum(8 * max(chunk.num_values, 0) for chunk in chunks)
-            packed = sum(max(chunk.total_uncompressed_size, 0) for chunk in chunks)
-            check_memory(values + packed, f"{file}: its values", held=file.stat().st_size)
-            texts = [
-                chunk.path_in_schema
-                for chunk in chunks
-                if chunk.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
-            ]
-        # texts stay in their dictionaries: a long one that is repeated takes no more memory
-        with parquet.ParquetFile(
-            file, pre_buffer=False, read_dictionary=list(dict.fromkeys(texts))
-        ) as opened:
-            return opened.read(use_threads=False)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        if "ROBUSTPRUNE_MAX_GB" in str(error):
-            raise
-        said = shown(" ".join(str(error).split()))
-        raise ValueError(f"{file} cannot be read as parquet ({said})") from error
-
-
-def _label_column(names: Sequence[str], label: str, file: Path) -> str:
+def _label_column(names: Sequence[str], label: str, file: str) -> str:
     if label in names:
         return label
     found = next((name for name in _LABELS if name in names), None)

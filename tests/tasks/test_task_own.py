@@ -271,6 +271,70 @@ def test_a_folder_of_a_datasets_library_with_pictures(tmp_path: Path) -> None:
     assert (len(task.train), len(task.test)) == (4, 2)
 
 
+def arrow(path: Path, **columns: Any) -> Path:
+    """A stream as `Dataset.save_to_disk` of the library `datasets` writes it."""
+    pyarrow = pytest.importorskip("pyarrow", reason="arrow needs the extra tables")
+    from pyarrow import ipc
+
+    table = pyarrow.table(columns)
+    path.parent.mkdir(exist_ok=True, parents=True)
+    with ipc.new_stream(str(path), table.schema) as stream:
+        stream.write_table(table)
+    return path
+
+
+@pytest.mark.parametrize("test", ["test", "validation"])
+def test_a_saved_dict_of_data_sets(tmp_path: Path, test: str) -> None:
+    for shard in range(2):
+        x, y = [[shard + 0.0, 1.0]] * 3, [shard, 1, 0]
+        arrow(tmp_path / "d" / "train" / f"data-0000{shard}-of-00002.arrow", x=x, label=y)
+    arrow(tmp_path / "d" / test / "data-00000-of-00001.arrow", x=[[9.0, 1.0]] * 2, label=[0, 1])
+    (tmp_path / "d" / "dataset_dict.json").write_text("{}")
+    assert kind_of_data(tmp_path / "d") == "parquet"
+    task = load_task("parquet", path=tmp_path / "d", layout="flat")
+    assert task.train.x[:, 0].tolist() == [0.0] * 3 + [1.0] * 3
+    assert task.train.y.tolist() == [0, 1, 0, 1, 1, 0]
+    assert task.test.x[:, 0].tolist() == [9.0, 9.0]
+
+
+def test_one_saved_data_set_and_shards_of_parquet(tmp_path: Path) -> None:
+    for shard in range(2):
+        y = ["a", "b"] * 3
+        arrow(tmp_path / "one" / f"data-0000{shard}-of-00002.arrow", u=[shard] * 6, label=y)
+        for part in ("train", "test"):
+            name = tmp_path / f"{part}-0000{shard}-of-00002.parquet"
+            parquet(name, u=[shard] * 6, label=y)
+    assert kind_of_data(tmp_path / "one") == "parquet"
+    task = load_task("parquet", path=tmp_path / "one", layout="flat", test=0.5)
+    assert (len(task.train), len(task.test)) == (6, 6)
+    task = load_task("parquet", path=tmp_path, layout="flat")
+    assert task.train.x[:, 0].tolist() == [0.0] * 6 + [1.0] * 6
+    assert (len(task.train), len(task.test)) == (12, 12)
+
+
+def test_saved_data_sets_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrow(tmp_path / "d" / "other" / "data-00000-of-00001.arrow", x=[1.0], label=[0])
+    with pytest.raises(ValueError, match="has nothing to train on and nothing to test on"):
+        load_task("parquet", path=tmp_path / "d")
+    train = arrow(
+        tmp_path / "e" / "train" / "data-00000-of-00001.arrow", x=[1.0] * 4, label=[0] * 4
+    )
+    (tmp_path / "e" / "test").symlink_to(tmp_path / "d" / "other")
+    with pytest.raises(ValueError, match="is a symbolic link"):
+        load_task("parquet", path=tmp_path / "e")
+    (tmp_path / "e" / "test").unlink()
+    arrow(tmp_path / "e" / "train" / "data-00001-of-00002.arrow", z=[1.0], label=[0])
+    with pytest.raises(ValueError, match=r"data-00001-of-00002\.arrow has other columns"):
+        load_task("parquet", path=tmp_path / "e")
+    (tmp_path / "e" / "train" / "data-00001-of-00002.arrow").write_bytes(train.read_bytes()[:-80])
+    with pytest.raises(ValueError, match="cannot be read as an arrow stream"):
+        load_task("parquet", path=tmp_path / "e")
+    many = arrow(tmp_path / "m.arrow", x=np.zeros(4_000_000), label=np.zeros(4_000_000, int))
+    monkeypatch.setenv("ROBUSTPRUNE_MAX_GB", "0.05")
+    with pytest.raises(ValueError, match="more than the limit"):
+        load_task("parquet", path=many, test=0.2)
+
+
 @pytest.mark.parametrize(
     ("columns", "match"),
     [
