@@ -16,7 +16,8 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         "finished runs in one table: terminal, HTML, CSV, LaTeX",
         about="Put the headline networks of runs, and the dense ones beside them, in one table for "
         "each task\nand threat model: clean, robust and certified accuracy, r*, size, latency; "
-        "mean ± sd over\nseeds; the Pareto front of density against robust accuracy.",
+        "mean ± sd over\nseeds; the Pareto front of density against robust accuracy. Of causal "
+        "language models: perplexity.",
         examples=(
             ("runs", "all finished runs beneath a folder"),
             ("runs --grid", "every network: methods down, densities across"),
@@ -50,7 +51,8 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         "--out",
         folder=True,
         type=Path,
-        help="folder for compare.html, compare.csv, compare.tex, grid.md and plots/",
+        help="folder for compare.html, compare.csv, compare.tex, grid.md and plots/; of causal "
+        "language models, for language_models.html, .csv and .md",
     )
     path_argument(
         parser,
@@ -70,10 +72,15 @@ def _compare(options: argparse.Namespace) -> int:
         as_json,
         benchmark_entry,
         boards_of,
+        causal_boards,
+        causal_json,
         find_runs,
         gather,
+        is_causal_run,
         terminal_board,
+        terminal_causal,
         terminal_grid,
+        write_causal,
         write_comparison,
         write_entry,
     )
@@ -81,9 +88,14 @@ def _compare(options: argparse.Namespace) -> int:
     if options.entry and not options.key:
         raise ValueError("--entry needs --key, the benchmark's name of your method")
     runs = find_runs(options.runs)
-    results = gather(runs, everything=options.all or options.grid)
-    boards = boards_of(results)
-    files = write_comparison(boards, options.out, runs) if options.out else []
+    texts = [run for run in runs if is_causal_run(run)]
+    others = [run for run in runs if run not in texts]
+    if options.entry and not others:
+        raise ValueError("--entry is for classifiers, and all of these runs are on language models")
+    results = gather(others, everything=options.all or options.grid)
+    boards, language = boards_of(results), causal_boards(texts)
+    files = write_comparison(boards, options.out, others) if options.out and others else []
+    files += write_causal(language, options.out, texts) if options.out and texts else []
     entry = None
     if options.entry:
         from robustprune.pipeline.methods import ROWS
@@ -94,6 +106,8 @@ def _compare(options: argparse.Namespace) -> int:
     def show() -> None:
         for board in boards:
             Console().print(terminal_grid(board) if options.grid else terminal_board(board))
+        for found in language:
+            Console().print(terminal_causal(found))
         for line in entry["deviations"] if entry else ():
             print(printable(f"the entry differs from what the benchmark asks for: {line}"))
         for file in files:
@@ -102,6 +116,7 @@ def _compare(options: argparse.Namespace) -> int:
     content = {
         "runs": [str(run) for run in runs],
         "boards": as_json(boards),
+        "language_models": causal_json(language),
         "entry": entry,
         "files": [str(file) for file in files],
     }

@@ -156,9 +156,12 @@ def _show(content: dict[str, Any], runs: list[RunStatus]) -> None:
     for run in runs:
         values = ", ".join(f"{field}={value}" for field, value in run.values.items())
         what = run.reason or ""
-        if run.figures:
+        if run.figures and "clean" in run.figures:
             what = f"clean {run.figures['clean']:.1%}, worst case {run.figures['worst']:.1%}"
             what += f" ({NOTE})" if run.figures["constant"] else ""
+        elif run.figures:
+            known = [name for name in ("perplexity", "dense") if name in run.figures]
+            what = ", ".join(f"{name} {run.figures[name]:.4g}" for name in known)
         print(f"{run.status:<9} {printable(f'{values}  {what}'.rstrip())}")
         if run.status == "failed":
             print(f"{'':<9} log: {printable(run.log)}")

@@ -88,8 +88,8 @@ def gather(runs: Sequence[Path], *, everything: bool = False) -> list[Result]:
     results, seen = [], dict[tuple[str, int], Path]()
     for path in runs:
         record = collect(path)
-        config = _tree(record.config, path)
-        group = _digest(config)
+        config = config_tree(record.config, path)
+        group = group_of(config)
         key = (group, record.metrics.seed)
         if key in seen:
             raise ValueError(f"{path} and {seen[key]} are the same config and seed; give one")
@@ -146,7 +146,12 @@ def _certified(found: tuple[Manifest, Sequence[Certificate]] | None) -> Proporti
     return proportion(sum(r > manifest.eps for r in radii.values()), len(radii))
 
 
-def _tree(text: str, path: Path) -> dict[str, Any]:
+def config_tree(text: str, path: Path) -> dict[str, Any]:
+    """Return the mapping in a run's config.yaml, whatever options it has.
+
+    Raises:
+        ValueError: it is no mapping.
+    """
     try:
         tree = read_yaml(text)
     except ValueError as error:
@@ -156,7 +161,7 @@ def _tree(text: str, path: Path) -> dict[str, Any]:
     return tree
 
 
-def _digest(config: Mapping[str, Any]) -> str:
+def group_of(config: Mapping[str, Any]) -> str:
     """Return one digest for all seeds, whatever options existed when the run was made."""
     try:
         return parse_config(config).digest()

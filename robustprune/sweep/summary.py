@@ -32,7 +32,8 @@ class RunStatus:
         reason: the reason of a failure in one line, or None.
         log: the file of its output.
         figures: for a finished run the figures of the headline model: density, clean and worst-case
-            accuracy, and whether its answer is constant; otherwise None.
+            accuracy, and whether its answer is constant; or, of a causal language model, density,
+            perplexity and that of the dense network; otherwise None.
         stamp: the time at which its report was written, in nanoseconds. While it is the same, the
             figures need not be read again.
     """
@@ -145,6 +146,8 @@ def _figures(path: Path) -> dict[str, float | bool]:
     """
     try:
         metrics = json.loads(not_special(path).read_text(encoding="utf-8"))
+        if isinstance(metrics, dict) and metrics.get("kind") == "causal":
+            return _perplexities(metrics)
         checks = ((str(found["name"]), bool(found["ok"])) for found in metrics["findings"])
         (headline,) = (m for m in metrics["models"] if m["name"] == metrics["headline"])
         return {
@@ -158,6 +161,14 @@ def _figures(path: Path) -> dict[str, float | bool]:
             f"{path} is not as a finished run leaves it ({type(error).__name__}: {error}); remove "
             "the run directory and give the command again"
         ) from error
+
+
+def _perplexities(metrics: Mapping[str, Any]) -> dict[str, float | bool]:
+    """Return the figures of a causal language model; what is infinite is left out."""
+    (headline,) = (one for one in metrics["networks"] if one["name"] == metrics["headline"])
+    seen = {"perplexity": headline["perplexity"], "dense": metrics["networks"][0]["perplexity"]}
+    values = {name: one["value"] for name, one in seen.items()}
+    return {"density": headline["density"], **{k: v for k, v in values.items() if v is not None}}
 
 
 def _last_error(log: Path) -> str | None:
