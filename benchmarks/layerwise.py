@@ -105,9 +105,10 @@ def trained(search: Callable[..., Ticket], **options: object) -> Search:
     """A search that trains under the attack of the dense network's training, from that network."""
 
     def run(case: Case, task: Task, model: nn.Module, density: float, seed: int) -> Ticket:
+        half = {"amp": True, "channels_last": True} if case.half else {}
         return search(
             model, loader(case, task, seed), density=density, attack=case.attack,
-            dense=case.whole, quiet=True, **options,
+            dense=case.whole, quiet=True, **half, **options,
         )  # fmt: skip
 
     return run
@@ -190,6 +191,9 @@ SEARCHES: dict[str, Search] = {
                      optimizer=OptimizerSpec(lr=0.1, weight_decay=1e-4)),
     "harp": trained(prune_scores, method="harp", epochs=50,
                     optimizer=OptimizerSpec(lr=0.1, weight_decay=1e-4)),
+    "harp, 1 epoch": trained(
+        prune_scores, method="harp", epochs=1, optimizer=OptimizerSpec(lr=0.1)
+    ),
     "rst": trained(find_scratch_ticket, epochs=200, optimizer=OptimizerSpec(lr=0.5)),
 }  # fmt: skip
 for _name, _search in SEARCHES.items():
