@@ -197,7 +197,7 @@ SEARCHES: dict[str, Search] = {
     "rst": trained(find_scratch_ticket, epochs=200, optimizer=OptimizerSpec(lr=0.5)),
 }  # fmt: skip
 for _name, _search in SEARCHES.items():
-    METHODS[f"{_name}+100"] = tuned(_search, 100)
+    METHODS[_name], METHODS[f"{_name}+100"] = _search, tuned(_search, 100)
     METHODS[f"mask of {_name}"] = masked(_search, refitted=False)
     METHODS[f"mask of {_name}, refit"] = masked(_search, refitted=True)
 
