@@ -74,9 +74,8 @@ def _methods() -> dict[str, str]:
 
 def _models() -> dict[str, str]:
     from robustprune.models.build import model_summaries
-    from robustprune.models.causal import load_causal
 
-    causal = (load_causal.__doc__ or "").partition("\n")[0]
+    causal = "a causal language model of transformers: packaged, a folder or a hub id"
     return dict(sorted({**model_summaries(), "causal": causal}.items()))
 
 

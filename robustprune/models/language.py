@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -177,14 +178,18 @@ def no_weights(weights: str, error: Exception) -> FileNotFoundError:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Inside this context, transformers shows no progress bars and no report on new classifiers."""
-    logging = transformers_library().utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    """Inside this context, transformers shows no progress bars and no report on new classifiers,
+    and the client of the hub does not report each attempt to reach it."""
+    own = transformers_library().utils.logging
+    hub = logging.getLogger("huggingface_hub")
+    levels, bars = (own.get_verbosity(), hub.level), own.is_progress_bar_enabled()
+    own.set_verbosity_error()
+    hub.setLevel(logging.ERROR)
+    own.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        own.set_verbosity(levels[0])
+        hub.setLevel(levels[1])
         if bars:
-            logging.enable_progress_bar()
+            own.enable_progress_bar()

@@ -62,12 +62,14 @@ def prune_causal(run: CausalRun) -> dict[str, Any]:
         ValueError: another process uses the run directory, or a file there is damaged.
     """
     with run.folder.alone():
-        dense = Pruned(DENSE, DENSE, run.language.network)
-        found = [(dense, _measured(run, dense))]
+        whole = Pruned(DENSE, DENSE, run.language.network)
+        dense = _measured(run, whole)
+        entries = [_entry(run, whole, dense, dense)]
         for method, level in searches_of(run.config):
             pruned = _pruned(run, method, level)
-            found.append((pruned, _measured(run, pruned)))
-        metrics = _metrics(run, found)
+            entries.append(_entry(run, pruned, _measured(run, pruned), dense))
+            del pruned  # before the next one is made
+        metrics = _metrics(run, entries)
         run.folder.write_json("metrics.json", metrics)
         write_report(run.folder.path)
         run.folder.log("report")
@@ -91,7 +93,7 @@ def _pruned(run: CausalRun, method: Method, level: Level) -> Pruned:
         run.folder.log("done", model=name, loss=ticket.history[-1].loss)
     # Always load the files, so that the stored model is the measured one.
     masks = run.folder.load_masks(name)
-    network = stored_network(run.folder.path / "models" / name).to(run.device)
+    network = stored_network(run.folder.path / "models" / name)
     title = f"{method.title_of(run.config)}, {level.title}"
     return Pruned(name, title, network, MaskSet(masks), method, level)
 
@@ -115,6 +117,7 @@ def _search(run: CausalRun, method: Method, level: Level, name: str) -> Ticket:
         dense=config.search.dense,
         seed=config.seed,
         device=run.device,
+        offload=config.causal.offload,
         checkpoint=place,
         **options,
     )
@@ -125,6 +128,7 @@ def _measured(run: CausalRun, pruned: Pruned) -> dict[str, Any]:
     it goes on with the text."""
     file = f"measured/{pruned.name}.json"
     if not run.folder.has(file):
+        pruned.network.to(run.device)
         section = run.config.causal
         found: dict[str, Any] = {
             "tokens": run.evaluation.shape[1] - 1,
@@ -150,6 +154,8 @@ def _measured(run: CausalRun, pruned: Pruned) -> dict[str, Any]:
                 run.evaluation[0, : section.prompt],
                 section.continuation,
             )
+        if run.config.causal.offload:
+            pruned.network.to("cpu")
         run.folder.write_json(file, found)
         run.folder.log("measured", model=pruned.name)
         if not run.quiet:
@@ -178,6 +184,11 @@ def seconds_of_measuring(run: CausalRun, networks: int) -> float:
     return (time.perf_counter() - began) * len(run.evaluation) / len(batch) * networks
 
 
+def _first(found: Perplexity, number: int) -> Perplexity:
+    """Return the perplexity of the first windows."""
+    return Perplexity(found.losses[:number], found.tokens)
+
+
 def _losses(found: Perplexity) -> list[float]:
     return cast("list[float]", found.losses.tolist())
 
@@ -200,16 +211,15 @@ def continued(tokenizer: Any, network: nn.Module, prompt: Tensor, number: int) -
     return text
 
 
-def _metrics(run: CausalRun, found: list[tuple[Pruned, dict[str, Any]]]) -> dict[str, Any]:
+def _metrics(run: CausalRun, entries: list[dict[str, Any]]) -> dict[str, Any]:
     config, section, corpus = run.config, run.config.causal, run.corpus
-    dense = found[0][1]
     attack = run.attack()
     return {
         "schema": 1,
         "kind": KIND,
         "run": config.name,
         "seed": config.seed,
-        "headline": found[1][0].name,
+        "headline": entries[1]["name"],
         "task": {
             "name": corpus.name,
             "source": corpus.source,
@@ -233,7 +243,7 @@ def _metrics(run: CausalRun, found: list[tuple[Pruned, dict[str, Any]]]) -> dict
         "prompt": run.language.tokenizer.decode(
             run.evaluation[0, 1 : section.prompt], skip_special_tokens=True
         ),
-        "networks": [_entry(run, pruned, content, dense) for pruned, content in found],
+        "networks": entries,
     }  # fmt: skip
 
 
@@ -254,6 +264,7 @@ def _entry(
         "perplexity": figure_of(own),
         "ratio": None,
         "attacked": None if attacked is None else figure_of(attacked),
+        "unattacked": None if attacked is None else figure_of(_first(own, len(attacked.losses))),
         "continuation": content.get("continuation"),
         "density": 1.0,
         "whole_density": 1.0,

@@ -201,7 +201,8 @@ def prepare_causal(
         bos=language.bos,
         seed=config.seed,
     )
-    language.network.to(device)
+    if not section.offload:
+        language.network.to(device)
     run = CausalRun(
         config, corpus, language, calibration, evaluation[: section.windows], device,
         RunDir(config.folder(out)), quiet, checkpoint_seconds,

@@ -168,8 +168,8 @@ def run_with_certificates(path: Path) -> Path:
 def _check_kind(path: Path) -> None:
     if not (path / FILE).exists():
         raise ValueError(
-            f"{path} is a run without certificates; have them made by the same command with "
-            "--set certify.method=crown-ibp, say"
+            f"{path} is a run without certificates (causal language models have none); have "
+            "them made by the same command with --set certify.method=crown-ibp, say"
         )
     if not (path / "config.yaml").exists():
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,13 @@ INTERVALS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A perplexity in the table, with its interval and its ratio to the dense network."""
+    """A perplexity in the table, with its interval and its ratio to the dense network. The note is
+    the share that is pruned, where rounding makes it another one than the column's."""
 
     value: str
     interval: str
     ratio: str
+    note: str
     best: bool
 
 
@@ -84,8 +87,17 @@ def _cell(one: NetworkRecord, best: float) -> Cell:
         figure(seen.value),
         interval(seen),
         "" if ratio is None else f"× {figure(ratio.value)} {interval(ratio)}",
+        _note(one),
         seen.value == best,
     )
+
+
+def _note(one: NetworkRecord) -> str:
+    asked = re.fullmatch(r"([0-9.]+)%", one.level or "")
+    pruned = 100 * (1 - one.density)
+    if asked is None or abs(float(asked[1]) - pruned) < 0.25:
+        return ""
+    return f"{pruned:.1f}% pruned"
 
 
 def causal_table(metrics: Mapping[str, object]) -> Table:

@@ -40,6 +40,7 @@ class NetworkRecord:
         level: what is pruned: a share such as 50%, or N:M.
         density: the kept share of the weights that masks cover.
         whole_density: that of all parameters.
+        attacked, unattacked: under attack and without, both on the windows that are attacked.
         errors: the relative error of each layer, in the order of the walk.
     """
 
@@ -50,6 +51,7 @@ class NetworkRecord:
     perplexity: Figure
     ratio: Figure | None
     attacked: Figure | None
+    unattacked: Figure | None
     continuation: str | None
     density: float
     whole_density: float
@@ -173,7 +175,7 @@ def _name(field: Field) -> str:
 
 def _network(field: Field, errors: Mapping[str, Mapping[str, float]]) -> NetworkRecord:
     name = _name(field)
-    ratio, attacked = field.find("ratio"), field.find("attacked")
+    ratio, attacked, unattacked = map(field.find, ("ratio", "attacked", "unattacked"))
     files = tuple(one.record(FileRecord, name=key) for key, one in field["files"].entries())
     for share in ("density", "whole_density"):
         field[share].fraction()
@@ -182,6 +184,7 @@ def _network(field: Field, errors: Mapping[str, Mapping[str, float]]) -> Network
         perplexity=_figure(field["perplexity"]),
         ratio=_figure(ratio) if ratio else None,
         attacked=_figure(attacked) if attacked else None,
+        unattacked=_figure(unattacked) if unattacked else None,
         files=files,
         errors=errors.get(name, {}),
     )

@@ -165,6 +165,7 @@ class CausalSection(Section):
     calibration: Count = 128  # number of windows, drawn by the seed, on which layers are solved
     calibration_window: Annotated[int, Field(ge=2)] = 256  # their tokens, BOS included
     batch_size: Count = 16  # windows at a time
+    offload: bool = False  # only one block is on the device at a time, while layers are solved
     # Radius of the displacement of a window's word embeddings, in ‖·‖_F, under which perplexity is
     # measured as well, for the dense network and those of the first level; null: no attack.
     eps: Positive | None = None

@@ -109,6 +109,18 @@ def test_the_search_is_that_of_the_library(finished: Path) -> None:
         assert int(mask.sum()) == int((stored.get_parameter(name) != 0).sum())
 
 
+def test_one_block_at_a_time_gives_the_same_network(finished: Path, tmp_path: Path) -> None:
+    sections = {
+        "search": {**TREE["search"], "methods": ["layerwise"]},
+        "causal": {**TREE["causal"], "patterns": [], "eps": None, "offload": True},
+    }
+    arguments = ["run", str(written(tmp_path, **sections)), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--quiet", "--device", "cpu"]) == 0
+    (found,) = (tmp_path / "out").glob("*/seed0/models/layerwise-0.5/model.safetensors")
+    whole = finished / "models" / "layerwise-0.5" / "model.safetensors"
+    assert found.read_bytes() == whole.read_bytes()
+
+
 def test_attacks_are_measured_at_the_first_level_and_only_raise(finished: Path) -> None:
     metrics = metrics_of(finished)
     assert metrics["attack"]["bound"] == "upper"
@@ -118,7 +130,9 @@ def test_attacks_are_measured_at_the_first_level_and_only_raise(finished: Path) 
         if one["attacked"] is not None:
             pairs = zip(content["attacked"], content["losses"], strict=False)
             assert all(attacked >= clean - 1e-6 for attacked, clean in pairs)
-            assert one["attacked"]["windows"] == 2
+            assert one["attacked"]["windows"] == one["unattacked"]["windows"] == 2
+            first = torch.tensor(content["losses"][:2], dtype=torch.float64)
+            assert one["unattacked"]["value"] == pytest.approx(float(first.mean().exp()))
 
 
 def test_the_report_shows_what_was_measured(
