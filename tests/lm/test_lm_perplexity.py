@@ -80,3 +80,19 @@ def test_what_makes_no_perplexity_is_refused() -> None:
             perplexity(model, bad)
     with pytest.raises(ValueError, match="NaN"):
         perplexity(Table(torch.full((3, 3), torch.nan)), torch.zeros(2, 3, dtype=torch.long))
+
+
+def test_a_ratio_is_paired_over_windows() -> None:
+    losses = torch.tensor([0.5, 2.0, 3.5, 1.0], dtype=torch.float64)
+    dense, pruned = Perplexity(losses, 7), Perplexity(losses + 0.25, 7)
+    assert pruned.ratio(dense) == pytest.approx(math.exp(0.25))
+    # the windows differ much, and the pruned network is worse by the same factor on each
+    assert pruned.ratio_interval(dense) == pytest.approx((math.exp(0.25), math.exp(0.25)))
+    low, high = pruned.interval()
+    assert high / low > 2
+    assert pruned.ratio(pruned) == 1
+    mixed = Perplexity(losses + torch.tensor([1.0, -1.0, 0.0, 0.0]), 7)
+    low, high = mixed.ratio_interval(dense)
+    assert low < 1 < high
+    with pytest.raises(ValueError, match="of 2 windows and the other of 4"):
+        Perplexity(losses[:2], 7).ratio(dense)

@@ -1,6 +1,7 @@
 """Causal language models: families, what does not fit, and the figures of the packaged one."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from transformers import (
 from robustprune.layerwise import prune_layerwise
 from robustprune.lm import perplexity, random_windows, windows
 from robustprune.models.causal import causal_source, load_causal
+from robustprune.models.language import quiet_transformers
 from robustprune.tasks.corpus import load_corpus
 
 STORIES = Path(causal_source("stories260K"))
@@ -166,3 +168,11 @@ def test_foreign_folders_are_not_trusted(tmp_path: Path) -> None:
     (large / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"tensors of weights|more than the limit"):
         load_causal(str(large))
+
+
+def test_the_client_of_the_hub_is_quiet_only_while_something_is_loaded() -> None:
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    with quiet_transformers():
+        assert not logger.isEnabledFor(logging.WARNING)
+    assert logger.level == before

@@ -168,13 +168,14 @@ def test_kill_and_resume_give_the_same_files(finished: Path, tmp_path: Path) -> 
     config = written(tmp_path)
     arguments = ["run", str(config), "--out", str(out), "--device", "cpu", "--quiet"]
     arguments += ["--checkpoint-seconds", "0"]
-    for die_at in (41, 90, 120, 0):  # inside of a search; between searches; in a folder; never
+    for die_at, partial in ((41, "layerwise-0.5"), (180, "layerwise-2of4")):
         process = context.Process(target=run, args=(arguments, die_at, str(log)))
         process.start()
         process.join()
-        assert process.exitcode == (-signal.SIGKILL if die_at else 0), log.read_text()
-        if die_at == 41:
-            assert list(out.glob("*/seed0/models/.layerwise-0.5.partial/state-*.safetensors"))
+        assert process.exitcode == -signal.SIGKILL, log.read_text()
+        states = list(out.glob("*/seed0/models/.*.partial/state-*.safetensors"))
+        assert {state.parent.name for state in states} == {f".{partial}.partial"}
+    assert main(arguments) == 0
     straight, found = kept(finished.parents[1]), kept(out)
     assert straight.keys() == found.keys()
     assert [name for name in straight if straight[name] != found[name]] == []
