@@ -21,6 +21,7 @@ from attacks.inputs import (
     misclassified,
     predict,
 )
+from attacks.layout import in_layout, laid_out, layout_for
 from attacks.modes import attacking, check_mode
 from attacks.network import Model
 from attacks.query import Square
@@ -65,7 +66,9 @@ class AutoAttack(Configured):
     ``attacks.losses`` replaces the losses that two or three classes do not define, so that all four
     attacks run. A broken example is not attacked again. As in the authors' code, a warning is given
     for a model whose outputs are random or probabilities, or whose gradients are zero: its measured
-    robustness may be too high, see ``Evaluation.findings``.
+    robustness may be too high, see ``Evaluation.findings``. On a CPU, images are given to the
+    network in the layout in which it takes less time (``attacks.layout``); what the attacks find is
+    judged in the layout of x.
 
     Args:
         threat: the norm, radius and bounds; one radius for all examples.
@@ -145,10 +148,12 @@ class AutoAttack(Configured):
             robust = right.clone()
             first = (robust & ~certified).nonzero().squeeze(1)[: self.batch_size]
             findings = self._checks(model, x[first], y[first])
+            layout = layout_for(model, x[first], y[first])
+            fast, held = in_layout(model, layout), laid_out(x, layout)
             for name, attack in self.attacks().items():
                 active = (robust & ~certified).nonzero().squeeze(1)
                 for rows in self._batches(active):
-                    found = self._valid(x[rows], attack(model, x[rows], y[rows]))
+                    found = self._valid(x[rows], attack(fast, held[rows], y[rows]))
                     broken = misclassified(predict(model, found, y[rows]), y[rows])
                     x_adv[rows[broken]] = found[broken]
                     robust[rows[broken]] = False

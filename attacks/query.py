@@ -19,10 +19,11 @@ from attacks.inputs import (
     misclassified,
     predict,
 )
-from attacks.losses import margin
+from attacks.losses import margin, spread
 from attacks.modes import attacking, check_mode
 from attacks.network import Model
 from attacks.square_steps import first_point, next_point
+from attacks.square_windows import Windows
 from attacks.threat import ThreatModel
 
 
@@ -56,7 +57,8 @@ class Square(Configured):
     windows that take their length from other windows. A window is a square of images (N, C, H, W),
     a segment of series (N, C, L) or a cube of (N, C, D, H, W), over all channels, with a sign for
     each. In tables (N, F) it is a random subset of the columns, drawn for each example. An example
-    stops at its first misclassified point.
+    stops at its first misclassified point. In L∞, a query whose answer is known costs no forward
+    pass (``attacks.square_windows``).
 
     Args:
         queries: largest number of forward passes per run.
@@ -115,22 +117,39 @@ class Square(Configured):
         out, broken = x_adv.clone(), torch.zeros_like(y, dtype=torch.bool)
         lowest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         s = _State(torch.arange(len(x), device=x.device), x, y, x_adv, lowest)
+        windows, interval = None, threat.interval(x)
+        if interval is not None and x.dim() > 2:
+            windows = Windows(x, threat, interval, generator)
+        rows = s.row
         for query in range(self.queries):
-            live = threat.select(s.row)
-            if query > 0:
-                share = window_share(query - 1, self.share)
+            share = window_share(query - 1, self.share)
+            if query > 0 and windows is not None:
+                rows, x_adv = windows.propose(s.x_best, share, query)
+                if len(rows) == 0:
+                    continue
+            elif query > 0:
+                live = threat.select(s.row)
+                rows = torch.arange(len(s.row), device=x.device)
                 x_adv = project(next_point(s.x, s.x_best, live, share, generator))
-            logits = predict(model, x_adv, s.y)
-            value = margin(logits, s.y).to(x.dtype)
-            fooled = misclassified(logits, s.y)
-            better = ((value > s.best) | fooled).nonzero().squeeze(1)
-            s.best[better] = value[better]
-            s.x_best[better] = x_adv[better]
+            labels, best = s.y[rows], s.best[rows]
+            logits = predict(model, x_adv, labels)
+            value = margin(logits, labels).to(x.dtype)
+            fooled = misclassified(logits, labels)
+            better = ((value > best) | fooled).nonzero().squeeze(1)
+            s.best[rows[better]] = value[better]
+            s.x_best[rows[better]] = x_adv[better]
+            if windows is not None and query > 0:
+                windows.answered(query, value, best, spread(logits), rows[better])
             if bool(fooled.any()):
-                out[s.row[fooled]], broken[s.row[fooled]] = x_adv[fooled], True
-                s = s.select(~fooled)
+                gone = s.row[rows[fooled]]
+                out[gone], broken[gone] = x_adv[fooled], True
+                keep = ~broken[s.row]
+                s = s.select(keep)
                 if len(s.row) == 0:
                     break
-                project = threat.select(s.row).projector(s.x)
+                if windows is not None:
+                    windows.select(keep)
+                else:
+                    project = threat.select(s.row).projector(s.x)
         out[s.row] = s.x_best
         return out, broken

@@ -85,6 +85,23 @@ class ThreatModel:
         """Return the threat model of the examples ``index``, which selects an eps of shape (N,)."""
         return replace(self, eps=self.eps[index]) if isinstance(self.eps, Tensor) else self
 
+    def interval(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the smallest and largest allowed value of every entry, in the shape of x.
+
+        None where what an entry may be depends on the others: in L2 and L1, and in a threat model
+        that has a projection of its own.
+        """
+        if self.norm != "linf" or type(self).projector is not ThreatModel.projector:
+            return None
+        bounds = bounds_around(self.bounds, x)
+        radius = rounded_down(self.fitting(x), x)
+        lo = clip(add_toward(x, -radius), bounds)
+        hi = clip(add_toward(x, radius), bounds)
+        if self.support is not None:
+            allowed = self.support(x)
+            lo, hi = torch.where(allowed, lo, x), torch.where(allowed, hi, x)
+        return lo, hi
+
     def projector(self, x: Tensor, *, exact: bool = True) -> Callable[[Tensor], Tensor]:
         """Return x_adv ↦ ``project(x, x_adv)``; everything that depends on x is computed once.
 
@@ -92,16 +109,13 @@ class ThreatModel:
             exact: False allows a rounding error beyond an L2 or L1 ball, which is enough between
                 two steps of an attack.
         """
+        if (interval := self.interval(x)) is not None:
+            lo, hi = interval
+            return lambda x_adv: x_adv.clamp(lo, hi)
+
         bounds = bounds_around(self.bounds, x)
         radius = rounded_down(self.fitting(x), x)
         allowed = None if self.support is None else self.support(x)
-
-        if self.norm == "linf":
-            lo = clip(add_toward(x, -radius), bounds)
-            hi = clip(add_toward(x, radius), bounds)
-            if allowed is not None:
-                lo, hi = torch.where(allowed, lo, x), torch.where(allowed, hi, x)
-            return lambda x_adv: x_adv.clamp(lo, hi)
 
         def project(x_adv: Tensor) -> Tensor:
             if allowed is not None:
