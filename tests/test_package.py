@@ -25,6 +25,15 @@ def test_the_import_loads_no_torch() -> None:
     assert done.stdout == "False\n", done.stderr
 
 
+def test_runs_of_classifiers_need_no_transformers() -> None:
+    code = "import sys, robustprune.pipeline, robustprune.compare, robustprune.cli"
+    said = subprocess.run(
+        [sys.executable, "-c", f"{code}; print('transformers' in sys.modules)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert said.stdout == "False\n"
+
+
 @pytest.mark.parametrize(("module", "name"), PLACES, ids=[name for _, name in PLACES])
 def test_a_name_is_what_its_package_has(module: str, name: str) -> None:
     assert getattr(robustprune, name) is getattr(import_module(module), name)

@@ -36,6 +36,9 @@ def evaluate_language_model(options: argparse.Namespace) -> int:
         )
     config = _config(options)
     from attacks import PGD, ThreatModel
+    from robustprune.models.language import transformers_library
+
+    transformers_library()  # says in one line that it is missing
     from robustprune.lm import token_loss
     from robustprune.packing import words
     from robustprune.pipeline.causal_evaluate import evaluate_causal

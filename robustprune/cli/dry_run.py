@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 def dry_run(config: Config, options: argparse.Namespace) -> int:
     """Measure a few steps of the run and print an estimate from them. Nothing is written."""
-    from robustprune.pipeline.causal_run import is_causal
     from robustprune.pipeline.estimate import estimate
-    from robustprune.pipeline.prepare import planned_run
+    from robustprune.pipeline.prepare import is_causal, planned_run
     from robustprune.run.runtime import choose_device
 
     device = choose_device(options.device)
@@ -47,6 +46,9 @@ def dry_run(config: Config, options: argparse.Namespace) -> int:
 
 def _dry_causal(config: Config, options: argparse.Namespace, device: torch.device) -> int:
     """Do the same for a causal language model, whose layers are solved without training."""
+    from robustprune.models.language import transformers_library
+
+    transformers_library()  # says in one line that it is missing
     from robustprune.pipeline.causal import seconds_of_measuring
     from robustprune.pipeline.causal_run import prepare_causal, searches_of
 

@@ -205,8 +205,9 @@ def run_config(options: argparse.Namespace) -> int:
     # Importing torch takes seconds; `--help` and errors in the config come before.
     from rich.console import Console
 
-    from robustprune.pipeline import find_sparse_networks, prepare, prepare_causal, prune_causal
-    from robustprune.pipeline.causal_run import is_causal
+    from robustprune.models.language import transformers_library
+    from robustprune.pipeline import find_sparse_networks, prepare
+    from robustprune.pipeline.prepare import is_causal
     from robustprune.report import terminal_table
     from robustprune.run.runtime import choose_device
 
@@ -219,6 +220,10 @@ def run_config(options: argparse.Namespace) -> int:
         "checkpoint_seconds": options.checkpoint_seconds,
     }
     if is_causal(config):
+        transformers_library()  # says in one line that it is missing
+        from robustprune.pipeline.causal import prune_causal
+        from robustprune.pipeline.causal_run import prepare_causal
+
         language = prepare_causal(config, **places)
         folder, carry_on = language.folder.path, partial(prune_causal, language)
     else:

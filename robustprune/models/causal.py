@@ -21,8 +21,9 @@ from robustprune.run.terminal import shown
 STORIES = "stories260K"
 _AUTO = "AutoModelForCausalLM"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-#: relative difference of logits that rounding may make when later tokens change
-_ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-6}
+#: relative difference of logits that rounding may make when later tokens change. It is 0 for the
+#: families that are tested, and above 0.001 for a BERT with random weights
+_ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def _check_causal(model: CausalModel, weights: str) -> None:
         )
     dtype = next(model.network.parameters()).dtype
     apart = (one - two).norm()
-    if bool(apart > _ROUNDING.get(dtype, 0.02) * one.norm()):
+    if bool(apart > _ROUNDING.get(dtype, 1e-3) * one.norm()):
         raise ValueError(
             f"'{weights}' is an encoder: its answer for a token changes with the tokens after it; "
             "give a causal language model, such as a Llama, Qwen, Mistral or GPT-2"

@@ -1,7 +1,9 @@
 """Run all stages in order: data, dense baselines, searches, fine-tuning, measures, certificates,
 report.
 
-Each stage reads and writes files of the run directory, and is skipped if its files exist.
+Each stage reads and writes files of the run directory, and is skipped if its files exist. Runs on
+causal language models are in `causal`, which is imported only for them, because it needs
+transformers.
 """
 
 from __future__ import annotations
@@ -10,8 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from robustprune.pipeline.attack_text import attack_text
-from robustprune.pipeline.causal import prune_causal
-from robustprune.pipeline.causal_run import prepare_causal
 from robustprune.pipeline.cost import measure_cost
 from robustprune.pipeline.fit import Fitted, fit_dense, fit_finetuned
 from robustprune.pipeline.measure import findings, measure_model, measure_switch, write_per_example
@@ -26,7 +26,7 @@ from robustprune.report import write_report
 from robustprune.run.runtime import is_first
 from robustprune.run.settings import SelectionSection
 
-__all__ = ["Run", "find_sparse_networks", "prepare", "prepare_causal", "prune_causal"]
+__all__ = ["Run", "find_sparse_networks", "prepare"]
 
 
 def find_sparse_networks(run: Run) -> dict[str, Any]:

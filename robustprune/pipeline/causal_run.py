@@ -22,7 +22,7 @@ from robustprune.run.fingerprint import digest_of
 from robustprune.run.rundir import RunDir, open_run
 from robustprune.run.runtime import environment, ranks
 from robustprune.sparsity import check_pattern
-from robustprune.tasks import Corpus, corpus_names, load_corpus
+from robustprune.tasks import Corpus, load_corpus
 
 #: the name of the network that such tasks need
 NETWORK = "causal"
@@ -83,11 +83,6 @@ class Level:
         """Its part of a file name."""
         kept = f"{self.density:g}"
         return kept if self.pattern == "element" else self.pattern.replace(":", "of")
-
-
-def is_causal(config: Config) -> bool:
-    """Return whether the config's task is text for a causal language model."""
-    return config.task.name in corpus_names()
 
 
 def levels_of(config: Config) -> list[Level]:

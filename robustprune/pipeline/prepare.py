@@ -33,6 +33,11 @@ from robustprune.sparsity import (
 from robustprune.tasks import Task, corpus_names, holdout, load_task, text_names
 
 
+def is_causal(config: Config) -> bool:
+    """Return whether the config's task is text for a causal language model."""
+    return config.task.name in corpus_names()
+
+
 def prepare(
     config: Config,
     *,

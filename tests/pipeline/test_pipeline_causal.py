@@ -294,6 +294,18 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert not out.exists()
 
 
+def test_a_missing_library_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("robustprune.models.language.find_spec", lambda name: None)
+    run_it = ["run", str(written(tmp_path)), "--out", str(tmp_path / "out")]
+    evaluate = ["evaluate", "stories260K", "--config", "lm_stories"]
+    for arguments in (run_it, [*run_it, "--dry-run"], evaluate):
+        assert main(arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "need transformers; run pip install 'robustprune[lm]'" in line
+
+
 def test_the_packaged_config_is_as_the_page_says() -> None:
     config = load_config(config_path("lm_stories"))
     assert [level.title for level in levels_of(config)] == ["50%", "70%", "2:4"]
