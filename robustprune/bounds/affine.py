@@ -35,6 +35,9 @@ class Affine:
         crop: a function that returns the same map for the outputs of a region, and the region of
             inputs that these depend on, which may extend beyond the input; None where W is not
             local. Only ``backward`` of the result may be used.
+        image: a function for inputs that are 0 outside a region. It returns the maps ``linear`` and
+            ``absolute`` of what is inside, and the region of the results outside of which they are
+            0; None where W is not local.
         rows: a function that returns the rows of W for some outputs, by their numbers or, in the
             crop of a single position, by their channels: (…,) -> (…, *in); None where they are not
             at hand.
@@ -53,6 +56,7 @@ class Affine:
     arithmetic: Arithmetic | None = None
     mixing: bool = True
     crop: Callable[[Region], tuple[Affine, Region]] | None = None
+    image: Callable[[Region], tuple[Map, Map, Region]] | None = None
     rows: Map | None = None
     channels: tuple[Tensor, Tensor] | None = None
     scaled: Callable[[Tensor, Tensor], Affine] | None = None
@@ -199,6 +203,10 @@ def scale(
         own = wide[inside(region)[1:]]
         return replace(cropped_bias(op, region), adjoint=lambda A: A * own), region
 
+    def image(region: Region) -> tuple[Map, Map, Region]:
+        own = wide[inside(region)[1:]]
+        return lambda z: z * own, lambda z: z * own.abs(), region
+
     op = Affine(
         lambda z: z * factor,
         lambda z: z * factor.abs(),
@@ -207,6 +215,7 @@ def scale(
         arithmetic=arithmetic,
         mixing=False,
         crop=crop,
+        image=image,
         channels=(factor.reshape(-1), added.reshape(-1)) if by_channel else None,
     )
     return op

@@ -12,7 +12,15 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustprune.bounds.affine import Affine, Region, Shape, cropped_bias, whole_bias
+from robustprune.bounds.affine import (
+    Affine,
+    Map,
+    Region,
+    Shape,
+    cropped_bias,
+    moved,
+    whole_bias,
+)
 from robustprune.bounds.precision import Arithmetic
 
 FORWARD = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -57,6 +65,17 @@ def convolution(
         own = rows if groups == 1 and all(d == 1 for d in dilation) else None
         return replace(cropped_bias(op, region), adjoint=adjoint, rows=own), field
 
+    def image(region: Region) -> tuple[Map, Map, Region]:
+        target = _reached(region, out_shape, weight, stride, padding, dilation)
+        field = field_of(target, weight, stride, padding, dilation)
+
+        def part(kernel: Tensor) -> Map:
+            return lambda z: forward(
+                moved(z, region, field), kernel, None, stride, 0, dilation, groups
+            )
+
+        return part(weight), part(weight.abs()), target
+
     def rows(index: Tensor) -> Tensor:
         # channels last in memory, as ``transposed`` returns them
         return weight.movedim(1, -1)[index].contiguous().movedim(-1, index.dim())
@@ -81,6 +100,7 @@ def convolution(
         *whole_bias(None if bias is None else bias.reshape(-1, *(1,) * len(stride)), out_shape),
         arithmetic=arithmetic,
         crop=crop,
+        image=image,
         scaled=scaled,
     )
     return op
@@ -96,6 +116,24 @@ def field_of(
             region, weight.shape[2:], stride, padding, dilation, strict=True
         )
     )
+
+
+def _reached(
+    region: Region,
+    out_shape: Shape,
+    weight: Tensor,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
+) -> Region:
+    """Return the outputs, at least one, that depend on input positions in a region."""
+    found = []
+    for (lo, hi), n, k, s, p, d in zip(
+        region, out_shape[1:], weight.shape[2:], stride, padding, dilation, strict=True
+    ):
+        first = min(max(-((d * (k - 1) - lo - p) // s), 0), n - 1)
+        found.append((first, max(min((hi - 1 + p) // s + 1, n), first + 1)))
+    return tuple(found)
 
 
 def transposed(A: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]) -> Tensor:

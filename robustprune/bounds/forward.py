@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from robustprune.bounds.activations import Elementwise, Lines
-from robustprune.bounds.affine import Affine
+from robustprune.bounds.affine import Affine, Map, Region, inside
 from robustprune.bounds.algebra import Interval
 from robustprune.bounds.interval import Sweep
 from robustprune.bounds.precision import MARGIN
@@ -29,6 +30,8 @@ from robustprune.bounds.rounding import TINY
 
 #: forward is used where a node has at least this number of entries for each entry of the input
 ENTRIES = 8
+#: the number of neighbouring entries of the input that are carried forward at once
+NEIGHBOURS = 8
 
 
 def pays(program: Program, position: int) -> bool:
@@ -57,22 +60,105 @@ def forward(known: Sweep, position: int) -> Interval:
         J, c = op.linear(J), op.clean(c)
     errors = _errors(known, before, turn, after)
     lines, gamma = known.relaxation(turn), known.gamma(0)
+    steps = _steps(known.program, after)
+    blocks = _blocks(J, steps)
     lo, hi = [], []
     for n in range(len(inputs.x)):
         own = inputs.select(slice(n, n + 1))
         middle, radius = _between(J, c, lines, n)
-        for k in after:
-            op = _affine(known.program, k)
-            # the constant is the last row
-            middle = torch.cat((op.linear(middle[:-1]), op.clean(middle[-1:])))
-            radius = op.absolute(radius)
-        coefficients = [part[:-1].flatten(1).T for part in (middle - radius, -middle - radius)]
-        A = torch.stack(coefficients).reshape(1, -1, *inputs.x.shape[1:])
-        below, above = own.least(A, gamma).reshape(2, *middle.shape[1:])
-        lo.append(below + (middle - radius)[-1] - errors[n])
-        hi.append((middle + radius)[-1] - above + errors[n])
+        below, above = _carried(middle, radius, steps, blocks)
+        A = torch.stack((below[:-1].flatten(1).T, above[:-1].flatten(1).T))
+        least = own.least(A.reshape(1, -1, *inputs.x.shape[1:]), gamma)
+        ends = least.reshape(2, *below.shape[1:]) + torch.stack((below[-1], above[-1]))
+        lo.append(ends[0] - errors[n])
+        hi.append(errors[n] - ends[1])
     low, high, known_at = torch.stack(lo), torch.stack(hi), _usable(known, errors)
     return Interval(low.where(known_at, -torch.inf), high.where(known_at, torch.inf))
+
+
+class Block(NamedTuple):
+    """Some entries of the input, and where what they reach lies.
+
+    Attributes:
+        rows: these entries.
+        region: where they are not 0 behind the nonlinearity; None for everywhere.
+        maps: the maps of each step, of the coefficients and of their absolute values.
+        result: the region of the results.
+    """
+
+    rows: slice
+    region: Region | None
+    maps: list[tuple[Map, Map]]
+    result: Region | None
+
+
+def _steps(program: Program, after: Sequence[int]) -> list[Affine]:
+    """Return the operations behind the nonlinearity; a batch norm is a part of its convolution."""
+    found: list[Affine] = []
+    for k in after:
+        folded = program.folded(k)
+        if folded is not None and found:
+            assert isinstance(folded.op, Affine)
+            found[-1] = folded.op
+        else:
+            found.append(_affine(program, k))
+    return found
+
+
+def _blocks(J: Tensor, steps: Sequence[Affine]) -> list[Block]:
+    """Divide the entries of the input into neighbours, which reach only a few positions if all
+    operations are local. The last block is the constant.
+
+    Args:
+        J: (entries, …), how the input of the nonlinearity depends on each of them.
+    """
+    everywhere = [(op.linear, op.absolute) for op in steps]
+    if J.dim() < 3 or any(op.image is None for op in steps):
+        return [Block(slice(0, len(J)), None, everywhere, None)]
+    found = []
+    for begin in range(0, len(J), NEIGHBOURS):
+        rows = slice(begin, min(begin + NEIGHBOURS, len(J)))
+        region = result = _support(J[rows])
+        maps = []
+        for op in steps:
+            assert op.image is not None
+            linear, absolute, result = op.image(result)
+            maps.append((linear, absolute))
+        found.append(Block(rows, region, maps, result))
+    return found
+
+
+def _support(J: Tensor) -> Region:
+    """Return the smallest region outside of which all of J, (M, C, …), is 0, with at least one
+    position."""
+    used = (J != 0).any(0).any(0)
+    found = []
+    for dim in range(used.dim()):
+        others = [d for d in range(used.dim()) if d != dim]
+        at = (used.any(others) if others else used).nonzero()[:, 0]
+        found.append((int(at[0]), int(at[-1]) + 1) if len(at) else (0, 1))
+    return tuple(found)
+
+
+def _carried(
+    middle: Tensor, radius: Tensor, steps: Sequence[Affine], blocks: Sequence[Block]
+) -> tuple[Tensor, Tensor]:
+    """Return W m − |W| r and −W m − |W| r behind all steps; the constant is the last row."""
+    constant, reach = middle[-1:], radius[-1:]
+    for op in steps:
+        constant, reach = op.clean(constant), op.absolute(reach)
+    below = middle.new_zeros(len(middle), *constant.shape[1:])
+    above = torch.zeros_like(below)
+    below[-1:], above[-1:] = constant - reach, -constant - reach
+    for block in blocks:
+        z, r = middle[block.rows], radius[block.rows]
+        if block.region is not None:
+            z, r = z[inside(block.region)], r[inside(block.region)]
+        for linear, absolute in block.maps:
+            z, r = linear(z), absolute(r)
+        at: Any = (block.rows,) if block.result is None else (block.rows, *inside(block.result)[1:])
+        below[at], above[at] = z - r, -z - r
+    return below, above
 
 
 def _chain(program: Program, position: int) -> tuple[list[int], int, list[int]] | None:

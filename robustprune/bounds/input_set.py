@@ -58,11 +58,11 @@ class InputSet:
             least = least - gamma * (dot(A.abs(), self.x.abs() + TINY / EPS) + reach)
         return torch.maximum(least, least_over_box(A, self.box, gamma)) if self.cut else least
 
-    def select(self, rows: slice) -> InputSet:
+    def select(self, rows: slice | Tensor) -> InputSet:
         """Return the sets of some examples."""
         return replace(self.cropped((rows,)), radius=self.radius[rows])
 
-    def cropped(self, inside: tuple[slice, ...]) -> InputSet:
+    def cropped(self, inside: tuple[slice | Tensor, ...]) -> InputSet:
         """Return the set for some positions of the inputs; all others must have coefficients 0."""
         return replace(
             self,

@@ -6,7 +6,7 @@ Gowal et al. 2018, arXiv 1810.12715.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -139,6 +139,28 @@ class Sweep:
         node = self.program.nodes[position]
         assert isinstance(node.op, Elementwise)
         return node.op.relax(self.intervals[node.inputs[0]], choice)
+
+    def select(self, rows: Tensor) -> Sweep:
+        """Return what is known of some examples, at the nodes that are not empty."""
+
+        def pick(t: Tensor | None) -> Any:
+            return t if t is None or len(t) == 1 else t[rows]
+
+        part = replace(
+            self,
+            inputs=self.inputs.select(rows),
+            intervals=list(self.intervals),
+            slack=list(self.slack),
+            floors=list(self.floors),
+            lost=pick(self.lost),
+            relaxed={k: type(drawn)(*map(pick, drawn)) for k, drawn in self.relaxed.items()},
+            folds={},
+        )
+        for k, node in enumerate(self.program.nodes[: len(self.slack)]):
+            if node.shape != (0,):
+                part.intervals[k] = Interval(*map(pick, self.intervals[k]))
+                part.slack[k], part.floors[k] = pick(self.slack[k]), pick(self.floors[k])
+        return part
 
 
 #: a function that returns better bounds for the entries of a node in the mask (N, …)

@@ -25,6 +25,9 @@ from robustprune.bounds.root import Search
 TOLERANCE = 1e-3
 #: the tolerance of the search by "crown-ibp" before a costly method
 ROUGH = 0.1
+#: where a costly search begins on the way, in logarithms, from the radius by "crown-ibp" to the
+#: distance to the boundary of the linearised network
+SHARE = 0.6
 #: the exponents β that are assumed at first (see ``bounds.root``), as measured on several networks
 CHEAP, COSTLY = 1.3, 2.4
 
@@ -48,7 +51,7 @@ def certified_radius(
 
     A secant search (see ``bounds.root``) looks for the ε at which the margin bound becomes 0. It
     starts between the distance to the boundary of the network linearised at x and, for costly
-    methods, the radius that "crown-ibp" certifies, at their geometric mean.
+    methods, the radius that "crown-ibp" certifies, at SHARE of the way in logarithms.
 
     Args:
         norm, bounds: as in the threat model.
@@ -75,21 +78,23 @@ def certified_radius(
     graph = trace(model)
     lead, first = _lead_and_distance(graph.model, x, y, norm, batch_size)
     limit = farthest(x.double(), bounds, norm).clamp(max=eps_max)
+    slope = (lead / first).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0)
     first = torch.minimum(first.nan_to_num(nan=1.0, posinf=1.0), limit)
     progress = Progress(on_progress)
     how = Settings(method, steps, batch_size)
     with ready(graph, x) as program:
         if method in ("ibp", "crown-ibp"):
-            search = Search.begin(lead, first, limit, tolerance, CHEAP)
+            search = Search.begin(lead, slope, first, limit, tolerance, CHEAP)
             _run(search, program, x, y, threat, how, rounds, progress)
         else:
-            search = Search.begin(lead, first, limit, ROUGH, CHEAP)
+            search = Search.begin(lead, slope, first, limit, ROUGH, CHEAP)
             cheap = how._replace(method="crown-ibp")
             _run(search, program, x, y, threat, cheap, rounds, progress.part(0, FIRST))
             low = search.radius
-            first = torch.where(low > 0, (low * first).sqrt(), first)
+            between = low ** (1 - SHARE) * first**SHARE
+            first = torch.where(low > 0, between, first)
             first = first.maximum(low * (1 + ROUGH))
-            search = Search.begin(lead, first, limit, tolerance, COSTLY)
+            search = Search.begin(lead, slope, first, limit, tolerance, COSTLY)
             search.radius = low
             _run(search, program, x, y, threat, how, rounds, progress.part(FIRST, 1))
     progress.done()

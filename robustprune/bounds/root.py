@@ -11,6 +11,8 @@ from torch import Tensor
 EXPONENTS = (0.5, 8.0)
 #: ε grows by at most this factor from trial to trial
 GROWTH = 4.0
+#: the steps of Newton's method for the root of the model
+NEWTON = 12
 #: the share of the margin m(0) above which the root is still far
 FAR = 0.005
 #: a search that ends far below all failures has tried a radius that is larger by this share
@@ -21,9 +23,11 @@ BEYOND = 0.05
 class Search:
     """The largest ε of each example at which its margin bound is positive.
 
-    The margin is modelled by m(ε) = m(0) − c ε^β, because its logarithm log(m(0) − m(ε)) is nearly
-    linear in log ε. β and c come from the last two trials, so the search converges like the secant
-    method. What it returns was tried; the model decides only what is tried next.
+    The margin is modelled by m(ε) = m(0) − g ε − c ε^β. Here g is the slope of the margin of the
+    network linearised at x. The rest, by which the bounds deviate from it, is nearly a power of ε.
+    β and c come from the last two trials, so the search converges like the secant method. Where the
+    margin falls more slowly than g ε, g = 0 is taken. What the search returns was tried; the model
+    decides only what is tried next.
 
     Successes one after another mean that the bound falls more slowly than the model: where the
     margin is still above FAR, the second and later ones double the logarithm of the step. The third
@@ -35,6 +39,7 @@ class Search:
 
     Attributes:
         start: the margins m(0), (N,). Examples with start ≤ 0 are not searched.
+        slope: the slopes g, (N,).
         limit: the largest ε that is tried, (N,).
         tolerance: the search ends when the radius would grow by no more than this share.
         radius: the largest ε with a positive margin, 0 at first; failed: the smallest ε without.
@@ -43,6 +48,7 @@ class Search:
     """
 
     start: Tensor
+    slope: Tensor
     limit: Tensor
     tolerance: float
     radius: Tensor
@@ -56,7 +62,13 @@ class Search:
 
     @classmethod
     def begin(
-        cls, start: Tensor, first: Tensor, limit: Tensor, tolerance: float, beta: float
+        cls,
+        start: Tensor,
+        slope: Tensor,
+        first: Tensor,
+        limit: Tensor,
+        tolerance: float,
+        beta: float,
     ) -> Search:
         """Begin with the trial ``first``, and with β until there are two trials."""
         zero = torch.zeros_like(first)
@@ -64,7 +76,7 @@ class Search:
         trial = torch.minimum(first, limit)
         betas = torch.full_like(first, beta)
         return cls(
-            start, limit, tolerance, zero, failed, trial, betas, zero.clone(), zero.clone(),
+            start, slope, limit, tolerance, zero, failed, trial, betas, zero.clone(), zero.clone(),
             torch.zeros_like(first, dtype=torch.bool), zero.clone(),
         )  # fmt: skip
 
@@ -87,12 +99,18 @@ class Search:
         self.failed[rows[~sure]] = eps[~sure]
         drop = self.start[rows] - margins
         usable = drop.isfinite() & (drop > 0)
-        seen = usable & (self.drop[rows] > 0) & (eps != self.last[rows])
-        rise = (drop / self.drop[rows]).log() / (eps / self.last[rows]).log()
+        # without the linear part, if it is all of the fall
+        before = self.last[rows]
+        falls = (drop > self.slope[rows] * eps) & (self.drop[rows] > self.slope[rows] * before)
+        slope = torch.where(falls | (before == 0), self.slope[rows], 0.0)
+        slope = torch.where(drop > slope * eps, slope, 0.0)
+        rest, earlier = drop - slope * eps, self.drop[rows] - slope * before
+        seen = usable & (earlier > 0) & (eps != before)
+        rise = (rest / earlier).log() / (eps / before).log()
         beta = torch.where(seen & rise.isfinite(), rise, self.beta[rows]).clamp(*EXPONENTS)
         self.beta[rows] = beta
         self.last[rows[usable]], self.drop[rows[usable]] = eps[usable], drop[usable]
-        root = eps * (self.start[rows] / drop) ** (1 / beta)
+        root = _root(self.start[rows], slope, rest, eps, beta)
         # a little before the root, so that the last trial succeeds
         aim = root * (1 - self.tolerance / 4)
         low, high = self.radius[rows], self.failed[rows]
@@ -115,3 +133,16 @@ class Search:
         self.beyond[rows] = ends
         self.trial[rows] = torch.minimum(aim, self.limit[rows])
         return ~sure
+
+
+def _root(start: Tensor, slope: Tensor, rest: Tensor, eps: Tensor, beta: Tensor) -> Tensor:
+    """Return the t at which slope · t + rest · (t / eps)^beta is start, by Newton's method.
+
+    It begins on the right, from where the iteration falls to the root of a convex function; for
+    beta < 1 the result is only an estimate, like the model itself.
+    """
+    t = eps * (start / rest) ** (1 / beta)
+    for _ in range(NEWTON):
+        power = rest * (t / eps) ** beta
+        t = (t - (slope * t + power - start) / (slope + beta * power / t)).maximum(t * 0.01)
+    return t

@@ -18,8 +18,12 @@ from robustprune.run.runtime import is_first, merged, own_batches
 
 #: if the proofs take at least this number of seconds, their time is printed beforehand
 _LONG = 60.0
+#: the seconds after which the time of a bound is estimated before it is there
+PATIENCE = 10.0
+#: the methods that take little time, the cheapest first
+CHEAP: tuple[BoundMethod, ...] = ("ibp", "crown-ibp")
 #: the number of values of ε that a search for a radius usually tries
-_USUAL = 5
+_USUAL = 4
 #: the product of weights and examples in a batch of the slow methods; large networks have batches
 #: of one example, so that the progress bar moves
 _BATCH = 2**23
@@ -43,7 +47,7 @@ def proven_radii(
     """Return `bounds.certified_radius` of (x, y), (N,) float64. Several ranks share the batches.
 
     Unless `quiet`, one bound of one example is timed first, and an upper estimate of the whole time
-    is printed if it is over a minute.
+    is printed if it is over a minute, with what cheaper methods take.
 
     Raises:
         ValueError: as in `bounds.certified_radius`.
@@ -100,16 +104,44 @@ def _foretell(
     rounds: int,
     steps: int,
 ) -> None:
-    """Print how long it takes, if that is long."""
-    start = time.monotonic()
+    """Print how long it takes and what cheaper methods take, if that is long.
+
+    One bound of one example is timed. Where this takes long itself, its whole time is estimated
+    from the share that is done after PATIENCE seconds, in which stable neurons count as work.
+    """
     threat = ThreatModel(norm, eps_max / 1000, bounds)
-    margin_bounds(model, x[:1], y[:1], threat, method=method, steps=steps)
-    each = (time.monotonic() - start) * min(rounds, _USUAL)
-    if each * len(x) >= _LONG:
-        faster = "" if method in ("ibp", "crown-ibp") else "; crown-ibp takes a small part of it"
-        print(
-            f"{method} takes up to {duration(each)} per example, {duration(each * len(x))} for "
-            f"{len(x)} of them{faster}",
-            file=sys.stderr,
-            flush=True,
+    trials, said = min(rounds, _USUAL), False
+    cheaper = CHEAP[: CHEAP.index(method)] if method in CHEAP else CHEAP
+
+    def seconds(which: BoundMethod, on_progress: Callable[[float], None] | None = None) -> float:
+        start = time.monotonic()
+        margin_bounds(
+            model, x[:1], y[:1], threat, method=which, steps=steps, on_progress=on_progress
         )
+        return time.monotonic() - start
+
+    others = [f"{name} takes {duration(seconds(name) * trials)}" for name in reversed(cheaper)]
+
+    def say(one: float) -> None:
+        each = one * trials
+        if each * len(x) >= _LONG:
+            affordable = f"; {' and '.join(others)} per example" if others else ""
+            print(
+                f"{method} takes up to {duration(each)} per example, {duration(each * len(x))} for "
+                f"{len(x)} of them{affordable}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    begin = time.monotonic()
+
+    def on_progress(share: float) -> None:
+        nonlocal said
+        passed = time.monotonic() - begin
+        if not said and passed >= PATIENCE and share > 0:
+            said = True
+            say(passed / share)
+
+    whole = seconds(method, on_progress)
+    if not said:
+        say(whole)

@@ -82,9 +82,9 @@ def test_transposed_convolution_of_small_maps(taps, stride, dilation):
         torch.testing.assert_close(got, exact)
 
 
-def run(margin, first, limit=torch.inf, tolerance=1e-3, rounds=12):
-    start = margin(torch.zeros_like(first))
-    search = Search.begin(start, first, torch.full_like(first, limit), tolerance, 2.0)
+def run(margin, first, limit=torch.inf, tolerance=1e-3, rounds=12, slope=0.0):
+    start, slope = margin(torch.zeros_like(first)), torch.full_like(first, slope)
+    search = Search.begin(start, slope, first, torch.full_like(first, limit), tolerance, 2.0)
     for number in range(rounds):
         rows = search.open()
         if len(rows) == 0:
@@ -104,6 +104,21 @@ def test_the_search_finds_the_root_in_few_trials(beta):
     radius, trials = run(lambda eps: 1 - (eps / many) ** beta, torch.ones_like(many))
     assert trials <= 5
     assert bool((radius >= many * (1 - 3e-3)).all())
+
+
+@pytest.mark.parametrize("slope", [0.2, 1.0, 5.0])
+def test_the_search_knows_the_linear_part(slope):
+    """Also where the stated slope is not that of the margin, or is larger than all of the fall."""
+    for true in (0.0, slope, 0.5 * slope):
+        root = torch.tensor([0.01, 0.5, 3.0]).double()
+
+        def margin(eps, true=true, root=root):
+            return 1 + true * root - true * eps - (eps / root) ** 3
+
+        radius, trials = run(margin, torch.full_like(root, 0.1), slope=slope)
+        assert bool((radius <= root).all())
+        assert bool((radius >= root * (1 - 1e-3)).all())
+        assert trials <= 10
 
 
 def test_the_search_ends_with_jumps_overflow_and_limits():
