@@ -42,6 +42,22 @@ class ResidualBlock(nn.Module):
         return logits
 
 
+class Tokens(nn.Module):
+    """Self-attention between the rows of an image, and a mean over them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(14, 8), nn.Linear(8, 10)
+        self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x.flatten(1, 2))
+        scores = torch.matmul(self.query(x), self.key(x).transpose(1, 2)) / 8**0.5
+        x = x + torch.matmul(torch.softmax(scores, dim=-1), self.value(x))
+        logits: Tensor = self.head(x.mean(1))
+        return logits
+
+
 def networks() -> dict[str, tuple[nn.Module, tuple[int, ...], float]]:
     """Name → network with random weights, shape of an input, ε in L∞."""
     torch.manual_seed(0)
@@ -54,12 +70,14 @@ def networks() -> dict[str, tuple[nn.Module, tuple[int, ...], float]]:
         nn.Conv2d(8, 16, 4, stride=2, padding=1), nn.ReLU(),
         nn.Flatten(), nn.Linear(16 * 3 * 3, 50), nn.ReLU(), nn.Linear(50, 10),
     )  # fmt: skip
+    tokens = Tokens()
     block = ResidualBlock()
     block(torch.rand(64, 1, 14, 14))  # running statistics
     return {
         "MLP 196-100-100-10": (mlp, (1, 14, 14), 0.004),
         "CNN, 2 convolutions": (cnn, (1, 14, 14), 0.005),
         "ResNet block": (block, (1, 14, 14), 0.005),
+        "attention": (tokens, (1, 14, 14), 0.002),
     }
 
 
@@ -78,12 +96,15 @@ def main() -> None:
     )
     parser.add_argument("--examples", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", default="", help="a part of the networks' names")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_default_dtype(torch.float64)
     print("| network | method | least margin, ours | auto_LiRPA | ratio, least and median | time |")
     print("| --- " * 6 + "|")
     for name, (model, shape, eps) in networks().items():
+        if options.only not in name:
+            continue
         x = torch.rand(options.examples, *shape)
         for method in ("crown", "alpha-crown"):
             print(f"| {name} | {method} | {compare(model, x, eps, method, options.repeats)} |")
