@@ -24,43 +24,6 @@ from robustprune.bounds.rounding import EPS, TINY
 
 
 @dataclass
-class Settled:
-    """Signs of the inputs of nonlinearities that are proven on a set of inputs.
-
-    They hold on every smaller set, where no bounds of these inputs are needed.
-
-    Attributes:
-        signs: for each node, 1 where it is at least 0, −1 where it is at most 0, else 0, (N, …).
-    """
-
-    signs: dict[int, Tensor] = field(default_factory=dict)
-
-    def box(self, position: int, box: Interval) -> Interval:
-        """Return an interval that contains the node, from its sign alone."""
-        if position not in self.signs:
-            return box
-        sign = self.signs[position]
-        return Interval(box.lo.where(sign <= 0, 0.0), box.hi.where(sign >= 0, 0.0))
-
-    def learn(self, position: int, box: Interval) -> None:
-        self.signs[position] = (box.lo >= 0).to(torch.int8) - (box.hi <= 0).to(torch.int8)
-
-    def forget(self, rows: Tensor) -> None:
-        """Forget all about the examples in a mask."""
-        for signs in self.signs.values():
-            signs[rows] = 0
-
-    def select(self, rows: Tensor) -> Settled:
-        return Settled({position: signs[rows] for position, signs in self.signs.items()})
-
-    def put(self, rows: Tensor, other: Settled, count: int) -> None:
-        """Take over what is known of some of ``count`` examples."""
-        for position, signs in other.signs.items():
-            own = self.signs.setdefault(position, signs.new_zeros(count, *signs.shape[1:]))
-            own[rows] = signs
-
-
-@dataclass
 class Sweep:
     """What is known of every node for one batch. It is filled in the order of the nodes.
 
@@ -173,7 +136,6 @@ def sweep(
     *,
     exact: Callable[[Sweep, int], Interval],
     tighten: Tighten | None = None,
-    settled: Settled | None = None,
     progress: Progress = UNTOLD,
 ) -> Sweep:
     """Bound every node from the input to the logits.
@@ -184,7 +146,6 @@ def sweep(
             intervals are exact behind a first affine layer.
         tighten: a function that returns better bounds than intervals for the inputs of
             nonlinearities; it is called once for each.
-        settled: what is known of the signs of these inputs.
     """
     known = Sweep(program, inputs, [inputs.box])
     if known.rounding:
@@ -197,23 +158,17 @@ def sweep(
         for source in [k for k in dict.fromkeys(sources) if k not in done]:
             assert isinstance(node.op, Elementwise | MaxPool | Product)
             assert tighten is not None
-            if settled is not None:
-                _meet(known, source, settled.box(source, known.intervals[source]))
             wanted = node.op.unsettled(known.intervals[source])
             known.progress = progress.part(*program.share(source))
             _meet(known, source, tighten(known, source, wanted))
             known.progress.done()
             done.add(source)
-            if settled is not None:
-                settled.learn(source, known.intervals[source])
         boxes = [known.intervals[i] for i in node.inputs]
         known.intervals.append(node.op.interval(*boxes, gamma=known.gamma(position)))
         if known.rounding:
             _pay(known, position)
         if position in ends:
             _meet(known, position, exact(known, position))
-    if settled is not None and known.lost is not None:
-        settled.forget(known.lost)
     return known
 
 

@@ -17,7 +17,7 @@ from robustprune.bounds.checks import BoundMethod, check_call, check_model, chec
 from robustprune.bounds.forward import forward, pays
 from robustprune.bounds.graph import BoundGraph, trace
 from robustprune.bounds.input_set import InputSet, input_set
-from robustprune.bounds.interval import Settled, Sweep, sweep
+from robustprune.bounds.interval import Sweep, sweep
 from robustprune.bounds.last import from_above, last_rectifier, slopes_at_centre
 from robustprune.bounds.linear import (
     least_by_intervals,
@@ -184,20 +184,13 @@ def margins_of(
     threat: ThreatModel,
     how: Settings,
     progress: Progress,
-    settled: Settled | None = None,
 ) -> Tensor:
-    """Do the work of ``margin_bounds`` for a program that is ``ready``.
-
-    settled: what is known on larger sets; it is replaced by what is known on these.
-    """
+    """Do the work of ``margin_bounds`` for a program that is ``ready``."""
 
     def bound(part: Tensor, progress: Progress) -> Tensor:
         A = margins_over_others(y[part], program)
         inputs = input_set(x[part], threat.select(part), program.dtype, program.precision)
-        own = None if settled is None else settled.select(part)
-        found = _lower_bounds(program, inputs, A, how, progress, own)
-        if settled is not None and own is not None:
-            settled.put(part, own, len(x))
+        found = _lower_bounds(program, inputs, A, how, progress)
         return by_class(found, y[part], own=torch.inf)
 
     return _in_batches(bound, program, x, how.batch_size, progress)
@@ -209,7 +202,6 @@ def _lower_bounds(
     A: Tensor,
     how: Settings,
     progress: Progress,
-    settled: Settled | None = None,
 ) -> Tensor:
     """Return lower bounds of ⟨A_ns, logits⟩, (N, S): the best of ``method`` and all before it."""
     method, steps = how.method, how.steps
@@ -236,7 +228,6 @@ def _lower_bounds(
         inputs,
         exact=tightened_all,
         tighten=tighten,
-        settled=settled,
         progress=progress.part(0, 1 - ascent),
     )
     best = torch.fmax(best, least_by_intervals(known, A))

@@ -15,7 +15,6 @@ from attacks.nearest import farthest, first_order_distance
 from attacks.threat import Bounds, check_bounds
 from robustprune.bounds.checks import BoundMethod, check_call, dtype_of, rows_of
 from robustprune.bounds.graph import BoundGraph, trace
-from robustprune.bounds.interval import Settled
 from robustprune.bounds.margins import FIRST, Settings, margins_of, ready
 from robustprune.bounds.program import Program
 from robustprune.bounds.progress import OnProgress, Progress
@@ -113,18 +112,16 @@ def _run(
 ) -> None:
     """Try as many values of ε as ``rounds`` and ``tolerance`` allow.
 
-    Where one fails, the signs that are proven for its ball are kept for the smaller balls to come.
+    Each trial is bounded anew, without what is known from larger balls. That would prove a little
+    more, because a bound may be looser on a smaller ball, but not by itself at the radius found.
     """
-    settled = Settled()
     for number in range(rounds):
         rows = search.open()
         if len(rows) == 0:
             break
-        ball, known = replace(threat, eps=search.trial[rows]), settled.select(rows)
-        stretch = progress.step(number, rounds)
-        margins = margins_of(program, x[rows], y[rows], ball, how, stretch, known).amin(1)
-        failed = search.tried(rows, margins)
-        settled.put(rows[failed], known.select(failed), len(x))
+        ball, stretch = replace(threat, eps=search.trial[rows]), progress.step(number, rounds)
+        margins = margins_of(program, x[rows], y[rows], ball, how, stretch).amin(1)
+        search.tried(rows, margins)
     progress.done()
 
 

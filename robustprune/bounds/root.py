@@ -88,12 +88,8 @@ class Search:
         at_limit = self.radius >= self.limit
         return (left & (enough | (self.trial == self.limit)) & apart & ~at_limit).nonzero()[:, 0]
 
-    def tried(self, rows: Tensor, margins: Tensor) -> Tensor:
-        """Take the margins at ``trial`` of some examples, and choose the next trial.
-
-        Returns:
-            Which of the rows failed.
-        """
+    def tried(self, rows: Tensor, margins: Tensor) -> None:
+        """Take the margins at ``trial`` of some examples, and choose the next trial."""
         eps, sure = self.trial[rows], margins > 0
         self.radius[rows[sure]] = eps[sure]
         self.failed[rows[~sure]] = eps[~sure]
@@ -132,7 +128,6 @@ class Search:
         aim = torch.where(self.beyond[rows] & ~sure, low, aim)
         self.beyond[rows] = ends
         self.trial[rows] = torch.minimum(aim, self.limit[rows])
-        return ~sure
 
 
 def _root(start: Tensor, slope: Tensor, rest: Tensor, eps: Tensor, beta: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from bounds_nets import random_net
+from torch import nn
 
 from attacks import ThreatModel, minimal_perturbation
 from robustprune.bounds import METHODS, certified, certified_radius, margin_bounds
@@ -59,3 +60,17 @@ def test_cascade_agrees_with_the_margins():
         sure = certified(model, x, y, threat, method=method, batch_size=3)
         assert torch.equal(sure, margin_bounds(model, x, y, threat, method=method).amin(1) > 0)
     assert 0 < sure.sum() < 10
+
+
+@pytest.mark.parametrize("method", ["crown-ibp", "crown"])
+def test_every_radius_is_proven_by_itself(method):
+    """Although bounds of neurons may be looser on a smaller ball than on a larger one."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU())
+        model += nn.Sequential(nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 3))
+        x = torch.randn(12, 6)
+        y = model(x).argmax(1)
+        radius = certified_radius(model, x, y, method=method)
+        assert bool((radius > 0).all())
+        assert bool(certified(model, x, y, ThreatModel("linf", radius), method=method).all())
