@@ -9,11 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from attacks.network import check_no_hooks
+from robustprune.deploy.copies import check_baked
 from robustprune.sparsity import transformer_blocks
 from robustprune.sparsity.blocks import out_dim
 from robustprune.sparsity.gates import GateGroup, Span, gate_groups
-from robustprune.sparsity.plain import computed_weights
 
 #: family -> what its config calls the numbers of heads, of key and value heads, and of neurons
 _SETTINGS = {
@@ -44,13 +43,7 @@ def slim_causal(model: nn.Module) -> nn.Module:
         ValueError: there are no such layers, masks are still applied on the fly, something else
             computes a weight, or there is a hook.
     """
-    if computed := computed_weights(model):
-        name, what = next(iter(computed.items()))
-        raise ValueError(
-            f"masks are applied on the fly, or {what} computes {name!r}; bake them in first "
-            "(robustprune.sparsity.plain)"
-        )
-    check_no_hooks(model)
+    check_baked(model)
     blocks = transformer_blocks(model)
     if (family := blocks[0].family) not in _SETTINGS or not hasattr(model, "save_pretrained"):
         raise ValueError(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from attacks.network import logits_of, unwrapped
+from attacks.network import check_no_hooks, logits_of, unwrapped
 from robustprune.sparsity import MaskSet, apply_masks, bake
-from robustprune.sparsity.plain import copy_of
+from robustprune.sparsity.plain import computed_weights, copy_of
 
 
 def baked(model: nn.Module, masks: MaskSet | None = None) -> nn.Module:
@@ -56,6 +56,21 @@ def check_module(model: nn.Module) -> None:
                 f"{where} was made by {kind}, and its layers can't be read; pass the module that "
                 "it was made from"
             )
+
+
+def check_baked(model: nn.Module) -> None:
+    """Refuse a network in which something computes a weight, or with a hook.
+
+    Raises:
+        ValueError: there is one; the message says what to do.
+    """
+    if computed := computed_weights(model):
+        name, what = next(iter(computed.items()))
+        raise ValueError(
+            f"masks are applied on the fly, or {what} computes {name!r}; bake them in first "
+            "(robustprune.sparsity.plain)"
+        )
+    check_no_hooks(model)
 
 
 def inner_names(model: nn.Module, masks: MaskSet) -> MaskSet:

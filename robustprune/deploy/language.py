@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attacks.network import check_no_hooks
 from attacks.text import refuse_kernels
+from robustprune.deploy.copies import check_baked
 from robustprune.run.checkpoint import load_state, load_tensors, save_tensors
 from robustprune.run.size import check_size
 from robustprune.sparsity import Block, transformer_blocks
@@ -34,13 +35,7 @@ def slim_language(model: nn.Module) -> nn.Module:
         ValueError: there are no such layers, masks are still applied on the fly, something else
             computes a weight (`robustprune.sparsity.plain` makes it plain), or there is a hook.
     """
-    if computed := computed_weights(model):
-        name, what = next(iter(computed.items()))
-        raise ValueError(
-            f"masks are applied on the fly, or {what} computes {name!r}; bake them in first "
-            "(robustprune.sparsity.plain)"
-        )
-    check_no_hooks(model)
+    check_baked(model)
     small = copy_of(model)
     for block in _layers(small):
         heads = _alive(small.get_parameter(f"{block.output}.weight"), block.heads)

@@ -160,6 +160,7 @@ def test_a_finished_run_is_not_done_again(
     assert kept(finished.parents[1]) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs kill -9 and forks")
 def test_kill_and_resume_give_the_same_files(finished: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
