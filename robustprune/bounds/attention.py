@@ -104,19 +104,9 @@ def weights(p: Program, input: Value, allowed: Tensor | None = None) -> Value:
     )
 
 
-def attention(
-    p: Program,
-    query: Value,
-    key: Value,
-    value: Value,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Value:
-    """Return softmax(Q Kᵀ · scale) V for values (N, …, L, D)."""
-    return attended(p, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)[0]
+def attention(p: Program, *args: Any, **options: Any) -> Value:
+    """Return softmax(Q Kᵀ · scale) V for values (N, …, L, D), with the options of ``attended``."""
+    return attended(p, *args, **options)[0]
 
 
 def attended(

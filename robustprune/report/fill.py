@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -16,30 +17,26 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 def render_html(template: str, context: Mapping[str, object]) -> str:
     """Fill a template of `templates/`. Every value is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _environment(autoescape=True)
     return environment.get_template(template).render(context)
 
 
 def render_markdown(template: str, context: Mapping[str, object]) -> str:
     """Fill a template of `templates/`. Every value is escaped for Markdown."""
-    environment = Environment(
+    # Values are escaped for Markdown by `finalize`, so the escaping for HTML is off.
+    environment = _environment(autoescape=False, finalize=_escaped, keep_trailing_newline=True)
+    environment.filters["fenced"] = _fenced
+    return environment.get_template(template).render(context)
+
+
+def _environment(**options: Any) -> Environment:
+    return Environment(
         loader=FileSystemLoader(_TEMPLATES),
-        # Values are escaped for Markdown by `finalize`, so the escaping for HTML is off.
-        autoescape=False,
-        finalize=_escaped,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
+        **options,
     )
-    environment.filters["fenced"] = _fenced
-    return environment.get_template(template).render(context)
 
 
 def _escaped(value: object) -> object:
