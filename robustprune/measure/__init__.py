@@ -1,12 +1,20 @@
-"""Measure accuracy under attack, which is an upper bound of robust accuracy, and cost."""
+"""Measure accuracy under attack, which is an upper bound of robust accuracy, what else compression
+changes (calibration, answers, fairness), and cost."""
 
 from robustprune.measure.accuracy import Outcome, accuracy_curve, constant_answer, evaluate
 from robustprune.measure.attack_set import MORE, attack_set
+from robustprune.measure.calibration import (
+    Calibration,
+    attacked_calibration,
+    calibration,
+    calibration_of,
+)
 from robustprune.measure.comparison import (
     PairedTest,
     Ranking,
     average_ranks,
     bootstrap_interval,
+    exact_difference,
     groups,
     holm,
     mcnemar,
@@ -14,6 +22,8 @@ from robustprune.measure.comparison import (
     paired_wilcoxon,
 )
 from robustprune.measure.cost import Cost, compare_cost
+from robustprune.measure.disagreement import Disagreement, Flips, disagreement
+from robustprune.measure.fairness import Fairness, fairness, fairness_of
 from robustprune.measure.folds import Choice, choose_by_cross_validation, stratified_folds
 from robustprune.measure.minimal_perturbation import minimal_summary, nearest_adversarial
 from robustprune.measure.statistics import (
@@ -27,8 +37,12 @@ from robustprune.measure.switch import SwitchOutcome, evaluate_switch
 
 __all__ = [
     "MORE",
+    "Calibration",
     "Choice",
     "Cost",
+    "Disagreement",
+    "Fairness",
+    "Flips",
     "Outcome",
     "PairedTest",
     "Proportion",
@@ -37,14 +51,21 @@ __all__ = [
     "SwitchOutcome",
     "accuracy_curve",
     "attack_set",
+    "attacked_calibration",
     "average_ranks",
     "bootstrap_interval",
+    "calibration",
+    "calibration_of",
     "choose_by_cross_validation",
     "compare_cost",
     "constant_answer",
+    "disagreement",
     "evaluate",
     "evaluate_switch",
+    "exact_difference",
     "expected_proportion",
+    "fairness",
+    "fairness_of",
     "groups",
     "holm",
     "mcnemar",

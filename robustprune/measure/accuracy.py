@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from attacks import PGD, Attack, EvaluationWarning, Finding, Model, Square, ThreatModel
-from attacks.inputs import batch_of, check_threat, predict
+from attacks.inputs import batch_of, check_threat
 from attacks.modes import evaluating
 from attacks.returned import attacked, check_radii, for_examples, threat_of
 from attacks.sanity import flat as zero_rows
 from attacks.sanity import input_gradients, warn_of
 from attacks.scale import scaled
+from robustprune.measure.answers import all_logits
 from robustprune.run.progress import progress
 from robustprune.run.runtime import is_first, merged, own_batches
 from robustprune.sparsity import computed_once
@@ -102,10 +103,7 @@ def answers_of(model: Model, x: Tensor, y: Tensor, *, batch_size: int | None = N
         ValueError: a label is not a class, or a logit is NaN or +∞, for which the result of argmax
             would be arbitrary. Some logits may be −∞, which excludes their classes.
     """
-    size = batch_size or max(len(x), 1)
-    with evaluating(model):
-        parts = zip(torch.split(x, size), torch.split(y, size), strict=True)
-        return torch.cat([predict(model, *part).argmax(1).cpu() for part in parts])
+    return all_logits(model, x, y, batch_size=batch_size).argmax(1)
 
 
 def correct(model: Model, x: Tensor, y: Tensor) -> Tensor:

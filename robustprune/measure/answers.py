@@ -1,0 +1,84 @@
+"""The logits of a network, and its adversarial examples, in batches: what most measures need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from attacks import Attack, Model
+from attacks.inputs import batch_of, predict
+from attacks.modes import evaluating
+from attacks.returned import attacked, check_radii, for_examples
+from robustprune.run.progress import progress
+
+
+@torch.no_grad()
+def all_logits(
+    model: Model, x: Tensor, y: Tensor | None = None, *, batch_size: int | None = None
+) -> Tensor:
+    """Return f(x) in eval mode, (N, C) float64 on the CPU.
+
+    Args:
+        x: (N, ...), on the model's device.
+        y: (N,) the labels, which are checked against the number of classes; None where there are
+            none.
+        batch_size: the number of examples at a time; None for all at once.
+
+    Raises:
+        ValueError: a label is no class, or a logit is NaN or +∞.
+    """
+    labels = torch.zeros(len(x), dtype=torch.int64, device=x.device) if y is None else y
+    with evaluating(model):
+        parts = [
+            predict(model, x[rows], labels[rows]).double().cpu() for rows in _rows(x, batch_size)
+        ]
+    return torch.cat(parts)
+
+
+@torch.inference_mode(False)
+def adversarial_examples(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    attack: Attack,
+    *,
+    batch_size: int | None = None,
+    title: str = "attacking",
+    quiet: bool = True,
+) -> Tensor:
+    """Return what an attack makes of each example, shaped like x, inside its threat model.
+
+    Examples that are misclassified already are attacked as well.
+
+    Raises:
+        ValueError: as in `attacks.returned.attacked`.
+    """
+    x, y = batch_of(x, y)
+    check_radii(attack, x)
+    found = torch.empty_like(x)
+    with evaluating(model):
+        for rows in progress(list(_rows(x, batch_size)), title=title, unit="batch", quiet=quiet):
+            index = torch.arange(rows.start, rows.stop, device=x.device)
+            found[rows] = attacked(for_examples(attack, x, index), model, x[rows], y[rows])
+    return found
+
+
+def group_codes(groups: Sequence[object] | Tensor, n: int) -> tuple[tuple[str, ...], Tensor]:
+    """Return the names of the groups, sorted, and the place of each example's group among them.
+
+    Raises:
+        ValueError: there is not one group for each of the n examples.
+    """
+    said = [str(one) for one in (groups.tolist() if isinstance(groups, Tensor) else groups)]
+    if len(said) != n:
+        raise ValueError(f"there are {len(said)} groups for {n} examples; give one per example")
+    names = tuple(sorted(set(said)))
+    return names, torch.tensor([names.index(one) for one in said], dtype=torch.int64)
+
+
+def _rows(x: Tensor, batch_size: int | None) -> Iterator[slice]:
+    size = batch_size or max(len(x), 1)
+    for start in range(0, max(len(x), 1), size):
+        yield slice(start, min(start + size, len(x)))
