@@ -19,7 +19,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,13 @@ from torch import Tensor, nn
 
 import robustprune
 from benchmarks.kept import note, rows
-from robustprune.layerwise import LayerProblem, Owl, Solution, prune_layerwise
-from robustprune.layerwise.scores import wanda
+from robustprune.layerwise import Owl, prune_layerwise
 from robustprune.lm import perplexity, random_windows, windows
 from robustprune.search import Ticket
 
 MODEL = Path(robustprune.__file__).parent / "data" / "lm" / "stories260K"
 LEVELS = ("30%", "50%", "60%", "70%", "80%", "2:4", "4:8")
 SHARES = LEVELS[:5]
-
-
-def wanda_by_row(problem: LayerProblem) -> Solution:
-    """Wanda with as many weights in each row, rounded up, in a layer that OWL has given a count."""
-    outputs = problem.weight.shape[0] * problem.weight.shape[1]
-    groups = replace(problem.groups, by_row=True)
-    return wanda(replace(problem, groups=groups, kept=-(-problem.kept // outputs) * outputs))
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ PEERS = {
     "wanda": Method("Wanda", {"solver": "wanda", **BLOCK}, by_row=True),
     "sparsegpt": Method("SparseGPT", {"solver": "sparsegpt", **BLOCK}),
     "owl-wanda": Method(
-        "OWL + Wanda", {"solver": wanda_by_row, "allocate": Owl(), **BLOCK}, SHARES[:4]
+        "OWL + Wanda", {"solver": "wanda", "by_row": True, "allocate": Owl(), **BLOCK}, SHARES[:4]
     ),
     "owl-sparsegpt": Method(
         "OWL + SparseGPT", {"solver": "sparsegpt", "allocate": Owl(), **BLOCK}, SHARES[:4]

@@ -25,6 +25,13 @@ DESCRIPTIONS = (
     "tokenizer.model",
 )
 
+#: the largest size in bytes of these files and of those of these kinds, which are parsed whole; the
+#: largest tokenizers of published models have about 35 MB
+LARGEST = 2**27
+_PARSED = (".json", ".model", ".jinja", ".tiktoken")
+#: seconds in which the hub has to answer
+_PATIENCE = 5.0
+
 _LOCAL: ContextVar[bool] = ContextVar("local_files_only", default=False)
 
 
@@ -44,7 +51,8 @@ def load_pretrained(auto: str, source: str | Path, **options: Any) -> Any:
 
     Code of the folder or of the hub is never run (``trust_remote_code=False``, without asking),
     kernels are never downloaded, and weights are read only from safetensors files, because the
-    older ``.bin`` files are pickles.
+    older ``.bin`` files are pickles. Files that are parsed whole, such as a tokenizer, may have
+    ``LARGEST`` bytes. Where the hub does not answer, an id is looked for in the local cache.
 
     Args:
         auto: name of a class of transformers: "AutoModel", "AutoTokenizer", "AutoConfig", ….
@@ -54,18 +62,19 @@ def load_pretrained(auto: str, source: str | Path, **options: Any) -> Any:
     Raises:
         ImportError: transformers is not installed.
         OSError: there is no such model, or (as a ValueError) the folder links to files elsewhere,
-            requires code or a kernel, or has its weights in a pickle.
+            requires code or a kernel, has its weights in a pickle, or has too large a file.
     """
     try:
         import transformers
     except ImportError as error:
         raise ImportError("transformers is missing: python -m pip install transformers") from error
+    local = _LOCAL.get() or not (Path(source).is_dir() or _on_hub(str(source)))
     _check(source)
     if auto.startswith("AutoModel"):
         options["use_safetensors"] = True
     cls: Any = getattr(transformers, auto)
     return cls.from_pretrained(
-        str(source), trust_remote_code=False, local_files_only=_LOCAL.get(), **options
+        str(source), trust_remote_code=False, local_files_only=local, **options
     )
 
 
@@ -100,9 +109,43 @@ def _file(source: str | Path, name: str) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
+def _on_hub(source: str) -> bool:
+    """Return whether the hub answers, after a look at the sizes of the files that it has for an id.
+
+    It is asked once and for a few seconds; transformers asks again and again, for half a minute.
+    """
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError:
+        return True
+    try:
+        found = HfApi().model_info(source, files_metadata=True, timeout=_PATIENCE)
+    except (HfHubHTTPError, HFValidationError):
+        return True  # it has answered, or it is no id; transformers says what is wrong
+    except Exception:  # of the library that makes the request, which differs between versions
+        return False
+    for file in found.siblings or ():
+        _check_largest(f"{source}/{file.rfilename}", file.rfilename, file.size or 0)
+    return True
+
+
+def _check_largest(where: str, name: str, size: int) -> None:
+    """Refuse a file that would be parsed whole and is larger than any of a real model."""
+    parsed = name in DESCRIPTIONS or Path(name).suffix.lower() in _PARSED
+    if parsed and size > LARGEST:
+        raise ValueError(
+            f"{where} has {size:,} bytes, and a file that describes a model or its tokens may have "
+            f"{LARGEST:,}; take it out, or give another model"
+        )
+
+
 def _check(source: str | Path) -> None:
     folder = Path(source)
     if not folder.is_dir():
+        for name in DESCRIPTIONS:
+            if (cached := _file(source, name)) is not None:
+                _check_largest(str(cached), name, cached.stat().st_size)
         _check_config(_file(source, "config.json"), str(source))
         return
     # the cache of transformers has its files in `blobs`, with links in `snapshots/<commit>`
@@ -114,6 +157,8 @@ def _check(source: str | Path) -> None:
                 f"{path} is a link to a file outside of its folder, which is not followed; put the "
                 "file itself there"
             )
+        if path.is_file():
+            _check_largest(str(path), path.name, path.stat().st_size)
     if (folder / "adapter_config.json").exists():
         raise ValueError(
             f"{folder} holds an adapter of peft, not a whole model; merge it into its model "
@@ -127,7 +172,7 @@ def _check_config(path: Path | None, source: str) -> None:
         return  # transformers downloads it, or raises an error
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON ({error})") from error
     refuse_kernels(config, source)
 

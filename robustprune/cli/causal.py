@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from robustprune.run.terminal import printable
 #: the packaged model
 _STORIES = "stories260K"
 #: options of `evaluate` that only classifiers have
-_OTHERS = ("state", "bounds", "label", "layout", "test")
+_OTHERS = ("state", "bounds", "layout", "test")
 
 
 def is_language_model(name: str) -> bool:
@@ -61,8 +62,9 @@ def evaluate_language_model(options: argparse.Namespace) -> int:
 
 def _config(options: argparse.Namespace) -> Config:
     """Return the config that says what is measured; with --data alone, its defaults."""
-    given = [f"causal.{k}={v}" for k, v in (("windows", options.examples), ("eps", options.eps))
-             if v is not None]  # fmt: skip
+    field = None if options.label is None else json.dumps(options.label)
+    chosen = (("windows", options.examples), ("eps", options.eps), ("field", field))
+    given = [f"causal.{key}={value}" for key, value in chosen if value is not None]
     if options.config:
         config = load_config(config_path(options.config), [*options.overrides, *given])
         if config.model.name != "causal":

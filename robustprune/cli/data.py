@@ -24,10 +24,13 @@ def add_data_options(
         place or parser,
         "--data",
         metavar="PATH",
-        help="your own data: .npz, .csv, .tsv, .ts, .arff, .parquet, or a folder of pictures",
+        help="your own data: .npz, .csv, .tsv, .ts, .arff, .parquet, or a folder of pictures; for "
+        "a causal language model a text: .txt, .jsonl, .parquet, or a folder of such files",
     )
     parser.add_argument(
-        "--label", metavar="NAME", help="column of the labels: first, last or its name"
+        "--label",
+        metavar="NAME",
+        help="column of the labels: first, last or its name; or the field that holds the text",
     )
     parser.add_argument(
         "--layout",
@@ -41,15 +44,20 @@ def add_data_options(
     )
 
 
-def data_overrides(options: argparse.Namespace, *, place: bool = True) -> list[str]:
+def data_overrides(
+    options: argparse.Namespace, *, place: bool = True, text: bool = False
+) -> list[str]:
     """Return the overrides of a config by which it reads the user's data.
 
     Args:
         place: whether the kind and the path of the data are among them.
+        text: whether they are running text, for a causal language model.
 
     Raises:
-        FileNotFoundError, ValueError: as in `kind_of_data`.
+        FileNotFoundError, ValueError: as in `kind_of_data`, or an option has no effect on a text.
     """
+    if text:
+        return _text_overrides(options)
     found = []
     if place and options.data:
         path = Path(options.data).expanduser()
@@ -63,3 +71,18 @@ def data_overrides(options: argparse.Namespace, *, place: bool = True) -> list[s
             if v is not None
         ),
     ]
+
+
+def _text_overrides(options: argparse.Namespace) -> list[str]:
+    for name in ("layout", "test"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name} has no effect on a causal language model; leave it out")
+    found = []
+    if options.data:
+        found = [
+            "task.name=corpus",
+            f"task.path={json.dumps(str(Path(options.data).expanduser()))}",
+        ]
+    if options.label is not None:
+        found.append(f"causal.field={json.dumps(options.label)}")
+    return found

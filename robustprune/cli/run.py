@@ -14,12 +14,21 @@ from robustprune.cli.data import add_data_options, data_overrides
 from robustprune.cli.dry_run import dry_run
 from robustprune.cli.shared import Parser, add_command, answer, number, path_argument, silent
 from robustprune.cli.wording import echo
-from robustprune.run.config import METHODS, OBJECTIVES, Config, load_config, parsed_overrides
+from robustprune.run.config import (
+    METHODS,
+    OBJECTIVES,
+    Config,
+    load_config,
+    parsed_overrides,
+    read_tree,
+)
 from robustprune.run.naming import check_code_is_named
 from robustprune.run.packaged import config_names, config_path
 from robustprune.run.suggest import did_you_mean
 from robustprune.run.terminal import printable
 
+#: the name of the network that stands for any causal language model
+CAUSAL = "causal"
 RESUMES = (
     "The same command continues an interrupted run where it stopped. Exit status: 0 done, 2 bad "
     "input\nor a training that diverged, 130 interrupted."
@@ -144,7 +153,8 @@ def chosen_config(options: argparse.Namespace) -> Config:
     overrides = []
     if options.model:
         overrides.append(f"model.name={json.dumps(options.model)}")
-    overrides += [*data_overrides(options), *options.overrides]
+    text = _network_of(options) == CAUSAL
+    overrides += [*data_overrides(options, text=text), *options.overrides]
     if options.method:
         names = [_one_of("--method", name, METHODS) for name in options.method]
         overrides.append(f"search.methods=[{', '.join(names)}]")
@@ -162,6 +172,17 @@ def chosen_config(options: argparse.Namespace) -> Config:
     config = load_config(config_path(options.config), overrides)
     check_code_is_named(config.model.name, named_code(options.model, options.overrides))
     return config
+
+
+def _network_of(options: argparse.Namespace) -> object:
+    """Return the name of the network before the config is checked, by which --data is read."""
+    section = read_tree(config_path(options.config)).get("model")
+    for path, value in parsed_overrides(options.overrides):
+        if path == "model":
+            section = value
+        elif path == "model.name":
+            section = {"name": value}
+    return options.model or (section.get("name") if isinstance(section, dict) else None)
 
 
 def named_code(model: str | None, overrides: Sequence[str]) -> list[str]:

@@ -104,7 +104,7 @@ PRUNE_LM = Script(
         ("--method layerwise wanda --density 0.5", "two methods at 50% and 2:4"),
         ("--set model.options.weights=FOLDER causal.window=1024", "your own model, or a hub id"),
         ("--set task.name=wikitext2 --data-dir ~/data", "~/data/WikiText-2, or its download"),
-        ("--set task.name=corpus task.path=mine.jsonl", "your own text: .txt, .jsonl, .parquet"),
+        ("--data mine.jsonl --label story", "your own text: .txt, .jsonl, .parquet"),
         ("--set causal.windows=null causal.calibration=128", "the whole protocol"),
     ),
 )

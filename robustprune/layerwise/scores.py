@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -55,11 +56,19 @@ def magnitude(problem: LayerProblem) -> Solution:
     return as_they_are(problem, problem.choose(magnitude_scores(problem)))
 
 
-def wanda(problem: LayerProblem) -> Solution:
+def wanda(problem: LayerProblem, *, by_row: bool = False) -> Solution:
     """Keep the weights with the largest |w_ij| · ‖x̂_j‖₂ unchanged, see `wanda_scores`.
 
     The paper compares the weights of each output, which needs `problem.groups.by_row`.
+
+    Args:
+        by_row: whether each output keeps equally many also where `problem.kept`, such as that of
+            OWL, is not divisible by their number; it is rounded up, as by the authors of both.
     """
+    if by_row and not problem.groups.by_row:
+        outputs = problem.weight.shape[0] * problem.weight.shape[1]
+        kept = -(-problem.kept // outputs) * outputs
+        problem = replace(problem, groups=replace(problem.groups, by_row=True), kept=kept)
     return as_they_are(problem, problem.choose(wanda_scores(problem)))
 
 

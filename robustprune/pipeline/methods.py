@@ -161,8 +161,8 @@ def _layerwise(
     causal: Callable[[Config], dict[str, Any]],
     **fixed: Any,
 ) -> Method:
-    """Return a method that solves the least squares of each layer. `fixed` are the solver and the
-    allocation, where they are not those of the config."""
+    """Return a method that solves the least squares of each layer. `fixed` are the solver, its
+    options and the allocation, where they are not those of the config."""
 
     def plan(config: Config, model: str, density: float) -> list[Training]:
         return [Training(model, "one-shot", 0, batches=config.layerwise.batches or 0)]
@@ -259,6 +259,11 @@ _ALL = (
     _layerwise(
         "owl", "OWL + SparseGPT", "SparseGPT, with layer ratios by outliers (Yin et al. 2024)",
         published("sparsegpt", allocate="owl"), solver="sparsegpt", allocate="owl",
+    ),
+    _layerwise(
+        "owl_wanda", "OWL + Wanda", "Wanda, with layer ratios by outliers (Yin et al. 2024)",
+        published("wanda", allocate="owl", by_row=True),
+        solver="wanda", allocate="owl", by_row=True,
     ),
     _layerwise(
         "obs", "OBS", "weight by weight, others compensate (Hassibi & Stork 1993)",

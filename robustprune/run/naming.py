@@ -84,7 +84,8 @@ def kind_of_data(path: Path) -> str:
         if kind is None:
             raise ValueError(
                 f"{path} has the suffix {path.suffix or '(none)'}; give a file with "
-                f"{', '.join(_KINDS)}, or a folder of images"
+                f"{', '.join(_KINDS)}, or a folder of images; a text needs the config of a causal "
+                "language model, such as lm_stories"
             )
         return kind
     for pattern in ("*_TRAIN.*", "*.parquet", "*.arrow", "*/data-*.arrow", "*/*.*", "*/*/*.*"):

@@ -48,6 +48,7 @@ Method = Literal[
     "wanda",
     "sparsegpt",
     "owl",
+    "owl_wanda",
     "obs",
 ]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -139,7 +140,7 @@ class OneShotSection(Section):
 
 
 class LayerwiseSection(Section):
-    """Methods layerwise, wanda, sparsegpt, owl and obs, which solve each layer without training."""
+    """Method layerwise, and what wanda, sparsegpt, owl, owl_wanda and obs share: no training."""
 
     weights: Trained = "adversarial"  # the dense baseline that is pruned
     solver: str = "admm"  # only layerwise: a name in `robustprune.layerwise.SOLVERS`

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 
-from robustprune.run.files import check_memory, no_links, plain_file
+from robustprune.run.files import check_memory, no_links, plain_file, read_bytes
 from robustprune.run.naming import PICTURES, data_label
 from robustprune.run.terminal import shown
 from robustprune.tasks.parts import Bounds, OwnData, Part, text_labels
@@ -89,7 +89,7 @@ def _part(folder: Path, size: int | None) -> Part:
     files = [Path(file) for file, _ in listed.samples]
     pictures = Pictures(str(folder), len(files), size)
     for file in files:
-        pictures.add(file.read_bytes(), str(file))
+        pictures.add(read_bytes(file, within=folder), str(file))
     names = [listed.classes[index] for _, index in listed.samples]
     return Part(pictures.stacked(), text_labels(names), lambda index: str(files[index]))
 

@@ -86,11 +86,14 @@ def _count(parts: list[tuple[str, list[Path]]]) -> str:
 def _joined(files: list[Path], within: Path) -> pyarrow.Table:
     import pyarrow
 
-    tables = [read_table(file, within=within) for file in files]
-    for file, table in zip(files, tables, strict=True):
-        if table.schema.names != tables[0].schema.names:
+    size = sum(plain_file(file, within=within).stat().st_size for file in files)
+    check_memory(size, f"{within}: the content of its files")
+    tables: list[pyarrow.Table] = []
+    for file in files:
+        tables.append(read_table(file, within=within))
+        if tables[-1].schema.names != tables[0].schema.names:
             raise ValueError(f"{file} has other columns than {files[0].name}; make them the same")
-    check_memory(sum(table.nbytes for table in tables), f"{within}: its values")
+        check_memory(sum(table.nbytes for table in tables), f"{within}: its values")
     return pyarrow.concat_tables(tables, promote_options="permissive")
 
 
@@ -109,7 +112,8 @@ def read_table(file: Path, *, within: Path | None) -> pyarrow.Table:
             f"{file.suffix[1:]} files need pyarrow; install it with pip install "
             '"robustprune[tables]"'
         )
-    plain_file(file, within=within)
+    size = plain_file(file, within=within).stat().st_size
+    check_memory(size, f"{file}: its content")
     return _arrow(file) if file.suffix.lower() == ".arrow" else _parquet(file)
 
 
@@ -153,7 +157,6 @@ def _arrow(file: Path) -> pyarrow.Table:
     from pyarrow import ipc
 
     size = file.stat().st_size
-    check_memory(size, f"{file}: its content")
     try:
         with pyarrow.OSFile(str(file)) as opened, ipc.open_stream(opened) as stream:
             tables, held = [], 0

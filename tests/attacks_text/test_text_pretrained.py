@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("transformers", reason="language models need the extra lm")
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from attacks.text import description_digest, load_pretrained, local_files_only
+from attacks.text.pretrained import LARGEST
 from robustprune.deploy.language import load_slim_language
 from robustprune.models import EmbeddingClassifier, SentenceTokenizer, language_model
 from robustprune.run.checkpoint import save_tensors
@@ -132,11 +134,63 @@ def test_nothing_is_downloaded_where_only_local_files_are_allowed(
     seen: list[Any] = []
     fake = classmethod(lambda cls, source, **options: seen.append(options["local_files_only"]))
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fake)
+    hub(monkeypatch, {})
     load_pretrained("AutoTokenizer", "some/id")
     with local_files_only():
         load_pretrained("AutoTokenizer", "some/id")
     load_pretrained("AutoTokenizer", "some/id")
     assert seen == [False, True, False]
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, answer: dict[str, int] | Exception) -> list[str]:
+    """Put a hub in place whose models have files of these sizes, and return what it is asked."""
+    import huggingface_hub
+
+    asked: list[str] = []
+
+    def model_info(self: object, source: str, **options: Any) -> SimpleNamespace:
+        asked.append(source)
+        if isinstance(answer, Exception):
+            raise answer
+        files = [SimpleNamespace(rfilename=name, size=size) for name, size in answer.items()]
+        return SimpleNamespace(siblings=files)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    return asked
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    seen: list[Any] = []
+    fake = classmethod(lambda cls, source, **options: seen.append(options["local_files_only"]))
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fake)
+    asked = hub(monkeypatch, ConnectionError("no network"))
+    load_pretrained("AutoTokenizer", "some/id")
+    assert (asked, seen) == (["some/id"], [True])
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt", "onnx/config.json"])
+def test_a_large_file_of_the_hub_is_not_downloaded(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub(monkeypatch, {"model.safetensors": 2**40, "data.txt": 2**40, name: LARGEST + 1})
+    with pytest.raises(ValueError, match=f"some/id/{name} has 134,217,729 bytes"):
+        load_pretrained("AutoTokenizer", "some/id")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "spiece.model", "vocab.txt"])
+def test_a_large_file_of_a_folder_is_not_parsed(folder: Path, name: str) -> None:
+    with (folder / name).open("ab") as file:
+        file.truncate(2**36)  # far more than the memory holds, and nothing on the disk
+    with pytest.raises(ValueError, match=f"{name} has 68,719,476,736 bytes"):
+        load_pretrained("AutoTokenizer", folder)
+
+
+def test_a_config_of_many_brackets_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 10**6)
+    with pytest.raises(ValueError, match=r"config\.json is no JSON"):
+        load_pretrained("AutoTokenizer", folder)
 
 
 def test_the_digest_sees_tokens_and_structure_but_not_weights(folder: Path) -> None:

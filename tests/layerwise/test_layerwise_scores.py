@@ -35,6 +35,18 @@ def test_masks_by_hand(solve, by_row, mask):
     assert torch.equal(solution.weight, problem.weight * wanted)
 
 
+def test_wanda_by_row_rounds_the_count_of_a_layer_up():
+    for kept, mask in (
+        (1, [[0, 0, 1], [1, 0, 0]]),  # 4 2 6; 24 5 8
+        (2, [[0, 0, 1], [1, 0, 0]]),
+        (3, [[1, 0, 1], [1, 0, 1]]),
+        (6, [[1, 1, 1], [1, 1, 1]]),
+    ):
+        assert wanda(by_hand(kept), by_row=True).mask.int().tolist() == [mask]
+    with pytest.raises(ValueError, match="column"):
+        wanda(replace(by_hand(1), groups=Groups((2, 3), "column"), kept=1), by_row=True)
+
+
 def test_ria_without_activations_is_the_relative_importance():
     problem = by_hand(kept=3)
     # 0.310 0.619 0.929; 1.257 1.048 0.838

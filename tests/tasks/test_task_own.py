@@ -213,6 +213,16 @@ def test_pictures_that_are_none_or_too_large(pets: Path, monkeypatch: pytest.Mon
         load_task("images", path=pets)
 
 
+def test_a_file_is_not_read_if_it_is_larger_than_memory(pets: Path, tmp_path: Path) -> None:
+    picture = pets / "train" / "cat" / "0.png"
+    table = parquet(tmp_path / "a.parquet", x=[1.0] * 4, label=[0, 1, 0, 1])
+    for file, kind, place in ((picture, "images", pets), (table, "parquet", table)):
+        with file.open("ab") as opened:
+            opened.truncate(2**36)  # 64 GiB, of which the disk holds nothing
+        with pytest.raises(ValueError, match=f"{file.name}: its content would take 64 GiB"):
+            load_task(kind, path=place, test=0.5 if kind == "parquet" else None)
+
+
 def test_folders_that_hold_no_classes(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         load_task("images", path=tmp_path / "nothing")
@@ -333,6 +343,13 @@ def test_saved_data_sets_that_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("ROBUSTPRUNE_MAX_GB", "0.05")
     with pytest.raises(ValueError, match="more than the limit"):
         load_task("parquet", path=many, test=0.2)
+    shards = tmp_path / "s"
+    for number in range(3):
+        arrow(shards / f"data-0000{number}-of-00003.arrow", x=np.zeros(10**6), label=[0] * 10**6)
+    (shards / "data-00002-of-00003.arrow").write_bytes(b"is not read")
+    monkeypatch.setenv("ROBUSTPRUNE_MAX_GB", "0.02")  # one of them fits
+    with pytest.raises(ValueError, match="s: the content of its files would take"):
+        load_task("parquet", path=shards, test=0.2)
 
 
 @pytest.mark.parametrize(
