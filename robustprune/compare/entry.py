@@ -17,7 +17,9 @@ from typing import Any, Protocol
 from robustprune.compare.gather import Result
 from robustprune.run.checkpoint import write_atomically
 from robustprune.run.files import not_special
+from robustprune.run.settings import DISTILLED
 
+_NATURAL = "Natural Training (NT)"
 _AFTER = "A-Methods Pruning After Training"
 _BEFORE = "B-Methods Pruning Before Training"
 _ARCHITECTURES = {"preact_resnet18": "R18", "resnet18": "R18", "vgg16": "V16"}
@@ -139,17 +141,24 @@ def _taxonomy(
     return {
         **start,
         "Type of Pipeline:": _AFTER,
-        "A: Pretraining ": trained if weights == "adversarial" else "Natural Training (NT)",
+        "A: Pretraining ": _pretraining(config) if weights == "adversarial" else _NATURAL,
         "A: Finetuning": fine,
         "A: OneShot (1S) vs Iterative (IT)": "1S",
         **end,
     }
 
 
+def _pretraining(config: Mapping[str, Any]) -> str:
+    """Return how the dense network was trained; a teacher has no teacher itself."""
+    if config["objective"]["name"] not in DISTILLED:
+        return _training(config)
+    return _training({**config, "objective": {"name": "adversarial"}})
+
+
 def _training(config: Mapping[str, Any]) -> str:
     name = config["objective"]["name"]
     if name == "natural":
-        return "Natural Training (NT)"
+        return _NATURAL
     if name == "adversarial":
         return f"Adversarial Training (AT) {str(config['inner']['attack']).upper()}"
     return f"Adversarial Training (AT) {name.upper()}"

@@ -4,6 +4,7 @@ from robustprune.minmax.batches import Batches, pair_of
 from robustprune.minmax.certified import Certified, CertifiedMethod
 from robustprune.minmax.constraint import Callback, Constraint, Learned
 from robustprune.minmax.dense import forget, masks_of, set_masks
+from robustprune.minmax.distil import Ard, Iad, Rslad
 from robustprune.minmax.fingerprint import known_by_its_call
 from robustprune.minmax.free import Free, Repeated
 from robustprune.minmax.freelb import FreeLB
@@ -25,6 +26,7 @@ from robustprune.minmax.train import train
 
 __all__ = [
     "Adversarial",
+    "Ard",
     "Batches",
     "Callback",
     "Certified",
@@ -36,6 +38,7 @@ __all__ = [
     "FreeLB",
     "Gaussian",
     "History",
+    "Iad",
     "Learned",
     "LoopOptions",
     "Mart",
@@ -45,6 +48,7 @@ __all__ = [
     "OptimizerLike",
     "OptimizerSpec",
     "Repeated",
+    "Rslad",
     "StepResult",
     "TorchOptimizer",
     "Tracker",

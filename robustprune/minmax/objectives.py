@@ -141,19 +141,9 @@ class Trades:
 
     def __post_init__(self) -> None:
         check_not_negative(beta=self.beta, warmup=self.warmup)
-        if not isinstance(self.attack, PGD | FGSM):
-            raise ValueError(
-                f"TRADES climbs the divergence with PGD or FGSM, not {type(self.attack).__name__}; "
-                "take Adversarial(attack) for another attack"
-            )
+        check_climbs("TRADES", self.attack)
         if not self.attack.random_start:
             raise ValueError("TRADES needs random_start: at x itself the divergence is flat")
-        check_one_run("TRADES", self.attack)
-        if self.attack.loss != "ce":
-            raise ValueError(
-                f"TRADES replaces the attack's loss={self.attack.loss!r} by the divergence; leave "
-                "the loss out"
-            )
 
     def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
         with attacking(model, self.attack.mode), torch.no_grad():  # batch norm as in the attack
@@ -231,6 +221,21 @@ class Gaussian(_CrossEntropy):
     def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
         noise = self.sigma * torch.randn_like(x)
         return x + (noise if self.support is None else noise * self.support(x))
+
+
+def check_climbs(name: str, attack: object) -> None:
+    """Raise a ValueError unless an attack can climb a divergence instead of its own loss."""
+    if not isinstance(attack, PGD | FGSM):
+        raise ValueError(
+            f"{name} climbs the divergence with PGD or FGSM, not {type(attack).__name__}; "
+            "take Adversarial(attack) for another attack"
+        )
+    check_one_run(name, attack)
+    if attack.loss != "ce":
+        raise ValueError(
+            f"{name} replaces the attack's loss={attack.loss!r} by the divergence; leave the loss "
+            "out"
+        )
 
 
 def check_one_run(name: str, attack: FGSM | PGD) -> None:

@@ -49,6 +49,7 @@ def _stages(run: Run) -> dict[str, Any]:
         natural=fit_dense(run, "natural", config.natural, robust=False),
         adversarial=_adversarial(run),
     )
+    run = replace(run, teacher=sources.adversarial.model)
     models = [sources.natural, sources.adversarial]
     if config.selection.method != "none":
         models.insert(1, _adversarial_on_all(run))

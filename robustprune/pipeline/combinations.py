@@ -149,6 +149,9 @@ _OF_OBJECTIVES = {
     "sigma": ("gaussian",),
     "replays": ("free",),
     "kappa": ("ibp", "crown-ibp"),
+    "alpha": ("ard", "iad"),
+    "temperature": ("ard", "iad"),
+    "clean": ("rslad",),
 }
 
 

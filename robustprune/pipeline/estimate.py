@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ def estimate(run: Run) -> Estimate:
     """
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
-    robust, _ = run.robust(1, "estimate")
+    robust, _ = replace(run, teacher=run.fresh_model()).robust(1, "estimate")
     steps = {"natural": _step_seconds(run, Natural()), "robust": _step_seconds(run, robust)}
     # free training repeats each batch this number of times
     repeated = run.config.objective.replays if run.config.objective.name == "free" else 1

@@ -93,7 +93,7 @@ def fit_dense(
     def make(checkpoint: Checkpoint) -> Ticket:
         model = run.fresh_model(seeded=True)
         objective, loader = (
-            run.robust(section.epochs, name) if robust else (Natural(), run.loader())
+            run.robust(section.epochs, name, dense=True) if robust else (Natural(), run.loader())
         )
         history = train(
             model,

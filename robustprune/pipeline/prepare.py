@@ -16,7 +16,7 @@ from robustprune.pipeline.methods import check_methods, methods_of
 from robustprune.pipeline.networks import check_network, origin_of
 from robustprune.pipeline.plan import planned_trainings
 from robustprune.pipeline.selection import check_length, check_selection
-from robustprune.pipeline.shared import Run
+from robustprune.pipeline.shared import NEED_PGD, Run
 from robustprune.pipeline.text import check_text, encoder_of
 from robustprune.run.config import Config
 from robustprune.run.naming import check_code_is_named
@@ -149,7 +149,7 @@ def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
     for training in planned_trainings(config):
         if training.kind == "robust" and training.name != "adversarial_all":
             check_length(config.selection, training.name, training.epochs)
-    if config.objective.name in ("trades", "smart", "freelb") and config.inner.attack != "pgd":
+    if config.objective.name in NEED_PGD and config.inner.attack != "pgd":
         raise ValueError(
             f"objective {config.objective.name} needs inner.attack pgd, got {config.inner.attack}"
         )

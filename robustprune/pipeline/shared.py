@@ -12,15 +12,18 @@ from attacks import FGSM, PGD, Attack, ThreatModel
 from robustprune.measure import attack_set
 from robustprune.minmax import (
     Adversarial,
+    Ard,
     Certified,
     Free,
     FreeLB,
     Gaussian,
+    Iad,
     Mart,
     Natural,
     Objective,
     OnAttacked,
     Repeated,
+    Rslad,
     Trades,
     Validation,
 )
@@ -31,12 +34,21 @@ from robustprune.pipeline.selection import record, selective
 from robustprune.pipeline.text import synonyms_of
 from robustprune.run.config import Config
 from robustprune.run.rundir import RunDir
+from robustprune.run.settings import DISTILLED
 from robustprune.tasks import BatchLoader, Split, Task
+
+#: the objectives that climb by themselves, or climb another loss than the cross-entropy
+NEED_PGD = ("trades", "smart", "freelb", "rslad")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What all stages of one run share."""
+    """What all stages of one run share.
+
+    Attributes:
+        teacher: the network that teaches where the objective is a distillation: the dense one, once
+            it is trained.
+    """
 
     config: Config
     task: Task
@@ -47,6 +59,7 @@ class Run:
     folder: RunDir
     quiet: bool
     checkpoint_seconds: float = 15.0  # seconds between two checkpoints of a training
+    teacher: nn.Module | None = None
 
     def loader(self) -> BatchLoader:
         section = self.config.task
@@ -73,15 +86,22 @@ class Run:
             mode=inner.mode,
         )
 
-    def robust(self, epochs: int, name: str) -> tuple[Objective, BatchLoader | Repeated]:
+    def robust(
+        self, epochs: int, name: str, *, dense: bool = False
+    ) -> tuple[Objective, BatchLoader | Repeated]:
         """Return the objective of every robust training, and its batches.
 
         Args:
             epochs: the number of epochs of the training. Certified objectives let ε grow in the
                 first half, unless inner.warmup says otherwise.
             name: the name of the model; its folder records the examples that were selected for it.
+            dense: whether the dense network is trained. It has no teacher, and so it is trained
+                adversarially where the objective is a distillation.
+
+        Raises:
+            ValueError: the objective is a distillation, and there is no teacher.
         """
-        objective, loader = self._robust(epochs, name)
+        objective, loader = self._robust(epochs, name, dense)
         return self.with_synonyms(objective), loader
 
     def with_synonyms(self, objective: Objective) -> Objective:
@@ -99,7 +119,9 @@ class Run:
         )
         return OnAttacked(swap, objective)
 
-    def _robust(self, epochs: int, name: str) -> tuple[Objective, BatchLoader | Repeated]:
+    def _robust(
+        self, epochs: int, name: str, dense: bool
+    ) -> tuple[Objective, BatchLoader | Repeated]:
         section, warmup, loader = self.config.objective, self.config.inner.warmup, self.loader()
         attack = self.inner_attack()
         if section.name == "natural":  # for searches on clean examples
@@ -121,6 +143,8 @@ class Run:
                 kappa=section.kappa,
             )
             return certified, loader
+        if section.name in DISTILLED and not dense:
+            return self._taught(attack, warmup), loader
         if section.name == "free":
             free = Free(self.threat, step_size=self.config.inner.step_size)
             return free, Repeated(loader, section.replays)
@@ -128,6 +152,20 @@ class Run:
             save = partial(record, self.folder, name)
             return selective(self.config, self.threat, loader, attack, self.held_out, save), loader
         return Adversarial(attack, warmup), loader
+
+    def _taught(self, attack: FGSM | PGD, warmup: float) -> Objective:
+        section = self.config.objective
+        if self.teacher is None:
+            raise ValueError(
+                f"objective {section.name} needs a teacher, and this run has no dense network that "
+                "was trained before; take objective adversarial"
+            )
+        if section.name == "rslad":
+            assert isinstance(attack, PGD), "`prepare` refuses it without pgd"
+            return Rslad(self.teacher, attack, section.clean, warmup)
+        if section.name == "ard":
+            return Ard(self.teacher, attack, section.alpha, section.temperature or 30.0, warmup)
+        return Iad(self.teacher, attack, section.alpha, section.temperature or 1.0, warmup=warmup)
 
     def evaluation_attacks(self) -> dict[str, Attack]:
         """Return the attacks of the table, with seeds, so that models get the same random

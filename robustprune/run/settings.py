@@ -107,18 +107,30 @@ ObjectiveName = Literal[
     "gaussian",
     "ibp",
     "crown-ibp",
+    "ard",
+    "rslad",
+    "iad",
 ]
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
+#: the objectives with a teacher
+DISTILLED: tuple[ObjectiveName, ...] = ("ard", "rslad", "iad")
 
 
 class ObjectiveSection(Section):
-    """The objective of every robust training."""
+    """The objective of every robust training.
+
+    With ard, rslad and iad, the dense network is trained adversarially and then teaches all others.
+    """
 
     name: ObjectiveName = "adversarial"
     beta: Positive = 6.0  # weight of the robust term of trades, smart and mart (mart's paper: 5)
     sigma: Positive = 0.25  # gaussian: sd of the noise, in input units
     replays: Count = 4  # free: how many times in a row each batch comes
     kappa: Annotated[Number, Field(ge=0, le=1)] = 0.5  # ibp, crown-ibp: final weight of clean loss
+    alpha: Annotated[Number, Field(ge=0, le=1)] = 1.0  # ard, iad: weight of the teacher
+    #: ard, iad: softens the answers of teacher and student; null: 30 for ard, 1 for iad
+    temperature: Positive | None = None
+    clean: Annotated[Number, Field(ge=0, le=1)] = 1 / 6  # rslad: weight of clean examples
 
 
 class SelectionSection(Section):

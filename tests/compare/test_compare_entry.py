@@ -77,6 +77,13 @@ def test_admm_and_structure(make_run: Any) -> None:
     assert entry["Pruning structure"] == "Structured (S) filters"
 
 
+def test_a_teacher_has_no_teacher_itself(make_run: Any) -> None:
+    run = run_of(make_run, "hydra", {"objective": {"name": "rslad"}})
+    entry = benchmark_entry(gather([run]), key="A_B2026C", paper="")["entry"]
+    assert entry["A: Pretraining "] == PGD
+    assert entry["A: Finetuning"] == "Adversarial Training (AT) RSLAD"
+
+
 def test_the_figures_and_what_differs(make_run: Any, tmp_path: Path) -> None:
     run = make_run("hydra", eps=0.031)
     distances = [0.0, 0.02, 8 / 255, 0.04, None]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerator import DEVICE, INNER, LINF, SPEC, needs_one
+from torch import nn
 
 import attacks as a
 from attacks import PGD, ThreatModel
@@ -14,16 +15,19 @@ from robustprune import deploy
 from robustprune.measure import compare_cost
 from robustprune.minmax import (
     Adversarial,
+    Ard,
     Certified,
     Checkpoint,
     Free,
     FreeLB,
     Gaussian,
+    Iad,
     Mart,
     Natural,
     Objective,
     OptimizerSpec,
     Repeated,
+    Rslad,
     Trades,
     Validation,
     train,
@@ -45,6 +49,11 @@ from robustprune.sparsity import count_kept, maskable_layers
 
 pytestmark = needs_one
 
+
+def teacher() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).to(DEVICE)
+
+
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "natural": Natural,
     "adversarial": lambda: Adversarial(INNER),
@@ -54,6 +63,9 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "trades": lambda: Trades(INNER),
     "mart": lambda: Mart(INNER),
     "gaussian": lambda: Gaussian(0.1),
+    "ard": lambda: Ard(teacher(), INNER),
+    "rslad": lambda: Rslad(teacher(), INNER),
+    "iad": lambda: Iad(teacher(), INNER),
     "ibp": lambda: Certified(LINF, warmup=1.0),
     "crown-ibp": lambda: Certified(LINF, method="crown-ibp", warmup=1.0),
 }

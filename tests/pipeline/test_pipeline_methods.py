@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from robustprune import pipeline
 from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.pipeline.methods import ROWS
 from robustprune.pipeline.plan import planned_trainings
@@ -126,6 +127,31 @@ def test_each_objective_goes_with_each_search(
     assert all(bool(torch.isfinite(value).all()) for value in state.values())
 
 
+def test_the_dense_network_of_a_run_teaches_its_tickets(
+    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainings of two runs, without all that comes after them."""
+
+    def trained(objective: str) -> RunDir:
+        config = small_with(
+            small, objective={"name": objective},
+            search={"methods": ("magnitude",), "density": (0.3,)}, **ONE_EPOCH,
+        )  # fmt: skip
+        prepared = prepare(config, out=tmp_path, quiet=True)
+        with pytest.raises(KeyboardInterrupt):
+            find_sparse_networks(prepared)
+        return prepared.folder
+
+    def enough(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "measure_model", enough)
+    taught, plain = trained("rslad"), trained("adversarial")
+    for name, same in (("adversarial", True), ("magnitude-inherit", False)):
+        a, b = (folder.load_model(name)[0] for folder in (taught, plain))
+        assert all(torch.equal(a[key], b[key]) for key in a) == same
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
@@ -154,6 +180,7 @@ def test_each_objective_goes_with_each_search(
             "lottery.rounds: 3 has no effect",
         ),
         ({"objective": {"name": "trades"}, "inner": {"attack": "fgsm"}}, "needs inner.attack pgd"),
+        ({"objective": {"name": "rslad"}, "inner": {"attack": "fgsm"}}, "needs inner.attack pgd"),
         ({"loop": {"patience": 3}}, "patience needs a validation split"),
     ],
 )

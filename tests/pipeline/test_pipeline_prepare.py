@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attacks import PGD
+from robustprune.minmax import Adversarial, Ard, Iad, Rslad
 from robustprune.models import build_model
 from robustprune.pipeline.combinations import check_training
 from robustprune.pipeline.fit import Fitted, fit_finetuned
@@ -53,6 +55,9 @@ def test_building_a_network_leaves_the_callers_random_numbers_alone(tmp_path: Pa
         ({"objective": {"beta": 2.0}}, "objective.beta: 2.0 has no effect with objective adv"),
         ({"objective": {"name": "trades", "sigma": 1.0}}, "objective.sigma: 1.0 .* with gaussian"),
         ({"objective": {"name": "gaussian", "replays": 2}}, "objective.replays: 2 .* with free"),
+        ({"objective": {"name": "rslad", "alpha": 0.5}}, "objective.alpha: 0.5 .* with ard, iad"),
+        ({"objective": {"name": "rslad", "temperature": 3}}, "temperature: 3.0 .* with ard, iad"),
+        ({"objective": {"name": "iad", "clean": 0.5}}, "objective.clean: 0.5 has no .* rslad"),
         ({"objective": {"name": "mart", "kappa": 0.1}}, "objective.kappa: 0.1 .* ibp, crown-ibp"),
         (
             {"objective": {"name": "free"}, "inner": {"warmup": 3}},
@@ -160,6 +165,32 @@ def test_every_training_of_a_run_is_averaged(
         with pytest.raises(Enough):
             ROWS[method].search(run, 0.5, method, sources)
     assert seen == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"name": "ard"}, lambda t, a: Ard(t, a, 1.0, 30.0, warmup=3.0)),
+        (
+            {"name": "ard", "alpha": 0.5, "temperature": 4},
+            lambda t, a: Ard(t, a, 0.5, 4.0, warmup=3.0),
+        ),
+        ({"name": "iad"}, lambda t, a: Iad(t, a, 1.0, 1.0, warmup=3.0)),
+        ({"name": "rslad", "clean": 0.25}, lambda t, a: Rslad(t, a, 0.25, warmup=3.0)),
+    ],
+)
+def test_the_dense_network_teaches_all_that_come_after_it(
+    section: dict[str, Any], expected: Any, tmp_path: Path
+) -> None:
+    tree = {**SMALL, "objective": section, "inner": {"steps": 2, "warmup": 3}}
+    run = planned_run(parse_config(tree), out=tmp_path, quiet=True)
+    objective, _ = run.robust(2, "adversarial", dense=True)
+    assert objective == Adversarial(run.inner_attack(), warmup=3.0)
+    with pytest.raises(ValueError, match=f"objective {section['name']} needs a teacher, and"):
+        run.robust(2, "hydra")
+    teacher = run.fresh_model()
+    objective, _ = replace(run, teacher=teacher).robust(2, "hydra")
+    assert objective == expected(teacher, run.inner_attack())
 
 
 @pytest.mark.parametrize(("objective", "attacked"), [("natural", False), ("trades", True)])
