@@ -84,7 +84,7 @@ def disagreement(
 
         churn = 1/n Σ_i [argmax f(x_i) ≠ argmax g(x_i)]
 
-    (Milani Fard et al., NeurIPS 2016, Eq. 1.) That classes do not lose alike when a network is
+    (Milani Fard et al., NeurIPS 2016.) That classes do not lose alike when a network is
     pruned is from Hooker et al., arXiv 1911.05248 and 2010.03058.
 
     Args:
