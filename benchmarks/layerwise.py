@@ -27,7 +27,17 @@ from benchmarks.layerwise_networks import CASES, Case, data, dense, loader
 from benchmarks.layerwise_tables import table
 from robustprune.layerwise import prune_layerwise
 from robustprune.measure import attack_set, evaluate
-from robustprune.minmax import Adversarial, OptimizerSpec
+from robustprune.minmax import (
+    Adversarial,
+    Ard,
+    Awp,
+    Iad,
+    Mart,
+    Objective,
+    OptimizerSpec,
+    Rslad,
+    Trades,
+)
 from robustprune.run.allocator import keep_freed_memory
 from robustprune.search import (
     Ticket,
@@ -118,7 +128,20 @@ def magnitude(case: Case, task: Task, model: nn.Module, density: float, seed: in
     return prune_one_shot(model, density=density, dense=case.whole)
 
 
-def tuned(search: Search, epochs: int) -> Search:
+#: the losses of a fine-tuning, from the attack and the dense network, which may teach
+LOSSES: dict[str, Callable[[PGD, nn.Module], Objective]] = {
+    "": lambda attack, dense: Adversarial(attack),
+    "trades": lambda attack, dense: Trades(attack),
+    "mart": lambda attack, dense: Mart(attack),
+    "ard": lambda attack, dense: Ard(dense, attack),
+    "rslad": lambda attack, dense: Rslad(dense, attack),
+    "iad": lambda attack, dense: Iad(dense, attack),
+    "awp": lambda attack, dense: Awp(Adversarial(attack)),
+    "rslad awp": lambda attack, dense: Awp(Rslad(dense, attack)),
+}
+
+
+def tuned(search: Search, epochs: int, loss: str = "") -> Search:
     """The method, and its kept weights trained under attack."""
 
     def run(case: Case, task: Task, model: nn.Module, density: float, seed: int) -> Ticket:
@@ -127,7 +150,7 @@ def tuned(search: Search, epochs: int) -> Search:
             lr=case.optimizer.lr / (1 if epochs > 10 else 5),
             weight_decay=case.optimizer.weight_decay,
         )
-        objective = Adversarial(case.attack)
+        objective = LOSSES[loss](case.attack, model)
         return finetune_ticket(
             ticket, loader(case, task, seed), objective, epochs=epochs, optimizer=spec, quiet=True,
             amp=case.half, channels_last=case.half,
@@ -203,11 +226,12 @@ for _name, _search in SEARCHES.items():
 
 
 def method(name: str) -> Search:
-    """By name; "NAME+10" is fine-tuned for ten epochs."""
+    """By name; "NAME+10" is fine-tuned for ten epochs, "NAME+10 rslad" with another loss."""
     if name in METHODS:
         return METHODS[name]
-    base, _, epochs = name.rpartition("+")
-    return tuned(METHODS[base], int(epochs))
+    base, _, tuning = name.rpartition("+")
+    epochs, _, loss = tuning.partition(" ")
+    return tuned(METHODS[base], int(epochs), loss)
 
 
 def figures(case: Case, task: Task, model: nn.Module, *, whole: bool) -> dict[str, object]:

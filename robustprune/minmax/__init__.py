@@ -21,12 +21,14 @@ from robustprune.minmax.optimizers import OptimizerLike, OptimizerSpec, TorchOpt
 from robustprune.minmax.options import LoopOptions, Validation
 from robustprune.minmax.result import Objective, StepResult, tally
 from robustprune.minmax.resume import Checkpoint
+from robustprune.minmax.sharpness import Awp
 from robustprune.minmax.steps import TrainingDiverged
 from robustprune.minmax.train import train
 
 __all__ = [
     "Adversarial",
     "Ard",
+    "Awp",
     "Batches",
     "Callback",
     "Certified",

@@ -11,7 +11,7 @@ of ARD and RSLAD minimise these losses divided by it.)
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
@@ -26,7 +26,7 @@ from attacks.rounding import widened
 from attacks.scale import scaled
 from robustprune.minmax.finite import first_weight
 from robustprune.minmax.objectives import check_climbs, check_not_negative, divergence, ramp
-from robustprune.minmax.result import StepResult, tally
+from robustprune.minmax.result import Loss, Prepared, StepResult, tally
 
 
 class _Step(NamedTuple):
@@ -39,7 +39,7 @@ class _Step(NamedTuple):
     answers: Tensor
 
 
-class _Distilled(ABC):
+class _Distilled(Prepared):
     """The parts that all distillations share: the teacher's answers, the attack, and the loss."""
 
     moves_inputs: ClassVar[bool] = True
@@ -50,12 +50,17 @@ class _Distilled(ABC):
     def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
         return self._attacked(model, x, y, epoch, answers_of(self.teacher, model, x))
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+    def prepared(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Loss:
         answers = answers_of(self.teacher, model, x)
         x_adv = self._attacked(model, x, y, epoch, answers)
-        attacked = logits_of(model, x_adv)
-        loss = self._loss(model, attacked, _Step(x, x_adv, y, epoch, answers))
-        return StepResult(loss, *tally(attacked, y), adversarial=True)
+        step = _Step(x, x_adv, y, epoch, answers)
+
+        def loss(network: nn.Module) -> StepResult:
+            attacked = logits_of(network, x_adv)
+            value = self._loss(network, attacked, step)
+            return StepResult(value, *tally(attacked, y), adversarial=True)
+
+        return loss
 
     def _attacked(
         self, model: nn.Module, x: Tensor, y: Tensor, epoch: float, answers: Tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -15,7 +15,16 @@ from torch.nn import functional as F
 from attacks import FGSM, PGD, Attack, attacking
 from attacks.network import logits_of
 from attacks.scale import scaled
-from robustprune.minmax.result import Objective, StepResult, cross_entropy, points_of, tally
+from robustprune.minmax.result import (
+    Loss,
+    Objective,
+    Prepared,
+    StepResult,
+    cross_entropy,
+    points_of,
+    prepared,
+    tally,
+)
 
 
 def ramp(epoch: float, warmup: float) -> float:
@@ -30,7 +39,7 @@ def check_not_negative(**options: float) -> None:
             raise ValueError(f"{name}={value} must be at least 0 and finite")
 
 
-class _CrossEntropy(ABC):
+class _CrossEntropy(Prepared):
     """An objective that is the cross-entropy at the inputs that `points` returns."""
 
     moves_inputs: ClassVar[bool] = True
@@ -40,9 +49,14 @@ class _CrossEntropy(ABC):
     def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
         """Return where the loss is computed: the inputs themselves, or the attacked ones."""
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
-        logits = logits_of(model, self.points(model, x, y, epoch))
-        return StepResult(cross_entropy(logits, y), *tally(logits, y), self.adversarial)
+    def prepared(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Loss:
+        points = self.points(model, x, y, epoch)
+
+        def loss(network: nn.Module) -> StepResult:
+            logits = logits_of(network, points)
+            return StepResult(cross_entropy(logits, y), *tally(logits, y), self.adversarial)
+
+        return loss
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ class Adversarial(_CrossEntropy):
 
 
 @dataclass(frozen=True)
-class OnAttacked:
+class OnAttacked(Prepared):
     """Minimise another objective on attacked batches: E objective(f, attack(f, x, y)).
 
     It is for two adversaries of the same batch, such as one who replaces words and, in `objective`,
@@ -107,16 +121,16 @@ class OnAttacked:
                 "go with batches that each step attacks anew; take another objective"
             )
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
-        result = self.objective(model, self.attack(model, x, y), y, epoch)
-        return replace(result, adversarial=True)
+    def prepared(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Loss:
+        loss = prepared(self.objective, model, self.attack(model, x, y), y, epoch)
+        return lambda network: replace(loss(network), adversarial=True)
 
     def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
         return points_of(self.objective, model, self.attack(model, x, y), y, epoch)
 
 
 @dataclass(frozen=True)
-class Trades:
+class Trades(Prepared):
     """Minimise E ℓ(f(x), y) + β max_{‖δ‖≤ε} KL(p(x) ‖ p(x+δ)), which is TRADES.
 
     See Zhang et al. 2019 (arXiv 1901.08573, Eq. 5). The attack maximises the divergence itself and
@@ -151,8 +165,11 @@ class Trades:
         attack = replace(self.attack, loss=lambda logits, _: self._divergence(fixed, logits))
         return scaled(attack, ramp(epoch, self.warmup))(model, x, y)
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+    def prepared(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Loss:
         x_adv = self.points(model, x, y, epoch)
+        return lambda network: self._at(network, x, x_adv, y)
+
+    def _at(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> StepResult:
         clean, attacked = logits_of(model, x), logits_of(model, x_adv)
         robustness = self._divergence(clean, attacked).mean()
         loss = cross_entropy(clean, y) + self.beta * robustness
@@ -164,7 +181,7 @@ class Trades:
 
 
 @dataclass(frozen=True)
-class Mart:
+class Mart(Prepared):
     """Minimise E BCE(p(x'), y) + λ KL(p(x) ‖ p(x')) (1 − p_y(x)), which is MART.
 
     BCE(p, y) = −log p_y − log(1 − max_{k≠y} p_k); see Wang et al. 2020 (ICLR, "Improving
@@ -187,8 +204,11 @@ class Mart:
     def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
         return scaled(self.attack, ramp(epoch, self.warmup))(model, x, y)
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+    def prepared(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Loss:
         x_adv = self.points(model, x, y, epoch)
+        return lambda network: self._at(network, x, x_adv, y)
+
+    def _at(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> StepResult:
         clean, attacked = logits_of(model, x), logits_of(model, x_adv)
         wrong = attacked.softmax(1).scatter(1, y.unsqueeze(1), 0.0).amax(1)
         tiny = torch.finfo(wrong.dtype).eps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,12 +33,19 @@ class StepResult:
     adversarial: bool = False
 
 
+#: the loss of one step as a function of the network, whose examples are fixed
+Loss = Callable[[nn.Module], StepResult]
+
 #: (model, x, y, epoch) -> StepResult, where epoch is fractional, for schedules within an epoch.
 #: An objective may have these attributes:
 #: `moves_inputs` (False): it attacks x or adds noise to it, so that x must be floating point and
 #: have one label for each example;
 #: `class_labels` (True): y are indices of classes or tokens, which the loop then checks;
-#: `points(model, x, y, epoch)`: the inputs of its loss, for criteria that need logits.
+#: `points(model, x, y, epoch)`: the inputs of its loss, for criteria that need logits;
+#: `prepared(model, x, y, epoch)`: it makes the attack and returns the loss of what it found, a
+#: `Loss`, which can be evaluated several times;
+#: `around(model, moving, x, y, epoch, share)`: a context in which the loop evaluates the step, see
+#: `Awp.around`.
 Objective = Callable[[nn.Module, Tensor, Tensor, float], StepResult]
 
 
@@ -92,6 +100,27 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(logits, y)
     total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), reduction="sum")
     return total / (y != IGNORED).sum().clamp_min(1)
+
+
+def prepared(objective: Objective, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Loss:
+    """Return the loss of a batch as a function of the network, with the attack already made if the
+    objective has a method `prepared`."""
+    own = getattr(objective, "prepared", None)
+    if own is None:
+        return lambda network: objective(network, x, y, epoch)
+    loss: Loss = own(model, x, y, epoch)
+    return loss
+
+
+class Prepared(ABC):
+    """An objective in two parts: the attack on the network, and the loss of what it found."""
+
+    @abstractmethod
+    def prepared(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Loss:
+        """Attack the batch, and return the loss of its points as a function of the network."""
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> StepResult:
+        return self.prepared(model, x, y, epoch)(model)
 
 
 def points_of(objective: Objective, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -27,8 +28,9 @@ from robustprune.minmax.history import EpochRecord
 from robustprune.minmax.optimizers import Rates
 from robustprune.minmax.options import Validation
 from robustprune.minmax.progress import Meter
-from robustprune.minmax.result import Objective, StepResult
+from robustprune.minmax.result import Objective
 from robustprune.minmax.resume import Keeper, Progress
+from robustprune.minmax.sharpness import loss_of_step
 from robustprune.run.runtime import (
     first_before_others,
     own_part,
@@ -171,22 +173,11 @@ class Training:
         self.rates.before_step(epoch)
         self.descent.zero_grad(set_to_none=True)
         asked = constraint is not None and constraint.wants_dense_gradients(progress.step + 1)
-        with computed_once(model), DenseGradients(model, asked=asked) as dense:
-            result = self._evaluate(x, y, epoch)
-            penalty = None if constraint is None else constraint.penalty(model)
-            descended = result.loss if penalty is None else result.loss + penalty
-            descended.backward()  # type: ignore[no-untyped-call]
-            gradients = dense.gradients()
-            mean = step_together(
-                descended, self.moving, model, share, others=list(gradients.values())
-            )
-            if not finite(mean, self.moving, self.labels.flag()):
-                self.labels.complain()
-                summands = {"loss": result.loss, "penalty of the search": penalty}
-                what = culprit(model, self.objective, x, y, epoch, summands)
-                self._diverge(what, epoch=progress.epoch)
-            if share > 0:
-                self.meter.update(result, model, x, y)
+        try:
+            gradients = self._gradients(x, y, epoch, share, asked=asked)
+        except TrainingDiverged:
+            model.load_state_dict(self.good)  # again, if the objective had moved the weights
+            raise
         self.descent.step()
         self.rates.after("step")
         progress.batch += 1
@@ -198,11 +189,43 @@ class Training:
         if self.averaged is not None:
             self.averaged.update(model)
 
-    def _evaluate(self, x: Tensor, y: Tensor, epoch: float) -> StepResult:
-        forwards = torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)
+    def _gradients(
+        self, x: Tensor, y: Tensor, epoch: float, share: float, *, asked: bool
+    ) -> dict[str, Tensor]:
+        """Leave the gradients of the step in the parameters; return dense ones if `asked`."""
+        model, constraint = self.model, self.constraint
+        with ExitStack() as step:
+            moved = loss_of_step(self.objective, model, self.moving, x, y, epoch, share)
+            with self._forwards(x, y, epoch):
+                loss = step.enter_context(moved)
+            step.enter_context(computed_once(model))
+            dense = step.enter_context(DenseGradients(model, asked=asked))
+            with self._forwards(x, y, epoch):
+                result = loss(model)
+            penalty = None if constraint is None else constraint.penalty(model)
+            descended = result.loss if penalty is None else result.loss + penalty
+            descended.backward()  # type: ignore[no-untyped-call]
+            gradients = dense.gradients()
+            mean = step_together(
+                descended, self.moving, model, share, others=list(gradients.values())
+            )
+            if not finite(mean, self.moving, self.labels.flag()):
+                self.labels.complain()
+                summands = {"loss": result.loss, "penalty of the search": penalty}
+                what = culprit(model, self.objective, x, y, epoch, summands)
+                self._diverge(what, epoch=self.progress.epoch)
+            if share > 0:
+                self.meter.update(result, model, x, y)
+        return gradients
+
+    @contextmanager
+    def _forwards(self, x: Tensor, y: Tensor, epoch: float) -> Iterator[None]:
+        """Forward passes and attacks inside this context have the precision of the training, and
+        say what was not finite."""
+        precision = torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)
         try:
-            with lonely_batches_explained(), forwards:
-                return self.objective(self.model, x, y, epoch)
+            with lonely_batches_explained(), precision:
+                yield
         except NotFinite:
             self.labels.complain()
             what = culprit_of_attack(self.model, self.objective, x, y, epoch)

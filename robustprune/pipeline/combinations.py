@@ -176,6 +176,12 @@ def check_training(config: Config) -> None:
     if objective.name in ("free", "gaussian"):
         own = tuple(name for name in OBJECTIVES if name not in ("natural", "free", "gaussian"))
         _at_default(config, "inner", "warmup", f"objective {objective.name}", own)
+    if objective.awp > 0 and (objective.name == "free" or config.selection.method != "none"):
+        other = "objective free" if objective.name == "free" else "selection"
+        raise ValueError(
+            f"objective.awp: {objective.awp} evaluates each step twice, and {other} keeps a state "
+            "from step to step; leave one of them out"
+        )
     if inner.synonyms is None:
         _at_default(config, "inner", "synonyms_by", "inner.synonyms left out", ("inner.synonyms",))
 

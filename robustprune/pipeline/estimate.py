@@ -19,6 +19,7 @@ from robustprune.bounds import certified_radius
 from robustprune.certify.issue import REACH
 from robustprune.measure.accuracy import CURVE
 from robustprune.minmax import Natural, Objective
+from robustprune.minmax.sharpness import loss_of_step
 from robustprune.pipeline.fit import optimizer_of
 from robustprune.pipeline.measure import test_examples
 from robustprune.pipeline.plan import measuring_passes, planned_trainings, text_queries
@@ -127,12 +128,14 @@ def estimate(run: Run) -> Estimate:
 def _step_seconds(run: Run, objective: Objective) -> float:
     """Return the seconds of one training step on a batch of the config's size."""
     model = run.fresh_model().train()
-    optimizer = optimizer_of(run.config.adversarial).build(list(model.parameters()))
+    moving = list(model.parameters())
+    optimizer = optimizer_of(run.config.adversarial).build(moving)
     x, y = (part.to(run.device) for part in next(iter(run.loader())))
 
     def step(xs: Tensor, ys: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
-        objective(model, xs, ys, torch.inf).loss.backward()  # type: ignore[no-untyped-call]
+        with loss_of_step(objective, model, moving, xs, ys, torch.inf) as loss:
+            loss(model).loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return _batch_seconds(step, x, y)

@@ -13,6 +13,7 @@ from robustprune.measure import attack_set
 from robustprune.minmax import (
     Adversarial,
     Ard,
+    Awp,
     Certified,
     Free,
     FreeLB,
@@ -102,7 +103,8 @@ class Run:
             ValueError: the objective is a distillation, and there is no teacher.
         """
         objective, loader = self._robust(epochs, name, dense)
-        return self.with_synonyms(objective), loader
+        objective, gamma = self.with_synonyms(objective), self.config.objective.awp
+        return Awp(objective, gamma) if gamma > 0 else objective, loader
 
     def with_synonyms(self, objective: Objective) -> Objective:
         """Return the objective, on sentences with replaced words if the config asks for

@@ -131,6 +131,8 @@ class ObjectiveSection(Section):
     #: ard, iad: softens the answers of teacher and student; null: 30 for ard, 1 for iad
     temperature: Positive | None = None
     clean: Annotated[Number, Field(ge=0, le=1)] = 1 / 6  # rslad: weight of clean examples
+    #: γ of adversarial weight perturbation, on top of any objective except free; 0: none
+    awp: NonNegative = 0.0
 
 
 class SelectionSection(Section):

@@ -16,6 +16,7 @@ from robustprune.measure import compare_cost
 from robustprune.minmax import (
     Adversarial,
     Ard,
+    Awp,
     Certified,
     Checkpoint,
     Free,
@@ -66,6 +67,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "ard": lambda: Ard(teacher(), INNER),
     "rslad": lambda: Rslad(teacher(), INNER),
     "iad": lambda: Iad(teacher(), INNER),
+    "awp": lambda: Awp(Trades(INNER)),
     "ibp": lambda: Certified(LINF, warmup=1.0),
     "crown-ibp": lambda: Certified(LINF, method="crown-ibp", warmup=1.0),
 }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attacks import PGD
-from robustprune.minmax import Adversarial, Ard, Iad, Rslad
+from robustprune.minmax import Adversarial, Ard, Awp, Iad, Rslad
 from robustprune.models import build_model
 from robustprune.pipeline.combinations import check_training
 from robustprune.pipeline.fit import Fitted, fit_finetuned
@@ -58,6 +58,12 @@ def test_building_a_network_leaves_the_callers_random_numbers_alone(tmp_path: Pa
         ({"objective": {"name": "rslad", "alpha": 0.5}}, "objective.alpha: 0.5 .* with ard, iad"),
         ({"objective": {"name": "rslad", "temperature": 3}}, "temperature: 3.0 .* with ard, iad"),
         ({"objective": {"name": "iad", "clean": 0.5}}, "objective.clean: 0.5 has no .* rslad"),
+        ({"objective": {"name": "free", "awp": 0.01}}, "objective.awp: 0.01 .* and objective free"),
+        (
+            {"objective": {"awp": 0.01}, "selection": {"method": "loss"}, "search":
+             {"methods": ["hydra"]}},
+            "objective.awp: 0.01 evaluates each step twice, and selection keeps a state",
+        ),
         ({"objective": {"name": "mart", "kappa": 0.1}}, "objective.kappa: 0.1 .* ibp, crown-ibp"),
         (
             {"objective": {"name": "free"}, "inner": {"warmup": 3}},
@@ -191,6 +197,10 @@ def test_the_dense_network_teaches_all_that_come_after_it(
     teacher = run.fresh_model()
     objective, _ = replace(run, teacher=teacher).robust(2, "hydra")
     assert objective == expected(teacher, run.inner_attack())
+    tree = {**tree, "objective": {**section, "awp": 0.01}}
+    run = planned_run(parse_config(tree), out=tmp_path, quiet=True)
+    objective, _ = replace(run, teacher=teacher).robust(2, "hydra")
+    assert objective == Awp(expected(teacher, run.inner_attack()), 0.01)
 
 
 @pytest.mark.parametrize(("objective", "attacked"), [("natural", False), ("trades", True)])
