@@ -119,9 +119,9 @@ class Manifest:
 
     Attributes:
         task: the name of the task; the examples are the first `n` of its test split.
-        model: the name of the run's headline model.
-        weights, masks, config: the `file_digest` of model.safetensors, masks.safetensors (None if
-            the model is dense) and config.yaml.
+        model: the name of the certified network in the run.
+        weights, masks, config: the `file_digest` of its model.safetensors, its masks.safetensors
+            (None if it is dense) and config.yaml.
         data: the `tensor_digest` of the n examples and their labels.
         norm, eps, bounds: the threat model of the run. Proofs are for inputs within these bounds.
         seed: the seed of the run.

@@ -125,7 +125,7 @@ def _result(
         answers=answers.worst if (answers := record.answers.get(model.name)) else None,
         labels=record.labels,
         constant=model.name in record.constant,
-        certified=_certified(record.certificates) if headline else None,
+        certified=_certified(record.certificates.get(model.name)),
         cost=cost,
         dense_cost=forms.get("dense"),
     )

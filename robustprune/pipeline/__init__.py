@@ -19,7 +19,7 @@ from robustprune.pipeline.methods import methods_of
 from robustprune.pipeline.pictured import keep_example
 from robustprune.pipeline.plan import headline_names
 from robustprune.pipeline.prepare import prepare
-from robustprune.pipeline.run_certificates import certify_headline
+from robustprune.pipeline.run_certificates import certify_networks
 from robustprune.pipeline.searches import Sources
 from robustprune.pipeline.shared import Run
 from robustprune.report import write_report
@@ -76,7 +76,7 @@ def _stages(run: Run) -> dict[str, Any]:
     run.folder.publish(headline.name)
     if is_first():
         measure_cost(run, sources.adversarial, headline)
-    certify_headline(run, headline)
+    certify_networks(run, headline, models)
     if is_first():
         write_report(run.folder.path)
     run.folder.log("report")

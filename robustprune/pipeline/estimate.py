@@ -160,6 +160,7 @@ def _pass_seconds(run: Run) -> tuple[float, float]:
 
 def _certifying(run: Run, forward: float) -> list[Stage]:
     section = run.config.certify
+    networks = 1 + len(section.also)
     x, _ = certified_examples(run.config, run.task)
     x = x.to(run.device)
     stages = []
@@ -180,8 +181,9 @@ def _certifying(run: Run, forward: float) -> list[Stage]:
                 eps_max=REACH * float(run.threat.eps),
             )
 
-        stages.append(Stage(f"certifying, {section.method}", len(x), len(x) * _median(certify)))
-    samples = (section.n0 + section.n) * len(x)
+        examples = networks * len(x)
+        stages.append(Stage(f"certifying, {section.method}", examples, examples * _median(certify)))
+    samples = networks * (section.n0 + section.n) * len(x)
     for name, asked in (("smoothing", section.sigma), ("synonyms", section.synonyms)):
         if asked is not None:
             stages.append(Stage(f"certifying, {name}", samples, samples * forward))

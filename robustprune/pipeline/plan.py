@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from robustprune.pipeline.fit import Training
 from robustprune.pipeline.methods import ROWS, methods_of
 from robustprune.run.config import Config
+from robustprune.run.settings import CertifySection
+from robustprune.run.terminal import shown
 
 
 def planned_trainings(config: Config) -> list[Training]:
@@ -31,6 +33,43 @@ def headline_names(config: Config) -> tuple[str, ...]:
     if method.scratch or not modes:
         return (name,)
     return f"{name}-{modes[0]}", name
+
+
+def check_certified(config: Config) -> None:
+    """Check that the other networks to certify are networks of the run.
+
+    Raises:
+        ValueError: one is not, or it is the headline model, or it is named twice; or nothing is
+            asked for that certifies them.
+    """
+    also = config.certify.also
+    if not also:
+        return
+    named = [training.name for training in planned_trainings(config) if training.measured]
+    headline = next(name for name in headline_names(config) if name in named)
+    others = [name for name in named if name != headline]
+    for name in also:
+        if name == headline:
+            raise ValueError(
+                f"certify.also names {name}, the headline model, which is certified anyway"
+            )
+        if name not in others:
+            raise ValueError(
+                f"certify.also names {shown(name, 40)!r}, which is no network of this run; it has "
+                f"{', '.join(others)}"
+            )
+    if len(set(also)) < len(also):
+        raise ValueError(f"certify.also names a network twice: {', '.join(also)}")
+    if not certifies(config.certify):
+        raise ValueError(
+            "certify.also names networks, but nothing certifies them; set certify.method or "
+            "certify.sigma, too"
+        )
+
+
+def certifies(section: CertifySection) -> bool:
+    """Return whether a config asks for certificates."""
+    return not (section.method == "none" and section.sigma is None and section.synonyms is None)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from attacks import ThreatModel
 from robustprune.pipeline.combinations import check_training
 from robustprune.pipeline.methods import check_methods, methods_of
 from robustprune.pipeline.networks import check_network, origin_of
-from robustprune.pipeline.plan import planned_trainings
+from robustprune.pipeline.plan import check_certified, planned_trainings
 from robustprune.pipeline.selection import check_length, check_selection
 from robustprune.pipeline.shared import NEED_PGD, Run
 from robustprune.pipeline.text import check_text, encoder_of
@@ -142,6 +142,7 @@ def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
         )
     check_training(config)
     check_methods(config)
+    check_certified(config)
     groups = groups_of(layers, search.pattern)
     asked = [share for method in methods_of(config) for share in method.allots(config)]
     for share in dict.fromkeys(asked):

@@ -1,4 +1,4 @@
-"""Issue the certificates of a run: lower bounds on r* of its headline model."""
+"""Issue the certificates of a run: lower bounds on r* of its headline model, and of others."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from robustprune.certify import (
 from robustprune.certify.certificate import FILE, Norm
 from robustprune.measure import nearest_adversarial
 from robustprune.pipeline.fit import Fitted
+from robustprune.pipeline.plan import certifies
 from robustprune.pipeline.shared import Run
 from robustprune.pipeline.text import language_digest, sentences_of
 from robustprune.run.config import Config
@@ -39,46 +40,65 @@ from robustprune.run.runtime import seed_stage
 from robustprune.run.settings import CertifySection
 from robustprune.tasks import Task
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, MASKS = "model.safetensors", "masks.safetensors"
 
 
-def certify_headline(run: Run, headline: Fitted) -> Path | None:
-    """Certify the published model on the first test examples, if the config asks for it.
+def certify_networks(run: Run, headline: Fitted, models: Sequence[Fitted]) -> None:
+    """Certify the headline model, and the other models that the config names in certify.also.
+
+    Raises:
+        SandwichViolation, ValueError: as in `certify_one`.
+    """
+    if not certifies(run.config.certify):
+        return
+    certify_one(run, headline, published=True)
+    by_name = {fitted.name: fitted for fitted in models}
+    for name in run.config.certify.also:
+        certify_one(run, by_name[name], published=False)
+
+
+def certify_one(run: Run, fitted: Fitted, *, published: bool) -> Path:
+    """Certify a model on the first test examples, unless its certificates are there.
 
     Deterministic bounds are stored with the distances that attacks reached, and are checked against
     them. Smoothing is about another classifier and has no such distances. For sentences, the word
     embeddings are smoothed, or the words.
 
+    Args:
+        published: whether it is the headline model, whose files are at the top of the run
+            directory; the files of others are in their folders of `models`.
+
     Returns:
-        The path of the file, or None if the config asks for no certificates.
+        The path of the file.
 
     Raises:
         SandwichViolation: a certified radius lies beyond an adversarial example. Then nothing is
             written.
         ValueError: the network has an operation without bounds.
     """
-    section, path = run.config.certify, run.folder.path / FILE
-    if section.method == "none" and section.sigma is None and section.synonyms is None:
-        return None
-    if run.folder.has(FILE):
+    file = FILE if published else f"models/{fitted.name}/{FILE}"
+    path = run.folder.path / file
+    if run.folder.has(file):
         return path
-    seed_stage(run.config.seed, FILE)
+    seed_stage(run.config.seed, file)
     x, y = certified_examples(run.config, run.task)
     certificates = issue(
-        headline.model,
+        fitted.model,
         x.to(run.device),
         y.to(run.device),
         run.threat,
-        section,
-        sentences=sentences_of(run.config, run.task, headline.model),
+        run.config.certify,
+        sentences=sentences_of(run.config, run.task, fitted.model),
         seed=run.config.seed,
         batch_size=run.config.evaluation.batch_size,
-        title=f"smoothing {headline.name}",
+        title=f"smoothing {fitted.name}",
         quiet=run.quiet,
     )
-    manifest = manifest_of(run.config, run.task, run.folder, headline.name, certificates)
+    manifest = manifest_of(
+        run.config, run.task, run.folder, fitted.name, certificates, published=published
+    )
     write_certificates(path, manifest, certificates)
-    run.folder.log("certified", model=headline.name, examples=len(x))
+    run.folder.log("certified", model=fitted.name, examples=len(x))
     return path
 
 
@@ -100,7 +120,7 @@ def issue(
     sentences: the classifier and its texts, if `section` asks for synonyms; x and y are the first.
 
     Raises:
-        SandwichViolation, ValueError: as in `certify_headline`.
+        SandwichViolation, ValueError: as in `certify_one`.
     """
     certificates: list[Certificate] = []
     if section.method != "none":
@@ -163,18 +183,24 @@ def manifest_of(
     config: Config,
     task: Task,
     folder: RunDir,
-    headline: str,
+    name: str,
     certificates: Sequence[Certificate],
+    *,
+    published: bool = True,
 ) -> Manifest:
-    """Return the manifest of these certificates, from the present files of the run."""
-    masks = folder.path / "masks.safetensors"
+    """Return the manifest of these certificates, from the present files of the run.
+
+    name, published: as in `certify_one`.
+    """
+    files = folder.path if published else folder.path / "models" / name
+    masks = files / MASKS
     return describe(
         certificates,
         *certified_examples(config, task),
         ThreatModel(config.threat.norm, config.threat.eps, task.bounds, task.support),
         task=config.task.name,
-        model=headline,
-        weights=folder.path / WEIGHTS,
+        model=name,
+        weights=files / WEIGHTS,
         masks=masks if masks.exists() else None,
         config=folder.path / "config.yaml",
         seed=config.seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ from robustprune.certify.certificate import FILE
 from robustprune.certify.claims import LIMIT
 from robustprune.pipeline.networks import build_network, origin_of
 from robustprune.pipeline.own import SETTINGS
-from robustprune.pipeline.plan import headline_names
+from robustprune.pipeline.plan import check_certified, headline_names
 from robustprune.pipeline.prepare import task_of
-from robustprune.pipeline.run_certificates import certified_examples, manifest_of
+from robustprune.pipeline.run_certificates import MASKS, WEIGHTS, certified_examples, manifest_of
 from robustprune.pipeline.text import sentences_of
 from robustprune.run.checkpoint import load_state, load_tensors
 from robustprune.run.config import Config, load_config
-from robustprune.run.files import plain_file
+from robustprune.run.files import no_links, plain_file
 from robustprune.run.naming import check_code_is_named
 from robustprune.run.rundir import RunDir
 from robustprune.run.terminal import shown
@@ -38,14 +38,12 @@ from robustprune.tasks import Task
 
 
 @dataclass(frozen=True)
-class _Rebuilt:
-    """The content of a run directory, built again from its files."""
+class _Run:
+    """What a run directory says of all its certificates."""
 
     folder: RunDir
     config: Config
     task: Task
-    model: nn.Module
-    masks: MaskSet | None
     headline: str
     origin: Mapping[str, Any]
 
@@ -61,11 +59,12 @@ def verify_run(
     network: str | None = None,
     quiet: bool = True,
 ) -> list[CheckResult]:
-    """Check certificates.jsonl of a run as a third party would: every claim is computed again.
+    """Check the certificates of a run as a third party would: every claim is computed again.
 
     The config, the weights, the masks and the data are read again. The data come from the task's
     own source and not from the run, or from the file that its config names, which a finding then
-    says. `certify.verify_certificates` describes the checks.
+    says. `certify.verify_certificates` describes the checks. They are made of certificates.jsonl,
+    and of the file of each other network that the config names in certify.also.
 
     Args:
         run_dir: the folder with config.yaml and certificates.jsonl.
@@ -91,40 +90,59 @@ def verify_run(
     check_code_is_named(config.model.name, [network])
     task = task_of(config, data_dir)
     try:
-        rebuilt = _rebuild(RunDir(run_dir), config, task, torch.device(device))
-        stated, certificates = read_certificates(run_dir / FILE)
-        expected = manifest_of(
-            rebuilt.config,
-            rebuilt.task,
-            rebuilt.folder,
-            rebuilt.headline,
-            certificates,
-        )
+        check_certified(config)
+        run = _read_run(RunDir(run_dir), config, task)
+    except (ValueError, OSError) as error:
+        return [CheckResult("files", False, " ".join(str(error).split()))]
+    options: dict[str, Any] = {"seed": seed, "limit": limit, "quiet": quiet}
+    first, *claims = _about_a_network(run, run.headline, device, published=True, **options)
+    if not first.ok:
+        return [first]
+    findings = [first, *_about_the_headline(run), *_about_the_origin(run), *claims]
+    for name in config.certify.also:
+        others = _about_a_network(run, name, device, published=False, **options)
+        findings += [replace(finding, name=f"{name}: {finding.name}") for finding in others]
+    return [*findings, *_left_alone(run)]
+
+
+def _about_a_network(
+    run: _Run, name: str, device: torch.device | str, *, published: bool, **options: Any
+) -> list[CheckResult]:
+    """Compute every claim about one network again.
+
+    Args:
+        published: whether it is the headline model.
+        options: seed, limit and quiet, as in `verify_certificates`.
+
+    Returns:
+        First whether its files can be read. If not, there is nothing else.
+    """
+    config, task, folder = run.config, run.task, run.folder
+    files = folder.path if published else folder.path / "models" / name
+    try:
+        model, masks = _rebuild(run, files)
+        stated, certificates = read_certificates(files / FILE)
+        expected = manifest_of(config, task, folder, name, certificates, published=published)
     except (ValueError, OSError, RuntimeError) as error:
         return [CheckResult("files", False, " ".join(str(error).split()))]
-    x, y = certified_examples(rebuilt.config, rebuilt.task)
-    detail = f"all can be read; {FILE} is as its schema says"
+    model = model.to(device)
+    x, y = certified_examples(config, task)
     return [
-        CheckResult("files", True, detail),
-        *_about_the_headline(rebuilt),
-        *_about_the_origin(rebuilt),
+        CheckResult("files", True, f"all can be read; {FILE} is as its schema says"),
         *verify_certificates(
             stated,
             certificates,
             expected=expected,
-            asked=asked_for(rebuilt.config.certify, expected.eps, rebuilt.config.seed),
-            model=rebuilt.model,
-            masks=rebuilt.masks,
+            asked=asked_for(config.certify, expected.eps, config.seed),
+            model=model,
+            masks=masks,
             x=x.to(device),
             y=y.to(device),
-            support=rebuilt.task.support,
-            sentences=sentences_of(rebuilt.config, rebuilt.task, rebuilt.model),
-            seed=seed,
-            batch_size=rebuilt.config.evaluation.batch_size,
-            limit=limit,
-            quiet=quiet,
+            support=task.support,
+            sentences=sentences_of(config, task, model),
+            batch_size=config.evaluation.batch_size,
+            **options,
         ),
-        *_left_alone(rebuilt),
     ]
 
 
@@ -178,35 +196,29 @@ def _check_kind(path: Path) -> None:
         )
 
 
-def _about_the_headline(rebuilt: _Rebuilt) -> list[CheckResult]:
+def _about_the_headline(run: _Run) -> list[CheckResult]:
     """Check that the certified network is the one that the config makes the headline model."""
-    name, possible = rebuilt.headline, headline_names(rebuilt.config)
+    name, possible = run.headline, headline_names(run.config)
     if name not in possible:
         detail = f"metrics.json names {name}; the config makes it {' or '.join(possible)}"
         return [CheckResult("headline", False, detail)]
-    path, stored = rebuilt.folder.path, rebuilt.folder.path / "models" / name
+    path, stored = run.folder.path, run.folder.path / "models" / name
     if not stored.is_dir():
         detail = f"{name}, as the config says; the run's models/{name} is not here to compare"
         return [CheckResult("headline", True, detail)]
-    other = [
-        file
-        for file in ("model.safetensors", "masks.safetensors")
-        if not _same(path / file, stored / file)
-    ]
+    other = [file for file in (WEIGHTS, MASKS) if not _same(path / file, stored / file)]
     detail = f"{name}, as the config says, and the same as models/{name}"
     if other:
         detail = f"{' and '.join(other)} differ from those in models/{name}"
     return [CheckResult("headline", not other, detail)]
 
 
-def _about_the_origin(rebuilt: _Rebuilt) -> list[CheckResult]:
+def _about_the_origin(run: _Run) -> list[CheckResult]:
     """Check that the user's network and data are those with which the run was begun."""
-    found = origin_of(
-        rebuilt.config.model, rebuilt.task, own_data=rebuilt.config.task.path is not None
-    )
+    found = origin_of(run.config.model, run.task, own_data=run.config.task.path is not None)
     results = []
     for name, digest in found.items():
-        stated = rebuilt.origin.get(name)
+        stated = run.origin.get(name)
         if stated is None:  # a run of an older version
             continue
         ok = stated == digest
@@ -223,45 +235,47 @@ def _same(one: Path, other: Path) -> bool:
     return alike and file_digest(one) == file_digest(other)
 
 
-def _left_alone(rebuilt: _Rebuilt) -> list[CheckResult]:
+def _left_alone(run: _Run) -> list[CheckResult]:
     """List what the folder contains or says and what was not checked."""
     left = [unchecked("metrics.json", "its figures; only the headline's name is read from it")]
-    file, total = rebuilt.config.task.path, len(rebuilt.task.test)
+    file, total = run.config.task.path, len(run.task.test)
     if file is not None:
         detail = (
             f"they were read from {file}, which the folder's config names; check yourself that it "
             "is the data set that you mean"
         )
         left.append(unchecked("where the data are from", detail))
-    others = total - min(total, rebuilt.config.certify.examples)
+    others = total - min(total, run.config.certify.examples)
     if others:
         detail = f"{others:,} of {total:,}, of which the file says nothing"
         left.append(unchecked("other test examples", detail))
     return left
 
 
-def _rebuild(folder: RunDir, config: Config, task: Task, device: torch.device) -> _Rebuilt:
-    """Read everything except the certificates.
+def _read_run(folder: RunDir, config: Config, task: Task) -> _Run:
+    """Read what the folder says of the whole run.
 
     Raises:
-        ValueError, OSError, RuntimeError: a file is missing, damaged, or does not fit the others.
+        ValueError, OSError: a file is missing or damaged.
     """
-    model = build_network(config.model, task)
-    weights = folder.path / "model.safetensors"
-    load_state(model, load_tensors(weights)[0], weights)
-    masks = folder.path / "masks.safetensors"
     metrics = folder.read_json("metrics.json")
     has_origin = (folder.path / "origin.json").exists()
     origin = folder.read_json("origin.json") if has_origin else {}
     headline = metrics.get("headline") if isinstance(metrics, dict) else None
     if not isinstance(headline, str):
         raise ValueError(f"{folder.path / 'metrics.json'} names no headline model")
-    return _Rebuilt(
-        folder=folder,
-        config=config,
-        task=task,
-        model=model.to(device).eval(),
-        masks=MaskSet(load_tensors(masks)[0]) if masks.exists() else None,
-        headline=headline,
-        origin=origin if isinstance(origin, dict) else {},
-    )
+    return _Run(folder, config, task, headline, origin if isinstance(origin, dict) else {})
+
+
+def _rebuild(run: _Run, files: Path) -> tuple[nn.Module, MaskSet | None]:
+    """Build a network from the weights and masks in a folder of the run.
+
+    Raises:
+        ValueError, OSError, RuntimeError: a file is missing, damaged, or does not fit the others.
+    """
+    if files != run.folder.path:
+        no_links(files, within=run.folder.path)
+    model = build_network(run.config.model, run.task)
+    weights, masks = files / WEIGHTS, files / MASKS
+    load_state(model, load_tensors(weights)[0], weights)
+    return model.eval(), MaskSet(load_tensors(masks)[0]) if masks.exists() else None

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from matplotlib.ticker import MaxNLocator
 
 from robustprune.certify import Certificate, Manifest, robust_accuracy_interval
+from robustprune.report.records import Certificates, MetricsRecord
 from robustprune.report.style import FAINT, INK, PAPER, SERIES_COLOURS, Plot, canvas, finish
 from robustprune.report.wording import norm_name, percent
-
-Certificates = tuple[Manifest, tuple[Certificate, ...]]
 
 
 @dataclass(frozen=True)
 class CertificateRow:
-    """The certificates of one method, as text."""
+    """The certificates of one network by one method, as text."""
 
+    network: str
     method: str
     speaks_of: str
     confidence: str
@@ -30,36 +30,89 @@ class CertificateRow:
     accuracy: str
 
 
-def certificate_rows(found: Certificates | None) -> list[CertificateRow]:
-    """Return a row for each method, or no rows if the run has no certificates."""
-    if found is None:
-        return []
-    manifest, certificates = found
-    methods = dict.fromkeys(certificate.method for certificate in certificates)
-    return [_row(manifest, [c for c in certificates if c.method == m]) for m in methods]
+def certificate_rows(
+    metrics: MetricsRecord, found: Mapping[str, Certificates]
+) -> list[CertificateRow]:
+    """Return a row for each network and method, or no rows if the run has no certificates."""
+    return [
+        _row(_title(metrics, name), manifest, group)
+        for name, (manifest, certificates) in found.items()
+        for group in _by_method(certificates)
+    ]
 
 
-def sandwich(found: Certificates | None) -> list[Plot]:
+def claimed(found: Mapping[str, Certificates]) -> dict[str, object]:
+    """Return the number of certified examples, the files, and the sentences of all manifests that
+    say what is not claimed."""
+    manifests = [manifest for manifest, _ in found.values()]
+    return {
+        "n": max((manifest.n for manifest in manifests), default=0),
+        "others": list(found)[1:],
+        "limits": dict.fromkeys(limit for manifest in manifests for limit in manifest.limits),
+    }
+
+
+def sandwich(metrics: MetricsRecord, found: Mapping[str, Certificates]) -> list[Plot]:
     """Plot the certified radius and the attacked distance of each example, sorted by the latter."""
-    return [] if found is None else [_sandwich_plot(found[0], proofs) for proofs in _proofs(found)]
+    return [
+        _sandwich_plot(proofs, manifest, _named(metrics, name), f"sandwich-{key}")
+        for name, key, manifest, proofs in _proofs(metrics, found)
+    ]
 
 
-def certified_curves(found: Certificates | None) -> list[Plot]:
-    """Plot the shares of examples that are certified beyond ε, and not broken within it, over ε."""
-    return [] if found is None else [_curve_plot(found[0], proofs) for proofs in _proofs(found)]
+def certified_curves(metrics: MetricsRecord, found: Mapping[str, Certificates]) -> list[Plot]:
+    """Plot the shares of examples that are certified beyond ε, and not broken within it, over ε.
+
+    All plots have the same axes, so that networks can be compared.
+    """
+    parts = _proofs(metrics, found)
+    # as far as something is certified, or a little beyond the threat model's ε
+    reach = [manifest.eps for _, _, manifest, _ in parts]
+    reach += [proof.radius for *_, proofs in parts for proof in proofs]
+    return [
+        _curve_plot(proofs, manifest, _named(metrics, name), f"certified-{key}", 1.25 * max(reach))
+        for name, key, manifest, proofs in parts
+    ]
 
 
-def _proofs(found: Certificates) -> list[list[Certificate]]:
-    """Return the certificates of the network itself, a list for each method."""
-    base = [c for c in found[1] if c.guarantee == "base"]
-    return [[c for c in base if c.method == m] for m in dict.fromkeys(c.method for c in base)]
+def _proofs(
+    metrics: MetricsRecord, found: Mapping[str, Certificates]
+) -> list[tuple[str, str, Manifest, list[Certificate]]]:
+    """Return each network with each method of proofs about it: its name, the key of its plots, the
+    manifest and the certificates."""
+    return [
+        (
+            name,
+            group[0].method + ("" if name == metrics.headline else f"-{name}"),
+            manifest,
+            group,
+        )
+        for name, (manifest, certificates) in found.items()
+        for group in _by_method(certificates)
+        if group[0].guarantee == "base"
+    ]
 
 
-def _row(manifest: Manifest, certificates: Sequence[Certificate]) -> CertificateRow:
+def _by_method(certificates: Sequence[Certificate]) -> list[list[Certificate]]:
+    methods = dict.fromkeys(certificate.method for certificate in certificates)
+    return [[c for c in certificates if c.method == method] for method in methods]
+
+
+def _title(metrics: MetricsRecord, name: str) -> str:
+    return next((model.title for model in metrics.models if model.name == name), name)
+
+
+def _named(metrics: MetricsRecord, name: str) -> str:
+    """Return the network as the beginning of a plot's title; nothing for the headline model."""
+    return "" if name == metrics.headline else f"{_title(metrics, name)}: "
+
+
+def _row(title: str, manifest: Manifest, certificates: Sequence[Certificate]) -> CertificateRow:
     first = certificates[0]
     lower = [certificate.radius for certificate in certificates]
     in_words = first.norm == "words"
     shown = {
+        "network": title,
         "method": first.method,
         "confidence": "proof" if first.confidence == 1 else f"{100 * first.confidence:g}%",
         "n": str(len(certificates)),
@@ -93,11 +146,11 @@ def _attacked(certificates: Sequence[Certificate]) -> list[float]:
     return [math.inf if c.attack_radius is None else c.attack_radius for c in certificates]
 
 
-def _curve_plot(manifest: Manifest, certificates: Sequence[Certificate]) -> Plot:
+def _curve_plot(
+    certificates: Sequence[Certificate], manifest: Manifest, network: str, key: str, end: float
+) -> Plot:
     method, n = certificates[0].method, len(certificates)
     lower, upper = [c.radius for c in certificates], _attacked(certificates)
-    # as far as something is certified, or a little beyond the threat model's ε
-    end = 1.25 * max(manifest.eps, *lower)
     with canvas(width=5.2, height=3.3) as (figure, axes):
         curves = [_shares_beyond(values, end) for values in (upper, lower)]
         labels = "not broken by attacks (upper bound)", f"certified by {method} (lower bound)"
@@ -111,15 +164,25 @@ def _curve_plot(manifest: Manifest, certificates: Sequence[Certificate]) -> Plot
         axes.set_ylim(0, 101)
         axes.set_xlabel(f"ε, {norm_name(certificates[0].norm)}")
         axes.set_ylabel("robust accuracy in %")
-        axes.set_title(f"Robust accuracy lies in the shaded band (dotted: ε = {manifest.eps:g})")
+        title = f"robust accuracy lies in the band (dotted: ε = {manifest.eps:g})"
+        axes.set_title(_headed(network, title))
         figure.legend(loc="outside lower left", ncols=1)
         span = robust_accuracy_interval(torch.tensor(lower), torch.tensor(upper), manifest.eps)
         alt = (
-            f"Share of {n} test examples certified by {method} beyond each ε, and of those that no "
-            f"attack broke within it: {percent(span.certified)}% and {percent(span.attacked)}% at "
-            f"ε = {manifest.eps:g}."
+            f"{network}share of {n} test examples certified by {method} beyond each ε, and of "
+            f"those that no attack broke within it: {percent(span.certified)}% and "
+            f"{percent(span.attacked)}% at ε = {manifest.eps:g}."
         )
-        return finish(figure, key=f"certified-{method}", alt=alt)
+        return finish(figure, key=key, alt=_sentence(alt))
+
+
+def _sentence(text: str) -> str:
+    return text if text.startswith("r*") else text[:1].upper() + text[1:]
+
+
+def _headed(network: str, title: str) -> str:
+    """Return a plot's title, on two lines if it names a network."""
+    return _sentence(f"{network.removesuffix(' ')}\n{title}" if network else title)
 
 
 def _shares_beyond(values: Sequence[float], end: float) -> tuple[list[float], list[float]]:
@@ -128,7 +191,9 @@ def _shares_beyond(values: Sequence[float], end: float) -> tuple[list[float], li
     return places, [100 * sum(v > eps for v in values) / len(values) for eps in places]
 
 
-def _sandwich_plot(manifest: Manifest, certificates: Sequence[Certificate]) -> Plot:
+def _sandwich_plot(
+    certificates: Sequence[Certificate], manifest: Manifest, network: str, key: str
+) -> Plot:
     upper = _attacked(certificates)
     order = sorted(range(len(upper)), key=lambda i: (upper[i], certificates[i].radius))
     found = [(place, upper[i]) for place, i in enumerate(order) if math.isfinite(upper[i])]
@@ -163,10 +228,11 @@ def _sandwich_plot(manifest: Manifest, certificates: Sequence[Certificate]) -> P
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.set_ylabel(f"distance r, {norm_name(certificates[0].norm)}")
         axes.set_ylim(bottom=0)
-        axes.set_title(f"r* lies between the marks (dotted: ε = {manifest.eps:g})")
+        title = f"r* lies between the marks (dotted: ε = {manifest.eps:g})"
+        axes.set_title(_headed(network, title))
         figure.legend(loc="outside lower left", ncols=1)
         alt = (
-            f"Certified radius by {method} and distance of the nearest adversarial example found, "
-            f"for each of {len(order)} test examples."
+            f"{network}certified radius by {method} and distance of the nearest adversarial "
+            f"example found, for each of {len(order)} test examples."
         )
-        return finish(figure, key=f"sandwich-{method}", alt=alt)
+        return finish(figure, key=key, alt=_sentence(alt))

@@ -14,6 +14,7 @@ from robustprune.report.pictured import read_pictured
 from robustprune.report.records import (
     WORST,
     AttackRecord,
+    Certificates,
     CostRecord,
     CostsRecord,
     CurvePoint,
@@ -38,8 +39,8 @@ def collect(run_dir: Path) -> RunRecord:
     """Read the files of a run for its report.
 
     These are config.yaml, env.json, metrics.json, per_example.csv and each model's history.jsonl;
-    and, if they exist, cost.json, certificates.jsonl, the models' selection.safetensors and the
-    results of attacks on text.
+    and, if they exist, cost.json, certificates.jsonl of the headline and of other models, the
+    models' selection.safetensors and the results of attacks on text.
 
     Raises:
         ValueError: a file is missing, unreadable or malformed; the message names it.
@@ -47,12 +48,12 @@ def collect(run_dir: Path) -> RunRecord:
     metrics_path = run_dir / "metrics.json"
     metrics = _metrics(parse_json(read_text(metrics_path), source=str(metrics_path)))
     examples = read_examples(run_dir / "per_example.csv", metrics.headline)
-    env_path, proofs = run_dir / "env.json", run_dir / FILE
+    env_path = run_dir / "env.json"
     env = parse_json(read_text(env_path), source=str(env_path))
     return RunRecord(
         metrics=metrics,
         costs=_costs(run_dir / "cost.json"),
-        certificates=read_certificates(proofs) if proofs.exists() else None,
+        certificates=_certificates(run_dir, metrics),
         labels=tuple(int(line["label"]) for line in examples[metrics.headline]),
         answers=read_answers(examples, metrics, source=str(run_dir / "per_example.csv")),
         texts=read_text_results(run_dir, metrics.headline, metrics.text),
@@ -65,6 +66,14 @@ def collect(run_dir: Path) -> RunRecord:
         config=read_text(run_dir / "config.yaml"),
         environment={key: str(value) for key, value in env.mapping().items()},
     )
+
+
+def _certificates(run_dir: Path, metrics: MetricsRecord) -> dict[str, Certificates]:
+    """Return the certificates of each network that has some, by its name."""
+    files = {metrics.headline: run_dir / FILE}
+    for model in metrics.models:
+        files.setdefault(model.name, run_dir / "models" / model.name / FILE)
+    return {name: read_certificates(path) for name, path in files.items() if path.exists()}
 
 
 def parse_metrics(metrics: Mapping[str, object]) -> MetricsRecord:

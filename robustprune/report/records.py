@@ -233,13 +233,17 @@ class CostsRecord:
     rows: tuple[CostRecord, ...]
 
 
+#: the content of a file of certificates
+Certificates = tuple[Manifest, tuple[Certificate, ...]]
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """Everything from which the report is made."""
 
     metrics: MetricsRecord
     costs: CostsRecord | None
-    certificates: tuple[Manifest, tuple[Certificate, ...]] | None
+    certificates: Mapping[str, Certificates]  # by network, the headline model first
     labels: tuple[int, ...]
     answers: Mapping[str, AnswersRecord]  # by network; empty if the run has stored none
     texts: Mapping[str, tuple[TextResult, ...]]  # of the headline model, by attack

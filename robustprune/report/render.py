@@ -10,7 +10,7 @@ from robustprune.measure.statistics import INTERVAL_METHOD
 from robustprune.report import summary, wording
 from robustprune.report.causal import read_causal
 from robustprune.report.causal_records import is_causal
-from robustprune.report.certificates import certificate_rows, certified_curves, sandwich
+from robustprune.report.certificates import certificate_rows, certified_curves, claimed, sandwich
 from robustprune.report.collect import collect
 from robustprune.report.cost_table import cost_table
 from robustprune.report.fields import parse_json, read_text
@@ -123,8 +123,8 @@ def _context(
         ),
         "text_diffs": attack_diffs(run.texts),
         "costs": cost_table(run.costs),
-        "certificates": certificate_rows(run.certificates),
-        "claims": run.certificates[0] if run.certificates else None,
+        "certificates": certificate_rows(metrics, run.certificates),
+        "claims": claimed(run.certificates),
         "switch_densities": _switch_densities(metrics.switch),
         "switch_rows": _switch_rows(metrics.switch),
         "illustrations": illustrations,
@@ -151,7 +151,10 @@ def _illustrations(run: RunRecord) -> list[Illustration]:
             " the answer, and at the upper one an attack did. Where they lie far apart, the bounds"
             " are loose, not the network weak.",
             2,
-            (*certified_curves(run.certificates), *sandwich(run.certificates)),
+            (
+                *certified_curves(metrics, run.certificates),
+                *sandwich(metrics, run.certificates),
+            ),
         ),
         Illustration(
             "Accuracy as the perturbation grows",

@@ -5,6 +5,7 @@
         origin.json                    digests of the user's own network and data
         models/<name>/model.safetensors masks.safetensors history.jsonl     one folder a model
         models/<name>/selection.safetensors             if its examples were selected
+        models/<name>/certificates.jsonl                if the config names it in certify.also
         model.safetensors  masks.safetensors                                the headline model
         measure/<name>.json  per_example.csv  metrics.json
         text/<name>.<attack>.json                        results of attacks on the text itself

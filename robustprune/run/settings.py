@@ -196,11 +196,13 @@ class DeploySection(Section):
 
 
 class CertifySection(Section):
-    """Certificates of the headline model on the first test examples: lower bounds on r*."""
+    """Certificates of the headline model, and of others that are named, on the first test examples:
+    lower bounds on r*."""
 
     # Method of deterministic bounds, in the threat model's norm and bounds.
     method: Literal["none", "ibp", "crown-ibp", "crown", "alpha-crown"] = "none"
     examples: Count = 50
+    also: tuple[str, ...] = ()  # other networks of the run, such as [adversarial]
     sigma: Positive | None = None  # sd of the noise of smoothing, in input units; null: none
     # Text tasks: most WordNet synonyms in a group for smoothing over words; null: no smoothing.
     synonyms: Annotated[int, Field(ge=2)] | None = None

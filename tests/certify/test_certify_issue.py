@@ -13,7 +13,7 @@ from robustprune.certify import SandwichViolation, limits, proofs, smoothed_cert
 from robustprune.measure import nearest_adversarial
 from robustprune.pipeline import prepare
 from robustprune.pipeline.fit import Fitted
-from robustprune.pipeline.run_certificates import certify_headline
+from robustprune.pipeline.run_certificates import certify_networks, certify_one
 from robustprune.run.config import load_config, parse_config
 from robustprune.sparsity import full_masks
 
@@ -87,7 +87,8 @@ def test_limits_speak_of_what_is_in_the_file():
 def test_the_stage_is_off_by_default(tmp_path: Path) -> None:
     off = prepare(parse_config({"model": {"name": "mlp"}}), out=tmp_path, quiet=True)
     model = off.fresh_model()
-    assert certify_headline(off, Fitted("rst", "RST", model, full_masks(model))) is None
+    fitted = Fitted("rst", "RST", model, full_masks(model))
+    certify_networks(off, fitted, [fitted])
     assert not (off.folder.path / "certificates.jsonl").exists()
 
 
@@ -99,6 +100,6 @@ def test_the_stage_is_done_once(
     again = prepare(config, out=tmp_path / "runs", quiet=True)
     model = again.fresh_model()
     monkeypatch.delattr("robustprune.pipeline.run_certificates.proofs")
-    path = certify_headline(again, Fitted("rst", "RST", model, full_masks(model)))
+    path = certify_one(again, Fitted("rst", "RST", model, full_masks(model)), published=True)
     assert path == again.folder.path / "certificates.jsonl"
     assert path.read_bytes() == (certified_run / path.name).read_bytes()

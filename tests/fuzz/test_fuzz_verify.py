@@ -12,15 +12,16 @@ import pytest
 from fuzzing import fuzz, mutated
 from hypothesis import strategies as st
 
-from robustprune.certify import CheckResult, recheck, resample_noise
+from robustprune.certify import CheckResult, recheck, report_lines, resample_noise
 from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.pipeline.verify import verify_run
 from robustprune.run.checkpoint import load_tensors, save_tensors
 from robustprune.run.config import load_config, parse_config
 
 FEW, MORE = 25, 120
-FILES = ("certificates.jsonl", "config.yaml", "metrics.json")
-TENSORS = ("model.safetensors", "masks.safetensors")
+OTHER = "models/adversarial"
+FILES = ("certificates.jsonl", "config.yaml", "metrics.json", f"{OTHER}/certificates.jsonl")
+TENSORS = ("model.safetensors", "masks.safetensors", f"{OTHER}/model.safetensors")
 WHOLE = "whole.yaml"  # the config as the run wrote it
 
 
@@ -33,6 +34,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "d.npz", x_train=x, y_train=y, x_test=x[:6], y_test=y[:6])
     training = {"epochs": 1}
     tree = {
+        "seed": 1,  # one of which all statements are true: with alpha = 0.1, many have a false one
         "task": {"name": "npz", "path": str(folder / "d.npz"), "batch_size": 10},
         "model": {"name": "mlp", "options": {"hidden": [4]}},
         "inner": {"steps": 1},
@@ -42,6 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "evaluation": {"steps": 1, "restarts": 1, "curve": False},
         "certify": {"method": "ibp", "examples": 2, "sigma": 1.0, "n0": 8, "n": 40, "alpha": 0.1},
     }
+    tree["certify"]["also"] = ["adversarial"]
     run = prepare(parse_config(tree), out=folder / "runs", quiet=True)
     find_sparse_networks(run)
     return run.folder.path
@@ -53,11 +56,12 @@ def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setattr(resample_noise, "STEPS", 1)
     monkeypatch.setattr(recheck, "RESTARTS", 1)
     keep = (*FILES, *TENSORS)
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / OTHER).mkdir(parents=True)
     for name in keep:
         shutil.copyfile(finished / name, tmp_path / "run" / name)
     shutil.copyfile(finished / "config.yaml", tmp_path / "run" / WHOLE)
-    assert all(finding.ok for finding in verify_run(tmp_path / "run", seed=0))
+    found = verify_run(tmp_path / "run", seed=0)
+    assert all(finding.ok for finding in found), "\n".join(report_lines(found))
     return tmp_path / "run"
 
 

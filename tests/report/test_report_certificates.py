@@ -10,6 +10,7 @@ import pytest
 from robustprune.certify import Certificate, Manifest, SandwichViolation, write_certificates
 from robustprune.report import write_report
 from robustprune.report.certificates import _shares_beyond
+from robustprune.report.collect import collect
 
 DIGEST = "0" * 64
 MANIFEST = Manifest(
@@ -68,8 +69,8 @@ def test_robust_accuracy_is_an_interval(run_dir: Path) -> None:
     proofs = [replace(PROOF, radius=low, attack_radius=high) for low, high in pairs]
     html, markdown = reports(run_dir, proofs)
     assert (
-        "| crown | the network | proof | 4 | 0.04 (L∞) | 0.3 | [25.0, 75.0] at ε = 0.1 |"
-        in markdown
+        "| invented ticket 0.5 | crown | the network | proof | 4 | 0.04 (L∞) | 0.3 "
+        "| [25.0, 75.0] at ε = 0.1 |" in markdown
     )
     assert "[25.0, 75.0] at ε = 0.1" in html
     assert "Nothing is claimed of &lt;other&gt; inputs." in html
@@ -89,7 +90,7 @@ def test_smoothing_speaks_of_another_classifier(run_dir: Path) -> None:
     abstained = replace(SMOOTHED, radius=0.0, prediction=None, hits=500)
     _, markdown = reports(run_dir, [SMOOTHED, SMOOTHED, SMOOTHED, abstained])
     assert (
-        "| smoothing | the smoothed classifier | 99.9% | 4 | 0.3 (L2) | – "
+        "| invented ticket 0.5 | smoothing | the smoothed classifier | 99.9% | 4 | 0.3 (L2) | – "
         "| ≥ 75.0 without attack (1 abstained) |" in markdown
     )
     assert not list((run_dir / "plots").glob("sandwich*"))
@@ -121,6 +122,25 @@ def test_synonyms_are_counted_in_words(run_dir: Path) -> None:
     claims = [words, words, fewer, replace(words, prediction=None, radius=0, hits=520)]
     _, markdown = reports(run_dir, [PROOF, *claims])
     assert (
-        "| synonyms | the smoothed classifier | 99.9% | 4 | all words (groups ≤ 10) | – "
-        "| ≥ 50.0 whatever words are replaced (1 abstained) |"
+        "| invented ticket 0.5 | synonyms | the smoothed classifier | 99.9% | 4 "
+        "| all words (groups ≤ 10) | – | ≥ 50.0 whatever words are replaced (1 abstained) |"
     ) in markdown
+
+
+def test_another_certified_network_stands_beside_the_headline(run_dir: Path) -> None:
+    other = [replace(PROOF, radius=r, attack_radius=0.8, index=i) for i, r in enumerate((0.6, 0.0))]
+    file = run_dir / "models" / "adversarial" / "certificates.jsonl"
+    write_certificates(file, replace(MANIFEST, model="adversarial", n=2), other)
+    html, markdown = reports(run_dir, [PROOF])
+    title = next(m.title for m in collect(run_dir).metrics.models if m.name == "adversarial")
+    rows = [line for line in markdown.splitlines() if "| crown | the network |" in line]
+    assert [row.split(" | ")[0] for row in rows] == ["| invented ticket 0.5", f"| {title}"]
+    assert "[50.0, 100.0] at ε = 0.1" in rows[1]
+    for text in (html, markdown):
+        assert "models/adversarial/certificates.jsonl" in text
+        assert "and of another network in" in text
+    names = ("certified-crown", "certified-crown-adversarial")
+    curves = [(run_dir / "plots" / f"{name}.svg").read_text("utf-8") for name in names]
+    assert all("0.6" in curve for curve in curves), "the axes are the same"
+    start = title[:1].upper() + title[1:]
+    assert f"{start}: share of 2 test examples certified by crown" in html
