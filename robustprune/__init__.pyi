@@ -33,6 +33,7 @@ from robustprune.search import find_scratch_ticket as find_scratch_ticket
 from robustprune.search import finetune_ticket as finetune_ticket
 from robustprune.search import prune_admm as prune_admm
 from robustprune.search import prune_gradual as prune_gradual
+from robustprune.search import prune_l0 as prune_l0
 from robustprune.search import prune_one_shot as prune_one_shot
 from robustprune.search import prune_scores as prune_scores
 from robustprune.sparsity import MaskSet as MaskSet

@@ -212,10 +212,11 @@ class Rates:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def before_step(self, epoch: float) -> None:
-        """Set the rate for a step. `epoch` is fractional."""
+        """Set the rate for a step. `epoch` is fractional. A group of parameters with an "lr_scale"
+        has so many times the rate."""
         if isinstance(self.like, OptimizerSpec):
             for group in self.optimizer.param_groups:
-                group["lr"] = self.like.lr_at(epoch, self.epochs)
+                group["lr"] = self.like.lr_at(epoch, self.epochs) * group.get("lr_scale", 1.0)
 
     def after(self, what: Literal["epoch", "step"], times: int = 1) -> None:
         """The loop calls it after each step and epoch, and once for all earlier ones on a

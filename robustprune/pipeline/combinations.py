@@ -5,6 +5,7 @@ from __future__ import annotations
 from robustprune.layerwise.checks import checked_solver
 from robustprune.minmax import OptimizerSpec
 from robustprune.run.config import OBJECTIVES, Config, TrainingSection
+from robustprune.search.l0 import check_gated
 from robustprune.sparsity.criteria import CRITERIA
 
 
@@ -70,6 +71,12 @@ def check_harp(config: Config) -> None:
             "method harp compares all groups of a layer, and search.allocate: row has no effect on "
             "it; set search.allocate to layer"
         )
+
+
+def check_l0(config: Config) -> None:
+    """For method l0: raise a ValueError for a pattern or an allocation that fixes what a block or a
+    row keeps."""
+    check_gated(config.search.pattern, config.search.allocate)
 
 
 def check_lottery(config: Config) -> None:

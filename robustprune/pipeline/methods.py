@@ -33,7 +33,7 @@ from robustprune.pipeline.tickets import (
     lottery_trainings,
 )
 from robustprune.run.config import Config
-from robustprune.search import prune_admm, prune_gradual, prune_scores
+from robustprune.search import prune_admm, prune_gradual, prune_l0, prune_scores
 from robustprune.search.gradual import check_way
 from robustprune.sparsity.criteria import CRITERIA
 
@@ -226,6 +226,12 @@ _ALL = (
         searched(prune_gradual), _MAGNITUDE,
         check=lambda config: check_way(config.gradual.start, config.gradual.stop),
         trained=True, iterative=True,
+    ),
+    Method(
+        "l0", "l0", "L0 gates",
+        "weights and random gates of their groups, trained together (Louizos et al. 2018)",
+        searched(prune_l0, validated=True, draws=True, penalty=None),
+        check=combinations.check_l0,
     ),
     Method(
         "language", "language", "robust ticket",

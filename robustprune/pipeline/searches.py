@@ -106,12 +106,13 @@ def training(run: Run, section: TrainingSection, checkpoint: Checkpoint, name: s
 
 
 def searched(
-    call: Callable[..., Ticket], *, validated: bool = False, **fixed: Any
+    call: Callable[..., Ticket], *, validated: bool = False, draws: bool = False, **fixed: Any
 ) -> Callable[[Search], Found]:
     """Return a function that runs `call`, a search with the options that its section names.
 
     Args:
         validated: whether it chooses an epoch on held-out examples.
+        draws: whether it draws random numbers by itself.
         fixed: arguments that replace those of the config.
     """
 
@@ -121,6 +122,8 @@ def searched(
         def make(checkpoint: Checkpoint) -> Ticket:
             objective, loader = run.robust(section.epochs, search.name)
             options = {"density": search.density, **search.options(), **fixed, **search.space()}
+            if draws:
+                options["seed"] = run.config.seed
             if validated:
                 options["validation"] = run.validation(attacked=True)
             loop = training(run, section, checkpoint, search.name)

@@ -37,6 +37,7 @@ Method = Literal[
     "harp",
     "lottery",
     "gradual",
+    "l0",
     "language",
     "magnitude",
     "random",
@@ -110,6 +111,17 @@ class GradualSection(TrainingSection):
     start: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     stop: Annotated[Number, Field(gt=0, le=1)] = 0.75
     every: Count | None = None  # null: 100 updates in all
+
+
+class L0Section(TrainingSection):
+    """Method l0: weights and gates of their groups are trained together."""
+
+    optimizer: OptimizerSection = OptimizerSection(name="adam", lr=1e-2, weight_decay=0.0)
+    weights: Weights = "adversarial"  # weights at the start of the training
+    decay: NonNegative = 5e-4  # μ of the expected L2 norm
+    kept: Annotated[Number, Field(gt=0, lt=1)] = 0.9  # P(m ≠ 0) at the start
+    spread: NonNegative = 5.0  # spread of first scores by rank of norm; 0 as in the paper
+    gate_lr: Positive = 10.0  # the learning rate of the scores, relative to that of the weights
 
 
 class LanguageSection(TrainingSection):
@@ -200,6 +212,7 @@ class Sections(Section):
     scores: ScoresSection = ScoresSection()
     lottery: LotterySection = LotterySection()
     gradual: GradualSection = GradualSection()
+    l0: L0Section = L0Section()
     language: LanguageSection = LanguageSection()
     one_shot: OneShotSection = OneShotSection()
     layerwise: LayerwiseSection = LayerwiseSection()

@@ -5,6 +5,7 @@ from robustprune.search.controls import CONTROLS, ControlName, train_control
 from robustprune.search.finetune import FINETUNE_MODES, FinetuneMode, finetune_ticket
 from robustprune.search.gradual import prune_gradual
 from robustprune.search.initialise import INITS, InitName, draw_thresholds, initialise
+from robustprune.search.l0 import prune_l0
 from robustprune.search.language_ticket import LanguageTicket, find_language_ticket
 from robustprune.search.lottery import LotteryTicket, find_lottery_ticket
 from robustprune.search.one_shot import prune_one_shot
@@ -34,6 +35,7 @@ __all__ = [
     "initialise",
     "prune_admm",
     "prune_gradual",
+    "prune_l0",
     "prune_one_shot",
     "prune_scores",
     "train_control",

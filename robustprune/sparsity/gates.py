@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,15 @@ from robustprune.sparsity.ranking import count_best
 
 Granularity = Literal["weight", "head", "neuron", "layer"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
+
+
+class Spread(Protocol):
+    """What spreads one value for each group over a weight: a `Span`, or the `Groups` of a
+    pattern."""
+
+    def expand(self, value: Tensor, /) -> Tensor:
+        """Return the values in the shape of the weight, or in one that broadcasts against it."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from robustprune.sparsity.apply import MaskParametrization
-from robustprune.sparsity.gates import Span
+from robustprune.sparsity.gates import Spread
 
 LOW, HIGH, BETA = -0.1, 1.1, 2.0 / 3.0
 #: P(m ≠ 0) = σ(s − _SHIFT)
@@ -87,12 +87,12 @@ class Gated(MaskParametrization):
 
     Args:
         gates: the gates, which may serve several weights.
-        span: how the gates spread over this weight.
+        span: how the gates spread over this weight: a `Span`, or the `Groups` of a pattern.
         owner: whether this weight owns the gates. Exactly one weight does, so that the score
             appears once in the state of a model.
     """
 
-    def __init__(self, gates: Gates, span: Span, *, owner: bool) -> None:
+    def __init__(self, gates: Gates, span: Spread, *, owner: bool) -> None:
         super().__init__()
         self.span = span
         if owner:
