@@ -11,9 +11,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from robustprune.bounds.activations import Elementwise, Lines
-from robustprune.bounds.affine import Affine, Concat, Region, Shape, cropped_bias, inside, moved
+from robustprune.bounds.affine import Affine, Region, Shape, cropped_bias, inside, moved
 from robustprune.bounds.algebra import Interval
 from robustprune.bounds.interval import Sweep
+from robustprune.bounds.joined import Concat
 from robustprune.bounds.pooling import MaxPool
 from robustprune.bounds.products import Product
 from robustprune.bounds.program import Node, Op

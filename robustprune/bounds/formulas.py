@@ -174,14 +174,14 @@ def elu(alpha: float) -> Curve:
 
 
 @cache
-def square() -> Curve:
+def square(rounded: float = 1) -> Curve:
     """Return z²."""
     return Curve(
         "square",
         lambda z: z.square(),
         (Section(torch.inf, True, lambda z: 2 * z, lambda s: s / 2),),
         lowest=0.0,
-        rounded=1,
+        rounded=rounded,
         scale="output",
         relative=True,
     )
@@ -199,6 +199,26 @@ def exponential(rounded: float = 2 * ULPS) -> Curve:
     """Return eᶻ."""
     section = Section(torch.inf, True, torch.exp, lambda s: s.clamp(min=1e-300).log())
     return Curve("exp", torch.exp, (section,), rounded=rounded, scale="output", relative=True)
+
+
+@cache
+def inverse_root(start: float, rounded: float) -> Curve:
+    """Return 1/√z for z ≥ start > 0."""
+    section = Section(
+        torch.inf,
+        True,
+        lambda z: -z.pow(-1.5) / 2,
+        lambda s: (-2 * s).clamp(min=1e-200).pow(-2 / 3),
+    )
+    return Curve(
+        "inverse root",
+        torch.rsqrt,
+        (section,),
+        start=start,
+        rounded=rounded,
+        scale="output",
+        relative=True,
+    )
 
 
 @cache

@@ -37,6 +37,8 @@ class Bilinear(NamedTuple):
 
 
 ENTRYWISE = Bilinear(torch.mul, torch.mul, torch.mul, 1)
+#: entries (…, n) times one number for each row, (…, 1)
+ROWWISE = Bilinear(torch.mul, torch.mul, lambda A, x: (A * x).sum(-1, keepdim=True), 1)
 
 
 def matrix(terms: int) -> Bilinear:
@@ -73,7 +75,7 @@ class Product:
     def interval(self, *inputs: Interval, gamma: float) -> Interval:
         """Return the exact interval of products of numbers, and c·d ± (|c|·s + r·|d| + r·s) of
         matrices."""
-        if self.by is ENTRYWISE:
+        if self.by is ENTRYWISE or self.by is ROWWISE:
             corners = [a * b for a in inputs[0] for b in inputs[1]]
             lo, hi = (torch.stack(corners).amin(0), torch.stack(corners).amax(0))
         else:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from robustprune.bounds.activations import Elementwise
-from robustprune.bounds.affine import Affine, Concat, Region, Shape, Sum
+from robustprune.bounds.affine import Affine, Region, Shape
+from robustprune.bounds.joined import Concat, Sum
 from robustprune.bounds.pooling import MaxPool
 from robustprune.bounds.precision import Precision
 from robustprune.bounds.products import Product

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustprune.bounds import affine
-from robustprune.bounds.affine import Affine, Concat
+from robustprune.bounds.affine import Affine
+from robustprune.bounds.joined import Concat
+from robustprune.bounds.precision import EXACT
 from robustprune.bounds.program import Program, Value
 from robustprune.bounds.tensors import Unsupported
 
@@ -131,13 +133,33 @@ def getitem(p: Program, input: Any, index: Any) -> Any:
     return input
 
 
-def cat(p: Program, tensors: Sequence[Value], dim: int = 0) -> Value:
-    if not all(isinstance(value, Value) for value in tensors):
-        raise Unsupported("a concatenation with a constant")
+def cat(p: Program, tensors: Sequence[Any], dim: int = 0) -> Value:
+    """Return the concatenation; a constant, such as the class token of a vision transformer, has
+    one row, or the same in each."""
+    known = next(value for value in tensors if isinstance(value, Value))
+    tensors = [t if isinstance(t, Value) else _constant(p, t, known) for t in tensors]
     if dim % tensors[0].sample.dim() == 0:
         raise Unsupported(f"a concatenation along dim={dim}, which joins examples")
     dim %= tensors[0].sample.dim()
     return p.add(Concat(tuple(value.sample.shape[dim] for value in tensors), dim), *tensors)
+
+
+def _constant(p: Program, tensor: Tensor, known: Value) -> Value:
+    """Return a constant (1, …), or (N, …) with equal rows, as a value: 0 · known + constant."""
+    if tensor.dim() < 2 or not bool((tensor == tensor[:1]).all()):
+        raise Unsupported("a concatenation with a constant that differs between examples")
+    bias = p.cast(tensor[:1].to(known.sample.device))
+    shapes = [tuple(known.sample.shape[1:]), tuple(bias.shape[1:])]
+
+    def forward(z: Tensor) -> Tensor:
+        return z.new_zeros(len(z), *shapes[1])
+
+    def adjoint(A: Tensor) -> Tensor:
+        return A.new_zeros(len(A), *shapes[0])
+
+    return p.add(
+        Affine(forward, forward, adjoint, bias, bias.abs(), arithmetic=EXACT, mixing=False), known
+    )
 
 
 def stack(p: Program, tensors: Sequence[Value], dim: int = 0) -> Value:

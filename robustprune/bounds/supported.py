@@ -8,13 +8,17 @@ from typing import Any
 
 from torch import nn
 
-from robustprune.bounds import attention, curved, formulas, layers, shapes, tensors
+from robustprune.bounds import attention, curved, formulas, layers, normalisation, shapes, tensors
+from robustprune.bounds.program import Program
 from robustprune.bounds.recurrent import recurrent
+from robustprune.bounds.tensors import Unsupported
+from robustprune.bounds.transformer import encoder, encoder_layer
 
 SUPPORTED = (
-    "Linear, Conv and ConvTranspose1d/2d/3d, BatchNorm1d/2d/3d, LSTM, GRU, RNN, "
-    "MultiheadAttention and scaled_dot_product_attention, softmax, ReLU, ReLU6, LeakyReLU, ELU, "
-    "GELU, SiLU, Mish, Hardswish, Hardsigmoid, Hardtanh, clamp, Tanh, Sigmoid, abs, exp, average, "
+    "Linear, Conv and ConvTranspose1d/2d/3d, BatchNorm1d/2d/3d, LayerNorm, LSTM, GRU, RNN, "
+    "TransformerEncoder, MultiheadAttention and scaled_dot_product_attention, softmax, ReLU, "
+    "ReLU6, LeakyReLU, ELU, GELU, SiLU, Mish, Hardswish, Hardsigmoid, Hardtanh, clamp, Tanh, "
+    "Sigmoid, abs, exp, average, "
     "adaptive average and max pooling in 1-D to 3-D, padding, reshapes, permute, transpose, chunk, "
     "split, stack, concatenation, indices, mean, sum, Dropout, Identity, +, −, ×, matrix products, "
     "squares, and ÷ by constants"
@@ -31,10 +35,15 @@ MODULES: dict[type[nn.Module], Callable[..., Any]] = {
     nn.BatchNorm1d: layers.batch_norm,
     nn.BatchNorm2d: layers.batch_norm,
     nn.BatchNorm3d: layers.batch_norm,
+    nn.LayerNorm: normalisation.layer_norm_layer,
     nn.LSTM: lambda p, m, z, hx=None: recurrent(p, m, z, hx),
     nn.GRU: lambda p, m, z, hx=None: recurrent(p, m, z, hx),
     nn.RNN: lambda p, m, z, hx=None: recurrent(p, m, z, hx),
     nn.MultiheadAttention: attention.multi_head,
+    nn.TransformerEncoderLayer: lambda p, m, *args, **options: encoder_layer(
+        p, applied, m, *args, **options
+    ),
+    nn.TransformerEncoder: lambda p, m, *args, **options: encoder(p, applied, m, *args, **options),
     nn.Softmax: lambda p, m, z: attention.softmax(p, z, m.dim),
     nn.ReLU: lambda p, m, z: layers.relu(p, z),
     nn.LeakyReLU: lambda p, m, z: layers.leaky_relu(p, z, m.negative_slope),
@@ -78,6 +87,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "bmm": layers.matmul,
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), layers.conv),
     **{f"conv_transpose{dims}d": layers.conv_transpose for dims in (1, 2, 3)},
+    "layer_norm": normalisation.layer_norm,
     "relu": layers.relu,
     "relu6": curved.relu6,
     "hardtanh": curved.hardtanh,
@@ -129,6 +139,23 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("contiguous", "clone", "double"), tensors.identity),
     "float": tensors.as_float32,
 }
+
+
+def applied(p: Program, part: Any, *args: Any, **options: Any) -> Any:
+    """Bound a layer inside another layer, or a function that this calls.
+
+    Raises:
+        Unsupported: it has no bounds.
+    """
+    if isinstance(part, nn.Module):
+        kind = standard_layer(part)
+        if kind is not None:
+            return MODULES[kind](p, part, *args, **options)
+        raise Unsupported(f"no bounds for {type(part).__name__} inside it")
+    handler = FUNCTIONS.get(function_name(part))
+    if handler is None:
+        raise Unsupported(f"no bounds for '{function_name(part)}' inside it")
+    return handler(p, *args, **options)
 
 
 def standard_layer(module: nn.Module) -> type[nn.Module] | None:

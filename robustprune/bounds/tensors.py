@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustprune.bounds import affine
-from robustprune.bounds.affine import Sum
 from robustprune.bounds.formulas import square
+from robustprune.bounds.joined import Sum
 from robustprune.bounds.precision import EXACT, Arithmetic, Precision, constants, mean_of
 from robustprune.bounds.products import ENTRYWISE, Product
 from robustprune.bounds.program import Program, Value

@@ -114,7 +114,27 @@ class Curves(nn.Module):
         return self.second(torch.cat((z, z**2), dim=-1).softmax(-1))
 
 
+class Encoder(nn.Module):
+    """Layer norms behind both parts of a block, and over two dimensions."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(3, 4)
+        layer = nn.TransformerEncoderLayer(4, 2, dim_feedforward=6, batch_first=True)
+        self.blocks = nn.TransformerEncoder(layer, 1)
+        self.head = nn.Linear(8, 3)
+        for module in self.blocks.modules():
+            if isinstance(module, nn.LayerNorm):
+                nn.init.uniform_(module.weight, -1.5, 1.5)
+
+    def forward(self, x):
+        z = self.blocks(self.embed(x.unflatten(1, (2, 3))))
+        z = z + F.layer_norm(z, z.shape[1:], eps=0.1)
+        return self.head(z.flatten(1))
+
+
 NETS = {
+    "encoder": ((6,), Encoder),
     "attention": ((12,), Attention),
     "lstm": ((2, 3), lambda: Recurrent("LSTM")),
     "gru": ((2, 3), lambda: Recurrent("GRU")),

@@ -43,7 +43,7 @@ def bound(model, shape=(2, 4)):
     ("model", "named"),
     [
         (nn.Sequential(nn.Linear(4, 3), nn.GLU()), r"GLU \(module '1'\); supported are Linear"),
-        (nn.Sequential(nn.Sequential(nn.LayerNorm(4)), nn.Linear(4, 2)), "LayerNorm .module '0.0'"),
+        (nn.Sequential(nn.Sequential(nn.GroupNorm(1, 4))), "GroupNorm .module '0.0'"),
         (Calls(lambda z: z.logsumexp(1)), "'logsumexp' .in the model's forward"),
         (nn.Sequential(Calls(torch.sin)), "'sin' .in module '0'"),
         (Calls(lambda z: z * z[:, :1]), r"shapes \(6,\) and \(1,\); bring both to one shape"),
