@@ -14,7 +14,7 @@ from attacks import FGSM, ThreatModel
 from robustprune.deploy import slim
 from robustprune.minmax import Checkpoint, Natural, OptimizerSpec, train
 from robustprune.search import finetune_ticket, prune_l0
-from robustprune.search.l0 import L0Gates
+from robustprune.search.l0_gates import L0Gates
 from robustprune.sparsity import count_kept, groups_of, maskable_layers
 from robustprune.sparsity.hard_concrete import expected, sampled, score_of
 
