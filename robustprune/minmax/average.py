@@ -28,7 +28,12 @@ class WeightAverage:
         """Add the weights of one step to the average."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, value in model.state_dict().items():
+        now = model.state_dict()
+        for name, value in now.items():
+            if value.dtype == torch.bool and name.endswith(".mask"):  # what it adds starts at zero
+                stored = self.state[f"{name.rsplit('.', 2)[0]}.original"]
+                stored.masked_fill_(value & ~self.state[name], 0.0)
+        for name, value in now.items():
             kept = self.state[name]
             if kept.data_ptr() == value.data_ptr():  # shared, see `snapshot`
                 continue

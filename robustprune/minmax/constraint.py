@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from robustprune.minmax.history import EpochRecord
 from robustprune.sparsity import MaskSet
 
 
@@ -55,6 +56,11 @@ class Callback(Protocol):
     def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, float]:
         """The loop calls it after each epoch (counted from 1); the result goes into the record."""
         return {}
+
+    def after_record(self, record: EpochRecord) -> None:
+        """The loop calls it at the end of each epoch with the record, in which the accuracies on
+        held-out examples are, if they were measured."""
+        return None
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold besides the model."""

@@ -31,7 +31,6 @@ _LOOP: Mapping[str, object] = {"validation": None, "average": None, "amp": False
 _LATER: Mapping[str, Mapping[str, object]] = {
     "prune_admm": {"seed": 0},
     "prune_scores": {"seed": 0},
-    "prune_gradual": {"seed": 0},
     "find_lottery_ticket": {"seed": 0},
     "find_language_ticket": {"pattern": "element", "allocate": "global"},
     "finetune_ticket": {"attack": None},

@@ -25,6 +25,7 @@ class EpochRecord:
     seconds: float
     val_clean: float | None = None
     val_robust: float | None = None
+    val_loss: float | None = None  # cross-entropy, attacked where `val_robust` is
     figures: dict[str, float] = field(default_factory=dict)  # numbers of the constraint, by name
     layer: str | None = None  # layer of which `loss` is the error, in layerwise pruning
 

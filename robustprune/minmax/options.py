@@ -8,6 +8,7 @@ from typing import TypedDict
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from attacks import Attack
 from attacks.modes import evaluating
@@ -51,8 +52,9 @@ class Validation:
         if length_of(self.loader) == 0:
             raise ValueError("the validation loader has no batches; hold some examples out for it")
 
-    def __call__(self, model: nn.Module, device: torch.device) -> tuple[float, float | None]:
-        clean = robust = n = 0
+    def __call__(self, model: nn.Module, device: torch.device) -> tuple[float, float | None, float]:
+        """Return clean and robust accuracy, and the mean cross-entropy of the latter."""
+        clean = robust = n = loss = 0.0
         with evaluating(model), computed_once(model), own_random_numbers():
             for batch in self.loader:
                 x, y = pair_of(batch)
@@ -63,18 +65,23 @@ class Validation:
                     logits = logits_of(model, x)
                     check_labels(y, logits, wait=True)
                     right, counted = tally(logits, y)
-                    clean, n = clean + int(right), n + int(counted)
+                    clean, n = clean + float(right), n + float(counted)
                 if self.attack is not None:
                     x_adv = self.attack(model, x, y)
                     with torch.no_grad():
-                        robust += int(tally(logits_of(model, x_adv), y)[0])
-        clean, robust, n = summed(torch.tensor([clean, robust, n])).tolist()
+                        logits = logits_of(model, x_adv)
+                        robust += float(tally(logits, y)[0])
+                loss += float(
+                    F.cross_entropy(logits.float().flatten(0, -2), y.flatten(), reduction="sum")
+                )
+        counts = torch.tensor([clean, robust, loss, n], dtype=torch.float64)
+        clean, robust, loss, n = summed(counts).tolist()
         if n == 0:
             raise ValueError(
                 "the validation loader has no batches, or no label that counts: is it an iterator "
                 "that is used up? Give a DataLoader or a list"
             )
-        return clean / n, None if self.attack is None else robust / n
+        return clean / n, None if self.attack is None else robust / n, loss / n
 
 
 class LoopOptions(TypedDict, total=False):

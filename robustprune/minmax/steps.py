@@ -123,6 +123,8 @@ class Training:
             self.epochs == progress.epoch or not progress.epoch % check.every
         ):
             record = self._validate(check, record)
+        if self.constraint is not None:
+            self.constraint.after_record(record)
         progress.history.append(record)
         self.good = snapshot(self.model, self.good)
         if self.keeper is not None:
@@ -237,14 +239,14 @@ class Training:
         model, progress = self.model, self.progress
         with self.averaged.swapped_in(model) if self.averaged else nullcontext():
             try:
-                clean, robust = check(model, self.device)
+                clean, robust, loss = check(model, self.device)
             except NotFinite:
                 self._attack_failed(first_weight(model), progress.epoch - 1, " in validation")
             score = clean if robust is None else robust
             if score >= progress.best_score:
                 progress.best_score, progress.best = score, snapshot(model, progress.best)
                 progress.best_epoch = progress.epoch
-        return replace(record, val_clean=clean, val_robust=robust)
+        return replace(record, val_clean=clean, val_robust=robust, val_loss=loss)
 
     def _attack_failed(self, what: str | None, epoch: int, where: str = "") -> NoReturn:
         """Raise for an attack that found NaN before the loss was checked."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from robustprune.layerwise.checks import checked_solver
 from robustprune.minmax import OptimizerSpec
 from robustprune.run.config import OBJECTIVES, Config, TrainingSection
+from robustprune.search import SPARSE_METHODS
 from robustprune.search.l0 import check_gated
+from robustprune.search.sparse_methods import chosen_method
 from robustprune.sparsity.criteria import CRITERIA
 
 
@@ -86,6 +90,39 @@ def check_lottery(config: Config) -> None:
         raise ValueError(
             f"lottery.rounds: {rounds} has no effect with pattern {pattern}, "
             "which keeps N of every M in the first round; set it to 1"
+        )
+
+
+def own_numbers(config: Config, method: str) -> dict[str, Any]:
+    """Return the numbers of section `sparse` for a method of sparse training. A method without any
+    gets none if they are for another one of the config."""
+    numbers = config.sparse.model_dump(exclude={"epochs", "optimizer", "weights", "allocate"})
+    others = {name for name, row in SPARSE_METHODS.items() if not row.fixed}
+    if SPARSE_METHODS[method].fixed and others & set(config.search.methods):
+        return {}
+    return numbers
+
+
+def check_sparse(config: Config) -> None:
+    """For sparse training: raise a ValueError for numbers that do not fit a method, or where
+    held-out examples are missing."""
+    section, search = config.sparse, config.search
+    for name in set(search.methods) & set(SPARSE_METHODS) - {"gradual"}:
+        for density in search.density:
+            row = chosen_method(name, density, **own_numbers(config, name))
+        if row.adaptive and config.task.validation == 0:
+            raise ValueError(
+                f"method {name} adapts the density to held-out examples; set task.validation to "
+                "their share, such as 0.1"
+            )
+        if row.adaptive and ":" in search.pattern:
+            raise ValueError(
+                f"method {name} adapts the density, and search.pattern: {search.pattern} fixes it"
+            )
+    if ":" in search.pattern and section.allocate not in (None, "layer"):
+        raise ValueError(
+            f"sparse.allocate: {section.allocate} has no effect with search.pattern: "
+            f"{search.pattern}, which fixes what each layer keeps; leave it out"
         )
 
 

@@ -24,6 +24,7 @@ from robustprune.pipeline.searches import (
     score_once,
     searched,
     solve_layers,
+    train_sparsely,
 )
 from robustprune.pipeline.shared import Run
 from robustprune.pipeline.tickets import (
@@ -34,7 +35,7 @@ from robustprune.pipeline.tickets import (
 )
 from robustprune.run.config import Config
 from robustprune.search import prune_admm, prune_gradual, prune_l0, prune_scores
-from robustprune.search.gradual import check_way
+from robustprune.search.sparse_methods import check_way
 from robustprune.sparsity.criteria import CRITERIA
 
 #: the names of criteria in the benchmark's taxonomy (Piras et al. 2024, arXiv 2409.01249)
@@ -183,6 +184,14 @@ def _layerwise(
     )  # fmt: skip
 
 
+def _sparse(name: str, title: str, summary: str, *, iterative: bool = True) -> Method:
+    """Return a row of the table of sparse training."""
+    return Method(
+        name, "sparse", title, f"sparse training: {summary}", train_sparsely, _MAGNITUDE,
+        check=combinations.check_sparse, trained=True, iterative=iterative,
+    )  # fmt: skip
+
+
 _ALL = (
     Method(
         "rst", "search", "RST",
@@ -227,6 +236,16 @@ _ALL = (
         check=lambda config: check_way(config.gradual.start, config.gradual.stop),
         trained=True, iterative=True,
     ),
+    _sparse("static", "static", "a random mask that stays", iterative=False),
+    _sparse("set", "SET", "random growth each epoch (Mocanu et al. 2018)"),
+    _sparse("rigl", "RigL", "growth by the gradient (Evci et al. 2020)"),
+    _sparse("itop", "ITOP", "many weights are tried, at random (Liu et al. 2021)"),
+    _sparse("mest", "MEST+EM", "little is exchanged, less and less (Yuan et al. 2021)"),
+    _sparse("mest_ems", "MEST+EM&S", "new weights come on top for a while (Yuan et al. 2021)"),
+    _sparse("granet", "GraNet", "gradual pruning from 50%, with growth (Liu et al. 2021)"),
+    _sparse("hard_thresholding", "hard thresholding", "the largest weights after each step"),
+    _sparse("flyingbird", "Flying Bird", "random growth under attack (Chen et al. 2022)"),
+    _sparse("flyingbird_plus", "Flying Bird+", "whose density follows validation (ibid.)"),
     Method(
         "l0", "l0", "L0 gates",
         "weights and random gates of their groups, trained together (Louizos et al. 2018)",

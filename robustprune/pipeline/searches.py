@@ -13,11 +13,14 @@ from torch import nn
 
 from robustprune.layerwise import SOLVERS, prune_layerwise
 from robustprune.minmax import Adversarial, Checkpoint, Natural
+from robustprune.pipeline.combinations import own_numbers
 from robustprune.pipeline.fit import Fitted, fit, loop_options, optimizer_of
 from robustprune.pipeline.shared import Run
 from robustprune.run.config import Config, TrainingSection
+from robustprune.run.sections import SparseSection
 from robustprune.run.settings import Section
-from robustprune.search import Ticket, find_scratch_ticket, prune_one_shot
+from robustprune.search import Ticket, find_scratch_ticket, prune_one_shot, train_sparse
+from robustprune.search.sparse_methods import chosen_method
 from robustprune.sparsity.criteria import CRITERIA
 
 #: fields of a section that are not options of the search itself
@@ -132,6 +135,34 @@ def searched(
         return Found(search.fit(make))
 
     return find
+
+
+def train_sparsely(search: Search) -> Found:
+    """Train a network that is sparse from the start, by the method of that name."""
+    run, section = search.run, cast(SparseSection, search.section)
+    space, options = search.space(), own_numbers(run.config, search.method)
+    if section.allocate is not None or space["allocate"] == "layer":
+        space["allocate"] = section.allocate
+    row = chosen_method(search.method, search.density, **options)
+
+    def make(checkpoint: Checkpoint) -> Ticket:
+        objective, loader = run.robust(section.epochs, search.name)
+        loop = training(run, section, checkpoint, search.name)
+        if not row.moves_density:
+            loop["validation"] = run.validation(attacked=True)
+        return train_sparse(
+            search.model(),
+            loader,
+            density=search.density,
+            objective=objective,
+            seed=run.config.seed if row.draws else 0,
+            method=search.method,
+            **space,
+            **options,
+            **loop,
+        )
+
+    return Found(search.fit(make))
 
 
 def find_scratch(search: Search) -> Found:

@@ -27,6 +27,7 @@ from robustprune.run.settings import (
     TrainingSection,
 )
 
+Share = Annotated[Number, Field(ge=0, le=1)]
 Weights = Literal["random", "natural", "adversarial"]
 Trained = Literal["natural", "adversarial"]
 Method = Literal[
@@ -37,6 +38,16 @@ Method = Literal[
     "harp",
     "lottery",
     "gradual",
+    "static",
+    "set",
+    "rigl",
+    "itop",
+    "mest",
+    "mest_ems",
+    "granet",
+    "hard_thresholding",
+    "flyingbird",
+    "flyingbird_plus",
     "l0",
     "language",
     "magnitude",
@@ -122,6 +133,25 @@ class L0Section(TrainingSection):
     kept: Annotated[Number, Field(gt=0, lt=1)] = 0.9  # P(m ≠ 0) at the start
     spread: NonNegative = 5.0  # spread of first scores by rank of norm; 0 as in the paper
     gate_lr: Positive = 10.0  # the learning rate of the scores, relative to that of the weights
+
+
+class SparseSection(TrainingSection):
+    """Methods static, set, rigl, itop, mest, mest_ems, granet, hard_thresholding, flyingbird and
+    flyingbird_plus: sparse training. null: the number of the method's row."""
+
+    weights: Weights = "random"  # weights at the start of the training
+    #: null: search.allocate, or at its default (layer) that of the method
+    allocate: Literal["layer", "row", "global", "erk", "igq"] | None = None
+    first: Density | None = None  # density at the start, and the fraction of the training at which
+    ramp: Density | None = None  # that of the end is reached
+    drop: Share | None = None  # ζ at the start and at the end
+    drop_end: Share | None = None
+    grow: Literal["random", "gradient"] | None = None
+    more_drop: Share | None = None  # Flying Bird+: shares of what is dropped
+    more_growth: Share | None = None
+    start: Share | None = None  # fractions of the training between which masks are updated
+    stop: Share | None = None
+    every: Count | None = None  # number of steps between two updates
 
 
 class LanguageSection(TrainingSection):
@@ -213,6 +243,7 @@ class Sections(Section):
     lottery: LotterySection = LotterySection()
     gradual: GradualSection = GradualSection()
     l0: L0Section = L0Section()
+    sparse: SparseSection = SparseSection()
     language: LanguageSection = LanguageSection()
     one_shot: OneShotSection = OneShotSection()
     layerwise: LayerwiseSection = LayerwiseSection()

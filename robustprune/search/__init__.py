@@ -11,6 +11,8 @@ from robustprune.search.lottery import LotteryTicket, find_lottery_ticket
 from robustprune.search.one_shot import prune_one_shot
 from robustprune.search.scores import SCORE_METHODS, ScoreMethod, prune_scores
 from robustprune.search.scratch_ticket import find_scratch_ticket
+from robustprune.search.sparse_methods import SPARSE_METHODS, SparseMethod
+from robustprune.search.sparse_training import train_sparse
 from robustprune.search.ticket import Ticket
 from robustprune.search.ticket_switch import RandomTicketSwitch
 
@@ -19,6 +21,7 @@ __all__ = [
     "FINETUNE_MODES",
     "INITS",
     "SCORE_METHODS",
+    "SPARSE_METHODS",
     "ControlName",
     "FinetuneMode",
     "InitName",
@@ -26,6 +29,7 @@ __all__ = [
     "LotteryTicket",
     "RandomTicketSwitch",
     "ScoreMethod",
+    "SparseMethod",
     "Ticket",
     "draw_thresholds",
     "find_language_ticket",
@@ -39,4 +43,5 @@ __all__ = [
     "prune_one_shot",
     "prune_scores",
     "train_control",
+    "train_sparse",
 ]

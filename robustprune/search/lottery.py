@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -45,11 +45,9 @@ from robustprune.sparsity import (
     bake,
     check_density,
     check_pattern,
-    groups_of,
-    keep_best,
+    keep_along,
     maskable_layers,
 )
-from robustprune.sparsity.allocation import given_counts
 from robustprune.sparsity.criteria import Scene, magnitude
 
 
@@ -188,9 +186,10 @@ def find_lottery_ticket(
             if history[-1].step < rewind:
                 raise ValueError(_BEYOND.format(rewind=rewind, steps=history[-1].step))
             start.load_state_dict(at.state)
-        masks = survivors(
-            network, maskable_layers(network, dense=dense), masks, density,
-            partial(pow, exp=number / rounds), pattern=pattern, allocate=allocate,
+        layers = maskable_layers(network, dense=dense)
+        masks = keep_along(
+            magnitude(Scene(network, layers)), layers, density, partial(pow, exp=number / rounds),
+            pattern=pattern, allocate=allocate, within=masks,
         )  # fmt: skip
         del network  # the next round makes its own
         if done is not None:
@@ -198,36 +197,6 @@ def find_lottery_ticket(
     assert masks is not None
     network, history = trained("ticket", None)
     return LotteryTicket(masks, network, history, start)
-
-
-def survivors(
-    network: nn.Module,
-    layers: Mapping[str, nn.Module],
-    masks: MaskSet | None,
-    density: float,
-    path: Callable[[float], float],
-    *,
-    pattern: str,
-    allocate: Allocation,
-) -> MaskSet:
-    """Keep the largest |w| of the remaining weights, at the density path(density); if each layer
-    has its own density, at path of that one. Pruned weights never come back.
-
-    Args:
-        layers: the layers of the network, masked or not, as returned by `maskable_layers`.
-        masks: the masks of the remaining weights; None for all weights.
-        path: a function from the density at the end to the present one, in (0, 1].
-    """
-    now = path(density)
-    if now != density and isinstance(allocate, Mapping):
-        allocate = {name: path(share) for name, share in allocate.items()}
-        groups = groups_of(layers, pattern)
-        kept = sum(given_counts(groups, allocate).values())
-        now = kept / sum(g.number for g in groups.values())
-    return keep_best(
-        magnitude(Scene(network, layers)), layers,
-        density=now, pattern=pattern, allocate=allocate, within=masks,
-    )  # fmt: skip
 
 
 _BEYOND = (

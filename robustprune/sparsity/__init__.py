@@ -7,6 +7,7 @@ from robustprune.sparsity.allocation import (
     allot,
     apportion,
     check_allocation,
+    keep_along,
     keep_best,
 )
 from robustprune.sparsity.apply import (
@@ -73,6 +74,7 @@ __all__ = [
     "group_weight",
     "groups_of",
     "is_single",
+    "keep_along",
     "keep_best",
     "leaf_of",
     "magnitudes",

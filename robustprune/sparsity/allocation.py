@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import torch
@@ -72,6 +72,35 @@ def keep_best(
         chosen = g.choose(values[name], counts[name])
         masks[name] = g.expand(chosen & alive[name].to(chosen.device) if alive else chosen)
     return MaskSet(masks)
+
+
+def keep_along(
+    scores: Mapping[str, Tensor],
+    layers: Mapping[str, nn.Module],
+    density: float,
+    path: Callable[[float], float],
+    *,
+    pattern: str,
+    allocate: Allocation,
+    within: MaskSet | None = None,
+) -> MaskSet:
+    """Return the masks of `keep_best` on the way to a density: at path(density), and if each layer
+    has its own density, at path of that one. N:M keeps ⌈path(density) · M⌉ of every M.
+
+    Args:
+        path: a function from the density at the end to the present one, in (0, 1].
+    """
+    now = path(density)
+    if ":" in pattern:
+        most = int(pattern.partition(":")[2])
+        kept = count_kept(now, most)
+        pattern, now = f"{kept}:{most}", kept / most
+    elif now != density and isinstance(allocate, Mapping):
+        allocate = {name: path(share) for name, share in allocate.items()}
+        groups = groups_of(layers, pattern)
+        kept = sum(given_counts(groups, allocate).values())
+        now = kept / sum(g.number for g in groups.values())
+    return keep_best(scores, layers, density=now, pattern=pattern, allocate=allocate, within=within)
 
 
 def allot(

@@ -154,11 +154,22 @@ class Masked(MaskParametrization):
         return weight * self.mask
 
 
-def apply_masks(model: nn.Module, masks: MaskSet) -> None:
+class Projected(Masked):
+    """The parametrization W ↦ m ⊙ W whose gradient is that of m ⊙ W, so that a pruned weight has a
+    gradient, too."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (weight * self.mask - weight).detach()
+
+
+def apply_masks(model: nn.Module, masks: MaskSet, *, projected: bool = False) -> None:
     """Mask the model's weights in place, as parametrizations.
 
     Pruned weights then stay exactly zero, whatever an optimizer does to the tensors behind them.
     Build the optimizer after this call.
+
+    Args:
+        projected: whether pruned weights get gradients, see `Projected`.
 
     Raises:
         ValueError: the parameter of a mask is missing or has another shape.
@@ -173,7 +184,8 @@ def apply_masks(model: nn.Module, masks: MaskSet) -> None:
             raise ValueError(
                 f"mask {name!r} has shape {tuple(mask.shape)}, the parameter {tuple(weight.shape)}"
             )
-        parametrization = Masked(mask.to(weight.device))
+        kind = Projected if projected else Masked
+        parametrization = kind(mask.to(weight.device))
         parametrize.register_parametrization(
             model.get_submodule(module_name), leaf, parametrization
         )

@@ -13,10 +13,11 @@ from robustprune.pipeline.plan import planned_trainings
 from robustprune.run.config import METHODS, Config, parse_config
 from robustprune.run.rundir import RunDir
 from robustprune.run.settings import Section
+from robustprune.search import SPARSE_METHODS
 from robustprune.sparsity import count_kept
 from robustprune.sparsity.criteria import CRITERIA
 
-TRAINED = {"lottery", "gradual", "language"}
+TRAINED = {"lottery", "language", *SPARSE_METHODS}
 
 
 def small_with(small: Config, **sections: dict) -> Config:
@@ -46,6 +47,7 @@ ONE_EPOCH = {
     "admm": {"epochs": 2, "every": 1, "l1": 1e-3},
     "scores": {"epochs": 1},
     "lottery": {"epochs": 1, "rounds": 2},
+    "sparse": {"epochs": 2},
     "language": {"epochs": 1},
     "evaluation": {"steps": 1, "restarts": 1, "curve": False},
 }
@@ -53,7 +55,8 @@ ONE_EPOCH = {
 
 def test_all_methods_stand_in_one_table(small: Config, tmp_path: Path) -> None:
     search = {"methods": METHODS, "density": (0.3,)}
-    config = small_with(small, search=search, **ONE_EPOCH)
+    held_out = {**small.task.model_dump(), "validation": 0.1}  # Flying Bird+ looks at it
+    config = small_with(small, search=search, task=held_out, **ONE_EPOCH)
     metrics, folder = run(config, tmp_path)
     names = [model["name"] for model in metrics["models"]]
     assert names == [t.name for t in planned_trainings(config) if t.measured]
@@ -67,6 +70,11 @@ def test_all_methods_stand_in_one_table(small: Config, tmp_path: Path) -> None:
     for name in ("admm", "hydra", "harp", "magnitude", "snip", "lottery-random"):
         assert abs(by_name[name]["kept"] - 0.3 * total) <= 3  # a ceiling in each of three layers
     assert by_name["harp"]["kept"] == by_name["harp-inherit"]["kept"] == count_kept(0.3, total)
+    for name in SPARSE_METHODS:
+        assert abs(by_name[name]["kept"] - 0.3 * total) <= 3
+        history = (folder / "models" / name / "history.jsonl").read_text().splitlines()
+        figures = json.loads(history[-1])["figures"]
+        assert {"density", "explored", "dropped", "grown"} <= set(figures)
     history = (folder / "models" / "admm" / "history.jsonl").read_text().splitlines()
     assert {"primal", "dual", "rho"} == set(json.loads(history[-1])["figures"])
     report = (folder / "report.html").read_text()
@@ -181,6 +189,22 @@ def test_the_dense_network_of_a_run_teaches_its_tickets(
         ),
         ({"objective": {"name": "trades"}, "inner": {"attack": "fgsm"}}, "needs inner.attack pgd"),
         ({"objective": {"name": "rslad"}, "inner": {"attack": "fgsm"}}, "needs inner.attack pgd"),
+        (
+            {"search": {"methods": ("flyingbird_plus",)}},
+            "adapts the density to held-out examples; set task.validation",
+        ),
+        (
+            {"search": {"methods": ("static",)}, "sparse": {"drop": 0.2}},
+            "drop=0.2 is no option of method static",
+        ),
+        (
+            {"search": {"methods": ("rigl",)}, "sparse": {"first": 0.1}},
+            "first=0.1 is the density at the start",
+        ),
+        (
+            {"search": {"methods": ("rigl",), "pattern": "2:4"}, "sparse": {"allocate": "erk"}},
+            "sparse.allocate: erk has no effect",
+        ),
         ({"loop": {"patience": 3}}, "patience needs a validation split"),
     ],
 )

@@ -23,6 +23,7 @@ from robustprune.search import (
     prune_one_shot,
     prune_scores,
     train_control,
+    train_sparse,
 )
 
 Loader = list[tuple[Tensor, Tensor]]
@@ -91,6 +92,18 @@ CALLS: dict[str, tuple[Callable[..., Ticket], Options, dict[str, Options]]] = {
             "rewind": {"rewind": 1},
             "attack": {"attack": None, "objective": Natural()},
             "average": {"average": 0.5},
+        },
+    ),
+    "sparse": (
+        train_sparse,
+        {**SEARCH, "model": network(), "loader": examples(), "every": 1},
+        {
+            "method": {"method": "set"},
+            "seed": {"seed": 1},
+            "drop": {"drop": 0.2},
+            "grow": {"grow": "random"},
+            "every": {"every": 2},
+            "allocate": {"allocate": "igq"},
         },
     ),
     "finetune": (

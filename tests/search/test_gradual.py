@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from attacks import PGD, ThreatModel
 from robustprune.minmax import Adversarial, Checkpoint, Natural, OptimizerSpec, Validation, train
 from robustprune.run.sections import GradualSection
-from robustprune.search import Ticket, finetune_ticket
-from robustprune.search.gradual import Gradual, prune_gradual
+from robustprune.search import SPARSE_METHODS, Ticket, finetune_ticket, prune_gradual
+from robustprune.search.sparse_constraint import SparseTraining
 from robustprune.sparsity import MaskSet, count_kept, maskable_layers
 
 SPEC = OptimizerSpec(lr=0.05, schedule="constant")
@@ -42,13 +43,15 @@ def pruned(model: nn.Module | None = None, **options: Any) -> Any:
     return prune_gradual(model or network(), chosen.pop("loader", examples()), **chosen)
 
 
-def constraint_on(model: nn.Module, *, steps: int = 100, **options: Any) -> Gradual:
+def constraint_on(model: nn.Module, *, steps: int = 100, **options: Any) -> SparseTraining:
     chosen = {
         "density": 0.2, "pattern": "element", "allocate": "layer",
-        "start": 0.0, "stop": 1.0, "every": None, "epochs": 1, **options,
+        "every": None, "epochs": 1, "seed": 0, **options,
     }  # fmt: skip
-    found = Gradual(model, maskable_layers(model), **chosen)
-    found.bind(model, None, steps, 1)  # type: ignore[arg-type]
+    way = {"start": chosen.pop("start", 0.0), "stop": chosen.pop("stop", 1.0)}
+    method = replace(SPARSE_METHODS["gradual"], ramp=way["stop"], **way)
+    found = SparseTraining(model, maskable_layers(model), method, **chosen)
+    found.bind(model, torch.optim.SGD(model.parameters()), steps, 1)
     return found
 
 

@@ -32,6 +32,7 @@ from robustprune.search import (
     prune_one_shot,
     prune_scores,
     train_control,
+    train_sparse,
 )
 
 THREAT = ThreatModel("linf", 0.1)
@@ -49,13 +50,19 @@ CALLS: dict[str, Callable[..., Ticket]] = {
     "lottery": find_lottery_ticket,
     "gradual": prune_gradual,
     "l0": prune_l0,
+    "sparse": train_sparse,
     "language": find_language_ticket,
     "one_shot": prune_one_shot,
     "layerwise": prune_layerwise,
     "finetune": finetune_ticket,
 }
-#: all layers are compared, and what is on top of a language model is no part of it
-OTHERS = {("language", "allocate"): "global", ("language", "dense"): ("last",)}
+#: all layers are compared, and what is on top of a language model is no part of it; each method of
+#: sparse training has its own allocation
+OTHERS = {
+    ("language", "allocate"): "global",
+    ("language", "dense"): ("last",),
+    ("sparse", "allocate"): None,
+}
 
 
 def defaults(call: Callable[..., Any]) -> dict[str, Any]:
