@@ -15,6 +15,7 @@ from robustprune.cli.scripts import (
     PRUNE_LM,
     PRUNE_ONE_SHOT,
     PRUNE_SCORES,
+    TRAIN_SPARSE,
     Script,
     run_script,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "PRUNE_LM",
     "PRUNE_ONE_SHOT",
     "PRUNE_SCORES",
+    "TRAIN_SPARSE",
     "Script",
     "main",
     "run_script",

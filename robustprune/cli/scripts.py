@@ -93,6 +93,19 @@ PRUNE_LAYERWISE = Script(
         ("--config layerwise_mnist --data-dir ~/data", "MNIST"),
     ),
 )
+TRAIN_SPARSE = Script(
+    "train_sparse.py",
+    "sparse_ecg200",
+    "Train networks that are sparse from the start, under attack; masks move on the way: RigL "
+    "(Evci et al. 2020), SET (Mocanu et al. 2018), ITOP, MEST, GraNet, Flying Bird and others, "
+    "beside a random mask that stays.",
+    (
+        ("", "ECG200, RigL, SET and a static mask keeping 10%"),
+        ("--method flyingbird itop --density 0.05 0.1", "other methods, two densities"),
+        ("--method rigl --set sparse.drop=0.5 sparse.every=10", "numbers of your own"),
+        ("--config sparse_cifar10_resnet18 --data-dir ~/data", "Flying Bird's settings"),
+    ),
+)
 PRUNE_LM = Script(
     "prune_lm.py",
     "lm_stories",

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
@@ -21,12 +20,11 @@ from attacks.modes import evaluating
 from attacks.network import unwrapped
 from robustprune.deploy.csr import CSRLinear
 from robustprune.sparsity import computed_once, is_single, maskable_leaves
+from robustprune.sparsity.matrices import RECURRENT, uses_of
 
 #: parts of the names of torch's operations that multiply matrices
 _PRODUCTS = frozenset(("mv", "addmv", "dot", "vdot", "_trilinear"))
 _WORDS = ("mm", "convolution", "attention", "lstm", "gru", "rnn", "transformer")
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,9 @@ def count_work(model: nn.Module, example: Tensor) -> Work:
 
     def note(layer: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
         source = args[0] if args else kwargs["input"]
-        for weight, positions in _uses(layer, source, output):
+        positions = uses_of(layer, source, output)
+        for leaf in maskable_leaves(layer):
+            weight = cast(Tensor, getattr(layer, leaf))
             watch.macs += weight.numel() * positions
             watch.effective += int(torch.count_nonzero(weight)) * positions
         watch.inside -= 1  # only now, because reading a weight may multiply matrices
@@ -85,7 +85,7 @@ def count_work(model: nn.Module, example: Tensor) -> Work:
         torch.backends.mha.set_fastpath_enabled(False)  # it hides the products of attention
         for module in model.modules():
             sparse = isinstance(module, CSRLinear)
-            if sparse or is_single(module) or isinstance(module, _RECURRENT):
+            if sparse or is_single(module) or isinstance(module, RECURRENT):
                 handles.append(module.register_forward_pre_hook(enter))
                 counted = note_sparse if sparse else note
                 handles.append(module.register_forward_hook(counted, with_kwargs=True))
@@ -102,19 +102,6 @@ def count_work(model: nn.Module, example: Tensor) -> Work:
             handle.remove()
     size = len(example)
     return Work(watch.macs // size, watch.effective // size, tuple(watch.found))
-
-
-def _uses(layer: nn.Module, source: Any, output: Any) -> list[tuple[Tensor, int]]:
-    """Return each weight of a layer, and how often the whole batch uses it."""
-    weights = [cast(Tensor, getattr(layer, leaf)) for leaf in maskable_leaves(layer)]
-    if isinstance(layer, _RECURRENT):  # (..., features), or all steps of packed sequences
-        steps = source.data if isinstance(source, PackedSequence) else source
-        return [(weight, math.prod(steps.shape[:-1])) for weight in weights]
-    (weight,) = weights
-    if weight.ndim == 2:
-        return [(weight, math.prod(output.shape[:-1]))]
-    where = source if isinstance(layer, _TRANSPOSED) else output
-    return [(weight, len(where) * math.prod(where.shape[2:]))]
 
 
 class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -52,7 +52,11 @@ class Validation:
         if length_of(self.loader) == 0:
             raise ValueError("the validation loader has no batches; hold some examples out for it")
 
-    def __call__(self, model: nn.Module, device: torch.device) -> tuple[float, float | None, float]:
+    def __call__(self, model: nn.Module, device: torch.device) -> tuple[float, float | None]:
+        """Return clean and robust accuracy, None without an attack."""
+        return self.measured(model, device)[:2]
+
+    def measured(self, model: nn.Module, device: torch.device) -> tuple[float, float | None, float]:
         """Return clean and robust accuracy, and the mean cross-entropy of the latter."""
         clean = robust = n = loss = 0.0
         with evaluating(model), computed_once(model), own_random_numbers():

@@ -239,7 +239,7 @@ class Training:
         model, progress = self.model, self.progress
         with self.averaged.swapped_in(model) if self.averaged else nullcontext():
             try:
-                clean, robust, loss = check(model, self.device)
+                clean, robust, loss = check.measured(model, self.device)
             except NotFinite:
                 self._attack_failed(first_weight(model), progress.epoch - 1, " in validation")
             score = clean if robust is None else robust

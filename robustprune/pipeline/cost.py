@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 from robustprune.deploy import export_int8, onnx_logits, save_slim, slim, sparsify
 from robustprune.deploy.language import language_sizes, save_slim_language, slim_language
 from robustprune.measure import Cost, compare_cost
+from robustprune.minmax import EpochRecord
 from robustprune.pipeline.fit import Fitted
 from robustprune.pipeline.measure import test_examples
 from robustprune.pipeline.shared import Run
 from robustprune.report.wording import file_size, percent
+from robustprune.search import training_work
 from robustprune.sparsity import apply_masks
 from robustprune.sparsity.plain import copy_of
 
@@ -40,7 +43,7 @@ def measure_cost(run: Run, dense: Fitted, headline: Fitted) -> None:
         example = _example(run)
         said += _add_forms(run, dense, headline, forms, example)
         rows, left_out = _compared(forms, example)
-        said += left_out
+        said += [*left_out, _trained(run, headline)]
     except OSError:  # the disk is full, so that the next file could not be written either
         raise
     except Exception as error:
@@ -103,6 +106,24 @@ def _compared(forms: dict[str, nn.Module], example: Tensor) -> tuple[list[Cost],
     partial = {_first(cost.uncounted): None for cost in rows if cost.uncounted}
     said += [f"The MACs leave out the products of {names}." for names in partial]
     return rows, said
+
+
+def _trained(run: Run, headline: Fitted) -> str:
+    """Return a sentence on the cost of a sparse training, or nothing."""
+    path = run.folder.path / "models" / headline.name / "history.jsonl"
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    records = [EpochRecord(**json.loads(line)) for line in lines]
+    if training_work(records, 0) is None:
+        return ""
+    inner, natural = run.config.inner, run.config.objective.name == "natural"
+    steps = 0 if natural else inner.steps if inner.attack == "pgd" else 1
+    share = training_work(records, steps) or 0.0
+    seconds = sum(record.seconds for record in records)
+    return (
+        f"Training {headline.title}: an engine that skips zeros would need {percent(share)}% of "
+        "the multiply-accumulates that dense training needs in the masked layers. Here it took "
+        f"{seconds:.0f} s, as long as dense training, because zeros are multiplied, too."
+    )
 
 
 def _first(names: tuple[str, ...], shown: int = 3) -> str:

@@ -13,6 +13,7 @@ from robustprune.search.scores import SCORE_METHODS, ScoreMethod, prune_scores
 from robustprune.search.scratch_ticket import find_scratch_ticket
 from robustprune.search.sparse_methods import SPARSE_METHODS, SparseMethod
 from robustprune.search.sparse_training import train_sparse
+from robustprune.search.sparse_work import training_work
 from robustprune.search.ticket import Ticket
 from robustprune.search.ticket_switch import RandomTicketSwitch
 
@@ -44,4 +45,5 @@ __all__ = [
     "prune_scores",
     "train_control",
     "train_sparse",
+    "training_work",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robustprune.minmax import Constraint, EpochRecord, masks_of, set_masks
 from robustprune.minmax.dense import masked_weights
 from robustprune.search.sparse_methods import Schedule, SparseMethod, schedule
+from robustprune.search.sparse_work import Work
 from robustprune.sparsity import (
     Allocation,
     MaskSet,
@@ -23,13 +24,18 @@ from robustprune.sparsity import (
     weights_of,
 )
 
+#: what is summed up over the steps of an epoch
+_SUMS = ("dropped", "grown", "work", "dense_steps", "steps")
+
 
 class SparseTraining(Constraint):
     """Move the masks of a network by the rules of a `SparseMethod`, see `train_sparse`.
 
     The record of an epoch has the density ("density"), the share of the weights that were ever
     kept (R_s of ITOP, "explored"), and how many weights the epoch removed and added ("dropped",
-    "grown"). A weight that an update drops and grows again stays as it is, and counts as neither.
+    "grown"). For `training_work` it has the share of a dense pass that a pass took on average
+    ("work"), and the number of steps with the dense gradient ("dense_steps"). A weight that an
+    update drops and grows again stays as it is, and counts as neither.
     """
 
     def __init__(
@@ -44,17 +50,20 @@ class SparseTraining(Constraint):
         every: int | None,
         seed: int,
         epochs: int,
+        counted: bool = True,
     ) -> None:
         # the fingerprint of a checkpoint contains the epochs, because the schedule depends on them
         self.epochs = epochs
         self.layers, self.method, self.density, self.pattern = layers, method, density, pattern
         self.allocate, self.every, self.seed = allocate, every, seed
         self.schedule = Schedule({}, 1)
-        self.done, self.moved = 0, {"dropped": 0, "grown": 0}
+        self.done, self.epoch_sums = 0, dict.fromkeys(_SUMS, 0.0)
         self.gradients: Mapping[str, Tensor] = {}
         self.seen: list[tuple[float, ...]] = []  # epoch, gap and loss of each validation
         masks = self._start()
         self.ever = dict(masks)
+        self.work, self.counted = Work(), counted
+        self.share: float | None = None  # of the multiply-accumulates of a dense pass
         apply_masks(network, masks, projected=method.projected)
 
     def bind(
@@ -70,6 +79,8 @@ class SparseTraining(Constraint):
             ValueError: the loader has no length, or there is no step for an update.
         """
         self.optimizer = optimizer
+        if self.counted:
+            self.work.watch(model, self.layers)
         if self.method.updates == 0:
             return
         if steps_per_epoch is None:
@@ -127,6 +138,11 @@ class SparseTraining(Constraint):
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, step: int) -> None:
+        if self.share is None:
+            self.share = self.work.share(masks_of(model))
+        self.epoch_sums["steps"] += 1
+        self.epoch_sums["work"] += self.share
+        self.epoch_sums["dense_steps"] += bool(self.gradients) or self.method.projected
         if (number := self.schedule.numbers.get(step)) is not None:
             self.update(model, number, step)
             self.gradients = {}
@@ -146,8 +162,9 @@ class SparseTraining(Constraint):
         for name, mask in masks.items():
             was = before[name]
             self.ever[name] |= mask
-            self.moved["dropped"] += int((was & ~mask).sum())
-            self.moved["grown"] += int((mask & ~was).sum())
+            self.epoch_sums["dropped"] += int((was & ~mask).sum())
+            self.epoch_sums["grown"] += int((mask & ~was).sum())
+        self.share = self.work.share(masks)
 
     def cut(self, number: int, masks: MaskSet) -> MaskSet:
         """Keep the largest |w| of the remaining weights, at the density after update `number`."""
@@ -227,10 +244,16 @@ class SparseTraining(Constraint):
             set_masks(model, self.cut(updates, masks_of(model)), self.optimizer)
 
     def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, float]:
-        moved, self.moved = self.moved, {"dropped": 0, "grown": 0}
+        sums, self.epoch_sums = self.epoch_sums, dict.fromkeys(_SUMS, 0.0)
         ever = sum(int(mask.sum()) for mask in self.ever.values())
         total = sum(mask.numel() for mask in self.ever.values())
-        return {"density": self.masks(model).density, "explored": ever / total, **moved}
+        steps = sums.pop("steps")
+        figures = {"density": self.masks(model).density, "explored": ever / total, **sums}
+        if self.counted:
+            figures["work"] /= steps
+        else:
+            del figures["work"]
+        return figures
 
     def masks(self, model: nn.Module) -> MaskSet:
         return masks_of(model)
@@ -238,14 +261,14 @@ class SparseTraining(Constraint):
     def state_dict(self) -> dict[str, Tensor]:
         """Return the number of updates so far, what the epoch moved, and which weights were ever
         kept. (The masks are buffers of the model.)"""
-        counts = {"done": self.done, **self.moved}
-        state = {name: torch.tensor(count) for name, count in counts.items()}
+        sums = {"done": self.done, **self.epoch_sums}
+        state = {name: torch.tensor(value, dtype=torch.float64) for name, value in sums.items()}
         state["seen"] = torch.tensor(self.seen, dtype=torch.float64).reshape(-1, 3)
         return {**state, **{f"ever.{name}": mask for name, mask in self.ever.items()}}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.done = int(state["done"])
-        self.moved = {name: int(state[name]) for name in self.moved}
+        self.epoch_sums = {name: float(state[name]) for name in _SUMS}
         self.seen = [tuple(row) for row in state["seen"].tolist()]
         self.ever = {name: state[f"ever.{name}"].clone() for name in self.ever}
 

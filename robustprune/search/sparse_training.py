@@ -94,7 +94,8 @@ def train_sparse(
 
     Returns:
         Ticket(masks, model, history); the records contain the density, ITOP's rate of weights that
-        were ever active ("explored"), and how many were dropped and grown.
+        were ever active ("explored"), how many were dropped and grown, and what `training_work`
+        reads.
 
     Raises:
         ValueError: an option is out of range or has no effect, the loader has no length, there is
@@ -127,7 +128,7 @@ def train_sparse(
     layers = layers_to_mask(network, dense, pattern=pattern, allocate=compared, density=density)
     constraint = SparseTraining(
         network, layers, row, density=density, pattern=pattern, allocate=allocate, every=every,
-        seed=seed, epochs=epochs,
+        seed=seed, epochs=epochs, counted=not loop.get("compile", False),
     )  # fmt: skip
     loop.setdefault("title", f"{method} {density:.0%}")
     history = train(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from robustprune.sparsity.blocks import hf_conv1d
 
@@ -18,6 +20,8 @@ _SINGLE = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 #: gates of the recurrent networks of torch; their matrices lie one above the other
 _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 
@@ -77,3 +81,18 @@ def leaf_of(layer: nn.Module, name: str) -> str:
 def weights_of(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Return the weights by their parameter names, of layers as `maskable_layers` gives them."""
     return {n: cast(Tensor, getattr(layer, leaf_of(layer, n))) for n, layer in layers.items()}
+
+
+def uses_of(layer: nn.Module, source: Any, output: Any) -> int:
+    """Return how often a batch uses each weight of a linear, convolutional or recurrent layer.
+
+    Args:
+        source, output: the layer's first input and its output for the batch.
+    """
+    if isinstance(layer, RECURRENT):  # (..., features), or all steps of packed sequences
+        steps = source.data if isinstance(source, PackedSequence) else source
+        return int(math.prod(steps.shape[:-1]))
+    if isinstance(layer, nn.Linear) or not isinstance(layer, _SINGLE):
+        return int(math.prod(output.shape[:-1]))
+    where = source if isinstance(layer, _TRANSPOSED) else output
+    return len(where) * int(math.prod(where.shape[2:]))

@@ -40,7 +40,9 @@ def measured(
         task=SimpleNamespace(train=SimpleNamespace(present=None)),
         config=SimpleNamespace(deploy=SimpleNamespace(int8=False)),
     )
-    headline: Any = SimpleNamespace(model=model, masks=full_masks(model), title="a ticket")
+    headline: Any = SimpleNamespace(
+        model=model, masks=full_masks(model), title="a ticket", name="ticket"
+    )
     cost.measure_cost(run, SimpleNamespace(model=dense), headline)  # type: ignore[arg-type]
     content: dict[str, Any] = json.loads((folder / "cost.json").read_text(encoding="utf-8"))
     return content

@@ -21,7 +21,7 @@ INPUTS = {
 
 
 def test_the_promised_configs_are_there() -> None:
-    cifar = ("admm", "lottery", "scores", "rst")
+    cifar = ("admm", "lottery", "scores", "rst", "sparse")
     promised = {f"{method}_cifar10_resnet18" for method in cifar} | {"rst_cifar10_wrn34_10"}
     promised |= {f"{method}_mnist" for method in cifar} | {"rst_fashion_mnist", "rst_sony"}
     promised |= {f"{method}_ecg200" for method in (*cifar, "one_shot", "methods", "lowdata")}

@@ -26,7 +26,7 @@ from robustprune.minmax import (
     masks_of,
 )
 from robustprune.minmax.average import WeightAverage
-from robustprune.search import SPARSE_METHODS, Ticket, train_sparse
+from robustprune.search import SPARSE_METHODS, Ticket, train_sparse, training_work
 from robustprune.search.sparse_constraint import SparseTraining, rank_by_sign
 from robustprune.search.sparse_methods import schedule
 from robustprune.sparsity import (
@@ -332,13 +332,18 @@ def test_when_a_training_overfits(seen: Any, expected: tuple[bool, bool]) -> Non
 def test_the_density_follows_what_validation_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch(monkeypatch)
     wrong = [(x, 1 - y) for x, y in examples(2)]  # the better the training, the larger the gap
-    check = Validation(loader=wrong, attack=ATTACK)
+    fixed = PGD(THREAT, steps=1, seed=0)
+    check = Validation(loader=wrong, attack=fixed)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
     ticket = trained(
         "flyingbird_plus", model, density=0.4, attack=ATTACK, validation=check, epochs=8, every=4
     )
-    assert all(record.val_loss is not None for record in ticket.history)
+    cross_entropy, model = nn.functional.cross_entropy, ticket.model.eval()
+    losses = [cross_entropy(model(fixed(model, x, y)), y).detach() for x, y in wrong]
+    loss = float(torch.stack(losses).mean())
+    chosen = max(ticket.history, key=lambda record: (record.val_robust, record.epoch))
+    assert chosen.val_loss == pytest.approx(loss, rel=1e-5)
     row, seen = SPARSE_METHODS["flyingbird_plus"], []
     changed = 0
     for one in watch.updates:
@@ -540,6 +545,30 @@ def test_growth_by_gradient_finds_the_inputs_that_matter() -> None:
     assert 10 * max(losses["rigl"]) < min(losses["static"])
 
 
+def test_the_work_of_a_training_by_hand() -> None:
+    """A convolution uses its weights once a position; the last update adds a dense gradient."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2))
+    data = [(x.view(8, 1, 8), y) for x, y in examples()]
+    given = {"0.weight": 0.25, "3.weight": 0.5}
+    ticket = trained(
+        "rigl", model, loader=data, density=27 / 60, allocate=given, every=4, attack=ATTACK
+    )
+    share = (6 * 3 + 24) / (6 * 12 + 48)
+    for record in ticket.history:
+        assert record.figures["work"] == pytest.approx(share)
+    dense = [record.figures["dense_steps"] for record in ticket.history]
+    assert dense == [1, 1, 0, 0]  # the third and last update drops nothing
+    expected = share + (1 - share) * 2 / 16 / 5  # 2 passes of PGD-1 and 3 of the update
+    assert training_work(ticket.history, 1) == pytest.approx(expected)
+    gradual = trained("gradual", model, loader=data, density=0.5, every=4)
+    path = [1.0, *(0.5 + 0.5 * (1 - i / 3) ** 3 for i in range(1, 4))]
+    for record, now in zip(gradual.history, path, strict=True):
+        kept = (count_kept(now, 12) * 6 + count_kept(now, 48)) / 120
+        assert record.figures["work"] == pytest.approx(kept)
+    assert training_work([], 1) is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["rigl", "hard_thresholding"])
 def test_a_compiled_network_moves_its_masks_alike(method: str) -> None:
@@ -547,6 +576,7 @@ def test_a_compiled_network_moves_its_masks_alike(method: str) -> None:
     assert fast.masks == plain.masks
     for name, value in plain.model.state_dict().items():
         torch.testing.assert_close(value, fast.model.state_dict()[name])
+    assert training_work(fast.history, 0) is None
 
 
 class NoLength:

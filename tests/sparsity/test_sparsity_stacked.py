@@ -120,8 +120,10 @@ SEARCHES: dict[str, Callable[..., Ticket]] = {
     "admm": lambda *a, **k: prune_admm(*a, every=1, **k, **GENTLE),
     "lottery": lambda *a, **k: find_lottery_ticket(*a, rounds=2, **k, **GENTLE),
     "gradual": lambda *a, **k: prune_gradual(*a, stop=1.0, every=1, **k, **GENTLE),
-    "rigl": lambda *a, **k: train_sparse(*a, every=1, **k, **GENTLE),
-    "granet": lambda *a, **k: train_sparse(*a, method="granet", every=1, **k, **GENTLE),
+    "rigl": lambda *a, **k: train_sparse(*a, allocate="layer", every=1, **k, **GENTLE),
+    "granet": lambda *a, **k: train_sparse(
+        *a, method="granet", allocate="layer", every=1, **k, **GENTLE
+    ),
     "magnitude": prune_one_shot,
     "obd_ggn": lambda *a, **k: prune_one_shot(*a, criterion="obd_ggn", **k),
 }
