@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import shtab
 
 import robustprune
-from robustprune.cli import certify, compare, evaluate, listing, report, run, sweep, verify
+from robustprune.cli import certify, compare, evaluate, listing, report, run, sweep, trust, verify
 from robustprune.cli.shared import Parser, carry_out
 
 _ABOUT = """\
@@ -29,7 +29,7 @@ def parser() -> Parser:
     whole.add_argument("--version", action="version", version=robustprune.__version__)
     shtab.add_argument_to(whole, "--print-completion", help="print a completion script and stop")
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    for command in (run, evaluate, certify, verify, report, compare, sweep, listing):
+    for command in (run, evaluate, certify, verify, trust, report, compare, sweep, listing):
         command.add(commands)
     return whole
 

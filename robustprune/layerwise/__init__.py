@@ -4,6 +4,7 @@ from robustprune.layerwise.checks import FewExamples
 from robustprune.layerwise.problem import LayerProblem, Solution
 from robustprune.layerwise.prune import prune_layerwise
 from robustprune.layerwise.ratios import Owl
+from robustprune.layerwise.set_difference import set_difference
 from robustprune.layerwise.solvers import SOLVERS
 from robustprune.layerwise.targets import TARGETS, TargetName
 
@@ -16,4 +17,5 @@ __all__ = [
     "Solution",
     "TargetName",
     "prune_layerwise",
+    "set_difference",
 ]

@@ -119,11 +119,11 @@ def layer_counts(
     """
     if isinstance(allocate, Owl) or allocate == "owl":
         owl = allocate if isinstance(allocate, Owl) else Owl()
-        scores = _scores(network, layers, groups, batches, device, share=False)
+        scores = dense_scores(network, layers, groups, batches, device, share=False)
         return outlier_weighed(owl, scores, _blocks(network, layers), groups, density)
     values: dict[str, Tensor] = {}
     if allocate == "global":
-        scores = _scores(network, layers, groups, batches, device, share=not felt)
+        scores = dense_scores(network, layers, groups, batches, device, share=not felt)
         for name, root in (felt or {}).items():
             g, rows, *ins = groups[name].laid_out
             root = root.to(scores[name]).reshape(g, rows, 1).expand(g, rows, math.prod(ins))
@@ -133,7 +133,7 @@ def layer_counts(
 
 
 @torch.no_grad()
-def _scores(
+def dense_scores(
     network: nn.Module,
     layers: Mapping[str, nn.Module],
     groups: Mapping[str, Groups],

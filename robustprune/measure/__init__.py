@@ -4,12 +4,15 @@ changes (calibration, answers, fairness, shift, privacy), and cost."""
 from robustprune.measure.accuracy import Outcome, accuracy_curve, constant_answer, evaluate
 from robustprune.measure.attack_set import MORE, attack_set
 from robustprune.measure.auroc import PairedAuroc, auroc, paired_auroc
+from robustprune.measure.backdoor import backdoor_success, poison, stamp
 from robustprune.measure.calibration import (
     Calibration,
     attacked_calibration,
     calibration,
     calibration_of,
 )
+from robustprune.measure.change import Change, OnExamples, OnScores, changes
+from robustprune.measure.choices import Choices, Question, cloze_questions, multiple_choice
 from robustprune.measure.comparison import (
     PairedTest,
     Ranking,
@@ -22,13 +25,20 @@ from robustprune.measure.comparison import (
     paired_bootstrap,
     paired_wilcoxon,
 )
+from robustprune.measure.continuations import (
+    Continuations,
+    greedy_continuations,
+    judge_continuations,
+)
 from robustprune.measure.cost import Cost, compare_cost
 from robustprune.measure.disagreement import Disagreement, Flips, disagreement
 from robustprune.measure.fairness import Fairness, fairness, fairness_of
 from robustprune.measure.folds import Choice, choose_by_cross_validation, stratified_folds
+from robustprune.measure.leakage import Leakage, leakage
 from robustprune.measure.membership import Membership, likelihood_ratio, membership
 from robustprune.measure.minimal_perturbation import minimal_summary, nearest_adversarial
 from robustprune.measure.ood import Detection, detection, surrogates
+from robustprune.measure.repetition import distinct, repetition
 from robustprune.measure.shift import SEVERITIES, Shifted, corrupt, corruption_names, shifted
 from robustprune.measure.statistics import (
     Proportion,
@@ -38,60 +48,84 @@ from robustprune.measure.statistics import (
     proportion,
 )
 from robustprune.measure.switch import SwitchOutcome, evaluate_switch
+from robustprune.measure.trust import Trust, compare_trust
+from robustprune.measure.trust_causal import TextTokens, compare_trust_causal
 
 __all__ = [
     "MORE",
     "SEVERITIES",
     "Calibration",
+    "Change",
     "Choice",
+    "Choices",
+    "Continuations",
     "Cost",
     "Detection",
     "Disagreement",
     "Fairness",
     "Flips",
+    "Leakage",
     "Membership",
+    "OnExamples",
+    "OnScores",
     "Outcome",
     "PairedAuroc",
     "PairedTest",
     "Proportion",
+    "Question",
     "Ranking",
     "Shifted",
     "Spread",
     "SwitchOutcome",
+    "TextTokens",
+    "Trust",
     "accuracy_curve",
     "attack_set",
     "attacked_calibration",
     "auroc",
     "average_ranks",
+    "backdoor_success",
     "bootstrap_interval",
     "calibration",
     "calibration_of",
+    "changes",
     "choose_by_cross_validation",
+    "cloze_questions",
     "compare_cost",
+    "compare_trust",
+    "compare_trust_causal",
     "constant_answer",
     "corrupt",
     "corruption_names",
     "detection",
     "disagreement",
+    "distinct",
     "evaluate",
     "evaluate_switch",
     "exact_difference",
     "expected_proportion",
     "fairness",
     "fairness_of",
+    "greedy_continuations",
     "groups",
     "holm",
+    "judge_continuations",
+    "leakage",
     "likelihood_ratio",
     "mcnemar",
     "mean_sd",
     "membership",
     "minimal_summary",
+    "multiple_choice",
     "nearest_adversarial",
     "paired_auroc",
     "paired_bootstrap",
     "paired_wilcoxon",
+    "poison",
     "proportion",
+    "repetition",
     "shifted",
+    "stamp",
     "stratified_folds",
     "surrogates",
 ]

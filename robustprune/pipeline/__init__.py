@@ -22,6 +22,8 @@ from robustprune.pipeline.prepare import prepare
 from robustprune.pipeline.run_certificates import certify_networks
 from robustprune.pipeline.searches import Sources
 from robustprune.pipeline.shared import Run
+from robustprune.pipeline.trust import trust_classifier
+from robustprune.pipeline.trust_page import Asked
 from robustprune.report import write_report
 from robustprune.run.runtime import is_first
 from robustprune.run.settings import SelectionSection
@@ -79,6 +81,9 @@ def _stages(run: Run) -> dict[str, Any]:
     certify_networks(run, headline, models)
     if is_first():
         write_report(run.folder.path)
+        if config.trust.examples is not None:
+            asked = Asked(examples=config.trust.examples)
+            trust_classifier(run.folder, config, run.task, asked, run.device, run.quiet)
     run.folder.log("report")
     return metrics
 

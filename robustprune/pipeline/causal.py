@@ -24,6 +24,8 @@ from robustprune.models.causal import stored_network
 from robustprune.models.language import quiet_transformers
 from robustprune.pipeline.causal_run import CausalRun, Level, levels_of, searches_of
 from robustprune.pipeline.methods import Method
+from robustprune.pipeline.trust_causal import trust_language
+from robustprune.pipeline.trust_page import Asked
 from robustprune.report import write_report
 from robustprune.run.content import file_digest
 from robustprune.run.fingerprint import described
@@ -73,6 +75,8 @@ def prune_causal(run: CausalRun) -> dict[str, Any]:
         run.folder.write_json("metrics.json", metrics)
         write_report(run.folder.path)
         run.folder.log("report")
+        if run.config.trust.examples is not None:
+            trust_language(run, Asked(examples=run.config.trust.examples))
         return metrics
 
 

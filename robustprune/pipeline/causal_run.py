@@ -31,7 +31,7 @@ _TAKEN = (
     *("name", "seed", "task.name", "task.path", "model", "causal"),
     *("search.methods", "search.density", "search.pattern", "search.allocate", "search.dense"),
     *("layerwise.solver", "layerwise.options", "layerwise.target", "layerwise.outputs"),
-    "layerwise.bias",
+    *("layerwise.bias", "trust"),
 )
 
 

@@ -25,6 +25,7 @@ from robustprune.run.settings import (
     TaskSection,
     ThreatSection,
     TrainingSection,
+    TrustSection,
 )
 
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -252,3 +253,4 @@ class Sections(Section):
     evaluation: EvaluationSection = EvaluationSection()
     certify: CertifySection = CertifySection()
     deploy: DeploySection = DeploySection()
+    trust: TrustSection = TrustSection()

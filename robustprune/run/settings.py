@@ -189,6 +189,13 @@ class EvaluationSection(Section):
     masked_lm: str | None = None  # masked language model of bert_attack: hub id or folder
 
 
+class TrustSection(Section):
+    """What the headline model loses beside the dense one: trust.html, see `robustprune trust`."""
+
+    # Largest number of test examples (of causal language models: of windows); null: not measured.
+    examples: Annotated[int, Field(ge=2)] | None = None
+
+
 class DeploySection(Section):
     """Files of the headline model for other runtimes."""
 

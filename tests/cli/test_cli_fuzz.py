@@ -16,7 +16,7 @@ from torch import nn
 
 from robustprune.cli import main
 
-COMMANDS = ("run", "evaluate", "certify", "verify", "report", "compare", "sweep", "list")
+COMMANDS = ("run", "evaluate", "certify", "verify", "trust", "report", "compare", "sweep", "list")
 OPTIONS = (
     *("--config", "--data", "--state", "--eps", "--norm", "--bounds", "--examples", "--batch-size"),
     *("--seed", "--set", "--device", "--data-dir", "--out", "--method", "--density", "--objective"),
@@ -101,6 +101,7 @@ NEEDED = {
     "certify": ["fuzz_nets:build", "--state", "net.safetensors", "--data", "x.npz", "--eps", "1"],
     "report": ["runs"],
     "verify": ["runs"],
+    "trust": ["runs/a/seed0"],
     "compare": ["runs"],
     "list": ["methods"],
 }

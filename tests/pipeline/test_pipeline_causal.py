@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import re
 import shutil
@@ -373,3 +374,32 @@ def test_evaluate_refuses_what_does_not_fit(
         assert main(["evaluate", *arguments, "--device", "cpu"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert said in line
+
+
+def test_trust_compares_the_stored_network_with_the_dense_one(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a stage: the same run, finished but for it."""
+    path = written(tmp_path, trust={"examples": 4})
+    config = load_config(path)
+    folder = config.folder(tmp_path / "out")
+    shutil.copytree(finished, folder)
+    (folder / "config.yaml").write_text(config.to_yaml())
+    arguments = ["run", str(path), "--out", str(tmp_path / "out"), "--device", "cpu", "--quiet"]
+    assert main(arguments) == 0
+    content = json.loads((folder / "trust.json").read_text())
+    assert (content["dense"], content["compressed"], content["n"]) == ("dense", "layerwise-0.5", 4)
+    (loss,) = [row for row in content["changes"] if row["unit"] == "nats"]
+    found = {one["name"]: one["perplexity"]["value"] for one in metrics_of(finished)["networks"]}
+    assert math.exp(loss["dense"]) == pytest.approx(found["dense"], rel=1e-5)
+    assert math.exp(loss["compressed"]) == pytest.approx(found["layerwise-0.5"], rel=1e-5)
+    names = {row["name"] for row in content["changes"]}
+    assert {"last word chosen of 4", "last word said", "repeated 4-grams"} <= names
+    page = (folder / "trust.html").read_text()
+    assert "layer-wise" in page
+    assert page.count("<svg") == 1
+    other = ["--network", "magnitude-0.5", "--examples", "3", "--json", "--device", "cpu"]
+    assert main(["trust", str(folder), *other]) == 0
+    assert json.loads(capsys.readouterr().out)["compressed"] == "magnitude-0.5"
+    assert main(["trust", str(folder), "--groups", str(path)]) == 2
+    assert "--groups has no effect on a causal language model" in capsys.readouterr().err

@@ -1,0 +1,148 @@
+"""Everything that is measured of a compressed causal language model beside the dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attacks.modes import evaluating
+from attacks.network import logits_of
+from robustprune.measure.calibration import BINS, gaps
+from robustprune.measure.change import Change, OnExamples, changes
+from robustprune.measure.choices import Question, multiple_choice
+from robustprune.measure.continuations import greedy_continuations
+from robustprune.measure.repetition import distinct, repetition
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """How a text becomes tokens: text -> ids without BOS, and the id of BOS."""
+
+    tokens: Callable[[str], Sequence[int]]
+    bos: int
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a model says of each window: (N,) the loss and the share of right tokens, and (N, M) the
+    gaps between right and confidence, by bin."""
+
+    losses: Tensor
+    right: Tensor
+    gaps: Tensor
+
+
+def compare_trust_causal(
+    dense: nn.Module,
+    compressed: nn.Module,
+    windows: Tensor,
+    *,
+    questions: Sequence[Question] = (),
+    text: TextTokens | None = None,
+    prompt: int = 24,
+    continuation: int = 40,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> tuple[Change, ...]:
+    """Measure what compression changes, on the same windows of text and questions for both.
+
+    The negative log-likelihood per token (log perplexity), the next token (right, calibration
+    error), cloze by log-likelihood and word by word, and repetition in greedy continuations; see
+    `changes` for the tests. Windows of one text are not independent, so that intervals cover the
+    choice of windows of this text alone.
+
+    Args:
+        dense, compressed: causal language models, (N, T) token ids -> logits or an object with
+            `logits`, on one device.
+        windows: (N, T) int64, N at least 2; the first `prompt` tokens of each are continued.
+        questions: cloze or other questions; () leaves them out.
+        text: how questions become tokens.
+        continuation: the number of tokens; 0 leaves repetition out.
+
+    Raises:
+        ValueError: windows have another shape or are shorter than the prompt, questions have no
+            `text`, or logits are NaN.
+    """
+    if windows.ndim != 2 or len(windows) < 2 or windows.shape[1] < max(prompt, 2):
+        raise ValueError(
+            f"windows must be (N, T) with N at least 2 and T at least {max(prompt, 2)}, got "
+            f"{tuple(windows.shape)}"
+        )
+    first, second = (_read(model, windows, batch_size) for model in (dense, compressed))
+    measures = [
+        OnExamples("negative log-likelihood per token", first.losses, second.losses, -1, "nats"),
+        OnExamples("next token right", first.right, second.right, 1),
+        OnExamples(
+            "calibration error (ECE) of the next token", first.gaps, second.gaps, -1,
+            combine=_sum_of_sizes,
+        ),
+    ]  # fmt: skip
+    if questions:
+        measures += _cloze(dense, compressed, questions, text, batch_size)
+    if continuation:
+        measures += _repetitions(dense, compressed, windows[:, :prompt], continuation, batch_size)
+    return changes(measures, seed=seed)
+
+
+def _sum_of_sizes(means: Tensor) -> Tensor:
+    return means.abs().sum(1)
+
+
+@torch.no_grad()
+def _read(model: nn.Module, windows: Tensor, batch_size: int) -> _Read:
+    where = next(model.parameters()).device
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    with evaluating(model):
+        for batch in torch.split(windows, batch_size):
+            logits = logits_of(model, batch.to(where))[:, :-1].double().cpu()
+            following = batch[:, 1:]
+            if bool(logits.isnan().any()):
+                raise ValueError("the model's logits are NaN; look at its weights")
+            loss = F.cross_entropy(logits.transpose(1, 2), following, reduction="none")
+            by_bin = gaps(logits.flatten(0, 1), following.flatten(), bins=BINS)
+            parts.append(
+                (
+                    loss.mean(1),
+                    (logits.argmax(2) == following).double().mean(1),
+                    by_bin.view(*following.shape, BINS).mean(1),
+                )
+            )
+    losses, right, found = (torch.cat(one) for one in zip(*parts, strict=True))
+    return _Read(losses, right, found)
+
+
+def _cloze(
+    dense: nn.Module,
+    compressed: nn.Module,
+    questions: Sequence[Question],
+    text: TextTokens | None,
+    batch_size: int,
+) -> Iterator[OnExamples]:
+    if text is None:
+        raise ValueError("questions need `text`, which turns them into tokens")
+    before, after = (
+        multiple_choice(model, questions, text.tokens, bos=text.bos, batch_size=batch_size)
+        for model in (dense, compressed)
+    )
+    options = len(questions[0].options)
+    yield OnExamples(
+        f"last word chosen of {options}", before.right.double(), after.right.double(), 1
+    )
+    yield OnExamples("last word said", before.greedy.double(), after.greedy.double(), 1)
+
+
+def _repetitions(
+    dense: nn.Module, compressed: nn.Module, prompts: Tensor, number: int, batch_size: int
+) -> Iterator[OnExamples]:
+    before, after = (
+        torch.cat(
+            [greedy_continuations(model, part, number) for part in torch.split(prompts, batch_size)]
+        )
+        for model in (dense, compressed)
+    )
+    yield OnExamples("repeated 4-grams", repetition(before, 4), repetition(after, 4), -1)
+    yield OnExamples("distinct 2-grams", distinct(before, 2), distinct(after, 2), 1)

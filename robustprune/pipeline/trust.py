@@ -1,0 +1,215 @@
+"""Compare a network of a finished run with the dense one, beyond accuracy: `robustprune trust`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacks import PGD, ThreatModel
+from attacks.text import local_files_only
+from robustprune.measure import Trust, compare_trust, corruption_names, surrogates
+from robustprune.pipeline.networks import build_network
+from robustprune.pipeline.prepare import is_causal, task_of
+from robustprune.pipeline.trust_page import Asked, check_names, write_page
+from robustprune.report.collect import parse_metrics
+from robustprune.report.trust import TrustPage
+from robustprune.run.checkpoint import load_state, load_tensors
+from robustprune.run.config import Config, load_config
+from robustprune.run.files import read_bytes
+from robustprune.run.naming import check_code_is_named
+from robustprune.run.rundir import RunDir
+from robustprune.tasks import Task, holdout
+
+#: the dense network that is compared with
+AGAINST = "adversarial"
+
+
+@local_files_only()  # the folder may come from somebody else and names what is loaded
+def trust_run(
+    run_dir: Path,
+    asked: Asked,
+    *,
+    data_dir: Path | None = None,
+    device: torch.device | str = "cpu",
+    network: str | None = None,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Measure what compression changes in a run, and write trust.json, trust.html and trust.md.
+
+    Args:
+        run_dir: the directory of a finished run.
+        data_dir: the folder of the task's data sets, as in `tasks.load_task`.
+        network: the `package.module:function` of a run of your own network. Its module is
+            imported, so no file alone can name it.
+
+    Returns:
+        The content of trust.json.
+
+    Raises:
+        ValueError, OSError: a file is missing or damaged, a name is none of the run's networks, or
+            groups do not fit.
+    """
+    config = load_config(run_dir / "config.yaml")
+    check_code_is_named(config.model.name, [network])
+    if is_causal(config):
+        if asked.groups is not None:
+            raise ValueError("--groups has no effect on a causal language model; leave it out")
+        # they need transformers
+        from robustprune.pipeline.causal_run import prepare_causal
+        from robustprune.pipeline.trust_causal import trust_language
+
+        prepared = prepare_causal(
+            config, out=run_dir, data_dir=data_dir, device=device, quiet=quiet, write=False
+        )
+        return trust_language(replace(prepared, folder=RunDir(run_dir)), asked)
+    task = task_of(config, data_dir)
+    return trust_classifier(RunDir(run_dir), config, task, asked, torch.device(device), quiet)
+
+
+def trust_classifier(
+    folder: RunDir, config: Config, task: Task, asked: Asked, device: torch.device, quiet: bool
+) -> dict[str, Any]:
+    """Do what `trust_run` does for a run on a task of classification."""
+    metrics = parse_metrics(folder.read_json("metrics.json"))
+    titles = {model.name: model.title for model in metrics.models}
+    dense, compressed = asked.against or AGAINST, asked.compressed or metrics.headline
+    check_names(dense, compressed, list(titles))
+    x, y = (part.to(device) for part in task.test.batch(slice(asked.examples)))
+    groups = None if asked.groups is None else read_groups(asked.groups, len(task.test))[: len(y)]
+    section, text = config.evaluation, task.train.present is not None
+    threat = ThreatModel(config.threat.norm, config.threat.eps, task.bounds, task.support)
+    attack = PGD(threat, steps=section.steps, step_size=section.step_size, seed=config.seed)
+    unit = task.bounds == (0.0, 1.0)
+    corrupted = () if text or (x.dim() == 4 and not unit) else corruption_names(x)
+    outside = None if text else surrogates(x, seed=config.seed, bounds=task.bounds)
+    members = _members(config, task, len(y), device)
+    found = compare_trust(
+        _network(folder, config, task, dense, device),
+        _network(folder, config, task, compressed, device),
+        x,
+        y,
+        attack=attack,
+        members=members,
+        outside=outside,
+        groups=groups,
+        names=task.class_names,
+        corruptions=corrupted,
+        seed=config.seed,
+        batch_size=section.batch_size,
+        quiet=quiet,
+    )
+    protocol = (
+        ("Data", f"{task.name}: {task.source}"),
+        ("Examples", f"the first {len(y):,} of {len(task.test):,} test examples"),
+        ("Attack", f"{attack!r}, on each network itself; an upper bound on robust accuracy"),
+        ("Corruptions", _corruptions(corrupted)),
+        ("Outside inputs", _outside(outside)),
+        ("Members", f"the first {len(members[1]):,} training examples, beside the test examples"),
+    )
+    page = TrustPage(
+        name=config.name,
+        subtitle=f"{task.name} · seed {config.seed}",
+        dense=titles[dense],
+        compressed=titles[compressed],
+        changes=found.changes,
+        disagreement=found.disagreement,
+        calibrations={
+            "clean examples": found.calibration,
+            **({} if found.attacked is None else {"attacked examples": found.attacked}),
+        },
+        protocol=protocol,
+        command=asked.command(folder.path, dense, compressed),
+    )
+    return write_page(folder, page, _about(found), dense, compressed)
+
+
+def _about(found: Trust) -> dict[str, Any]:
+    """Return the figures of a classifier besides its changes."""
+    pairs = {"clean": found.calibration, "attacked": found.attacked}
+    return {
+        "n": found.n,
+        "disagreement": {
+            "churn": found.disagreement.churn.to_json(),
+            "lost": found.disagreement.lost,
+            "won": found.disagreement.won,
+            "classes": [asdict(one) for one in found.disagreement.classes],
+            "groups": [asdict(one) for one in found.disagreement.groups],
+        },
+        "reliability": {
+            kind: {
+                name: [
+                    {"n": n, "confidence": sure, "accuracy": right}
+                    for n, sure, right in zip(
+                        one.counts.tolist(),
+                        one.bin_confidence.tolist(),
+                        one.bin_accuracy.tolist(),
+                        strict=True,
+                    )
+                    if n
+                ]
+                for name, one in zip(("dense", "compressed"), pair, strict=True)
+            }
+            for kind, pair in pairs.items()
+            if pair is not None
+        },
+    }
+
+
+def _network(
+    folder: RunDir, config: Config, task: Task, name: str, device: torch.device
+) -> nn.Module:
+    weights = folder.path / "models" / name / "model.safetensors"
+    with torch.random.fork_rng(devices=[]):  # keeps the caller's random numbers
+        model = build_network(config.model, task)
+    load_state(model, load_tensors(weights)[0], weights)
+    return model.to(device).eval()
+
+
+def _members(
+    config: Config, task: Task, number: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return examples that the run trained on, as many as test examples where there are so many."""
+    train = task.train
+    if config.task.validation > 0:
+        train, _ = holdout(train, config.task.validation, config.seed)
+    x, y = train.batch(slice(number))
+    return x.to(device), y.to(device)
+
+
+def read_groups(path: Path, number: int) -> Sequence[str]:
+    """Return the groups of test examples from a text file, one a line.
+
+    Raises:
+        ValueError, OSError: it can't be read, is not UTF-8, or has another number of lines.
+    """
+    try:
+        lines = read_bytes(path).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text; give a file with one group a line") from error
+    if len(lines) != number:
+        raise ValueError(
+            f"{path} has {len(lines)} lines for {number} test examples; give one group a line"
+        )
+    return [line.strip() for line in lines]
+
+
+def _corruptions(names: Sequence[str]) -> str:
+    if not names:
+        return "none for such inputs"
+    return (
+        f"{', '.join(names)}; mean over severities 1 to 5, made here (not the data set CIFAR-10-C)"
+    )
+
+
+def _outside(outside: Tensor | None) -> str:
+    if outside is None:
+        return "none for such inputs"
+    return (
+        "made of the test examples: the same power spectrum with random phases (of flat features, "
+        "columns shuffled between examples)"
+    )

@@ -1,0 +1,86 @@
+"""`robustprune trust` of a run on a causal language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from robustprune.measure.choices import Question, cloze_questions
+from robustprune.measure.trust_causal import TextTokens, compare_trust_causal
+from robustprune.models.causal import stored_network
+from robustprune.pipeline.causal_run import CausalRun
+from robustprune.pipeline.trust_page import Asked, check_names, write_page
+from robustprune.report.causal_records import parse_causal
+from robustprune.report.trust import TrustPage
+
+#: the largest number of cloze questions, the prompt and the number of tokens that continue it
+QUESTIONS, PROMPT, CONTINUATION = 200, 24, 40
+
+
+def trust_language(run: CausalRun, asked: Asked) -> dict[str, Any]:
+    """Measure what compression changes in a finished run, and write the files of `write_page`.
+
+    Raises:
+        ValueError, OSError: as in `trust.trust_run`.
+    """
+    record = parse_causal(run.folder.read_json("metrics.json"))
+    titles = {one.name: one.title for one in record.networks}
+    dense = asked.against or record.dense.name
+    compressed = asked.compressed or record.headline
+    check_names(dense, compressed, list(titles))
+    rows = run.evaluation[: asked.examples]
+    asks = _questions(run, min(QUESTIONS, asked.examples))
+    prompt = min(PROMPT, rows.shape[1])
+    found = compare_trust_causal(
+        _network(run, dense, record.dense.name),
+        _network(run, compressed, record.dense.name),
+        rows,
+        questions=asks,
+        text=TextTokens(run.language.tokens, run.language.bos),
+        prompt=prompt,
+        continuation=CONTINUATION,
+        batch_size=run.config.causal.batch_size,
+        seed=run.config.seed,
+    )
+    corpus = run.corpus
+    protocol = (
+        ("Text", f"{corpus.name}: {corpus.source}"),
+        ("Windows", f"the first {len(rows):,} of the test text, {rows.shape[1]} tokens each"),
+        (
+            "Cloze",
+            f"{len(asks)} sentences of the test text: the last word, given up to 40 words before "
+            "it, among 4 words that end other sentences; by mean log-likelihood per token, and "
+            "whether the network says it by itself",
+        ),
+        (
+            "Repetition",
+            f"{CONTINUATION} tokens by greedy decoding after the first {prompt} of each window",
+        ),
+    )
+    page = TrustPage(
+        name=run.config.name,
+        subtitle=f"{corpus.name} · seed {run.config.seed}",
+        dense=titles[dense],
+        compressed=titles[compressed],
+        changes=found,
+        disagreement=None,
+        calibrations={},
+        protocol=protocol,
+        command=asked.command(run.folder.path, dense, compressed),
+    )
+    return write_page(run.folder, page, {"n": len(rows)}, dense, compressed)
+
+
+def _questions(run: CausalRun, number: int) -> list[Question]:
+    """Return cloze questions, or none where the text has too few sentences for them."""
+    try:
+        return cloze_questions(run.corpus.test, number, seed=run.config.seed)
+    except ValueError:
+        return []
+
+
+def _network(run: CausalRun, name: str, dense: str) -> nn.Module:
+    if name == dense:
+        return run.language.network.to(run.device)
+    return stored_network(run.folder.path / "models" / name).to(run.device)

@@ -1,0 +1,173 @@
+"""Comparisons measure by measure: against exact tests, by simulation, and on networks that differ
+in a way that is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks import FGSM, ThreatModel
+from robustprune.measure import (
+    OnExamples,
+    OnScores,
+    calibration_of,
+    changes,
+    compare_trust,
+    mcnemar,
+    paired_auroc,
+    surrogates,
+)
+from robustprune.measure import change as module
+from robustprune.measure.calibration import gaps
+
+
+def bits(rng: np.random.Generator, n: int, share: float) -> Tensor:
+    return torch.from_numpy((rng.random(n) < share).astype(float))
+
+
+def test_shares_are_compared_by_mcnemar_and_holm() -> None:
+    rng = np.random.default_rng(0)
+    before, after, noise = bits(rng, 80, 0.9), bits(rng, 80, 0.6), bits(rng, 80, 0.5)
+    found = changes([OnExamples("same", noise, noise, 1), OnExamples("accuracy", before, after, 1)])
+    worst, same = found
+    assert worst.name == "accuracy"  # sorted: worst first
+    test = mcnemar(before.tolist(), after.tolist())
+    assert worst.p == test.p
+    assert worst.adjusted == pytest.approx(2 * test.p)
+    assert worst.difference == pytest.approx(test.difference)
+    assert worst.verdict == "worse"
+    assert worst.ci95[0] < worst.difference < worst.ci95[1] < 0
+    assert (same.p, same.difference, same.verdict) == (1.0, 0.0, "no difference shown")
+    # 8 examples that all differ in one direction: 2 · 2^(1 − 8) < 0.05, and not 7
+    assert same.smallest == pytest.approx(math.ceil(1 + math.log2(2 / 0.05)) / 80)
+    assert "accuracy: " in repr(worst)
+    assert repr(worst).endswith("worse)")
+
+
+def test_the_swap_test_of_a_mean_is_the_exact_randomisation_test() -> None:
+    rng = np.random.default_rng(1)
+    before = rng.normal(0, 1, 10)
+    after = before + rng.normal(0.5, 1, 10)
+    apart = after - before
+    signs = np.array([[1 - 2 * (k >> i & 1) for i in range(10)] for k in range(1024)])
+    exact = (np.abs(signs @ apart) >= abs(apart.sum()) - 1e-9).mean()
+    (found,) = changes([OnExamples("loss", *map(torch.from_numpy, (before, after)), -1, "nats")])
+    assert found.p == pytest.approx(exact, abs=0.02)
+    assert found.harm == pytest.approx(apart.mean())
+
+
+def test_the_value_of_a_combined_measure_is_the_measure_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(3, (150,), generator=generator)
+    logits = 2 * torch.randn(150, 3, generator=generator, dtype=torch.float64)
+    (found,) = changes(
+        [
+            OnExamples(
+                "ECE", gaps(logits, y), gaps(3 * logits, y), -1,
+                combine=lambda means: means.abs().sum(1),
+            )
+        ]
+    )  # fmt: skip
+    assert found.dense == pytest.approx(calibration_of(logits, y).ece)
+    assert found.compressed == pytest.approx(calibration_of(3 * logits, y).ece)
+    assert found.verdict == "worse"
+
+
+def test_false_claims_and_power_are_as_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal networks differ in at most about 5% of trials; a difference of `smallest` is found in
+    about 80% of them."""
+    monkeypatch.setattr(module, "RESAMPLES", 400)
+    rng = np.random.default_rng(2)
+
+    def trial(shift: float) -> "module.Change":
+        base = rng.normal(0, 1, 60)
+        pair = base + rng.normal(0, 1, 60), base + shift + rng.normal(0, 1, 60)
+        return changes([OnExamples("loss", *map(torch.from_numpy, pair), -1, "nats")])[0]
+
+    smallest = (1.96 + 0.8416) * math.sqrt(2 / 60)
+    assert np.mean([trial(0.0).smallest for _ in range(30)]) == pytest.approx(smallest, rel=0.05)
+    assert sum(trial(0.0).shown for _ in range(200)) <= 20
+    assert 130 <= sum(trial(smallest).shown for _ in range(200)) <= 182
+
+
+def test_scores_are_compared_by_delong() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(30, generator=generator) + 2, torch.randn(40, generator=generator)
+    second = torch.randn(30, generator=generator), torch.randn(40, generator=generator)
+    (found,) = changes([OnScores("found", first, second, 1)])
+    test = paired_auroc(first, second)
+    assert (found.n, found.p, found.ci95) == (70, test.p, test.interval)
+    assert found.difference == pytest.approx(test.difference)
+    assert found.verdict == "worse"
+
+
+def test_refusals() -> None:
+    one = torch.zeros(3)
+    with pytest.raises(ValueError, match="there are no measures"):
+        changes([])
+    with pytest.raises(ValueError, match="loss: pairs need the same examples"):
+        changes([OnExamples("loss", one, torch.zeros(4), 1)])
+    with pytest.raises(ValueError, match="loss is not finite"):
+        changes([OnExamples("loss", one, one + math.inf, 1)])
+
+
+class Mean(nn.Module):
+    """The class is the sign of the mean, with a confidence that `scale` sets."""
+
+    def __init__(self, scale: float, flipped: float = math.inf) -> None:
+        super().__init__()
+        self.scale, self.flipped = scale, flipped
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.scale * x.mean((1, 2))
+        mean = torch.where(x[:, 0, 0] > self.flipped, -mean, mean)
+        return torch.stack((-mean, mean), dim=1)
+
+
+def test_of_a_network_that_is_only_surer_the_calibration_changes_and_no_answer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(120) % 2
+    x = torch.randn(120, 1, 40, generator=generator) + (2.0 * y[:, None, None] - 1) * 0.15
+    found = compare_trust(
+        Mean(4.0),
+        Mean(20.0),
+        x,
+        y,
+        attack=FGSM(ThreatModel("linf", 0.1)),
+        members=(x + 0.01, y),
+        outside=surrogates(x),
+        groups=["a", "b", "b"] * 40,
+        names=["low", "high"],
+        batch_size=50,
+    )
+    by_name = {one.name: one for one in found.changes}
+    assert found.disagreement.churn.value == 0.0
+    for name in ("accuracy", "accuracy, class low", "accuracy, drift", "accuracy, attacked"):
+        assert by_name[name].difference == 0.0
+        assert by_name[name].verdict == "no difference shown"
+    assert found.changes[0].verdict == "worse"
+    assert by_name["confidence where wrong"].verdict == "worse"
+    assert by_name["calibration error (ECE), attacked"].verdict == "worse"
+    assert by_name["demographic parity difference"].difference == 0.0
+    # both scores keep their order, but for pairs that float32 can't tell apart
+    assert by_name["outside inputs found, softmax (AUROC)"].difference == pytest.approx(0, abs=5e-4)
+    assert by_name["calibration error (ECE)"].dense == pytest.approx(found.calibration[0].ece)
+    assert "calibration error (ECE)" in repr(found)
+    assert len(by_name) == 1 + 1 + 2 + 4 + 5 + 2 + 1 + 4 + 3
+
+
+def test_who_loses_is_named() -> None:
+    """The compressed network answers the other way where the first value is large; class "high"
+    has large first values."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(100) % 2
+    x = 0.1 * torch.randn(100, 1, 30, generator=generator) + (2.0 * y[:, None, None] - 1)
+    found = compare_trust(Mean(5.0), Mean(5.0, flipped=1.0), x, y, names=["low", "high"])
+    assert found.disagreement.worst_class.name == "high"
+    assert found.disagreement.classes[-1].change == 0.0
+    shown = [one.name for one in found.changes if one.verdict == "worse"]
+    assert "accuracy, class high" in shown
+    assert "accuracy, class low" not in shown
+    assert found.attacked is None
