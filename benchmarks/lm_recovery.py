@@ -5,10 +5,11 @@
 
 Text, windows and pruning are those of `benchmarks.layerwise_lm`. Recovery is 300 steps of Adam on
 16 random windows of 256 tokens of the first 60% of the text: adapters of rank 8 under the mask
-("masked LoRA", as sparse as before when merged), without it ("plain LoRA", dense when merged; and
-masked afterwards), and training of all weights under the mask. "In 3 rounds": pruned a little,
-recovered and pruned on (`prune_in_rounds`), a third of the steps in each round. Every figure is a
-line of results.jsonl, and the same command goes on where it stopped.
+("masked LoRA", as sparse as before when merged); without it by peft ("plain LoRA", dense when
+merged; and masked afterwards); prompts of 16 tokens in every layer, or as many in all, in
+proportion to what a layer has lost; and training of all weights under the mask. "In 3 rounds":
+pruned a little, recovered and pruned on (`prune_in_rounds`), a third of the steps in each round.
+Every figure is a line of results.jsonl, and the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -24,9 +25,15 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.kept import note, rows
 from benchmarks.layerwise_lm import METHODS, MODEL, Texts, prune, texts
-from robustprune.lm import perplexity, prune_in_rounds, random_windows
-from robustprune.lm.adapters import tune_adapters
-from robustprune.lm.windows import next_token_batches
+from robustprune.lm import (
+    next_token_batches,
+    perplexity,
+    prune_in_rounds,
+    random_windows,
+    tune_adapters,
+    tune_lora,
+    tune_prompts,
+)
 from robustprune.minmax import Natural, OptimizerSpec
 from robustprune.search import Ticket, finetune_ticket
 from robustprune.sparsity import apply_masks, bake
@@ -47,6 +54,8 @@ ASKED = [
     *(("ours", level, how) for level in LEVELS for how in ("none", "masked LoRA")),
     *(("ours", level, "all kept weights") for level in LEVELS),
     *(("Wanda", "50%", how) for how in ("plain LoRA", "plain LoRA, then masked")),
+    *(("ours", level, "prompts") for level in ("50%", "70%")),
+    ("ours", "70%", "prompts of one length"),
     *(("ours", level, f"all kept weights, in {ROUNDS} rounds") for level in LEVELS[2:]),
     *(("ours", level, f"masked LoRA, in {ROUNDS} rounds") for level in LEVELS[2:]),
 ]
@@ -69,8 +78,11 @@ def tuned(
     asked: dict[str, Any] = {"epochs": 1, "optimizer": spec, "quiet": True}
     if how.startswith("all kept weights"):
         return finetune_ticket(ticket, loader, Natural(), **asked)
-    plain = how.startswith("plain")
-    found = tune_adapters(ticket, loader, Natural(), seed=seed, masked=not plain, **asked)
+    if how.startswith("prompts"):
+        lengths: Any = "sparsity" if how == "prompts" else "alike"
+        return tune_prompts(ticket, loader, Natural(), lengths=lengths, **asked)
+    tune = tune_lora if how.startswith("plain") else tune_adapters
+    found = tune(ticket, loader, Natural(), seed=seed, **asked)
     if how.endswith("then masked"):
         apply_masks(found.model, ticket.masks)
         bake(found.model)
@@ -139,7 +151,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/lm_recovery"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=1e-2, help="rate of adapters")
+    parser.add_argument("--lr", type=float, default=1e-2, help="rate of adapters and prompts")
     parser.add_argument("--lr-all", type=float, default=2e-3, help="rate of all kept weights")
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
     args = parser.parse_args()

@@ -49,7 +49,7 @@ def _dry_causal(config: Config, options: argparse.Namespace, device: torch.devic
     from robustprune.models.language import transformers_library
 
     transformers_library()  # says in one line that it is missing
-    from robustprune.pipeline.causal import seconds_of_measuring
+    from robustprune.pipeline.causal_measure import seconds_of_measuring
     from robustprune.pipeline.causal_run import prepare_causal, searches_of
 
     run = prepare_causal(

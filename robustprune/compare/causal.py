@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +19,11 @@ from rich.text import Text
 
 from robustprune.compare.gather import config_tree, group_of
 from robustprune.report.causal import figure, interval
+from robustprune.report.causal_plots import over_shares
 from robustprune.report.causal_records import CausalRecord, Figure, collect_causal, is_causal
 from robustprune.report.fields import parse_json, read_text
 from robustprune.report.fill import escape_markdown, render_html
-from robustprune.report.style import page_colours
+from robustprune.report.style import Plot, inline, looks, page_colours
 from robustprune.run.checkpoint import write_atomically
 from robustprune.run.terminal import printable
 
@@ -150,16 +153,18 @@ def terminal_causal(board: CausalBoard) -> Table:
 
 
 def write_causal(boards: Sequence[CausalBoard], folder: Path, runs: Sequence[Path]) -> list[Path]:
-    """Write language_models.html, .csv and .md; each file whole or not at all.
+    """Write language_models.html, .csv and .md, and plots/*.svg; each file whole or not at all.
 
     Raises:
         OSError: the folder can't be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    plots = [_plot(board, number) for number, board in enumerate(boards, start=1)]
     html = render_html(
         "compare_causal.html.j2",
         {
-            "boards": boards,
+            "boards": list(zip(boards, plots, strict=True)),
+            "inline": inline,
             "runs": [str(run) for run in runs],
             "reading": READING,
             "cell": cell,
@@ -167,11 +172,48 @@ def write_causal(boards: Sequence[CausalBoard], folder: Path, runs: Sequence[Pat
             "page_colours": page_colours(),
         },
     )
+    for plot in filter(None, plots):
+        write_atomically(folder / "plots" / f"{plot.key}.svg", plot.svg)
     return [
         write_atomically(folder / "language_models.html", html),
         write_atomically(folder / "language_models.csv", _as_csv(boards)),
         write_atomically(folder / "language_models.md", "\n".join(map(_markdown, boards))),
     ]
+
+
+def _plot(board: CausalBoard, number: int) -> Plot | None:
+    """Plot perplexity against the share of pruned weights; None where there is only one share."""
+    shares = [level for level in board.levels if re.fullmatch(r"[0-9.]+%", level)]
+    if len(shares) < 2:
+        return None
+    series = {
+        row.title: {
+            float(level[:-1]): spread(row.found[level]) for level in shares if level in row.found
+        }
+        for row in board.rows
+    }
+    said = "; ".join(
+        f"{title} at {share:g}% {figure(one.value)}"
+        for title, found in series.items()
+        for share, one in found.items()
+    )
+    key = f"language-models-{number}"
+    look = looks(("dense", *series))
+    return over_shares(series, board.dense, look, key=key, alt=f"Perplexity by method: {said}.")
+
+
+def spread(found: Sequence[Figure]) -> Figure:
+    """Return the mean of perplexities, from a standard deviation below it to one above; or the one
+    perplexity with its interval."""
+    if len(found) == 1:
+        return found[0]
+    values = [one.value for one in found]
+    mean = statistics.mean(values)
+    if not math.isfinite(mean):
+        return Figure(mean, mean, mean)
+    deviation = statistics.stdev(values)
+    low = max(mean - deviation, mean / 10)  # a logarithmic axis has no place for less than 0
+    return Figure(mean, low, mean + deviation)
 
 
 def _as_csv(boards: Sequence[CausalBoard]) -> str:

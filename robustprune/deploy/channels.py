@@ -9,17 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustprune.deploy.network import Network, Ref, Step, resolve, tied_names
-from robustprune.deploy.signals import (
-    Fates,
-    Flow,
-    Flows,
-    Kind,
-    Signal,
-    is_depthwise,
-    is_grouped,
-    leaks,
-    weight_matrix,
-)
+from robustprune.deploy.signals import Fates, Flow, Flows, Kind, Signal, leaks, weight_matrix
 from robustprune.deploy.vocabulary import (
     ACTIVATIONS,
     ADAPTIVE_POOLS,
@@ -86,8 +76,6 @@ def _follow_step(
         aligned = source is None or source.axis == axis
         if not shared and aligned and getattr(layer, "groups", 1) == 1:
             return "affine", _affine(layer, source, axis, fates)
-        if not shared and aligned and is_grouped(layer):
-            return "grouped", _affine(layer, source, axis, fates)
         if not shared and source is not None and aligned and is_depthwise(layer):
             return "depthwise", _depthwise(layer, source)
         return "opaque", None
@@ -144,6 +132,11 @@ def _affine(layer: nn.Module, source: Signal | None, axis: int, fates: Fates) ->
     constant = ~(read & ~settled).any(1)
     total = offset + weight.sum(2).where(settled, 0.0) @ value
     return Signal(axis, fates.new(outs), constant & total.isfinite(), total)
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Return whether each output of a convolution reads one input, its own."""
+    return isinstance(layer, CONVOLUTIONS) and layer.groups == layer.in_channels > 1
 
 
 def _depthwise(layer: nn.Module, source: Signal) -> Signal:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustprune.deploy.channels import follow
 from robustprune.deploy.network import Network
 from robustprune.deploy.record import record
-from robustprune.deploy.signals import Flow, Flows, Signal, is_grouped
+from robustprune.deploy.signals import Flow, Flows, Signal
 from robustprune.deploy.silence import make_structural
 from robustprune.deploy.vocabulary import TRANSPOSED
 from robustprune.minmax import History
@@ -29,12 +29,11 @@ def prune_channels(
     """Prune channels so that `slim` removes all of them: the best ⌈density · n⌉ of each space stay.
 
     The outputs of layers that meet in a residual sum, batch norm behind them and depthwise
-    convolutions that read them have one space of n channels. Of a convolution in larger groups, as
-    in ResNeXt, the inputs and the outputs of each group are a space. A channel's score is the norm
-    of all weights that go with it: its filters, its depthwise filters and the columns that read it
-    (Li et al. 2017, arXiv 1608.08710, for a group of layers as in Fang et al. 2023, arXiv
-    2301.12900). The masks cover these weights, and the biases and the scale and shift of batch norm
-    of pruned channels, which are then exactly zero up to the next layer. Train the result with
+    convolutions that read them have one space of n channels. A channel's score is the norm of all
+    weights that go with it: its filters, its depthwise filters and the columns that read it (Li et
+    al. 2017, arXiv 1608.08710, for a group of layers as in Fang et al. 2023, arXiv 2301.12900). The
+    masks cover these weights, and the biases and the scale and shift of batch norm of pruned
+    channels, which are then exactly zero up to the next layer. Train the result with
     `finetune_ticket(ticket, ..., mode="inherit")`.
 
     Args:
@@ -55,7 +54,7 @@ def prune_channels(
     flows = follow(traced, example)
     scores = _scores(flows, traced, weights)
     gone = np.zeros(len(flows.fates), dtype=bool)
-    for space in _spaces(flows, traced, _pinned(flows, dense)):
+    for space in _spaces(flows, _pinned(flows, dense)):
         kept = top_k(scores[torch.from_numpy(space)], count_kept(density, len(space)))
         gone[space[~kept.numpy()]] = True
     if not gone.any() and density < 1:
@@ -76,11 +75,7 @@ def _pinned(flows: Flows, dense: Iterable[str]) -> set[int]:
     """Return the fates of channels that must all stay."""
     fixed = set(flows.pinned)
     for wanted in (dense,) if isinstance(dense, str) else dense:
-        paths = {
-            flow.step.target: flow.step.name
-            for flow in flows.flows
-            if flow.kind in ("affine", "grouped")
-        }
+        paths = {flow.step.target: flow.step.name for flow in flows.flows if flow.kind == "affine"}
         names = fnmatch.filter(paths, wanted)
         if not names:
             raise ValueError(
@@ -96,55 +91,29 @@ def _pinned(flows: Flows, dense: Iterable[str]) -> set[int]:
     }
 
 
-def _spaces(flows: Flows, network: Network, pinned: set[int]) -> list[NDArray[np.int64]]:
+def _spaces(flows: Flows, pinned: set[int]) -> list[NDArray[np.int64]]:
     """Return the fates that may go, those of layers that share a fate together."""
     spaces: list[set[int]] = []
     for flow in flows.flows:
-        if flow.kind in ("affine", "grouped") and flow.out is not None:
+        if flow.kind == "affine" and flow.out is not None:
             own = {int(fate) for fate in _roots(flows, flow.out)}
             touching = [space for space in spaces if space & own]
             spaces = [space for space in spaces if not space & own]
             spaces.append(own.union(*touching))
-    groups = _groups(flows, network)
-    parts: dict[tuple[int, tuple[int, ...]], list[int]] = {}
-    for number, space in enumerate(spaces):
-        for fate in sorted(space - pinned):
-            parts.setdefault((number, groups.get(fate, ())), []).append(fate)
-    return [np.array(part, dtype=np.int64) for part in parts.values()]
-
-
-def _groups(flows: Flows, network: Network) -> dict[int, tuple[int, ...]]:
-    """Return the groups of convolutions to which a fate belongs."""
-    found: dict[int, tuple[int, ...]] = {}
-    for flow in flows.flows:
-        if flow.kind != "grouped":
-            continue
-        layer = network.layer(flow.step)
-        assert layer is not None
-        assert is_grouped(layer)
-        for signal in (*flow.sources.values(), flow.out):
-            if signal is not None:
-                for group, own in enumerate(np.split(_roots(flows, signal), layer.groups)):
-                    for fate in dict.fromkeys(own.tolist()):
-                        found[fate] = (*found.get(fate, ()), group)
-    return found
+    free = [sorted(space - pinned) for space in spaces]
+    return [np.array(space, dtype=np.int64) for space in free if space]
 
 
 def _scores(flows: Flows, network: Network, weights: Mapping[str, Tensor]) -> Tensor:
     """Return the norm of the weights that go with each fate, float64, on the CPU."""
     squares = torch.zeros(len(flows.fates), dtype=torch.float64)
     for flow in flows.flows:
-        if flow.kind not in ("affine", "grouped", "depthwise"):
+        if flow.kind not in ("affine", "depthwise"):
             continue
         weight = weights[f"{flow.step.target}.weight"].to("cpu", torch.float64).square()
-        layer = network.layer(flow.step)
         for dim, signal in _sides(flow, network).items():
             if signal is not None:
-                if dim == 1 and layer is not None and is_grouped(layer):
-                    parted = weight.reshape(layer.groups, -1, weight.shape[1], weight[0, 0].numel())
-                    summed = parted.sum((1, 3)).flatten()
-                else:
-                    summed = weight.sum([d for d in range(weight.ndim) if d != dim])
+                summed = weight.sum([d for d in range(weight.ndim) if d != dim])
                 squares.index_add_(0, torch.from_numpy(_roots(flows, signal)), summed)
     return squares.sqrt()
 
@@ -162,7 +131,7 @@ def _masks(flows: Flows, network: Network, gone: NDArray[np.bool_]) -> dict[str,
     """Return masks of the weights, and of biases and norms where channels are gone."""
     masks: dict[str, Tensor] = {}
     for flow in flows.flows:
-        if flow.out is None or flow.kind not in ("affine", "grouped", "depthwise", "norm"):
+        if flow.out is None or flow.kind not in ("affine", "depthwise", "norm"):
             continue
         layer = network.layer(flow.step)
         alive = torch.from_numpy(~gone[_roots(flows, flow.out)])
@@ -175,12 +144,7 @@ def _masks(flows: Flows, network: Network, gone: NDArray[np.bool_]) -> dict[str,
             for dim, signal in _sides(flow, network).items():
                 if signal is not None:
                     here = torch.from_numpy(~gone[_roots(flows, signal)])
-                    if dim == 1 and layer is not None and is_grouped(layer):
-                        reads = here.view(layer.groups, -1)
-                        rows = reads.repeat_interleave(len(mask) // layer.groups, 0)
-                        mask &= rows.view(*rows.shape, *(1,) * (mask.ndim - 2))
-                    else:
-                        mask &= here.view([-1 if d == dim else 1 for d in range(mask.ndim)])
+                    mask &= here.view([-1 if d == dim else 1 for d in range(mask.ndim)])
             masks[name] = mask
         for vector in vectors:
             if isinstance(getattr(layer, vector), Tensor) and not bool(alive.all()):

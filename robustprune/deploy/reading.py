@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustprune.deploy.network import Network
-from robustprune.deploy.signals import Flow, Flows, Signal, is_grouped, leaks, weight_matrix
+from robustprune.deploy.signals import Flow, Flows, Signal, leaks, weight_matrix
 
 Kept = dict[str, NDArray[np.bool_] | None]
 
@@ -19,8 +19,7 @@ def kept_channels(network: Network, flows: Flows) -> Kept:
     A channel stays if it is not constant and reaches the output through channels that are not
     constant. A constant channel stays only if a layer that pads zeros reads it, because no bias can
     replace it there. Channels that can only be removed together (see `signals`) stay together. A
-    tensor that would lose all of its channels keeps the first one. All groups of a convolution that
-    keep a channel keep the same number, so that some may keep constant ones.
+    tensor that would lose all of its channels keeps the first one.
     """
     alive = _alive(network, flows)
     stay = np.zeros(len(flows.fates), dtype=bool)
@@ -36,34 +35,9 @@ def kept_channels(network: Network, flows: Flows) -> Kept:
         roots = flows.fates.find(signal.fates)
         if not stay[roots].any():
             stay[roots[0]] = True
-    while any(_fill_groups(network, flows, flow, stay) for flow in flows.flows):
-        pass
     for name, signal in signals.items():
         kept[name] = None if signal is None else stay[flows.fates.find(signal.fates)]
     return kept
-
-
-def _fill_groups(network: Network, flows: Flows, flow: Flow, stay: NDArray[np.bool_]) -> bool:
-    """Let more channels stay where groups of a convolution would keep different numbers; return
-    whether there are any."""
-    if flow.kind != "grouped":
-        return False
-    layer = network.layer(flow.step)
-    assert layer is not None
-    assert is_grouped(layer)
-    (source,) = flow.sources.values()
-    sides = [flows.fates.find(s.fates).reshape(layer.groups, -1) for s in (flow.out, source) if s]
-    used = np.any([stay[roots].any(1) for roots in sides], axis=0)
-    if source is None:  # the network's input, of which all channels stay
-        used[:] = True
-    filled = False
-    for roots in sides:
-        wanted = max(1, int(stay[roots].sum(1).max()))
-        for own in roots[used]:
-            missing = wanted - int(stay[own].sum())
-            filled |= missing > 0
-            stay[own[~stay[own]][: max(0, missing)]] = True
-    return filled
 
 
 def _alive(network: Network, flows: Flows) -> dict[str, Tensor]:
@@ -83,7 +57,7 @@ def _alive(network: Network, flows: Flows) -> dict[str, Tensor]:
 
 def _read(network: Network, flow: Flow, name: str, source: Signal, wanted: Tensor) -> Tensor:
     """Return (C,) bool: the channels of `source` that the `wanted` outputs need."""
-    if flow.kind in ("affine", "grouped"):
+    if flow.kind == "affine":
         layer = network.layer(flow.step)
         assert layer is not None
         read = (weight_matrix(layer) != 0).any(2)[wanted].any(0)

@@ -11,7 +11,7 @@ to another constant, and ReLU to max(0, that constant).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeGuard
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,9 +21,7 @@ from torch import Tensor, nn
 from robustprune.deploy.network import Step
 from robustprune.deploy.vocabulary import CONVOLUTIONS, TRANSPOSED
 
-Kind = Literal[
-    "affine", "grouped", "depthwise", "norm", "each", "pair", "join", "flatten", "opaque"
-]
+Kind = Literal["affine", "depthwise", "norm", "each", "pair", "join", "flatten", "opaque"]
 
 
 class Fates:
@@ -97,31 +95,13 @@ class Flows:
 
 def weight_matrix(layer: nn.Module) -> Tensor:
     """Return a linear or convolution weight as (out, in, positions of the kernel), float64, on the
-    CPU; it has zeros where a convolution in groups reads nothing."""
+    CPU."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     weight = weight.detach().to("cpu", torch.float64)
     if isinstance(layer, TRANSPOSED):
         weight = weight.transpose(0, 1)
-    weight = weight.reshape(*weight.shape[:2], -1)
-    if not is_grouped(layer):
-        return weight
-    parts = weight.chunk(layer.groups)
-    whole = weight.new_zeros(len(weight), layer.in_channels, weight.shape[2])
-    for k, part in enumerate(parts):
-        rows, columns = part.shape[:2]
-        whole[k * rows : (k + 1) * rows, k * columns : (k + 1) * columns] = part
-    return whole
-
-
-def is_depthwise(layer: nn.Module) -> bool:
-    """Return whether each output of a convolution reads one input, its own."""
-    return isinstance(layer, CONVOLUTIONS) and layer.groups == layer.in_channels > 1
-
-
-def is_grouped(layer: nn.Module) -> TypeGuard[nn.Conv1d | nn.Conv2d | nn.Conv3d]:
-    """Return whether a convolution has several groups, each with several inputs."""
-    return isinstance(layer, CONVOLUTIONS) and 1 < layer.groups < layer.in_channels
+    return weight.reshape(*weight.shape[:2], -1)
 
 
 def leaks(layer: nn.Module) -> bool:

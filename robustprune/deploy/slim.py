@@ -12,7 +12,7 @@ from robustprune.deploy.copies import baked, check_equal
 from robustprune.deploy.network import Network
 from robustprune.deploy.reading import kept_channels
 from robustprune.deploy.record import record
-from robustprune.deploy.signals import Signal, is_grouped, leaks, weight_matrix
+from robustprune.deploy.signals import Signal, leaks, weight_matrix
 from robustprune.deploy.vocabulary import CONVOLUTIONS, NORMS, TRANSPOSED
 from robustprune.sparsity import MaskSet
 
@@ -26,11 +26,9 @@ def slim(model: nn.Module, masks: MaskSet | None, example: Tensor) -> Network:
     flattening, concatenation and residual sums. A constant other than zero is added to the bias of
     the layer that reads it. If that layer pads zeros, the effect of the constant depends on the
     position, and the channel stays. A residual sum loses a channel only if all summands can lose
-    it. A depthwise convolution loses the filters of its input's channels. One in larger groups, as
-    in ResNeXt, loses whole groups, and those that are left keep the same number of channels each.
-    Layers that are called twice, layers that share a parameter with another and transposed
-    convolutions in groups stay whole, so the result never has more parameters than `model`. A layer
-    never loses its last channel.
+    it. A depthwise convolution loses the filters of its input's channels. Layers that are called
+    twice, layers that share a parameter with another and convolutions in other groups stay whole,
+    so the result never has more parameters than `model`. A layer never loses its last channel.
 
     Args:
         masks: the masks of `model`; None if its pruned weights are zero already.
@@ -50,14 +48,11 @@ def slim(model: nn.Module, masks: MaskSet | None, example: Tensor) -> Network:
         if layer is None or flow.out is None:
             continue
         outs = _index(kept[flow.step.name])
-        if flow.kind in ("affine", "grouped"):
+        if flow.kind == "affine":
             (name,) = flow.step.refs
             source, ins = flow.sources[name], kept[name]
             _move_constants_to_bias(layer, source, ins)
-            if flow.kind == "grouped":
-                _cut_grouped(layer, outs, None if ins is None else _index(ins))
-            else:
-                _cut_affine(layer, outs, None if ins is None else _index(ins))
+            _cut_affine(layer, outs, None if ins is None else _index(ins))
         elif flow.kind == "depthwise":
             _cut_depthwise(layer, outs)
         elif flow.kind == "norm":
@@ -104,25 +99,6 @@ def _cut_affine(layer: nn.Module, outs: Tensor, ins: Tensor | None) -> None:
         names = ("in_channels", "out_channels")
     setattr(layer, names[0], shorter.shape[in_dim])
     setattr(layer, names[1], shorter.shape[out_dim])
-
-
-def _cut_grouped(layer: nn.Module, outs: Tensor, ins: Tensor | None) -> None:
-    """Keep only the channels `outs` and `ins` of a convolution in groups, in place. Each group that
-    is left has the same number of them."""
-    assert is_grouped(layer)
-    rows, columns = layer.out_channels // layer.groups, layer.in_channels // layer.groups
-    ins = torch.arange(layer.in_channels) if ins is None else ins
-    groups = torch.unique(outs // rows)
-    own = (ins % columns).view(len(groups), -1)
-    at = torch.searchsorted(groups, outs // rows)
-    weight = layer.weight
-    shorter = weight.index_select(0, outs.to(weight.device))
-    reads = own[at].to(weight.device).view(len(outs), -1, *(1,) * (weight.dim() - 2))
-    shorter = shorter.gather(1, reads.expand(-1, -1, *weight.shape[2:]))
-    layer.weight = nn.Parameter(shorter.contiguous(), weight.requires_grad)
-    if layer.bias is not None:
-        _select(layer, "bias", outs)
-    layer.out_channels, layer.in_channels, layer.groups = len(outs), len(ins), len(groups)
 
 
 def _cut_depthwise(layer: nn.Module, outs: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 from collections import Counter
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 from attacks.network import beside_forward
 from robustprune.deploy.copies import baked, check_equal
 from robustprune.deploy.csr import CSRLinear
-from robustprune.deploy.timing import time_in_turns
+from robustprune.deploy.timing import seconds_within, time_in_turns
 from robustprune.sparsity import MaskSet
 from robustprune.sparsity.blocks import hf_conv1d
 from robustprune.sparsity.plain import copy_of
+
+#: the number of calls of a network in each form before what is timed
+_WARMUP = 3
 
 
 @torch.no_grad()
@@ -58,8 +62,9 @@ def fastest(
     """Return `layer` under `mask` in the form that is faster on this machine: dense, or CSR.
 
     Both forms are timed in turns on `example` in inference mode with torch's present number of
-    threads, and the medians are compared. The result depends on batch size, threads and machine, so
-    choose them as they will be in use.
+    threads, and the medians are compared. The layer is timed alone, so that its weights are in the
+    processor's cache; within a network they may not be, see `sparsify`. The result depends on batch
+    size, threads and machine, so choose them as they will be in use.
 
     Args:
         mask: bool (out, in), or None for the zeros that the weight has.
@@ -92,26 +97,64 @@ def sparsify(
     repeats: int = 30,
     gain: float = 1.1,
 ) -> nn.Module:
-    """Copy `model` under `masks` in eval mode, with each linear layer in its `fastest` form.
+    """Copy `model` under `masks` in eval mode, with each linear layer in the form that is faster.
 
-    Convolutions stay dense, because masks do not make them faster (docs/deploy.md has
-    measurements). So do layers with hooks, layers whose weight the network reads itself (as torch's
-    transformers do), and layers that share a weight, of which CSR would make a second copy.
+    All layers are timed within calls of the whole network, dense and in CSR in turns, so that a
+    layer's weights are in the processor's cache only if they are there in use. If the network as a
+    whole is not faster, it stays dense. So do convolutions, because masks do not make them faster
+    (docs/deploy.md has measurements), layers with hooks, layers whose weight the network reads
+    itself (as torch's transformers do), and layers that share a weight, of which CSR would make a
+    second copy.
 
     Args:
         masks: the masks of `model`; None if its pruned weights are zero already, as after `slim`.
         example: a batch (N, ...) on the model's device, as large as in use; for a causal language
             model token numbers (N, 1), because it decodes one token of each text at a time. Each
             layer is timed on its input for this batch, and the result is checked on it.
-        repeats, gain: as in `fastest`.
+        repeats: the number of timed calls of the network in each form.
+        gain: as in `fastest`, for each layer.
 
     Raises:
         ValueError: the masks don't fit the model, `repeats` is below 1, or outputs on `example`
             differ by more than rounding does, for example because forward looks at the type of a
             layer.
     """
+    if repeats < 1:
+        raise ValueError(f"repeats {repeats} must be at least 1")
     plain = baked(model, masks)
     model = copy_of(plain)
+    forms = _forms(model, example)
+    times: list[list[list[float]]] = [[], []]  # dense and CSR; turns; layers
+    for turn in range(_WARMUP + repeats):
+        for place, seconds in enumerate(times):
+            for form in forms:
+                _put(model, form.names, form.layers[place])
+            found = seconds_within(model, [form.layers[place] for form in forms], example)
+            if turn >= _WARMUP:
+                seconds.append(found)
+    for number, form in enumerate(forms):
+        dense, sparse = (statistics.median(turn[number] for turn in side) for side in times)
+        _put(model, form.names, form.layers[int(dense >= gain * sparse)])
+    check_equal(plain, model, example)
+    if any(isinstance(module, CSRLinear) for module in model.modules()):
+        dense, sparse = map(
+            statistics.median, time_in_turns([plain, model], example, repeats=repeats)
+        )
+        if dense < min(gain, 1.0) * sparse:  # what each layer gains is lost between them
+            return copy_of(plain)
+    return model
+
+
+@dataclass(frozen=True)
+class _Forms:
+    """A layer of a network by all its names, dense and in CSR."""
+
+    names: list[str]
+    layers: tuple[nn.Module, CSRLinear]
+
+
+def _forms(model: nn.Module, example: Tensor) -> list[_Forms]:
+    """Return the layers that the network calls and that can be replaced."""
     places: dict[nn.Module, list[str]] = {}
     owners: Counter[Tensor] = Counter()
     for name, module in model.named_modules(remove_duplicate=False):
@@ -119,23 +162,24 @@ def sparsify(
             places.setdefault(module, []).append(name)
     for module in model.modules():
         owners.update(module.parameters(recurse=False))
-    for layer, names in places.items():
-        if owners[cast(nn.Parameter, layer.weight)] > 1 or beside_forward(layer):
-            continue
-        # Recorded again for each layer, because the memory layout of a CSR layer's output makes a
-        # dense layer behind it slower.
-        received = _received(model, names[0], example)
-        if received is None:
-            continue
-        chosen = fastest(_linear(layer), None, received, repeats=repeats, gain=gain)
-        if isinstance(chosen, CSRLinear):
-            _put(model, names, chosen)
-            try:
-                model(example.clone())
-            except (AttributeError, RuntimeError, TypeError):  # forward reads the layer's weight
-                _put(model, names, layer)
-    check_equal(plain, model, example)
-    return model
+    free = [
+        layer
+        for layer in places
+        if owners[cast(nn.Parameter, layer.weight)] == 1 and not beside_forward(layer)
+    ]
+    found = []
+    for layer, seconds in zip(free, seconds_within(model, free, example), strict=True):
+        if seconds == 0.0:
+            continue  # it is not called
+        names, sparse = places[layer], to_csr(_linear(layer))
+        _put(model, names, sparse)
+        try:
+            model(example.clone())
+            found.append(_Forms(names, (layer, sparse)))
+        except (AttributeError, RuntimeError, TypeError):
+            pass  # forward reads the layer's weight
+        _put(model, names, layer)
+    return found
 
 
 @torch.no_grad()
@@ -153,20 +197,3 @@ def _put(model: nn.Module, names: list[str], layer: nn.Module) -> None:
     for name in names:
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, layer)
-
-
-@torch.no_grad()
-def _received(model: nn.Module, name: str, example: Tensor) -> Tensor | None:
-    """Return the input of a layer at its last call when `model` sees `example`; None without a
-    call."""
-    received: list[Tensor] = []
-
-    def note(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        received[:] = [(args[0] if args else kwargs["input"]).clone()]
-
-    handle = model.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        model(example.clone())
-    finally:
-        handle.remove()
-    return received[-1] if received else None

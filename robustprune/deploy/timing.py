@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def time_in_turns(
@@ -36,6 +36,36 @@ def time_in_turns(
                 if turn >= warmup:
                     seconds.append(time.perf_counter() - started)
     return times
+
+
+def seconds_within(model: nn.Module, layers: Sequence[nn.Module], x: Tensor) -> list[float]:
+    """Return how long each layer takes in one call of the network on x, in inference mode.
+
+    A layer that is called several times has the sum, and one that is not called has 0.
+    """
+    seconds, started = [0.0] * len(layers), [0.0] * len(layers)
+
+    def begin(number: int) -> None:
+        _wait(x.device)
+        started[number] = time.perf_counter()
+
+    def end(number: int) -> None:
+        _wait(x.device)
+        seconds[number] += time.perf_counter() - started[number]
+
+    handles = []
+    for number, layer in enumerate(layers):
+        handles += [
+            layer.register_forward_pre_hook(lambda *_, number=number: begin(number)),
+            layer.register_forward_hook(lambda *_, number=number: end(number)),
+        ]
+    try:
+        with torch.inference_mode():
+            model(x.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seconds
 
 
 def _wait(device: torch.device) -> None:

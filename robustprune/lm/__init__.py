@@ -21,8 +21,10 @@ from robustprune.lm.eviction import (
     Tova,
 )
 from robustprune.lm.llama2c import convert
+from robustprune.lm.lora import tune_lora
 from robustprune.lm.merging import Merging
 from robustprune.lm.perplexity import Perplexity, perplexity
+from robustprune.lm.prompts import Prompted, tune_prompts
 from robustprune.lm.rounds import prune_in_rounds
 from robustprune.lm.windows import next_token_batches, random_windows, windows
 
@@ -35,6 +37,7 @@ __all__ = [
     "HeavyHitters",
     "Merging",
     "Perplexity",
+    "Prompted",
     "QHitter",
     "RandomTokens",
     "Recent",
@@ -52,5 +55,7 @@ __all__ = [
     "random_windows",
     "token_loss",
     "tune_adapters",
+    "tune_lora",
+    "tune_prompts",
     "windows",
 ]

@@ -20,7 +20,7 @@ from robustprune.minmax import (
     train,
 )
 from robustprune.search.ticket import Ticket, chosen_objective, copy_on
-from robustprune.sparsity import MaskSet, bake
+from robustprune.sparsity import bake
 
 ADAM = OptimizerSpec(name="adam", lr=5e-3, weight_decay=0.0)
 
@@ -34,15 +34,15 @@ class LowRank(nn.Module):
 
     Args:
         weight: W, whose shape, dtype and device the adapter takes.
-        mask: m, or None for no mask: then the merged weight is dense.
+        mask: m.
     """
 
-    mask: Tensor | None
+    mask: Tensor
 
     def __init__(
         self,
         weight: Tensor,
-        mask: Tensor | None,
+        mask: Tensor,
         rank: int,
         alpha: float,
         generator: torch.Generator,
@@ -57,10 +57,7 @@ class LowRank(nn.Module):
         self.register_buffer("mask", mask)
 
     def forward(self, weight: Tensor) -> Tensor:
-        change = (self.up @ self.down).view_as(weight)
-        if self.mask is not None:
-            change = change * self.mask
-        return weight + self.scale * change
+        return weight + self.scale * (self.up @ self.down).view_as(weight) * self.mask
 
 
 @known_by_its_call
@@ -75,13 +72,12 @@ def tune_adapters(
     optimizer: OptimizerLike = ADAM,
     rank: int = 8,
     alpha: float = 16.0,
-    masked: bool = True,
     **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """Train low-rank changes of the kept weights, and merge them: the result is as sparse.
 
-    Only the adapters are trained, so that memory for gradients is small. A plain LoRA (`masked`
-    False) may change every entry; what it gives is dense again.
+    Only the adapters are trained, so that memory for gradients is small. A plain LoRA (`tune_lora`)
+    changes every entry, so that what it gives is dense again.
 
     Args:
         ticket: a pruned network with its masks.
@@ -90,10 +86,9 @@ def tune_adapters(
         seed: the seed of the first factors.
         rank: r, the rank of a change, at least 1.
         alpha: α; the change is scaled by α/r.
-        masked: whether entries that the ticket pruned stay zero.
 
     Returns:
-        A Ticket with the merged network. Its masks are those given, or all ones if not `masked`.
+        A Ticket with the merged network and the masks that were given.
 
     Raises:
         ValueError: an option is out of range, or a batch does not fit the model.
@@ -110,15 +105,11 @@ def tune_adapters(
     for name, mask in ticket.masks.items():
         owner, _, leaf = name.rpartition(".")
         module, weight = network.get_submodule(owner), network.get_parameter(name)
-        own = mask.to(weight.device) if masked else None
-        adapter = LowRank(weight, own, rank, alpha, generator)
+        adapter = LowRank(weight, mask.to(weight.device), rank, alpha, generator)
         parametrize.register_parametrization(module, leaf, adapter)
         moving += [adapter.down, adapter.up]
     loop.setdefault("title", f"adapters of rank {rank}")
     history = train(
         network, loader, objective, epochs=epochs, optimizer=optimizer, parameters=moving, **loop
     )
-    masks = ticket.masks
-    if not masked:
-        masks = MaskSet({name: torch.ones_like(mask) for name, mask in masks.items()})
-    return Ticket(masks, bake(network), history)
+    return Ticket(ticket.masks, bake(network), history)

@@ -58,7 +58,7 @@ class EvictingCache(Cache):
         positions: Positions = "absolute",
     ) -> None:
         config = model.config.get_text_config(decoder=True)
-        _refuse_windows(config)
+        refuse_windows(config)
         if positions not in ("absolute", "cache"):
             raise ValueError(f"positions={positions!r} is unknown; choose absolute or cache")
         if merging is not None:
@@ -111,8 +111,7 @@ def evicting(
         return EvictingCache(model, rule, bits=bits, merging=merging, positions=positions)
 
     new_cache()  # refuses what does not suit before the model is touched
-    modules: list[nn.Module] = list(model.modules())
-    attentions = [module for module in modules if _is_attention(module)]
+    attentions = attentions_of(model)
     if not attentions:
         raise ValueError(
             f"{type(model).__name__} has no module of attention with a `layer_idx`, so its cache "
@@ -169,8 +168,13 @@ def _observe(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], o
     layer.observe(weights, kwargs.get("attention_mask"))
 
 
-def _is_attention(module: nn.Module) -> bool:
-    return hasattr(module, "layer_idx") and "Attention" in type(module).__name__
+def attentions_of(model: nn.Module) -> list[nn.Module]:
+    """Return the modules of attention whose layer of a cache is known, in order."""
+    return [
+        module
+        for module in model.modules()
+        if hasattr(module, "layer_idx") and "Attention" in type(module).__name__
+    ]
 
 
 def name_of_cache(model: nn.Module) -> str:
@@ -189,13 +193,13 @@ def _put_back(model: PreTrainedModel, nested: Any) -> None:
         model.__dict__["generate"] = nested
 
 
-def _refuse_windows(config: Any) -> None:
+def refuse_windows(config: Any) -> None:
+    """Raise a ValueError if a layer attends through a sliding window."""
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         kinds = ["sliding_attention"] if getattr(config, "sliding_window", None) else []
     other = sorted(set(kinds) - {"full_attention"})
     if other:
         raise ValueError(
-            f"layers of this model use {', '.join(other)}; a cache with eviction needs full "
-            "attention in every layer"
+            f"layers of this model use {', '.join(other)}; full attention is needed in every layer"
         )

@@ -68,5 +68,5 @@ def _check_as_sparse(ticket: Ticket, pruned: Ticket, number: int) -> None:
         if bool((weight[~mask.to(weight.device)] != 0).any()):
             raise ValueError(
                 f"the recovery of round {number} filled weights of {name!r} that were pruned; take "
-                "one that keeps the mask, such as tune_adapters with masked=True"
+                "one that keeps the mask, such as tune_adapters or finetune_ticket"
             )

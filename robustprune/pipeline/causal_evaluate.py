@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attacks import PGD
 from robustprune.lm import adversarial_perplexity, perplexity, windows
 from robustprune.models.causal import load_causal
-from robustprune.pipeline.causal import figure_of
+from robustprune.pipeline.causal_metrics import figure_of
 from robustprune.run.checkpoint import load_tensors
 from robustprune.run.files import plain_file
 from robustprune.run.sections import CausalSection

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks import PGD, ThreatModel
 from robustprune.lm import random_windows, token_loss, windows
@@ -21,11 +21,13 @@ from robustprune.run.content import tensor_digest
 from robustprune.run.fingerprint import digest_of
 from robustprune.run.rundir import RunDir, open_run
 from robustprune.run.runtime import environment, ranks
-from robustprune.sparsity import check_pattern
+from robustprune.sparsity import MaskSet, check_pattern
 from robustprune.tasks import Corpus, load_corpus
 
 #: the name of the network that such tasks need
 NETWORK = "causal"
+#: the name of the network that is pruned
+DENSE = "dense"
 #: what the config of such a run may set; other sections belong to classifiers
 _TAKEN = (
     *("name", "seed", "task.name", "task.path", "model", "causal"),
@@ -83,6 +85,18 @@ class Level:
         """Its part of a file name."""
         kept = f"{self.density:g}"
         return kept if self.pattern == "element" else self.pattern.replace(":", "of")
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A network of the run. The dense one has no masks, method and level."""
+
+    name: str
+    title: str
+    network: nn.Module
+    masks: MaskSet | None = None
+    method: Method | None = None
+    level: Level | None = None
 
 
 def levels_of(config: Config) -> list[Level]:
@@ -184,6 +198,7 @@ def prepare_causal(
     language.check_window(section.window, "causal.window")
     language.check_window(section.calibration_window, "causal.calibration_window")
     language.check_window(section.prompt + section.continuation, "causal.prompt + continuation")
+    language.check_window(section.decode + 3, "causal.decode + 3")
     evaluation = windows(language.tokens(corpus.test), section.window, bos=language.bos)
     if section.prompt > section.window:
         raise ValueError(

@@ -168,6 +168,7 @@ def causal_context(record: CausalRecord, run_dir: Path) -> dict[str, object]:
         "intervals": INTERVALS,
         "files": [(one, _size(one)) for one in record.networks[1:]],
         "attacked": [one for one in record.networks if one.attacked is not None],
+        "timed": [(one, one.speed) for one in record.networks if one.speed is not None],
         "continued": [one for one in record.networks if one.continuation is not None],
         "config": read_text(run_dir / "config.yaml"),
         "environment": {key: str(value) for key, value in environment.items()},

@@ -59,27 +59,44 @@ def _key(level: str) -> str:
 
 
 def _over_shares(record: CausalRecord, shares: Sequence[str], look: Mapping[str, Look]) -> Plot:
-    with canvas(width=5.2, height=3.4 + _legend(record.methods)) as (figure, axes):
-        _dense_line(record, axes)
-        for place, method in enumerate(record.methods):
-            found = [one for level in shares if (one := record.at(method, level)) is not None]
-            found = [one for one in found if math.isfinite(one.perplexity.high)]
-            if not found:
-                continue
-            shift = 0.4 * (place - (len(record.methods) - 1) / 2)  # separates bars of one share
-            _bars(
-                axes,
-                [float((one.level or "")[:-1]) + shift for one in found],
-                [one.perplexity for one in found],
-                look[method],
-                method,
-            )
+    series = {}
+    for method in record.methods:
+        found = [one for level in shares if (one := record.at(method, level)) is not None]
+        series[method] = {float((one.level or "")[:-1]): one.perplexity for one in found}
+    alt = f"Perplexity by method: {_said(record)}."
+    return over_shares(series, record.dense.perplexity, look, key="perplexity", alt=alt)
+
+
+def over_shares(
+    series: Mapping[str, Mapping[float, Figure]],
+    dense: Figure,
+    look: Mapping[str, Look],
+    *,
+    key: str,
+    alt: str,
+) -> Plot:
+    """Plot perplexity against the share of pruned weights, a line for each of `series`.
+
+    Args:
+        series: by name, perplexities with their bars by pruned weights in percent. Where one is not
+            finite, the line has a gap.
+        dense: the perplexity of the dense network.
+    """
+    with canvas(width=5.2, height=3.4 + _legend(list(series))) as (figure, axes):
+        axes.axhline(dense.value, color=INK, linewidth=1.2, linestyle=":", label="dense")
+        for place, (name, found) in enumerate(series.items()):
+            shift = 0.4 * (place - (len(series) - 1) / 2)  # separates bars of one share
+            drawn = {share: one for share, one in found.items() if math.isfinite(one.high)}
+            if drawn:
+                places = [share + shift for share in drawn]
+                _bars(axes, places, list(drawn.values()), look[name], name)
+        shares = sorted({share for found in series.values() for share in found})
         axes.set_xlabel("pruned weights (%)")
-        axes.set_xticks([float(level[:-1]) for level in shares], shares)
+        axes.set_xticks(shares, [f"{share:g}%" for share in shares])
         _logarithmic(axes)
         axes.set_title("perplexity (logarithmic)")
         legend_below(figure, axes)
-        return finish(figure, key="perplexity", alt=f"Perplexity by method: {_said(record)}.")
+        return finish(figure, key=key, alt=alt)
 
 
 def _at_level(record: CausalRecord, level: str, look: Mapping[str, Look]) -> Plot:
@@ -115,12 +132,6 @@ def _at_level(record: CausalRecord, level: str, look: Mapping[str, Look]) -> Plo
         return finish(
             figure, key=f"perplexity-{_key(level)}", alt=f"Perplexity at {level}: {said}."
         )
-
-
-def _dense_line(record: CausalRecord, axes: Axes) -> None:
-    axes.axhline(
-        record.dense.perplexity.value, color=INK, linewidth=1.2, linestyle=":", label="dense"
-    )
 
 
 def _bars(

@@ -32,6 +32,22 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class SpeedRecord:
+    """How fast a network generates one text, in tokens a second, beside the dense one.
+
+    Attributes:
+        dense: the speed of the dense network, timed in turns with this one.
+        sparse_layers: the number of layers that are CSR, because that was faster.
+    """
+
+    tokens_per_second: float
+    dense: float
+    sparse_layers: int
+    threads: int
+    device: str
+
+
+@dataclass(frozen=True)
 class NetworkRecord:
     """One network; the dense one has no level, ratio, layers and files.
 
@@ -53,6 +69,7 @@ class NetworkRecord:
     attacked: Figure | None
     unattacked: Figure | None
     continuation: str | None
+    speed: SpeedRecord | None
     density: float
     whole_density: float
     layers: tuple[LayerRecord, ...]
@@ -187,7 +204,18 @@ def _network(field: Field, errors: Mapping[str, Mapping[str, float]]) -> Network
         unattacked=_figure(unattacked) if unattacked else None,
         files=files,
         errors=errors.get(name, {}),
+        speed=_speed(field),
     )
+
+
+def _speed(field: Field) -> SpeedRecord | None:
+    found = field.find("speed")
+    if found is None:
+        return None
+    for key in ("tokens_per_second", "dense"):
+        if not 0 < found[key].number() < math.inf:
+            raise found[key].wrong("must be positive and finite, in tokens a second")
+    return found.record(SpeedRecord)
 
 
 def _figure(field: Field) -> Figure:

@@ -217,6 +217,9 @@ class CausalSection(Section):
     attacked: Count = 16  # number of windows that are attacked, from the first
     prompt: Count = 24  # tokens of the test text that each network goes on with, for the report
     continuation: Annotated[int, Field(ge=0)] = 60  # tokens that it adds; 0 for none
+    # Tokens in which the speed of generation is timed, of one text, beside the dense network, and
+    # with layers in CSR where that is faster; 0 for no timing.
+    decode: Annotated[int, Field(ge=0)] = 0
 
 
 class FinetuneSection(TrainingSection):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import statistics
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from robustprune.cli import main
+from robustprune.compare.causal import spread
+from robustprune.report.causal_records import Figure
 from robustprune.run.config import Config, parse_config
 
 
@@ -87,9 +90,29 @@ def test_seeds_are_averaged_and_other_runs_named(
     text = (out / "language_models.md").read_text()
     assert "| Wanda (one) | 10 ± 2.646 | 22 ± 2.646 |  |" in text
     assert "| Wanda (two) | 9 [8.9, 9.1] |  | ∞ [∞, ∞] |" in text
-    assert "Wanda (two)" in (out / "language_models.html").read_text()
+    page = (out / "language_models.html").read_text()
+    assert "Wanda (two)" in page
+    said = "Wanda (one) at 50% 10; ours at 50% 8; Wanda (two) at 50% 9; Wanda (two) at 70% ∞"
+    assert said in page
+    assert page.count("<svg") == len(list((out / "plots").iterdir())) == 1
     assert main(["compare", str(tmp_path)]) == 0
     assert "Wanda (one)" in capsys.readouterr().out
+
+
+def test_bars_of_a_plot_are_one_deviation_or_an_interval() -> None:
+    one = Figure(8.0, 7.5, 9.0)
+    assert spread([one]) == one
+    found = spread([Figure(value, 0, 99) for value in (8.0, 9.0, 13.0)])
+    deviation = statistics.stdev([8, 9, 13])
+    assert found == Figure(10.0, 10 - deviation, 10 + deviation)
+    assert spread([Figure(value, 0, 99) for value in (1.0, 99.0)]).low == 5.0
+    assert spread([one, Figure(math.inf, math.inf, math.inf)]).value == math.inf
+
+
+def test_one_share_has_no_plot(tmp_path: Path) -> None:
+    write_run(tmp_path, LEVELS)
+    assert main(["compare", str(tmp_path), "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    assert "<svg" not in (tmp_path / "out" / "language_models.html").read_text()
 
 
 def test_what_cannot_be_compared_is_said(

@@ -1,6 +1,7 @@
 """CSR layers: equal outputs and gradients; the choice follows the measured ratio."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -92,6 +93,60 @@ def test_a_sparsified_network_gives_equal_outputs() -> None:
     assert isinstance(sparse.get_submodule("0"), nn.Conv1d)
     torch.testing.assert_close(sparse(x), dense(x), atol=1e-5, rtol=1e-5)
     assert not any(isinstance(layer, CSRLinear) for layer in model.modules())
+
+
+@pytest.mark.parametrize("cold", [2.0, 0.7], ids=["slower when cold", "faster when cold"])
+def test_layers_are_timed_with_weights_as_cold_as_in_use(
+    cold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine whose cache holds one layer: CSR takes 0.5 from the cache and `cold` from the
+    memory, dense 1.0 and 1.2."""
+    clock, last = [0.0], [0]
+
+    def machine(forward: Any, warm: float, cold: float) -> Any:
+        def run(self: nn.Module, x: torch.Tensor) -> Any:
+            clock[0] += warm if last[0] == id(self) else cold
+            last[0] = id(self)
+            return forward(self, x)
+
+        return run
+
+    monkeypatch.setattr("robustprune.deploy.timing.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(CSRLinear, "forward", machine(CSRLinear.forward, 0.5, cold))
+    monkeypatch.setattr(nn.Linear, "forward", machine(nn.Linear.forward, 1.0, 1.2))
+    model, x = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)), torch.randn(3, 6)
+    assert isinstance(fastest(nn.Linear(6, 5), None, x, repeats=2), CSRLinear)
+    found = sparsify(model, None, x, repeats=2)
+    assert [isinstance(layer, CSRLinear) for layer in found] == [cold < 1.0] * 2
+
+
+def test_a_network_that_is_not_faster_as_a_whole_stays_dense(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CSR layers take half of the time, and what is between them takes three times as long."""
+    clock = [0.0]
+
+    class Between(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            clock[0] += 1.0 if x.is_contiguous() else 3.0
+            return x
+
+    def machine(forward: Any, seconds: float, layout: Any) -> Any:
+        def run(self: nn.Module, x: torch.Tensor) -> Any:
+            clock[0] += seconds
+            return layout(forward(self, x))
+
+        return run
+
+    monkeypatch.setattr("robustprune.deploy.timing.time.perf_counter", lambda: clock[0])
+    turned = machine(CSRLinear.forward, 0.5, lambda y: y.T.contiguous().T)
+    monkeypatch.setattr(CSRLinear, "forward", turned)
+    monkeypatch.setattr(
+        nn.Linear, "forward", machine(nn.Linear.forward, 1.0, torch.Tensor.contiguous)
+    )
+    model, x = nn.Sequential(nn.Linear(6, 5), Between()), torch.randn(3, 6)
+    assert not any(isinstance(layer, CSRLinear) for layer in sparsify(model, None, x, repeats=2))
+    assert isinstance(sparsify(model[:1], None, x, repeats=2)[0], CSRLinear)
 
 
 def test_what_does_not_fit_is_refused() -> None:

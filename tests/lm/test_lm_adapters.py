@@ -1,11 +1,13 @@
 """Adapters: exact zeros, the formula, and what they are for."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from robustprune.lm import tune_lora
 from robustprune.lm.adapters import LowRank, tune_adapters
 from robustprune.minmax import Natural, OptimizerSpec
 from robustprune.search import Ticket, finetune_ticket, prune_one_shot
@@ -23,26 +25,18 @@ def problem() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     return model, list(zip(x.split(16), y.split(16), strict=True))
 
 
-@pytest.mark.parametrize("masked", [True, False])
-def test_merged_weights_are_the_formula_and_as_sparse_as_before(masked: bool) -> None:
+def test_merged_weights_are_as_sparse_as_before() -> None:
     model, loader = problem()
     ticket = prune_one_shot(model, density=0.3)
     before = copy.deepcopy(ticket.model.state_dict())
-    found = tune_adapters(
-        ticket, loader, Natural(), epochs=4, optimizer=ADAM, rank=2, masked=masked, quiet=True
-    )
+    found = tune_adapters(ticket, loader, Natural(), epochs=4, optimizer=ADAM, rank=2, quiet=True)
     after = found.model.state_dict()
     assert set(after) == set(before)
     assert all(torch.equal(ticket.model.state_dict()[name], before[name]) for name in before)
     for name, mask in ticket.masks.items():
-        change = (after[name] - before[name]).flatten(1)
-        assert bool(change.any())
-        if masked:
-            assert bool((after[name][~mask] == 0).all())
-            assert found.masks[name].equal(mask)
-        else:  # the change of a whole matrix has the rank of the adapter
-            assert int(torch.linalg.matrix_rank(change.double(), tol=1e-4)) <= 2
-            assert bool(found.masks[name].all())
+        assert bool((after[name] - before[name]).any())
+        assert bool((after[name][~mask] == 0).all())
+        assert found.masks[name].equal(mask)
     assert all(torch.equal(after[n], before[n]) for n in before if n not in ticket.masks)
     assert found.history[-1].loss < found.history[0].loss
 
@@ -77,8 +71,41 @@ def _weights(ticket: Ticket) -> list[Tensor]:
     return list(ticket.model.state_dict().values())
 
 
+@pytest.mark.parametrize("tune", [tune_adapters, tune_lora])
 @pytest.mark.parametrize(("option", "words"), [({"rank": 0}, "rank"), ({"alpha": 0.0}, "alpha")])
-def test_wrong_options_are_told(option: dict, words: str) -> None:
+def test_wrong_options_are_told(tune: Callable[..., Ticket], option: dict, words: str) -> None:
     model, loader = problem()
     with pytest.raises(ValueError, match=words):
-        tune_adapters(prune_one_shot(model, density=0.5), loader, Natural(), **option)
+        tune(prune_one_shot(model, density=0.5), loader, Natural(), **option)
+
+
+def test_plain_lora_is_the_formula_and_fills_the_zeros() -> None:
+    pytest.importorskip("peft")
+    model, loader = problem()
+    model[0] = nn.Sequential(nn.Flatten(), nn.Linear(24, 48))
+    model[1], model[4] = nn.Tanh(), nn.Tanh()  # a ReLU may be dead, and its row has no gradient
+    ticket = prune_one_shot(model, density=0.3)
+    before = copy.deepcopy(ticket.model.state_dict())
+    asked = {"objective": Natural(), "epochs": 4, "optimizer": ADAM, "quiet": True}
+    found = tune_lora(ticket, loader, rank=4, alpha=8.0, **asked)
+    after = found.model.state_dict()
+    assert set(after) == set(before)
+    assert all(torch.equal(ticket.model.state_dict()[name], before[name]) for name in before)
+    assert all(torch.equal(after[n], before[n]) for n in before if n not in ticket.masks)
+    for name, mask in ticket.masks.items():
+        change = after[name] - before[name]
+        assert int(torch.linalg.matrix_rank(change.double(), tol=1e-4)) <= 4
+        assert float((after[name][~mask] == 0).double().mean()) < 0.01  # dense again
+        assert bool(found.masks[name].all())
+    assert found.history[-1].loss < found.history[0].loss
+    again = tune_lora(ticket, loader, rank=4, alpha=8.0, **asked)
+    assert all(map(torch.equal, _weights(found), _weights(again)))
+
+
+def test_plain_lora_begins_without_effect() -> None:
+    pytest.importorskip("peft")
+    model, loader = problem()
+    ticket = prune_one_shot(model, density=0.3)
+    still = OptimizerSpec(name="sgd", lr=0.0, weight_decay=0.0)
+    found = tune_lora(ticket, loader, Natural(), optimizer=still, quiet=True)
+    assert all(map(torch.equal, _weights(found), _weights(ticket)))

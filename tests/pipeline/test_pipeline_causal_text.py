@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("transformers", reason="language models need the extra lm")
 
@@ -68,6 +69,34 @@ def test_owl_with_wanda_keeps_equally_many_in_each_row(
         shares.add(kept / mask.shape[1])
     assert len(shares) > 1
     assert 0.5 <= networks[1]["density"] < 0.51  # a row is rounded up
+
+
+def test_speed_is_timed_where_it_is_asked_for(
+    tmp_path: Path, story: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, file = tmp_path / "out", str(written(tmp_path / "mine.txt", story))
+    arguments = ["run", "lm_stories", "--data", file, *SMALL, "--json", "--out", str(out)]
+    assert main([*arguments, "--set", "causal.decode=2"]) == 0
+    dense, pruned = json.loads(capsys.readouterr().out)["metrics"]["networks"]
+    assert dense["speed"] is None
+    speed = pruned["speed"]
+    assert (speed["threads"], speed["device"]) == (torch.get_num_threads(), "cpu")
+    assert min(speed["tokens_per_second"], speed["dense"]) > 0
+    assert 0 <= speed["sparse_layers"] <= len(pruned["layers"])
+    (run,) = out.glob("*/seed0")
+    shown = [f"{speed[key]:.4g}" for key in ("tokens_per_second", "dense")]
+    shown.append(f"{speed['tokens_per_second'] / speed['dense']:.2f}")
+    for kind in ("html", "md"):
+        page = (run / f"report.{kind}").read_text()
+        assert "How fast they generate" in page
+        assert all(value in page for value in shown)
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["networks"][1]["speed"]["dense"] = 0.0
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert main(["report", str(run)]) == 2
+    assert "must be positive and finite" in capsys.readouterr().err
+    assert main([*arguments, "--set", "causal.decode=600"]) == 2
+    assert "causal.decode + 3=603 is more than the 512 positions" in capsys.readouterr().err
 
 
 def test_label_names_the_field_of_what_is_evaluated(
