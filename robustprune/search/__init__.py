@@ -9,6 +9,7 @@ from robustprune.search.l0 import prune_l0
 from robustprune.search.language_ticket import LanguageTicket, find_language_ticket
 from robustprune.search.lottery import LotteryTicket, find_lottery_ticket
 from robustprune.search.one_shot import prune_one_shot
+from robustprune.search.pools import pool_tickets
 from robustprune.search.scores import SCORE_METHODS, ScoreMethod, prune_scores
 from robustprune.search.scratch_ticket import find_scratch_ticket
 from robustprune.search.sparse_methods import SPARSE_METHODS, SparseMethod
@@ -38,6 +39,7 @@ __all__ = [
     "find_scratch_ticket",
     "finetune_ticket",
     "initialise",
+    "pool_tickets",
     "prune_admm",
     "prune_gradual",
     "prune_l0",
