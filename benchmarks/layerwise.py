@@ -24,7 +24,7 @@ from torch import nn
 from attacks import PGD
 from benchmarks.kept import note, rows
 from benchmarks.layerwise_networks import CASES, Case, data, dense, loader
-from benchmarks.layerwise_tables import table
+from benchmarks.layerwise_tables import paired, table
 from robustprune.layerwise import prune_layerwise
 from robustprune.measure import attack_set, evaluate
 from robustprune.minmax import (
@@ -308,11 +308,14 @@ def main() -> None:
     )
     parser.add_argument("--whole", action="store_true", help="whole AutoAttack, too")
     parser.add_argument("--table", action="store_true", help="only print the tables")
+    parser.add_argument("--against", help="also differences to this method, paired by seed")
     options = parser.parse_args()
     keep_freed_memory()
     if not options.table:
         run(options)
     print(table(rows(options.out), options.cases))
+    for case in options.cases if options.against else ():
+        print(f"\n{paired(rows(options.out), case, options.against)}")
 
 
 if __name__ == "__main__":
