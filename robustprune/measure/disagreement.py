@@ -89,7 +89,8 @@ def disagreement(
 
     Args:
         x: (N, ...), y: (N,); on the models' device.
-        names: the names of the classes; None for their numbers.
+        names: the names of the classes, of which a network may have more outputs; None for their
+            numbers.
         groups: the group of each example, N values of any kind; None for no groups.
 
     Raises:
@@ -114,10 +115,10 @@ def disagreement_of(
             f"the dense network gives logits {tuple(dense.shape)} and the compressed one "
             f"{tuple(compressed.shape)}; both must have the same examples and classes"
         )
-    classes, y = dense.shape[1], y.cpu()
-    names = [str(label) for label in range(classes)] if names is None else list(names)
-    if len(names) != classes:
-        raise ValueError(f"there are {len(names)} names for {classes} classes")
+    y = y.cpu()
+    names = [str(label) for label in range(dense.shape[1])] if names is None else list(names)
+    if len(y) and len(names) <= int(y.max()):
+        raise ValueError(f"there are {len(names)} names for labels up to {int(y.max())}")
     first, second = dense.argmax(1).cpu(), compressed.argmax(1).cpu()
     before, after = first == y, second == y
     by_group: tuple[Flips, ...] = ()

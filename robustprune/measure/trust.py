@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -77,7 +77,7 @@ def compare_trust(
     outside: Tensor | None = None,
     groups: Sequence[object] | None = None,
     names: Sequence[str] | None = None,
-    corruptions: Sequence[str] | None = None,
+    corruptions: Sequence[str] | Mapping[str, Tensor] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     quiet: bool = True,
@@ -95,12 +95,13 @@ def compare_trust(
         outside: examples from outside of the distribution, such as `surrogates(x)`.
         groups: the group of each test example, for fairness.
         names: the names of the classes.
-        corruptions: None for all that fit the shape of x (images must lie in [0, 1]); () for none.
+        corruptions: names; None for all that fit the shape of x (images must lie in [0, 1]); () for
+            none. Or corrupted examples of your own: name -> (severities, N, ...).
 
     Raises:
         ValueError: arguments do not fit, a label is no class, or a logit is NaN.
     """
-    chosen = corruption_names(x) if corruptions is None else tuple(corruptions)
+    chosen = corruption_names(x) if corruptions is None else corruptions
     seen = [
         _seen(model, x, y, attack, members, outside, chosen, seed, batch_size, title, quiet)
         for model, title in ((dense, "dense"), (compressed, "compressed"))
@@ -137,7 +138,7 @@ def _seen(
     attack: Attack | None,
     members: tuple[Tensor, Tensor] | None,
     outside: Tensor | None,
-    corruptions: Sequence[str],
+    corruptions: Sequence[str] | Mapping[str, Tensor],
     seed: int,
     batch_size: int | None,
     title: str,
@@ -151,12 +152,16 @@ def _seen(
         found = adversarial_examples(
             model, x, y, attack, batch_size=batch_size, title=f"attacking {title}", quiet=quiet
         )
-    right = {
-        name: torch.stack(
-            [logits(corrupt(x, name, s, seed=seed)).argmax(1) == y.cpu() for s in SEVERITIES]
+
+    def right_on(name: str) -> Tensor:
+        made = (
+            corruptions[name].to(x)
+            if isinstance(corruptions, Mapping)
+            else (corrupt(x, name, s, seed=seed) for s in SEVERITIES)
         )
-        for name in corruptions
-    }
+        return torch.stack([logits(inputs).argmax(1) == y.cpu() for inputs in made])
+
+    right = {name: right_on(name) for name in corruptions}
     return _Seen(
         logits(x, y),
         None if found is None else logits(found, y),
@@ -194,21 +199,14 @@ def _calibrations(first: Tensor, second: Tensor, y: Tensor, where: str) -> Itera
     yield pair("calibration error (ECE)", gaps, combine=_sum_of_sizes)
     yield pair("Brier score", brier_scores, unit="score")
     yield pair("negative log-likelihood", losses, unit="nats")
-    yield pair("confidence where wrong", _sure_and_wrong, combine=_ratio)
+    wrong = (first.argmax(1) != y) & (second.argmax(1) != y)
+    if int(wrong.sum()) > 1:
+        sure = max_softmax(first)[wrong], max_softmax(second)[wrong]
+        yield OnExamples(f"confidence where both are wrong{where}", *sure, -1)
 
 
 def _sum_of_sizes(means: Tensor) -> Tensor:
     return means.abs().sum(1)
-
-
-def _sure_and_wrong(logits: Tensor, y: Tensor) -> Tensor:
-    """Return (N, 2): the confidence where the answer is wrong, else 0, and whether it is wrong."""
-    wrong = 1 - _right(logits, y)
-    return torch.stack([max_softmax(logits) * wrong, wrong], dim=1)
-
-
-def _ratio(means: Tensor) -> Tensor:
-    return torch.where(means[:, 1] > 0, means[:, 0] / means[:, 1].clamp(min=1e-300), 0.0)
 
 
 def _shifts(first: _Seen, second: _Seen) -> Iterator[OnExamples]:

@@ -83,7 +83,9 @@ def _stages(run: Run) -> dict[str, Any]:
         write_report(run.folder.path)
         if config.trust.examples is not None:
             asked = Asked(examples=config.trust.examples)
-            trust_classifier(run.folder, config, run.task, asked, run.device, run.quiet)
+            trust_classifier(
+                run.folder, config, run.task, asked, device=run.device, quiet=run.quiet
+            )
     run.folder.log("report")
     return metrics
 

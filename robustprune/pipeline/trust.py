@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from robustprune.run.files import read_bytes
 from robustprune.run.naming import check_code_is_named
 from robustprune.run.rundir import RunDir
 from robustprune.tasks import Task, holdout
+from robustprune.tasks.cifar_c import FOLDER, cifar10_c
+from robustprune.tasks.folders import data_folder
 
 #: the dense network that is compared with
 AGAINST = "adversarial"
@@ -68,13 +70,31 @@ def trust_run(
         )
         return trust_language(replace(prepared, folder=RunDir(run_dir)), asked)
     task = task_of(config, data_dir)
-    return trust_classifier(RunDir(run_dir), config, task, asked, torch.device(device), quiet)
+    return trust_classifier(
+        RunDir(run_dir),
+        config,
+        task,
+        asked,
+        data_dir=data_dir,
+        device=torch.device(device),
+        quiet=quiet,
+    )
 
 
 def trust_classifier(
-    folder: RunDir, config: Config, task: Task, asked: Asked, device: torch.device, quiet: bool
+    folder: RunDir,
+    config: Config,
+    task: Task,
+    asked: Asked,
+    *,
+    data_dir: Path | None = None,
+    device: torch.device,
+    quiet: bool,
 ) -> dict[str, Any]:
-    """Do what `trust_run` does for a run on a task of classification."""
+    """Do what `trust_run` does for a run on a task of classification.
+
+    data_dir: the folder that may hold the data set CIFAR-10-C, for runs on CIFAR-10.
+    """
     metrics = parse_metrics(folder.read_json("metrics.json"))
     titles = {model.name: model.title for model in metrics.models}
     dense, compressed = asked.against or AGAINST, asked.compressed or metrics.headline
@@ -84,8 +104,7 @@ def trust_classifier(
     section, text = config.evaluation, task.train.present is not None
     threat = ThreatModel(config.threat.norm, config.threat.eps, task.bounds, task.support)
     attack = PGD(threat, steps=section.steps, step_size=section.step_size, seed=config.seed)
-    unit = task.bounds == (0.0, 1.0)
-    corrupted = () if text or (x.dim() == 4 and not unit) else corruption_names(x)
+    corrupted = corrupted_inputs(task, x, y, data_dir)
     outside = None if text else surrogates(x, seed=config.seed, bounds=task.bounds)
     members = _members(config, task, len(y), device)
     found = compare_trust(
@@ -160,6 +179,26 @@ def _about(found: Trust) -> dict[str, Any]:
     }
 
 
+def corrupted_inputs(
+    task: Task, x: Tensor, y: Tensor, data_dir: Path | None
+) -> Sequence[str] | Mapping[str, Tensor]:
+    """Return the names of the corruptions for these inputs; for CIFAR-10 the images of CIFAR-10-C
+    where the data folder has them; () for sentences, and for images that are not in [0, 1].
+
+    Raises:
+        ValueError: as in `tasks.cifar_c.cifar10_c`.
+    """
+    official = data_folder(data_dir) / FOLDER
+    if task.name == "cifar10" and official.is_dir():
+        return cifar10_c(official, y)
+    if task.train.present is not None:
+        return ()
+    if x.dim() == 4:
+        unit = task.bounds in (None, (0.0, 1.0)) and 0 <= float(x.min()) <= float(x.max()) <= 1
+        return corruption_names(x) if unit else ()
+    return corruption_names(x)
+
+
 def _network(
     folder: RunDir, config: Config, task: Task, name: str, device: torch.device
 ) -> nn.Module:
@@ -198,12 +237,11 @@ def read_groups(path: Path, number: int) -> Sequence[str]:
     return [line.strip() for line in lines]
 
 
-def _corruptions(names: Sequence[str]) -> str:
-    if not names:
+def _corruptions(used: Sequence[str] | Mapping[str, Tensor]) -> str:
+    if not used:
         return "none for such inputs"
-    return (
-        f"{', '.join(names)}; mean over severities 1 to 5, made here (not the data set CIFAR-10-C)"
-    )
+    made = "of the data set CIFAR-10-C" if isinstance(used, Mapping) else "made here"
+    return f"{', '.join(used)}; mean over severities 1 to 5, {made}"
 
 
 def _outside(outside: Tensor | None) -> str:

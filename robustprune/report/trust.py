@@ -117,8 +117,10 @@ def rows(found: Sequence[Change]) -> list[Row]:
 
 
 def value(number: float, unit: str) -> str:
-    """Write 0.86 as 86.0%, and values in other units with their unit."""
-    return f"{100 * number:.1f}%" if unit == "share" else f"{number:.3g} {unit}"
+    """Write 0.86 as 86.0%, and values in other units with their unit; a score has none."""
+    if unit == "share":
+        return f"{100 * number:.1f}%"
+    return f"{number:.3g}" if unit == "score" else f"{number:.3g} {unit}"
 
 
 def difference(number: float, unit: str) -> str:
@@ -131,12 +133,10 @@ def difference(number: float, unit: str) -> str:
 def _verdict(one: Change) -> str:
     if one.shown:
         return one.verdict
-    least = f"{100 * one.smallest:.1f} points" if one.unit == "share" else _plain(one)
+    least = f"{100 * one.smallest:.1f} points"
+    if one.unit != "share":
+        least = value(float(f"{one.smallest:.2g}"), one.unit)
     return f"no difference shown; {least} would have been"
-
-
-def _plain(one: Change) -> str:
-    return f"{one.smallest:.2g} {one.unit}"
 
 
 def summary(page: TrustPage) -> list[Line]:

@@ -83,7 +83,7 @@ def _panel(axes: Axes, unit: str, members: Sequence[Change]) -> None:
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     what = "percentage points" if unit == "share" else unit
-    axes.set_xlabel(f"← better · by how much the compressed network is worse ({what}) · worse →")
+    axes.set_xlabel(f"← better · difference in {what} · worse →")
 
 
 def _ends(one: Change) -> tuple[float, float]:

@@ -148,7 +148,9 @@ def test_of_a_network_that_is_only_surer_the_calibration_changes_and_no_answer()
         assert by_name[name].difference == 0.0
         assert by_name[name].verdict == "no difference shown"
     assert found.changes[0].verdict == "worse"
-    assert by_name["confidence where wrong"].verdict == "worse"
+    sure = by_name["confidence where both are wrong"]
+    assert sure.verdict == "worse"
+    assert sure.n == round(120 * (1 - by_name["accuracy"].dense))
     assert by_name["calibration error (ECE), attacked"].verdict == "worse"
     assert by_name["demographic parity difference"].difference == 0.0
     # both scores keep their order, but for pairs that float32 can't tell apart

@@ -54,6 +54,8 @@ def test_a_network_agrees_with_itself() -> None:
     found = disagreement(model, model, x, y, batch_size=6)
     assert found.churn.value == found.lost == found.won == 0
     assert all(one.p == 1.0 and one.ci95[0] < 0 < one.ci95[1] for one in found.classes)
+    wider = disagreement(model, model, x, y % 2, names=["a", "b"])  # than its two classes
+    assert {one.name for one in wider.classes} == {"a", "b"}
 
 
 @pytest.mark.parametrize(("b", "c"), [(0.0, 0.0), (0.3, 0.0), (0.2, 0.2), (0.05, 0.45), (0.9, 0.1)])
@@ -117,7 +119,7 @@ def test_refusals() -> None:
         fairness(model, x, y, ["a", "b"])
     with pytest.raises(ValueError, match=r"gives logits \(3, 2\) and the compressed one \(3, 4\)"):
         disagreement(model, nn.Linear(2, 4), x, y)
-    with pytest.raises(ValueError, match="there are 1 names for 2 classes"):
+    with pytest.raises(ValueError, match="there are 1 names for labels up to 1"):
         disagreement(model, model, x, y, names=["a"])
     with pytest.raises(ValueError, match="must be counts of n=3"):
         exact_difference(2, 2, 3)
