@@ -10,10 +10,11 @@ from robustprune.compare.causal import (
     write_causal,
 )
 from robustprune.compare.entry import benchmark_entry, write_entry
+from robustprune.compare.export import as_csv, as_json, as_latex
 from robustprune.compare.gather import Result, find_runs, gather
 from robustprune.compare.grid import Grid, grid_of, markdown_grid, terminal_grid
 from robustprune.compare.page import write_comparison
-from robustprune.compare.table import as_csv, as_json, as_latex, terminal_board
+from robustprune.compare.table import terminal_board
 
 __all__ = [
     "Board",

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustprune.compare.board import Board
+from robustprune.compare.export import as_csv, as_latex
 from robustprune.compare.figures import figures
 from robustprune.compare.grid import markdown_grid
 from robustprune.compare.paired import against_best
-from robustprune.compare.table import PAIRED, apart, as_csv, as_latex, columns_of
+from robustprune.compare.table import PAIRED, apart, columns_of
 from robustprune.measure.statistics import INTERVAL_METHOD
 from robustprune.report.fill import render_html
 from robustprune.report.style import inline, page_colours
