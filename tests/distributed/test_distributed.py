@@ -41,6 +41,7 @@ from robustprune.run.runtime import (
     rank,
     ranks,
 )
+from robustprune.search import train_sparse
 from robustprune.sparsity import MaskSet, apply_masks, full_masks
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs forks")
@@ -183,6 +184,38 @@ def test_two_ranks_train_on_tokens_and_move_masks_as_one_process_does(tmp_path: 
     for name, value in trained_on_tokens().items():
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6)
+
+
+def sparse_masks() -> dict[str, Tensor]:
+    """The masks and weights of sparse trainings, in whatever process this is."""
+    found = {}
+    for method in ("rigl", "set", "flyingbird_plus"):
+        ticket = train_sparse(
+            network(), batches((8, 8, 7)), density=0.4, method=method, attack=FGSM(THREAT),
+            epochs=4, every=2, optimizer=OptimizerSpec(lr=0.1), quiet=True,
+            validation=Validation(loader=batches((5, 4)), attack=FGSM(THREAT)),
+        )  # fmt: skip
+        found |= {f"{method}.mask.{name}": mask for name, mask in ticket.masks.items()}
+        found |= {f"{method}.{name}": w.clone() for name, w in ticket.model.state_dict().items()}
+    return found
+
+
+def keep_sparse(folder: str) -> None:
+    choose_device("cpu")
+    save_file(sparse_masks(), Path(folder) / f"{rank()}.safetensors")
+    leave()
+
+
+def test_two_ranks_move_their_masks_as_one_process_does(tmp_path: Path) -> None:
+    """The dense gradient is that of the whole batch, and random growth is the same on each rank."""
+    launch(keep_sparse, (str(tmp_path),), tmp_path / "log", 2)
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    for name, value in sparse_masks().items():
+        assert torch.equal(first[name], second[name]), name
+        if value.dtype == torch.bool:
+            assert torch.equal(first[name], value), name
+        else:
+            torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5)
 
 
 def check_collectives(folder: str) -> None:
