@@ -25,6 +25,7 @@ from attacks import PGD
 from benchmarks.kept import note, rows
 from benchmarks.layerwise_networks import CASES, Case, data, dense, loader
 from benchmarks.layerwise_tables import paired, table
+from benchmarks.sparse_rows import ROWS
 from robustprune.layerwise import prune_layerwise
 from robustprune.measure import attack_set, evaluate
 from robustprune.minmax import (
@@ -46,6 +47,7 @@ from robustprune.search import (
     prune_admm,
     prune_one_shot,
     prune_scores,
+    training_work,
 )
 from robustprune.sparsity import apply_masks, bake
 from robustprune.tasks import BatchLoader, Split, Task
@@ -223,6 +225,7 @@ for _name, _search in SEARCHES.items():
     METHODS[_name], METHODS[f"{_name}+100"] = _search, tuned(_search, 100)
     METHODS[f"mask of {_name}"] = masked(_search, refitted=False)
     METHODS[f"mask of {_name}, refit"] = masked(_search, refitted=True)
+METHODS |= ROWS
 
 
 def method(name: str) -> Search:
@@ -280,6 +283,8 @@ def run(options: argparse.Namespace) -> None:
                     ticket = method(what)(case, task, model, density, seed)
                     found = ticket.model.eval()
                     extra = {"kept": ticket.masks.density}
+                    if (work := training_work(ticket.history, case.inner[0])) is not None:
+                        extra |= {**ticket.history[-1].figures, "work": work}
                 seconds = time.process_time() - started
                 row = {"case": name, "seed": seed, "method": what, "density": density}
                 note(
@@ -300,7 +305,8 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/layerwise"))
     parser.add_argument("--cases", nargs="+", default=["ecg200"], choices=list(CASES))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="+N: fine-tuned")
+    pruned = [name for name in METHODS if name not in ROWS]
+    parser.add_argument("--methods", nargs="+", default=pruned, help="+N: fine-tuned")
     parser.add_argument("--densities", nargs="+", type=float, default=list(DENSITIES))
     parser.add_argument("--seeds", type=int, help="how many; default what the case says")
     parser.add_argument(

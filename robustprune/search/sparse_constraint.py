@@ -154,7 +154,7 @@ class SparseTraining(Constraint):
             masks = self._project(model)
         else:
             masks = before
-            if self.method.moves_density:
+            if self.method.extra or (self.method.moves_density and number <= self.schedule.ramp):
                 masks = self.cut(number, before)
             if share := self.method.share(number, self.schedule.updates):
                 masks = self._drop_and_grow(masks, number, share, step)
@@ -277,7 +277,10 @@ def rank_by_sign(weight: Tensor, alive: Tensor) -> Tensor:
     """Rank |w| among the weights of the same sign, in (0, 1], so that a threshold drops the same
     share of both."""
     rank = torch.zeros_like(weight, dtype=torch.float64)
-    for side in (alive & (weight > 0), alive & (weight < 0)):
-        order = weight[side].abs().argsort(stable=True).argsort()
-        rank[side] = (order + 1).double() / max(len(order), 1)
+    active = alive.nonzero().flatten()
+    values = weight[active]
+    for side in (values > 0, values < 0):
+        order = active[side][values[side].abs().argsort(stable=True)]
+        places = torch.arange(1, len(order) + 1, dtype=rank.dtype, device=rank.device)
+        rank[order] = places / max(len(order), 1)
     return rank

@@ -66,7 +66,10 @@ def keep_best(
             name: value.masked_fill(~alive[name].to(value.device), -torch.inf)
             for name, value in values.items()
         }
-    counts = allot(values, groups, density, allocate, limits=limits)
+    compared = values  # only these are compared; fewer take less time
+    if limits is not None and all(limits.values()):
+        compared = {name: value[alive[name].to(value.device)] for name, value in values.items()}
+    counts = allot(compared, groups, density, allocate, limits=limits)
     masks = {}
     for name, g in groups.items():
         chosen = g.choose(values[name], counts[name])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attacks import PGD, ThreatModel
 from robustprune.minmax import (
     Adversarial,
+    Awp,
     Certified,
     Checkpoint,
     Mart,
@@ -426,8 +427,9 @@ def test_any_method_under_any_pattern(
         Mart(ATTACK),
         Certified(THREAT, method="ibp", warmup=1),
         Certified(THREAT, method="crown-ibp", warmup=1),
+        Awp(Adversarial(ATTACK)),
     ],
-    ids=["adversarial", "trades", "mart", "ibp", "crown-ibp"],
+    ids=["adversarial", "trades", "mart", "ibp", "crown-ibp", "awp"],
 )
 @pytest.mark.parametrize("method", ["set", "rigl", "granet", "hard_thresholding"])
 def test_any_objective(method: str, objective: Any) -> None:
