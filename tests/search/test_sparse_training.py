@@ -574,7 +574,9 @@ def test_the_work_of_a_training_by_hand() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["rigl", "hard_thresholding"])
 def test_a_compiled_network_moves_its_masks_alike(method: str) -> None:
-    plain, fast = (trained(method, compile=compiled) for compiled in (False, True))
+    # several updates could meet a tie that rounding decides, and then go other ways
+    own: dict[str, Any] = {"every": 5} if method == "rigl" else {}
+    plain, fast = (trained(method, compile=compiled, **own) for compiled in (False, True))
     assert fast.masks == plain.masks
     for name, value in plain.model.state_dict().items():
         torch.testing.assert_close(value, fast.model.state_dict()[name])
