@@ -20,6 +20,7 @@ from robustprune.lm.eviction import (
     SnapKV,
     Tova,
 )
+from robustprune.lm.importance import importance_masks
 from robustprune.lm.llama2c import convert
 from robustprune.lm.lora import tune_lora
 from robustprune.lm.merging import Merging
@@ -49,6 +50,7 @@ __all__ = [
     "embedded",
     "evicting",
     "heavy_hitters",
+    "importance_masks",
     "next_token_batches",
     "perplexity",
     "prune_in_rounds",
