@@ -1,5 +1,6 @@
 """Pruning without training: each layer is a least-squares problem, which many solvers solve."""
 
+from robustprune.layerwise.autoencoder import Autoencoder, sparse_autoencoder
 from robustprune.layerwise.checks import FewExamples
 from robustprune.layerwise.problem import LayerProblem, Solution
 from robustprune.layerwise.prune import prune_layerwise
@@ -11,6 +12,7 @@ from robustprune.layerwise.targets import TARGETS, TargetName
 __all__ = [
     "SOLVERS",
     "TARGETS",
+    "Autoencoder",
     "FewExamples",
     "LayerProblem",
     "Owl",
@@ -18,4 +20,5 @@ __all__ = [
     "TargetName",
     "prune_layerwise",
     "set_difference",
+    "sparse_autoencoder",
 ]
