@@ -28,6 +28,7 @@ from robustprune.search import (
     prune_admm,
     prune_gradual,
     prune_one_shot,
+    prune_scores,
     train_control,
 )
 from robustprune.sparsity.criteria import CRITERIA
@@ -151,6 +152,27 @@ def one_shot(scene: Scene) -> Plot:
     return _over_density(scene, values, names, title=title, key="one-shot", densities=densities)
 
 
+def hydra(scene: Scene) -> Plot:
+    """What a search over masks alone is worth, before any weight is trained."""
+    names = {"hydra": "HYDRA's mask", "magnitude": "the largest weights"}
+    values = {
+        "hydra": [
+            scene.robust(
+                prune_scores(
+                    scene.dense, scene.loader(), density=density, method="hydra", **scene.options()
+                ).model
+            )
+            for density in DENSITIES
+        ],
+        "magnitude": [
+            scene.robust(prune_one_shot(scene.dense, density=density).model)
+            for density in DENSITIES
+        ],
+    }
+    title = "Masks over the same weights"
+    return _over_density(scene, values, names, title=title, key="hydra-masks")
+
+
 def bounds(scene: Scene) -> Plot:
     """The share of 20 examples that each method certifies, over ε."""
     x, y = scene.task.test.batch(slice(20))
@@ -202,6 +224,7 @@ PLOTS: dict[str, Callable[[Scene], Plot]] = {
     "gradual": gradual,
     "admm": admm,
     "one_shot": one_shot,
+    "hydra": hydra,
     "bounds": bounds,
     "lottery": lottery,
 }
