@@ -284,7 +284,7 @@ def run(options: argparse.Namespace) -> None:
                     found = ticket.model.eval()
                     extra = {"kept": ticket.masks.density}
                     if (work := training_work(ticket.history, case.inner[0])) is not None:
-                        extra |= {**ticket.history[-1].figures, "work": work}
+                        extra |= {"work": work, "explored": ticket.history[-1].figures["explored"]}
                 seconds = time.process_time() - started
                 row = {"case": name, "seed": seed, "method": what, "density": density}
                 note(
