@@ -12,13 +12,10 @@ from torch import Tensor
 
 from robustprune.measure.auroc import auroc, paired_auroc
 from robustprune.measure.comparison import exact_difference, holm, mcnemar, paired_bootstrap
+from robustprune.measure.resamples import bootstrap, swaps
 
 #: the level of all claims together, and the power at which `Change.smallest` is found
 ALPHA, POWER = 0.05, 0.8
-#: the number of resamples of the bootstrap and of the swap test
-RESAMPLES = 5000
-#: the largest number of values of a matrix of resamples at a time
-_AT_A_TIME = 4_000_000
 
 
 def _first(means: Tensor) -> Tensor:
@@ -241,8 +238,8 @@ def _resampled(some: Sequence[OnExamples], seed: int) -> list[_Raw]:
     )
     widths = [one.dense.reshape(len(one.dense), -1).shape[1] for one in some]
     n = len(first)
-    drawn = _differences(some, widths, _bootstrap(first, second, seed))
-    swapped = _differences(some, widths, _swaps(first, second, seed))
+    drawn = _differences(some, widths, bootstrap(first, second, seed))
+    swapped = _differences(some, widths, swaps(first, second, seed))
     found = []
     for place, (one, a, b) in enumerate(
         zip(some, torch.split(first, widths, 1), torch.split(second, widths, 1), strict=True)
@@ -279,30 +276,3 @@ def _differences(
         ):
             found[place].append(one.combine(b) - one.combine(a))
     return [torch.cat(parts) for parts in found]
-
-
-def _bootstrap(first: Tensor, second: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the means of both over examples that are drawn with replacement."""
-    n, generator = len(first), torch.Generator().manual_seed(seed)
-    for rows in _chunks(n):
-        drawn = torch.randint(n, (rows, n), generator=generator)
-        counts = torch.zeros(rows, n, dtype=torch.float64)
-        counts.scatter_add_(1, drawn, torch.ones(rows, n, dtype=torch.float64))
-        yield counts @ first / n, counts @ second / n
-
-
-def _swaps(first: Tensor, second: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the means of both with the two outputs swapped on half of the examples."""
-    n, generator = len(first), torch.Generator().manual_seed(seed + 1)
-    whole, apart = (first + second).mean(0), second - first
-    for rows in _chunks(n):
-        swap = torch.randint(2, (rows, n), generator=generator).double()
-        one = first.mean(0) + swap @ apart / n
-        yield one, whole - one
-
-
-def _chunks(n: int) -> Iterator[int]:
-    left, most = RESAMPLES, max(1, _AT_A_TIME // n)
-    while left > 0:
-        yield min(left, most)
-        left -= most

@@ -16,7 +16,7 @@ from robustprune.models.language import quiet_transformers
 from robustprune.pipeline.causal_measure import measured
 from robustprune.pipeline.causal_metrics import entry_of, metrics_of
 from robustprune.pipeline.causal_run import DENSE, CausalRun, Level, Pruned, searches_of
-from robustprune.pipeline.methods import Method
+from robustprune.pipeline.method import Method
 from robustprune.pipeline.trust_causal import trust_language
 from robustprune.pipeline.trust_page import Asked
 from robustprune.report import write_report

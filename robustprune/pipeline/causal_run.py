@@ -15,7 +15,8 @@ from robustprune.lm import random_windows, token_loss, windows
 from robustprune.models.causal import STORIES, CausalModel, causal_digest, load_causal
 from robustprune.models.options import checked_options
 from robustprune.packing import words
-from robustprune.pipeline.methods import ROWS, Method, check_methods, methods_of
+from robustprune.pipeline.method import Method
+from robustprune.pipeline.methods import ROWS, check_methods, methods_of
 from robustprune.run.config import Config
 from robustprune.run.content import tensor_digest
 from robustprune.run.fingerprint import digest_of

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attacks import FGSM, ThreatModel
 from robustprune.measure import (
+    Change,
     OnExamples,
     OnScores,
     calibration_of,
@@ -17,9 +18,9 @@ from robustprune.measure import (
     compare_trust,
     mcnemar,
     paired_auroc,
+    resamples,
     surrogates,
 )
-from robustprune.measure import change as module
 from robustprune.measure.calibration import gaps
 
 
@@ -78,10 +79,10 @@ def test_the_value_of_a_combined_measure_is_the_measure_itself() -> None:
 def test_false_claims_and_power_are_as_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal networks differ in at most about 5% of trials; a difference of `smallest` is found in
     about 80% of them."""
-    monkeypatch.setattr(module, "RESAMPLES", 400)
+    monkeypatch.setattr(resamples, "RESAMPLES", 400)
     rng = np.random.default_rng(2)
 
-    def trial(shift: float) -> "module.Change":
+    def trial(shift: float) -> Change:
         base = rng.normal(0, 1, 60)
         pair = base + rng.normal(0, 1, 60), base + shift + rng.normal(0, 1, 60)
         return changes([OnExamples("loss", *map(torch.from_numpy, pair), -1, "nats")])[0]
