@@ -1,16 +1,17 @@
-"""Remove heads and neurons from causal language models; `from_pretrained` loads what is left."""
+"""Remove heads, neurons and layers from causal language models; `from_pretrained` loads what is
+left."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from robustprune.deploy.copies import check_baked
-from robustprune.sparsity import transformer_blocks
+from robustprune.sparsity import Block, transformer_blocks
 from robustprune.sparsity.blocks import out_dim
 from robustprune.sparsity.gates import GateGroup, Span, gate_groups
 
@@ -23,13 +24,14 @@ _SETTINGS = {
 
 @torch.no_grad()
 def slim_causal(model: nn.Module) -> nn.Module:
-    """Copy a causal language model without the heads and neurons whose outputs are not used.
+    """Copy a causal language model without heads, neurons and layers that add nothing.
 
-    These are the ones whose columns of the output projection, or of the last feed-forward matrix,
-    are all zero, as after `prune_layerwise(..., structure="head")`. They add exactly nothing, so
-    the answers stay the same up to the order of summation. Query heads that share a key and a value
+    These are heads and neurons whose columns of the output projection, or of the last feed-forward
+    matrix, are all zero, as after `prune_layerwise(..., structure="head")`, and layers in which
+    both matrices and their biases are zero, so that only the residual connection is left. The
+    answers stay the same up to the order of summation. Query heads that share a key and a value
     head go together. The config of a model has one number of heads and one of neurons for all
-    layers, so each layer keeps as many as the layer that needs most.
+    layers, so each layer that stays keeps as many as the layer that needs most. One layer stays.
 
     Args:
         model: a model of transformers with layers like Llama's (Mistral, Qwen2, ...) or GPT-2's,
@@ -52,13 +54,17 @@ def slim_causal(model: nn.Module) -> nn.Module:
         )
     config = copy.deepcopy(cast(Any, model).config)
     heads, pairs, neurons = _SETTINGS[family]
+    stay = _working(model, blocks)
     kept: dict[str, tuple[Span, Tensor]] = {}
     if heads is not None:
-        number = _choose(model, gate_groups(model, "head"), kept)
+        number = _choose(model, _places(model, "head", stay), kept)
         setattr(config, heads, number * blocks[0].shared)
         setattr(config, cast(str, pairs), number)
         config.head_dim = blocks[0].size
-    setattr(config, neurons, _choose(model, gate_groups(model, "neuron"), kept))
+    setattr(config, neurons, _choose(model, _places(model, "neuron", stay), kept))
+    config.num_hidden_layers = len(stay)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[index] for index in stay]
     small: nn.Module = type(model)(config).to(next(model.parameters()).dtype)
     state = dict(model.state_dict())
     for name, (span, index) in kept.items():
@@ -66,10 +72,42 @@ def slim_causal(model: nn.Module) -> nn.Module:
         bias = f"{name.removesuffix('weight')}bias"
         if bias in state and _of_outputs(model, name, span):
             state[bias] = _selected(state[bias], replace(span, dim=0), index)
-    small.load_state_dict(state)
+    small.load_state_dict(_without_layers(state, blocks, stay))
     if getattr(model, "generation_config", None) is not None:
         small.generation_config = copy.deepcopy(model.generation_config)
     return small.to(next(model.parameters()).device).eval()
+
+
+def _working(model: nn.Module, blocks: list[Block]) -> list[int]:
+    """Return the places of the layers that add something; the first one if no layer does."""
+
+    def adds(name: str) -> bool:
+        return any(bool((part != 0).any()) for part in model.get_submodule(name).parameters())
+
+    found = [i for i, block in enumerate(blocks) if adds(block.output) or adds(block.down)]
+    return found or [0]
+
+
+def _places(
+    model: nn.Module, granularity: Literal["head", "neuron"], stay: list[int]
+) -> dict[str, GateGroup]:
+    found = list(gate_groups(model, granularity).items())
+    return dict(found[index] for index in stay)
+
+
+def _without_layers(
+    state: dict[str, Tensor], blocks: list[Block], stay: list[int]
+) -> dict[str, Tensor]:
+    """Leave out the layers that do not stay, and number the others anew."""
+    new = {blocks[old].name: blocks[place].name for place, old in enumerate(stay)}
+    found = {}
+    for name, tensor in state.items():
+        layer = next((b.name for b in blocks if name.startswith(f"{b.name}.")), None)
+        if layer is None:
+            found[name] = tensor
+        elif layer in new:
+            found[new[layer] + name.removeprefix(layer)] = tensor
+    return found
 
 
 def _choose(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustprune.deploy import CSRLinear, slim_causal, sparsify
 from robustprune.layerwise import prune_layerwise
-from robustprune.sparsity import apply_masks, full_masks
+from robustprune.sparsity import apply_masks, full_masks, transformer_blocks
 from robustprune.sparsity.gates import gate_groups
 
 transformers = pytest.importorskip("transformers")
@@ -91,12 +91,38 @@ def test_dead_everywhere_leaves_one() -> None:
         layer.self_attn.o_proj.weight.data.zero_()
     small = slim_causal(model)
     sizes = small.config
+    assert sizes.num_hidden_layers == 1
     assert (sizes.intermediate_size, sizes.num_attention_heads, sizes.num_key_value_heads) == (
         1,
         2,
         1,
     )
     torch.testing.assert_close(logits(small), logits(model))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_that_add_nothing_are_removed(family: str, tmp_path: Path) -> None:
+    """GPT-2's biases are part of what a layer adds."""
+    more = {} if family == "GPT2" else {"num_hidden_layers": 4}
+    model = made(family, **more)
+    blocks = transformer_blocks(model)
+    for block in blocks[1:3] if more else blocks[:1]:
+        for name in (block.output, block.down):
+            model.get_submodule(name).weight.data.zero_()
+            bias = getattr(model.get_submodule(name), "bias", None)
+            if bias is not None:
+                assert len(transformer_blocks(slim_causal(model))) == len(blocks)
+                bias.data.zero_()
+    small = slim_causal(model)
+    assert len(transformer_blocks(small)) == small.config.num_hidden_layers == (2 if more else 1)
+    torch.testing.assert_close(logits(small), logits(model))
+    small.save_pretrained(tmp_path)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False)
+    assert torch.equal(logits(again), logits(small))
+    found = small.generate(IDS[:1], max_new_tokens=5, do_sample=False, pad_token_id=0)
+    assert torch.equal(
+        found, model.generate(IDS[:1], max_new_tokens=5, do_sample=False, pad_token_id=0)
+    )
 
 
 def test_bfloat16_stays() -> None:
