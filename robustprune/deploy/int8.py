@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -208,20 +208,31 @@ def _quantise(source: Path, target: Path, calibration: Tensor) -> None:
     )
 
 
-def onnx_logits(path: Path | str, x: Tensor) -> Tensor:
-    """Compute logits (N, C) of a file of `export_int8` with ONNX Runtime on the CPU, one example at
-    a time.
+def onnx_network(path: Path | str) -> Callable[[Tensor], Tensor]:
+    """Open a file of `export_int8`: a function from inputs (N, ...) to logits (N, C) on the CPU.
 
-    Optimisations of the runtime are switched off, because on x86 processors without VNNI they add
-    int8 products in 16 bits and saturate. So the result is what integer hardware computes.
-
-    Args:
-        x: (N, ...), of any floating dtype.
+    It runs one example at a time with ONNX Runtime, on as many threads as torch uses. Optimisations
+    of the runtime are switched off, because on x86 processors without VNNI they add int8 products
+    in 16 bits and saturate. So the result is what integer hardware computes.
     """
     runtime = needed("onnxruntime")
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    inputs = x.detach().cpu().float().numpy()
-    rows = [session.run(["logits"], {"x": row[None]})[0] for row in inputs]
-    return torch.cat([torch.from_numpy(row) for row in rows])
+
+    def logits(x: Tensor) -> Tensor:
+        inputs = x.detach().cpu().float().numpy()
+        rows = [session.run(["logits"], {"x": row[None]})[0] for row in inputs]
+        return torch.cat([torch.from_numpy(row) for row in rows])
+
+    return logits
+
+
+def onnx_logits(path: Path | str, x: Tensor) -> Tensor:
+    """Compute logits (N, C) of a file of `export_int8` on the CPU, as `onnx_network` does.
+
+    Args:
+        x: (N, ...), of any floating dtype.
+    """
+    return onnx_network(path)(x)

@@ -38,6 +38,7 @@ from robustprune.measure.leakage import Leakage, leakage
 from robustprune.measure.membership import Membership, likelihood_ratio, membership
 from robustprune.measure.minimal_perturbation import minimal_summary, nearest_adversarial
 from robustprune.measure.ood import Detection, detection, surrogates
+from robustprune.measure.quantised import QuantisedOutcome, robust_accuracy_quantised
 from robustprune.measure.repetition import distinct, repetition
 from robustprune.measure.shift import SEVERITIES, Shifted, corrupt, corruption_names, shifted
 from robustprune.measure.statistics import (
@@ -72,6 +73,7 @@ __all__ = [
     "PairedAuroc",
     "PairedTest",
     "Proportion",
+    "QuantisedOutcome",
     "Question",
     "Ranking",
     "Shifted",
@@ -124,6 +126,7 @@ __all__ = [
     "poison",
     "proportion",
     "repetition",
+    "robust_accuracy_quantised",
     "shifted",
     "stamp",
     "stratified_folds",

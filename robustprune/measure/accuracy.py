@@ -9,7 +9,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from attacks import PGD, Attack, EvaluationWarning, Finding, Model, Square, ThreatModel
+from attacks import (
+    PGD,
+    Attack,
+    EvaluationWarning,
+    Finding,
+    Model,
+    Square,
+    ThreatModel,
+    Transfer,
+    WorstOf,
+)
 from attacks.inputs import batch_of, check_threat
 from attacks.modes import evaluating
 from attacks.returned import attacked, check_radii, for_examples, threat_of
@@ -148,7 +158,7 @@ def evaluate(
     answers = torch.zeros(len(y), dtype=torch.int64)
     flat = torch.zeros_like(clean)
     robust = {name: torch.zeros_like(clean) for name in attacks}
-    followed = any(not isinstance(attack, Square) for attack in attacks.values())
+    followed = any(_follows(attack) for attack in attacks.values())
     with evaluating(model), computed_once(model):
         batches = own_batches(len(y), batch_size)
         for rows in progress(batches, title=title, unit="batch", quiet=quiet):
@@ -182,6 +192,13 @@ def evaluate(
     if is_first():
         warn_of(outcome.findings[:1])
     return outcome
+
+
+def _follows(attack: Attack) -> bool:
+    """Return whether an attack may follow the gradient of the network that is judged."""
+    if isinstance(attack, WorstOf):
+        return any(_follows(one) for one in attack.attacks)
+    return not isinstance(attack, Square | Transfer)
 
 
 def _flat(model: Model, x: Tensor, y: Tensor, robust: Tensor) -> Tensor:
