@@ -21,6 +21,8 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "div": ("input", "other", "*", "rounding_mode", "out"),
     "cat": ("tensors", "dim", "*", "out"),
     "flatten": ("input", "start_dim", "end_dim"),
+    "transpose": ("input", "dim0", "dim1"),
+    "permute": ("input", "dims"),
     "mean": ("input", "dim", "keepdim", "*", "dtype", "out"),
     "relu": ("input", "inplace"),
     "leaky_relu": ("input", "negative_slope", "inplace"),
@@ -77,6 +79,8 @@ def bind(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str,
     """
     names = PARAMETERS[name]
     positional = names[: names.index("*")] if "*" in names else names
+    if name == "permute" and len(args) > 2:  # the method takes the dimensions in a row, too
+        args = (args[0], list(args[1:]))
     if len(args) > len(positional):
         raise ValueError(
             f"{name!r} is called with {len(args)} arguments in a row; a deployed network takes "

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustprune.deploy.attention import AttentionHeads
+from robustprune.deploy.calls import bind
 from robustprune.deploy.network import Network, Ref, Step, resolve, tied_names
 from robustprune.deploy.signals import Fates, Flow, Flows, Kind, Signal, leaks, weight_matrix
 from robustprune.deploy.vocabulary import (
@@ -19,10 +22,12 @@ from robustprune.deploy.vocabulary import (
     ELEMENTWISE,
     FUNCTIONS,
     MAX_POOLS,
+    MOVES,
     NORMS,
     POOLS,
     TRANSPOSED,
     ZERO_PADS,
+    tensor_names,
 )
 
 
@@ -69,11 +74,14 @@ def _follow_step(
     shared: bool,
 ) -> tuple[Kind, Signal | None]:
     """Return the kind of a step, and the signal that comes out of it."""
-    if isinstance(layer, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)):
+    if isinstance(layer, (nn.Linear, AttentionHeads, *CONVOLUTIONS, *TRANSPOSED)):
         (name,) = step.refs
-        axis = len(shapes[name]) - 1 if isinstance(layer, nn.Linear) else 1
+        last = isinstance(layer, (nn.Linear, AttentionHeads))
+        axis = len(shapes[name]) - 1 if last else 1
         source = sources[name]
         aligned = source is None or source.axis == axis
+        if not shared and aligned and isinstance(layer, AttentionHeads):
+            return "heads", _heads(layer, source, axis, fates)
         if not shared and aligned and getattr(layer, "groups", 1) == 1:
             return "affine", _affine(layer, source, axis, fates)
         if not shared and source is not None and aligned and is_depthwise(layer):
@@ -105,6 +113,8 @@ def _follow_step(
         return "each", signal
     elif function in ARITHMETIC and len(step.refs) == 2:
         return _pair(step, sources, shapes, fates)
+    elif function in MOVES:
+        return "each", _moved(step, signal, len(shapes[step.refs[0]]))
     elif function == "cat":
         return _join(step, sources)
     elif isinstance(layer, nn.Flatten) or function == "flatten":
@@ -117,6 +127,18 @@ def _with_constants(signal: Signal, constant: Tensor, value: Tensor) -> Signal:
 
 
 def _affine(layer: nn.Module, source: Signal | None, axis: int, fates: Fates) -> Signal:
+    constant, value = _constants(layer, source)
+    return Signal(axis, fates.new(len(value)), constant, value)
+
+
+def _heads(layer: AttentionHeads, source: Signal | None, axis: int, fates: Fates) -> Signal:
+    """Follow attention: a head goes as a whole, and averages of constant values are constant."""
+    constant, value = (part.chunk(3)[2] for part in _constants(layer, source))
+    return Signal(axis, np.repeat(fates.new(layer.heads), layer.head_size), constant, value)
+
+
+def _constants(layer: nn.Module, source: Signal | None) -> tuple[Tensor, Tensor]:
+    """Return which outputs of a layer are constant, and the values of these."""
     weight = weight_matrix(layer)
     outs, ins, _ = weight.shape
     read = (weight != 0).any(2)
@@ -125,13 +147,13 @@ def _affine(layer: nn.Module, source: Signal | None, axis: int, fates: Fates) ->
     else:
         settled = source.constant & ~(source.nonzero() & leaks(layer))
         value = source.value.where(settled, 0.0)
-    bias = layer.bias
+    bias = getattr(layer, tensor_names(layer)[1])
     offset = torch.zeros(outs, dtype=torch.float64)
     if isinstance(bias, Tensor):
         offset = bias.detach().to("cpu", torch.float64)
     constant = ~(read & ~settled).any(1)
     total = offset + weight.sum(2).where(settled, 0.0) @ value
-    return Signal(axis, fates.new(outs), constant & total.isfinite(), total)
+    return constant & total.isfinite(), total
 
 
 def is_depthwise(layer: nn.Module) -> bool:
@@ -200,6 +222,18 @@ def _averages_after(step: Step, axis: int, ndim: int) -> bool:
     if dims is None:
         return False
     return all(d % ndim > axis for d in (dims if isinstance(dims, (list, tuple)) else [dims]))
+
+
+def _moved(step: Step, signal: Signal, ndim: int) -> Signal:
+    """Follow the channels through a change of the order of dimensions."""
+    given = bind(step.target, step.args, step.kwargs)
+    order = list(range(ndim))
+    if step.target == "permute":
+        order = [dim % ndim for dim in given["dims"]]
+    else:
+        one, other = given["dim0"] % ndim, given["dim1"] % ndim
+        order[one], order[other] = other, one
+    return replace(signal, axis=order.index(signal.axis))
 
 
 def _pair(

@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from robustprune.deploy.channels import follow
 from robustprune.deploy.network import Network
 from robustprune.deploy.record import record
-from robustprune.deploy.signals import Flow, Flows, Signal
+from robustprune.deploy.signals import Flow, Flows, Kind, Signal
 from robustprune.deploy.silence import make_structural
-from robustprune.deploy.vocabulary import TRANSPOSED
+from robustprune.deploy.vocabulary import TRANSPOSED, tensor_names
 from robustprune.minmax import History
 from robustprune.search.ticket import Ticket, copy_on
 from robustprune.sparsity import MaskSet, apply_masks, bake, check_density, count_kept
 from robustprune.sparsity.largest import top_k
+
+#: kinds of layers that make new channels
+_MAKERS: tuple[Kind, ...] = ("affine", "heads")
 
 
 @torch.no_grad()
@@ -29,12 +32,13 @@ def prune_channels(
     """Prune channels so that `slim` removes all of them: the best ⌈density · n⌉ of each space stay.
 
     The outputs of layers that meet in a residual sum, batch norm behind them and depthwise
-    convolutions that read them have one space of n channels. A channel's score is the norm of all
-    weights that go with it: its filters, its depthwise filters and the columns that read it (Li et
-    al. 2017, arXiv 1608.08710, for a group of layers as in Fang et al. 2023, arXiv 2301.12900). The
-    masks cover these weights, and the biases and the scale and shift of batch norm of pruned
-    channels, which are then exactly zero up to the next layer. Train the result with
-    `finetune_ticket(ticket, ..., mode="inherit")`.
+    convolutions that read them have one space of n channels; the heads of a self-attention are one.
+    A channel's score is the norm of all weights that go with it: its filters, its depthwise
+    filters, its queries, keys and values, and the columns that read it (Li et al. 2017, arXiv
+    1608.08710, for a group of layers as in Fang et al. 2023, arXiv 2301.12900). The masks cover
+    these weights, and the biases and the scale and shift of batch norm of pruned channels, which
+    are then exactly zero up to the next layer. Train the result with `finetune_ticket(ticket, ...,
+    mode="inherit")`.
 
     Args:
         model: the network, which is copied and never changed.
@@ -75,7 +79,7 @@ def _pinned(flows: Flows, dense: Iterable[str]) -> set[int]:
     """Return the fates of channels that must all stay."""
     fixed = set(flows.pinned)
     for wanted in (dense,) if isinstance(dense, str) else dense:
-        paths = {flow.step.target: flow.step.name for flow in flows.flows if flow.kind == "affine"}
+        paths = {flow.step.target: flow.step.name for flow in flows.flows if flow.kind in _MAKERS}
         names = fnmatch.filter(paths, wanted)
         if not names:
             raise ValueError(
@@ -95,7 +99,7 @@ def _spaces(flows: Flows, pinned: set[int]) -> list[NDArray[np.int64]]:
     """Return the fates that may go, those of layers that share a fate together."""
     spaces: list[set[int]] = []
     for flow in flows.flows:
-        if flow.kind == "affine" and flow.out is not None:
+        if flow.kind in _MAKERS and flow.out is not None:
             own = {int(fate) for fate in _roots(flows, flow.out)}
             touching = [space for space in spaces if space & own]
             spaces = [space for space in spaces if not space & own]
@@ -108,9 +112,13 @@ def _scores(flows: Flows, network: Network, weights: Mapping[str, Tensor]) -> Te
     """Return the norm of the weights that go with each fate, float64, on the CPU."""
     squares = torch.zeros(len(flows.fates), dtype=torch.float64)
     for flow in flows.flows:
-        if flow.kind not in ("affine", "depthwise"):
+        layer = network.layer(flow.step)
+        if layer is None or flow.kind not in (*_MAKERS, "depthwise"):
             continue
-        weight = weights[f"{flow.step.target}.weight"].to("cpu", torch.float64).square()
+        name = f"{flow.step.target}.{tensor_names(layer)[0]}"
+        weight = weights[name].to("cpu", torch.float64).square()
+        if flow.kind == "heads":
+            weight = torch.stack(weight.chunk(3)).sum(0)  # queries, keys and values
         for dim, signal in _sides(flow, network).items():
             if signal is not None:
                 summed = weight.sum([d for d in range(weight.ndim) if d != dim])
@@ -131,22 +139,24 @@ def _masks(flows: Flows, network: Network, gone: NDArray[np.bool_]) -> dict[str,
     """Return masks of the weights, and of biases and norms where channels are gone."""
     masks: dict[str, Tensor] = {}
     for flow in flows.flows:
-        if flow.out is None or flow.kind not in ("affine", "depthwise", "norm"):
-            continue
         layer = network.layer(flow.step)
+        if layer is None or flow.out is None or flow.kind not in (*_MAKERS, "depthwise", "norm"):
+            continue
         alive = torch.from_numpy(~gone[_roots(flows, flow.out)])
-        vectors = ["bias"]
+        matrix, *vectors = tensor_names(layer)
+        times = 3 if flow.kind == "heads" else 1  # queries, keys and values
         if flow.kind == "norm":
             vectors.append("weight")
         else:
-            name = f"{flow.step.target}.weight"
+            name = f"{flow.step.target}.{matrix}"
             mask = torch.ones(network.get_parameter(name).shape, dtype=torch.bool)
             for dim, signal in _sides(flow, network).items():
                 if signal is not None:
                     here = torch.from_numpy(~gone[_roots(flows, signal)])
+                    here = here.repeat(times) if signal is flow.out else here
                     mask &= here.view([-1 if d == dim else 1 for d in range(mask.ndim)])
             masks[name] = mask
         for vector in vectors:
             if isinstance(getattr(layer, vector), Tensor) and not bool(alive.all()):
-                masks[f"{flow.step.target}.{vector}"] = alive
+                masks[f"{flow.step.target}.{vector}"] = alive.repeat(times)
     return masks

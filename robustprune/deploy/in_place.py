@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor, fx, nn
 
 from robustprune.deploy.calls import bind
-from robustprune.deploy.vocabulary import ALIASES, DROPOUTS, FUNCTIONS, IN_PLACE
+from robustprune.deploy.vocabulary import ALIASES, DROPOUTS, FUNCTIONS, IN_PLACE, MOVES
 
 _VIEWS = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Flatten)
-_VIEW_FUNCTIONS = (FUNCTIONS["flatten"], *DROPOUTS)
+_VIEW_FUNCTIONS = (FUNCTIONS["flatten"], *(FUNCTIONS[name] for name in MOVES), *DROPOUTS)
 
 
 def check_in_place(graph: fx.Graph, model: nn.Module) -> None:
@@ -70,7 +70,7 @@ def _may_be_view(node: fx.Node, model: nn.Module) -> bool:
         module = model.get_submodule(str(node.target))
         return isinstance(module, _VIEWS) or bool(getattr(module, "inplace", False))
     if node.op == "call_method":
-        return node.target in ("view", "reshape", "flatten", "contiguous") or str(
+        return node.target in ("view", "reshape", "flatten", "contiguous", *MOVES) or str(
             node.target
         ).endswith("_")
     return node.op == "call_function" and (

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from robustprune.deploy.attention import AttentionHeads
 from robustprune.deploy.calls import kept_arguments, layer_arguments
 from robustprune.deploy.vocabulary import FUNCTIONS, MODULES
 
@@ -134,7 +135,10 @@ class Network(nn.Module):
                 _check_free(parent, part, path)
                 parent.add_module(part, nn.Module())
             child = parent._modules[part]
-            if type(child) is not nn.Module:
+            if child is None or type(child) not in (
+                nn.Module,
+                AttentionHeads,
+            ):  # beside heads lies their projection
                 raise ValueError(f"{path!r} lies inside a {type(child).__name__} layer")
             parent = child
         _check_free(parent, leaf, path)

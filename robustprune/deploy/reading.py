@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustprune.deploy.attention import AttentionHeads
 from robustprune.deploy.network import Network
 from robustprune.deploy.signals import Flow, Flows, Signal, leaks, weight_matrix
 
@@ -57,9 +58,12 @@ def _alive(network: Network, flows: Flows) -> dict[str, Tensor]:
 
 def _read(network: Network, flow: Flow, name: str, source: Signal, wanted: Tensor) -> Tensor:
     """Return (C,) bool: the channels of `source` that the `wanted` outputs need."""
-    if flow.kind == "affine":
+    if flow.kind in ("affine", "heads"):
         layer = network.layer(flow.step)
         assert layer is not None
+        if isinstance(layer, AttentionHeads):  # a head takes all of its queries, keys and values
+            heads = wanted.view(layer.heads, layer.head_size).any(1)
+            wanted = heads.repeat_interleave(layer.head_size).repeat(3)
         read = (weight_matrix(layer) != 0).any(2)[wanted].any(0)
         if leaks(layer):
             return read & (~source.constant | source.nonzero())

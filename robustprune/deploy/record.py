@@ -3,16 +3,20 @@ calls."""
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from attacks.network import check_no_hooks, logits_in
+from robustprune.deploy.attention import attended, split
 from robustprune.deploy.calls import bind
 from robustprune.deploy.copies import baked
+from robustprune.deploy.encoder import written_out
 from robustprune.deploy.in_place import check_in_place
 from robustprune.deploy.network import Network, Ref, Step
+from robustprune.deploy.tracing import traced
 from robustprune.deploy.vocabulary import (
     ALIASES,
     DROPOUTS,
@@ -22,11 +26,6 @@ from robustprune.deploy.vocabulary import (
     MODULES,
     rebuilt,
 )
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) in MODULES or super().is_leaf_module(m, module_qualified_name)
 
 
 def record(model: nn.Module) -> Network:
@@ -49,46 +48,15 @@ def record(model: nn.Module) -> Network:
             step.target: model.get_submodule(step.target) for step in steps if step.kind == "module"
         }
     else:
+        model = written_out(model)
         recorder = _Recorder(model)
-        graph = _traced(model)
+        graph = traced(model)
         check_in_place(graph, model)
         for node in graph.nodes:
             recorder.add(node)
         steps, modules, tensors = recorder.needed_steps(), recorder.modules, recorder.tensors
     layers = {path: rebuilt(path, module) for path, module in modules.items()}
     return Network(steps, layers, tensors).eval()
-
-
-def _traced(model: nn.Module) -> fx.Graph:
-    """Return the calls of forward in order. Refuse a forward that changes from call to call."""
-    random = torch.get_rng_state()
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        graph = _Tracer().trace(model)
-    except Exception as error:  # forward is code of the user and may raise anything
-        said = str(error).partition("\n")[0][:200]
-        raise ValueError(
-            f"{type(model).__name__} can't be traced ({said}); its forward must not branch on "
-            "values or shapes"
-        ) from error
-    if not torch.equal(torch.get_rng_state(), random):
-        torch.set_rng_state(random)
-        raise ValueError(
-            f"{type(model).__name__} draws random numbers in its forward, so that it gives another "
-            "answer at each call; deployed networks don't"
-        )
-    for name, buffer in model.named_buffers():
-        if name not in before or not _equal(buffer, before[name]):
-            raise ValueError(
-                f"forward changes the buffer {name!r}, so that answers may depend on earlier "
-                "calls; deployed networks keep what they hold"
-            )
-    return graph
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    same = one.dtype == other.dtype and one.shape == other.shape
-    return same and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 class _Recorder:
@@ -102,6 +70,8 @@ class _Recorder:
         self.same: dict[str, str] = {}
         self.batch_sizes: dict[str, str] = {}  # node -> "whole" shape or "first" size
         self.measured: dict[str, fx.Node] = {}  # node of a size -> the node that was measured
+        self.attention: dict[str, str] = {}  # node of self-attention -> its layer
+        self.weights: dict[str, str] = {}  # node of its second result -> the layer
         self.batch_first: set[str] = set()  # results whose first dimension is the batch
 
     def add(self, node: fx.Node) -> None:
@@ -135,7 +105,7 @@ class _Recorder:
         path = str(node.target)
         owner, _, leaf = path.rpartition(".")
         module = self.model.get_submodule(owner)
-        if type(module) in MODULES:
+        if type(module) in (*MODULES, nn.MultiheadAttention):
             raise ValueError(f"forward reads {path!r} of a layer instead of calling the layer")
         self.tensors[path] = getattr(module, leaf)
         self.steps.append(Step(node.name, "tensor", path))
@@ -143,6 +113,9 @@ class _Recorder:
     def _module(self, node: fx.Node) -> None:
         path = str(node.target)
         module = self.model.get_submodule(path)
+        if type(module) is nn.MultiheadAttention:
+            self._attention(node, path, module)
+            return
         if type(module) not in MODULES:
             raise ValueError(
                 f"layer {path!r} is a {type(module).__name__}, which can't be deployed; known "
@@ -158,8 +131,30 @@ class _Recorder:
         if not isinstance(module, nn.Flatten) or module.start_dim > 0:
             self._keeps_batch(node.name, step)
 
+    def _attention(self, node: fx.Node, path: str, module: nn.MultiheadAttention) -> None:
+        """Note self-attention as two layers, its heads and its output projection."""
+        step = self._call(node, "module", path)
+        source = attended(path, step.args, step.kwargs)
+        heads, projection = Ref(f"{node.name}.heads"), f"{path}.out_proj"
+        self.modules[path], self.modules[projection] = split(path, module)
+        for name, target, taken in ((heads.name, path, source), (node.name, projection, heads)):
+            self.steps.append(Step(name, "module", target, (taken,)))
+            self._keeps_batch(name, self.steps[-1])
+        self.attention[node.name] = path
+
+    def _is_part_of_attention(self, node: fx.Node) -> bool:
+        """Note the first result of attention, which is its output, and the second, its weights."""
+        source = node.args[0] if node.target is operator.getitem else None
+        if not isinstance(source, fx.Node) or source.name not in self.attention:
+            return False
+        if node.args[1] == 0:
+            self.same[node.name] = source.name
+        else:
+            self.weights[node.name] = self.attention[source.name]
+        return True
+
     def _function(self, node: fx.Node) -> None:
-        if self._is_batch_size(node) or self._is_no_op(node):
+        if self._is_batch_size(node) or self._is_no_op(node) or self._is_part_of_attention(node):
             return
         flat = self._flat_view(node)
         if flat is not None:
@@ -206,6 +201,11 @@ class _Recorder:
         if isinstance(value, fx.Node):
             if value.name in self.batch_sizes:
                 raise ValueError(f"forward uses the size {value.name!r} in a way not known here")
+            if value.name in self.weights:
+                raise ValueError(
+                    f"forward uses the attention weights of layer {self.weights[value.name]!r}, "
+                    "which a deployed network doesn't return"
+                )
             return Ref(self.same.get(value.name, value.name))
         if isinstance(value, (list, tuple)):
             return [self._argument(part) for part in value]
@@ -281,5 +281,9 @@ def _leaves_first_dimension(step: Step) -> bool:
         return bool(arguments.get("start_dim", 0) > 0)
     if step.target == "cat":
         return bool(arguments.get("dim", 0) > 0)
+    if step.target == "transpose":
+        return bool(min(arguments["dim0"], arguments["dim1"]) > 0)
+    if step.target == "permute":
+        return bool(arguments["dims"][0] == 0)
     # a mean over all rows leaves no batch dimension, which a view could use
     return True

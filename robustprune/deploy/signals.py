@@ -2,10 +2,10 @@
 
 Each tensor between two layers has channels along one axis. Channels that can only be removed
 together share a "fate", which is a number: channel i of the input and of the output of a batch
-norm or of a depthwise convolution, the summands and the sum of a residual connection, or the H·W
-features that flattening makes of one channel. A channel is constant if it has one value at all
-positions and for all inputs: the output of a filter without weights is its bias, batch norm maps it
-to another constant, and ReLU to max(0, that constant).
+norm or of a depthwise convolution, the summands and the sum of a residual connection, the H·W
+features that flattening makes of one channel, or the features of one attention head. A channel is
+constant if it has one value at all positions and for all inputs: the output of a filter without
+weights is its bias, batch norm maps it to another constant, and ReLU to max(0, that constant).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustprune.deploy.network import Step
-from robustprune.deploy.vocabulary import CONVOLUTIONS, TRANSPOSED
+from robustprune.deploy.vocabulary import CONVOLUTIONS, TRANSPOSED, tensor_names
 
-Kind = Literal["affine", "depthwise", "norm", "each", "pair", "join", "flatten", "opaque"]
+Kind = Literal["affine", "depthwise", "norm", "each", "pair", "join", "flatten", "heads", "opaque"]
 
 
 class Fates:
@@ -96,7 +96,7 @@ class Flows:
 def weight_matrix(layer: nn.Module) -> Tensor:
     """Return a linear or convolution weight as (out, in, positions of the kernel), float64, on the
     CPU."""
-    weight = layer.weight
+    weight = getattr(layer, tensor_names(layer)[0])
     assert isinstance(weight, Tensor)
     weight = weight.detach().to("cpu", torch.float64)
     if isinstance(layer, TRANSPOSED):

@@ -7,13 +7,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from robustprune.deploy.attention import AttentionHeads
 from robustprune.deploy.channels import follow
 from robustprune.deploy.copies import baked, check_equal
 from robustprune.deploy.network import Network
 from robustprune.deploy.reading import kept_channels
 from robustprune.deploy.record import record
 from robustprune.deploy.signals import Signal, leaks, weight_matrix
-from robustprune.deploy.vocabulary import CONVOLUTIONS, NORMS, TRANSPOSED
+from robustprune.deploy.vocabulary import CONVOLUTIONS, NORMS, TRANSPOSED, tensor_names
 from robustprune.sparsity import MaskSet
 
 
@@ -26,9 +27,11 @@ def slim(model: nn.Module, masks: MaskSet | None, example: Tensor) -> Network:
     flattening, concatenation and residual sums. A constant other than zero is added to the bias of
     the layer that reads it. If that layer pads zeros, the effect of the constant depends on the
     position, and the channel stays. A residual sum loses a channel only if all summands can lose
-    it. A depthwise convolution loses the filters of its input's channels. Layers that are called
-    twice, layers that share a parameter with another and convolutions in other groups stay whole,
-    so the result never has more parameters than `model`. A layer never loses its last channel.
+    it. A depthwise convolution loses the filters of its input's channels. Self-attention loses
+    whole heads: the rows of their queries, keys and values, and the columns that read them. Layers
+    that are called twice, layers that share a parameter with another and convolutions in other
+    groups stay whole, so the result never has more parameters than `model`. A layer never loses its
+    last channel, nor its last head.
 
     Args:
         masks: the masks of `model`; None if its pruned weights are zero already.
@@ -48,11 +51,12 @@ def slim(model: nn.Module, masks: MaskSet | None, example: Tensor) -> Network:
         if layer is None or flow.out is None:
             continue
         outs = _index(kept[flow.step.name])
-        if flow.kind == "affine":
+        if flow.kind in ("affine", "heads"):
             (name,) = flow.step.refs
             source, ins = flow.sources[name], kept[name]
             _move_constants_to_bias(layer, source, ins)
-            _cut_affine(layer, outs, None if ins is None else _index(ins))
+            cut = _cut_heads if flow.kind == "heads" else _cut_affine
+            cut(layer, outs, None if ins is None else _index(ins))
         elif flow.kind == "depthwise":
             _cut_depthwise(layer, outs)
         elif flow.kind == "norm":
@@ -76,11 +80,11 @@ def _move_constants_to_bias(
     if not bool(gone.any()):
         return
     constant = weight_matrix(layer).sum(2)[:, gone] @ source.value[gone]
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    if isinstance(layer.bias, Tensor):
-        constant = constant + layer.bias.detach().to("cpu", torch.float64)
-    layer.bias = nn.Parameter(constant.to(weight.device, weight.dtype), weight.requires_grad)
+    weight, bias = (getattr(layer, name) for name in tensor_names(layer))
+    if isinstance(bias, Tensor):
+        constant = constant + bias.detach().to("cpu", torch.float64)
+    constant = constant.to(weight.device, weight.dtype)
+    setattr(layer, tensor_names(layer)[1], nn.Parameter(constant, weight.requires_grad))
 
 
 def _cut_affine(layer: nn.Module, outs: Tensor, ins: Tensor | None) -> None:
@@ -99,6 +103,21 @@ def _cut_affine(layer: nn.Module, outs: Tensor, ins: Tensor | None) -> None:
         names = ("in_channels", "out_channels")
     setattr(layer, names[0], shorter.shape[in_dim])
     setattr(layer, names[1], shorter.shape[out_dim])
+
+
+def _cut_heads(layer: nn.Module, outs: Tensor, ins: Tensor | None) -> None:
+    """Keep only the heads with the features `outs`, and the input channels `ins`, in place."""
+    assert isinstance(layer, AttentionHeads)
+    weight = layer.in_proj_weight
+    width = layer.heads * layer.head_size
+    rows = torch.cat([outs + part * width for part in range(3)])  # queries, keys, values
+    shorter = weight.index_select(0, rows.to(weight.device))
+    if ins is not None:
+        shorter = shorter.index_select(1, ins.to(weight.device))
+    layer.in_proj_weight = nn.Parameter(shorter.contiguous(), weight.requires_grad)
+    if layer.in_proj_bias is not None:
+        _select(layer, "in_proj_bias", rows)
+    layer.heads, layer.in_features = len(outs) // layer.head_size, shorter.shape[1]
 
 
 def _cut_depthwise(layer: nn.Module, outs: Tensor) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustprune.deploy import calls
+from robustprune.deploy.attention import AttentionHeads
 from robustprune.deploy.csr import CSRLinear
 
 _CONV = (
@@ -65,6 +66,8 @@ MODULES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("in_features", "out_features", "bias"),
     CSRLinear: ("in_features", "out_features", "nonzeros", "bias"),
     nn.Flatten: ("start_dim", "end_dim"),
+    nn.LayerNorm: ("normalized_shape", "eps", "elementwise_affine", "bias"),
+    AttentionHeads: ("in_features", "heads", "head_size", "bias", "batch_first"),
     **dict.fromkeys(CONVOLUTIONS, _CONV),
     **dict.fromkeys(TRANSPOSED, _TRANSPOSED),
     **dict.fromkeys(NORMS, _NORM),
@@ -82,6 +85,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "div": calls.div,
     "cat": torch.cat,
     "flatten": torch.flatten,
+    "transpose": torch.transpose,
+    "permute": torch.permute,
     "mean": torch.mean,
     "relu": F.relu,
     "leaky_relu": F.leaky_relu,
@@ -98,6 +103,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 ARITHMETIC = ("add", "sub", "mul", "div")
 ELEMENTWISE = ("relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid")
+MOVES = ("transpose", "permute")  # of dimensions
 POOLS = tuple(name for name in FUNCTIONS if "pool" in name)
 
 #: other ways to write the same functions in a forward method
@@ -120,7 +126,7 @@ ALIASES: dict[Any, str] = {
     F.sigmoid: "sigmoid",
 }
 METHODS: dict[str, str] = {
-    **{name: name for name in (*ARITHMETIC, "flatten", "mean", "relu", "tanh", "sigmoid")},
+    **{name: name for name in (*ARITHMETIC, "flatten", *MOVES, "mean", "relu", "tanh", "sigmoid")},
     **{f"{name}_": name for name in (*ARITHMETIC, "relu", "tanh", "sigmoid")},
 }
 #: functions that do nothing in eval mode
@@ -131,10 +137,18 @@ IN_PLACE = frozenset((operator.iadd, operator.isub, operator.imul, operator.itru
 def arguments_of(module: nn.Module) -> dict[str, Any]:
     """Return the constructor arguments of a layer like `module`; weights are not among them."""
     values = {name: getattr(module, name) for name in MODULES[type(module)] if name not in _HELD}
+    held = {**_HELD, "bias": tensor_names(module)[1]}
     for name in MODULES[type(module)]:
-        if name in _HELD:
-            values[name] = getattr(module, _HELD[name]) is not None
+        if name in held:
+            values[name] = getattr(module, held[name]) is not None
     return {name: _plain(values[name]) for name in MODULES[type(module)]}
+
+
+def tensor_names(layer: nn.Module) -> tuple[str, str]:
+    """Return what a layer calls its weight and its bias."""
+    if isinstance(layer, AttentionHeads):
+        return "in_proj_weight", "in_proj_bias"
+    return "weight", "bias"
 
 
 def rebuilt(path: str, module: nn.Module) -> nn.Module:
@@ -174,7 +188,12 @@ def rebuilt(path: str, module: nn.Module) -> nn.Module:
 
 
 #: constructor arguments that say whether a layer has a tensor -> the name of that tensor
-_HELD = {"bias": "bias", "affine": "weight", "track_running_stats": "running_mean"}
+_HELD = {
+    "bias": "bias",
+    "affine": "weight",
+    "elementwise_affine": "weight",
+    "track_running_stats": "running_mean",
+}
 #: attributes of every module, those that `_HELD` reads off tensors, and those without effect here
 _NOT_COMPARED = frozenset(vars(nn.Module())) | set(_HELD) | {"inplace", "_matrix"}
 

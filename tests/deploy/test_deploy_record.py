@@ -84,7 +84,7 @@ REFUSED: dict[str, tuple[Callable[..., object], str]] = {
     "in place": (in_place_beside_a_reader, "changes 'conv' in place at 'relu' while"),
     "view in place": (in_place_on_a_view, "changes 'conv' in place"),
     "function": (lambda m, x: torch.softmax(m.conv(x), 1), "forward calls 'softmax'.*known"),
-    "method": (lambda m, x: m.conv(x).transpose(1, 2), "forward calls 'transpose'"),
+    "method": (lambda m, x: m.conv(x).roll(1, 2), "forward calls 'roll'"),
     "size": (lambda m, x: m.conv(x).view(-1, 12), r"write x\.flatten\(1\)"),
     "use of size": (lambda m, x: m.conv(x) / x.size(0), "uses the size"),
     "weight": (lambda m, x: F.conv1d(x, m.conv.weight), r"reads 'conv\.weight' of a layer"),
