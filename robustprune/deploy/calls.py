@@ -23,6 +23,8 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "flatten": ("input", "start_dim", "end_dim"),
     "transpose": ("input", "dim0", "dim1"),
     "permute": ("input", "dims"),
+    "select": ("input", "dim", "index"),
+    "expand_batch": ("input", "other"),
     "mean": ("input", "dim", "keepdim", "*", "dtype", "out"),
     "relu": ("input", "inplace"),
     "leaky_relu": ("input", "negative_slope", "inplace"),
@@ -61,6 +63,11 @@ def add(input: Any, other: Any, *, alpha: float = 1) -> Any:
 def sub(input: Any, other: Any, *, alpha: float = 1) -> Any:
     """Return input − alpha · other."""
     return operator.sub(input, other) if alpha == 1 else torch.sub(input, other, alpha=alpha)
+
+
+def expand_batch(input: Any, other: Any) -> Any:
+    """Return input (1, ...) as often as `other` has rows."""
+    return input.expand(other.shape[0], *[-1] * (input.ndim - 1))
 
 
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
@@ -157,6 +164,21 @@ def layer_arguments(
     if bound.get("output_size") is None:
         bound.pop("output_size", None)
     return (bound.pop("input"),), bound
+
+
+def leaves_first_dimension(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether a function treats each row of its input separately."""
+    arguments = bind(name, args, kwargs)
+    if name == "flatten":
+        return bool(arguments.get("start_dim", 0) > 0)
+    if name in ("cat", "select"):
+        return bool(arguments.get("dim", 0) > 0)
+    if name == "transpose":
+        return bool(min(arguments["dim0"], arguments["dim1"]) > 0)
+    if name == "permute":
+        return bool(arguments["dims"][0] == 0)
+    # a mean over all rows leaves no batch dimension, which a view could use
+    return True
 
 
 def _shown(value: Any) -> str:

@@ -1,19 +1,24 @@
-"""Transformer encoders of torch, with a forward that can be traced."""
+"""Transformer encoders of torch and torchvision, with a forward that can be traced."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 
 def written_out(model: nn.Module) -> nn.Module:
-    """Replace `nn.TransformerEncoder` and its layers in `model`, in place, by modules that have the
-    same parts under the same names and can be traced. Return the model, or what replaces it."""
+    """Replace encoders of torch and torchvision in `model`, in place, by traceable modules.
+
+    These have the same parts under the same names. Return the model, or what replaces it.
+    """
+    known = _written()
     made: dict[nn.Module, nn.Module] = {}
     for path, module in list(model.named_modules(remove_duplicate=False)):
-        kind = _WRITTEN.get(type(module))
+        kind = known.get(type(module))
         if kind is None:
             continue
         new = made.setdefault(module, kind(module))
@@ -32,6 +37,8 @@ class Written(nn.Module):
         super().__init__()
         for name, part in module.named_children():
             self.add_module(name, part)
+        for name, parameter in module.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
 
 
 def without_masks(path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -95,7 +102,57 @@ class _Encoder(Written):
         return cast(Tensor, self.norm(x)) if "norm" in self._modules else x
 
 
-_WRITTEN: dict[type[nn.Module], type[Written]] = {
-    nn.TransformerEncoderLayer: _Layer,
-    nn.TransformerEncoder: _Encoder,
-}
+class _VisionBlock(Written):
+    """`EncoderBlock` of torchvision."""
+
+    ln_1: nn.Module
+    ln_2: nn.Module
+    self_attention: nn.Module
+    dropout: nn.Module
+    mlp: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = self.ln_1(input)
+        x = input + self.dropout(self.self_attention(x, x, x, need_weights=False)[0])
+        return cast(Tensor, x + self.mlp(self.ln_2(x)))
+
+
+class _VisionEncoder(Written):
+    """`Encoder` of torchvision."""
+
+    pos_embedding: Tensor
+    dropout: nn.Module
+    layers: nn.Module
+    ln: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        return cast(Tensor, self.ln(self.layers(self.dropout(input + self.pos_embedding))))
+
+
+class _Vision(Written):
+    """`VisionTransformer` of torchvision."""
+
+    conv_proj: nn.Module
+    class_token: Tensor
+    encoder: nn.Module
+    heads: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.conv_proj(x).flatten(2).permute(0, 2, 1)
+        first = self.class_token.expand(x.shape[0], -1, -1)
+        return cast(Tensor, self.heads(self.encoder(torch.cat([first, tokens], 1))[:, 0]))
+
+
+def _written() -> dict[type[nn.Module], type[Written]]:
+    """Return the known classes, those of torchvision only if the network could have them."""
+    known: dict[type[nn.Module], type[Written]] = {
+        nn.TransformerEncoderLayer: _Layer,
+        nn.TransformerEncoder: _Encoder,
+    }
+    if vision := sys.modules.get("torchvision.models.vision_transformer"):
+        known |= {
+            vision.EncoderBlock: _VisionBlock,
+            vision.Encoder: _VisionEncoder,
+            vision.VisionTransformer: _Vision,
+        }
+    return known

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
+
 from torch import Tensor, fx, nn
 
 from robustprune.deploy.calls import bind
-from robustprune.deploy.vocabulary import ALIASES, DROPOUTS, FUNCTIONS, IN_PLACE, MOVES
+from robustprune.deploy.vocabulary import ALIASES, DROPOUTS, FUNCTIONS, IN_PLACE, VIEWS
 
 _VIEWS = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Flatten)
-_VIEW_FUNCTIONS = (FUNCTIONS["flatten"], *(FUNCTIONS[name] for name in MOVES), *DROPOUTS)
+_VIEW_FUNCTIONS = (*(FUNCTIONS[name] for name in VIEWS), *DROPOUTS)
+_VIEW_METHODS = ("view", "reshape", "contiguous", "expand", *VIEWS)
 
 
 def check_in_place(graph: fx.Graph, model: nn.Module) -> None:
@@ -70,9 +73,15 @@ def _may_be_view(node: fx.Node, model: nn.Module) -> bool:
         module = model.get_submodule(str(node.target))
         return isinstance(module, _VIEWS) or bool(getattr(module, "inplace", False))
     if node.op == "call_method":
-        return node.target in ("view", "reshape", "flatten", "contiguous", *MOVES) or str(
-            node.target
-        ).endswith("_")
+        return node.target in _VIEW_METHODS or str(node.target).endswith("_")
     return node.op == "call_function" and (
-        node.target in _VIEW_FUNCTIONS or node.target in IN_PLACE or _asked_in_place(node)
+        _is_selection(node)
+        or node.target in _VIEW_FUNCTIONS
+        or node.target in IN_PLACE
+        or _asked_in_place(node)
     )
+
+
+def _is_selection(node: fx.Node) -> bool:
+    """Return whether the node is x[:, i], not a part of what a layer returns."""
+    return node.target is operator.getitem and isinstance(node.args[1], tuple)

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from attacks.network import check_no_hooks, logits_in
 from robustprune.deploy.attention import attended, split
-from robustprune.deploy.calls import bind
+from robustprune.deploy.calls import bind, leaves_first_dimension
 from robustprune.deploy.copies import baked
 from robustprune.deploy.encoder import written_out
 from robustprune.deploy.in_place import check_in_place
@@ -156,11 +156,10 @@ class _Recorder:
     def _function(self, node: fx.Node) -> None:
         if self._is_batch_size(node) or self._is_no_op(node) or self._is_part_of_attention(node):
             return
-        flat = self._flat_view(node)
-        if flat is not None:
-            step = Step(node.name, "function", "flatten", (flat, 1))
-            self.steps.append(step)
-            self._keeps_batch(node.name, step)
+        known = self._flat_view(node) or self._expanded(node) or self._selected(node)
+        if known is not None:
+            self.steps.append(known)
+            self._keeps_batch(node.name, known)
             return
         method = node.op == "call_method"
         name = METHODS.get(str(node.target)) if method else ALIASES.get(node.target)
@@ -178,7 +177,7 @@ class _Recorder:
             )
         step = self._call(node, "function", name)
         self.steps.append(step)
-        if _leaves_first_dimension(step):
+        if leaves_first_dimension(step.target, step.args, step.kwargs):
             self._keeps_batch(node.name, step)
 
     def _call(self, node: fx.Node, kind: Any, target: str) -> Step:
@@ -241,9 +240,8 @@ class _Recorder:
         self.same[node.name] = self._argument(source["input"]).name
         return True
 
-    def _flat_view(self, node: fx.Node) -> Ref | None:
-        """Return x if the node is x.view(x.size(0), -1) or the same with reshape, which is
-        flatten(x, 1)."""
+    def _flat_view(self, node: fx.Node) -> Step | None:
+        """Return x.view(x.size(0), -1), or the same with reshape, as flatten(x, 1)."""
         if node.op != "call_method" or node.target not in ("view", "reshape"):
             return None
         source, *shape = (*node.args, *node.kwargs.values())
@@ -256,10 +254,32 @@ class _Recorder:
         if batch_first and shape[1:] == [-1]:
             measured = self._argument(self.measured[size.name]).name
             if measured == ref.name or {measured, ref.name} <= self.batch_first:
-                return ref
+                return Step(node.name, "function", "flatten", (ref, 1))
         raise ValueError(
             f"forward reshapes to {shape}, which fixes a size; write x.flatten(1) instead"
         )
+
+    def _expanded(self, node: fx.Node) -> Step | None:
+        """Return tensor.expand(x.size(0), -1, ...), as of a class token, as a step."""
+        if (node.op, node.target) != ("call_method", "expand"):
+            return None
+        source, *shape = node.args
+        size: Any = shape[0] if shape else None
+        first = isinstance(size, fx.Node) and self.batch_sizes.get(size.name) == "first"
+        if first and set(shape[1:]) == {-1}:
+            measured = self._argument(self.measured[size.name])
+            return Step(node.name, "function", "expand_batch", (self._argument(source), measured))
+        raise ValueError("forward expands a tensor; write tensor.expand(x.size(0), -1, ...)")
+
+    def _selected(self, node: fx.Node) -> Step | None:
+        """Return x[:, i], x[:, :, i] and so on, i a number, as a step."""
+        index = node.args[1] if node.target is operator.getitem else None
+        if not isinstance(index, tuple) or len(index) < 2 or type(index[-1]) is not int:
+            return None
+        if any(part != slice(None) for part in index[:-1]):
+            return None
+        args = (self._argument(node.args[0]), len(index) - 1, index[-1])
+        return Step(node.name, "function", "select", args)
 
 
 def _logits(output: fx.Node) -> fx.Node:
@@ -272,18 +292,3 @@ def _logits(output: fx.Node) -> fx.Node:
             "dict; wrap it to return the logits"
         )
     return found
-
-
-def _leaves_first_dimension(step: Step) -> bool:
-    """Return whether a function treats each row of its input separately."""
-    arguments = bind(step.target, step.args, step.kwargs)
-    if step.target == "flatten":
-        return bool(arguments.get("start_dim", 0) > 0)
-    if step.target == "cat":
-        return bool(arguments.get("dim", 0) > 0)
-    if step.target == "transpose":
-        return bool(min(arguments["dim0"], arguments["dim1"]) > 0)
-    if step.target == "permute":
-        return bool(arguments["dims"][0] == 0)
-    # a mean over all rows leaves no batch dimension, which a view could use
-    return True

@@ -87,6 +87,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "flatten": torch.flatten,
     "transpose": torch.transpose,
     "permute": torch.permute,
+    "select": torch.select,
+    "expand_batch": calls.expand_batch,
     "mean": torch.mean,
     "relu": F.relu,
     "leaky_relu": F.leaky_relu,
@@ -104,6 +106,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 ARITHMETIC = ("add", "sub", "mul", "div")
 ELEMENTWISE = ("relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid")
 MOVES = ("transpose", "permute")  # of dimensions
+VIEWS = (*MOVES, "flatten", "select")
 POOLS = tuple(name for name in FUNCTIONS if "pool" in name)
 
 #: other ways to write the same functions in a forward method
@@ -126,7 +129,7 @@ ALIASES: dict[Any, str] = {
     F.sigmoid: "sigmoid",
 }
 METHODS: dict[str, str] = {
-    **{name: name for name in (*ARITHMETIC, "flatten", *MOVES, "mean", "relu", "tanh", "sigmoid")},
+    **{name: name for name in (*ARITHMETIC, *VIEWS, "mean", "relu", "tanh", "sigmoid")},
     **{f"{name}_": name for name in (*ARITHMETIC, "relu", "tanh", "sigmoid")},
 }
 #: functions that do nothing in eval mode

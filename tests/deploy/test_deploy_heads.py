@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models import VisionTransformer
 
 from robustprune.deploy import export_onnx, load_slim, prune_channels, record, save_slim, slim
 from robustprune.deploy.network import Network
@@ -72,7 +73,24 @@ class OfTorch(nn.Module):
         return self.head(x.mean(1 if self.batch_first else 0))  # type: ignore[no-any-return]
 
 
+class WithToken(nn.Module):
+    """A class token, written by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(3, E, 4, 4), nn.Parameter(torch.randn(1, 1, E))
+        self.one, self.two = (Block(4, bias=True, batch_first=True) for _ in range(2))
+        self.head = nn.Linear(E, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat((self.token.expand(x.size(0), -1, -1), x), dim=1)
+        return self.head(self.two(self.one(x))[:, 0])  # type: ignore[no-any-return]
+
+
 NETWORKS = {
+    "class token": WithToken,
+    "torchvision": lambda: VisionTransformer(8, 4, 2, 4, E, HIDDEN, num_classes=3),
     "batch first": ViT,
     "sequence first": lambda: ViT(batch_first=False),
     "no bias": lambda: ViT(bias=False),
@@ -88,10 +106,10 @@ def network(name: str) -> tuple[nn.Module, Tensor]:
 
 
 def seeded(model: nn.Module) -> nn.Module:
-    """Random biases and norms, which are constants otherwise."""
+    """Random biases, norms and heads, which are constants or zeros otherwise."""
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 1:
+            if parameter.ndim == 1 or not parameter.any():
                 parameter.uniform_(0.1, 1.0)
     return model.eval()
 
@@ -123,6 +141,8 @@ def test_half_of_the_heads_and_of_the_neurons_leave(name: str, tmp_path: Path) -
     assert size(model) - size(small) == removed
     assert round(ticket.coverage.whole_density * size(model)) == size(small)
     torch.testing.assert_close(small(x), ticket.model(x), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(small(x), model(x), atol=1e-3)
+    assert not torch.allclose(small(x[:1]), small(x[1:2]), atol=1e-4)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert set(small.state_dict()) == set(model.state_dict())
     save_slim(tmp_path / "small.safetensors", small)
@@ -135,13 +155,15 @@ def test_half_of_the_heads_and_of_the_neurons_leave(name: str, tmp_path: Path) -
 def test_masks_of_whole_heads_are_slimmed(name: str) -> None:
     """The biases of pruned queries, keys and values need no mask: no column reads them."""
     model, x = network(name)
-    path = "encoder.layers.1.self_attn" if "torch" in name else "two.attention"
+    path = "encoder.layers.1.self_attn" if "torch, " in name else "two.attention"
+    if name == "torchvision":
+        path = "encoder.layers.encoder_layer_1.self_attention"
     masks = without_heads(model, path, [0, 2, 3], total=4)
     small = slim(model, masks, x)
     assert small.get_submodule(path).heads == 1
     assert small.get_parameter(f"{path}.in_proj_weight").shape == (3 * E // 4, E)
     assert small.get_parameter(f"{path}.out_proj.weight").shape == (E, E // 4)
-    other = path.replace("1", "0").replace("two", "one")
+    other = path.replace("1.", "0.").replace("two", "one")
     assert small.get_submodule(other).heads == 4
     state = {k: v * masks[k] if k in masks else v for k, v in model.state_dict().items()}
     expected = torch.func.functional_call(model, state, (x,))
@@ -265,6 +287,12 @@ class Calls(nn.Module):
         return self.call(self, x)  # type: ignore[operator, no-any-return]
 
 
+def written_into_a_token(m: Calls, x: Tensor) -> Tensor:
+    x = x + m.inner[0](x, x, x)[0]
+    x[:, 0].relu_()
+    return x
+
+
 REFUSED = {
     "cross": (lambda m, x: m.inner[0](x, x, x.relu())[0], {}, "'inner.0' attends from one tensor"),
     "mask": (
@@ -287,6 +315,11 @@ REFUSED = {
     "its weight": (
         lambda m, x: x @ m.inner[0].in_proj_weight[:E], {}, "reads 'inner.0.in_proj_weight'"
     ),
+    "sizes": (lambda m, x: m.inner[0](x, x, x)[0].expand(3, -1, -1), {}, "expands a tensor; write"),
+    "in place": (written_into_a_token, {}, "changes .* in place at .* while"),
+    "no size": (lambda m, x: x.expand(size=(3, 5, E)), {}, "expands a tensor; write"),
+    "slices": (lambda m, x: m.inner[0](x, x, x)[0][:, :2], {}, "calls 'getitem'"),
+    "truth": (lambda m, x: m.inner[0](x, x, x)[0][:, True], {}, "calls 'getitem'"),
     "layer": (lambda m, x: m.block(x, x.mean(0)), {}, "encoder 'block' is called with a mask"),
 }  # fmt: skip
 

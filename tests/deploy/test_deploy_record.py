@@ -105,7 +105,7 @@ REFUSED: dict[str, tuple[Callable[..., object], str]] = {
     "number first": (lambda m, x: torch.div(2, m.conv(x)), "torch.div on the number 2"),
     "dropout": (lambda m, x: F.dropout(m.conv(x), 0.5), "drops out also in eval mode"),
     "dtype": (lambda m, x: torch.mean(m.conv(x), 2, dtype=torch.float64), "passes a dtype"),
-    "slice": (lambda m, x: m.conv(x)[:, 0], "forward calls 'getitem'"),
+    "slice": (lambda m, x: m.conv(x)[:, 1:], "forward calls 'getitem'"),
 }
 
 
