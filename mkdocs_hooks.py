@@ -19,6 +19,8 @@ from nbconvert import MarkdownExporter
 
 #: seconds that one cell may take
 LONGEST = 120
+#: a link to a notebook's file, which leads to its page on the site
+NOTEBOOK = re.compile(r"(\]\([^)\s]*notebooks/\w+)\.ipynb\)")
 EQUATION = re.compile(r"^```math\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 
 
@@ -38,6 +40,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Set the equations of a page."""
+    """Set the equations of a page, and link to the pages of notebooks."""
+    markdown = NOTEBOOK.sub(r"\1.md)", markdown)
     box = '<div class="math" style="overflow: auto hidden; padding: .4em 0">{}</div>'
     return EQUATION.sub(lambda found: box.format(convert(found[1], display="block")), markdown)
