@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from attacks.rounding import widened
+
 
 @dataclass
 class Merging:
@@ -53,7 +55,7 @@ class Merging:
         # the kept tokens behind an evicted one are those from this index on
         first = stays.cumsum(-1)
         # what begins to be added at index i ends at i + spread: a difference, then a running sum
-        part = torch.where(moves.unsqueeze(-1), values.float() / self.spread, 0.0)
+        part = torch.where(moves.unsqueeze(-1), widened(values) / self.spread, 0.0)
         N, H, _, d = values.shape
         steps = part.new_zeros(N, H, kept.shape[-1] + self.spread + 1, d)
         index = first.unsqueeze(-1).expand(part.shape)
