@@ -125,7 +125,7 @@ def _name_after_task(tree: Mapping[str, Any], changed: dict[str, Any]) -> None:
 
 class _Plain(yaml.SafeLoader):
     """Read only plain values without aliases. With nested aliases, a short text could describe a
-    value that no memory holds."""
+    value that no memory holds. A pattern such as 2:4 is a text, and not a number in base 60."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -140,6 +140,13 @@ class _Plain(yaml.SafeLoader):
                     raise yaml.YAMLError(f"{shown(key.value)} is given twice; keep one")
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: Any) -> Any:
+        text = self.construct_scalar(node)
+        return text if ":" in text else super().construct_yaml_int(node)
+
+
+_Plain.add_constructor("tag:yaml.org,2002:int", _Plain.construct_yaml_int)
 
 
 def read_yaml(text: str) -> Any:

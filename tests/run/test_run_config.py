@@ -122,6 +122,16 @@ def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
         load_config(file, [override])
 
 
+@pytest.mark.parametrize("pattern", ["2:4", "1:2", "4:8", "10:16"])
+def test_a_pattern_is_no_number_in_base_60(tmp_path: Path, pattern: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"name: mine\nsearch: {{density: [0.5], pattern: {pattern}}}\n")
+    assert load_config(file).search.pattern == pattern
+    again = load_config(file, [f"search.pattern={pattern}", f"causal.patterns=[{pattern}]"])
+    assert (again.search.pattern, again.causal.patterns) == (pattern, (pattern,))
+    assert load_config(file, ["seed=12"]).seed == 12
+
+
 json_like = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (
