@@ -28,6 +28,7 @@ def rows(out: Path) -> list[dict]:
 
 def save_masked(path: Path, model: nn.Module, masks: MaskSet) -> None:
     """A network and its masks in one file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     state = {f"model/{name}": value for name, value in model.state_dict().items()}
     save_tensors(path, state | {f"mask/{name}": mask for name, mask in masks.items()})
 

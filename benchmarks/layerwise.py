@@ -7,7 +7,8 @@ The dense networks are those of `benchmarks.layerwise_networks`. Every network i
 examples by FGSM, PGD with five restarts and APGD, and with --whole by whole AutoAttack, too; what
 is counted as robust stood against all of them, an upper bound. Each figure is a line of
 results.jsonl, and the same command goes on where it stopped. "+10" behind a method: fine-tuned
-under attack for ten epochs afterwards.
+under attack for ten epochs afterwards. With --keep every pruned network stays in OUT/networks, for
+`benchmarks.compression`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from torch import nn
 
 from attacks import PGD
-from benchmarks.kept import note, rows
+from benchmarks.kept import note, rows, save_masked
 from benchmarks.layerwise_networks import CASES, Case, data, dense, loader
 from benchmarks.layerwise_tables import paired, table
 from benchmarks.sparse_rows import ROWS
@@ -255,6 +256,11 @@ def figures(case: Case, task: Task, model: nn.Module, *, whole: bool) -> dict[st
     }
 
 
+def kept(out: Path, case: str, seed: int, what: str, density: float) -> Path:
+    """Where a pruned network stays."""
+    return out / "networks" / f"{case}-{seed}-{what.replace(' ', '_')}-{density:g}.safetensors"
+
+
 def run(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     done = {
@@ -264,7 +270,7 @@ def run(options: argparse.Namespace) -> None:
     }
     for name in options.cases:
         case = CASES[name]
-        for seed in range(options.seeds or case.seeds):
+        for seed in range(options.first_seed, options.seeds or case.seeds):
             if (
                 not options.train
                 and not (options.out / "dense" / f"{name}-{seed}.safetensors").exists()
@@ -283,6 +289,9 @@ def run(options: argparse.Namespace) -> None:
                     ticket = method(what)(case, task, model, density, seed)
                     found = ticket.model.eval()
                     extra = {"kept": ticket.masks.density}
+                    if options.keep:
+                        path = kept(options.out, name, seed, what, density)
+                        save_masked(path, found, ticket.masks)
                     if (work := training_work(ticket.history, case.inner[0])) is not None:
                         extra |= {"work": work, "explored": ticket.history[-1].figures["explored"]}
                 seconds = time.process_time() - started
@@ -309,10 +318,12 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=pruned, help="+N: fine-tuned")
     parser.add_argument("--densities", nargs="+", type=float, default=list(DENSITIES))
     parser.add_argument("--seeds", type=int, help="how many; default what the case says")
+    parser.add_argument("--first-seed", type=int, default=0, help="go on from this one")
     parser.add_argument(
         "--train", action="store_true", help="train dense networks that are missing"
     )
     parser.add_argument("--whole", action="store_true", help="whole AutoAttack, too")
+    parser.add_argument("--keep", action="store_true", help="keep the pruned networks")
     parser.add_argument("--table", action="store_true", help="only print the tables")
     parser.add_argument("--against", help="also differences to this method, paired by seed")
     options = parser.parse_args()

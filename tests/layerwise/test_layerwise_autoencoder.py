@@ -28,7 +28,8 @@ def data(number: int = 60, width: int = 8, rank: int = 3) -> Tensor:
 
 def test_a_lasso_step_is_that_of_scikit_learn() -> None:
     x = data().mT
-    codes = torch.randn(3, 8, dtype=torch.float64) @ x
+    random = torch.Generator().manual_seed(2)
+    codes = torch.randn(3, 8, generator=random, dtype=torch.float64) @ x
     found = lasso_of(x, codes, 0.3, torch.zeros(8, 3, dtype=torch.float64), 5000)
     for row in range(8):
         truth = Lasso(alpha=0.15, fit_intercept=False, tol=1e-12, max_iter=100_000)
@@ -41,7 +42,9 @@ def test_a_lasso_step_is_that_of_scikit_learn() -> None:
 
 def test_the_codes_are_the_least_squares_of_both_their_terms() -> None:
     x = data().mT
-    decoder, encoded = torch.randn(8, 3, dtype=torch.float64), torch.randn(3, 60).double()
+    random = torch.Generator().manual_seed(0)
+    shapes = [(8, 3), (3, 60)]
+    decoder, encoded = (torch.randn(*n, generator=random, dtype=torch.float64) for n in shapes)
     stacked = torch.cat([decoder, math.sqrt(0.7) * torch.eye(3, dtype=torch.float64)])
     truth = torch.linalg.lstsq(stacked, torch.cat([x, math.sqrt(0.7) * encoded])).solution
     torch.testing.assert_close(codes_of(x, decoder, encoded, 0.7), truth)
