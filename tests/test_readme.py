@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from benchmarks.badges import badge, facts
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -15,3 +17,11 @@ def test_the_library_call_is_short() -> None:
 def test_the_commands_name_configs_that_are_there() -> None:
     for name in set(re.findall(r"--config (\w+)", README)):
         assert (ROOT / "configs" / f"{name}.yaml").exists()
+
+
+def test_the_badges_say_what_pyproject_says() -> None:
+    said = facts()
+    for label, value in said.items():
+        drawn = (ROOT / "docs" / "pictures" / f"badge-{label}.svg").read_text("utf-8")
+        assert drawn == badge(label, value)
+    assert set(re.findall(r"pictures/badge-(\w+)\.svg", README)) == set(said)
