@@ -53,8 +53,10 @@ def evaluate_language_model(options: argparse.Namespace) -> int:
     text, source = _text(config, options)
     own = {k: v for k, v in config.model.options.items() if k in ("dtype", "tokenizer")}
     content = evaluate_causal(
-        options.model, text, section, attack=attack, device=choose_device(options.device), **own
-    )
+        options.model, text, section, attack=attack, tasks=options.lm_eval,
+        task_folder=options.lm_eval_tasks, task_examples=options.examples,
+        device=choose_device(options.device), **own,
+    )  # fmt: skip
     content = {"source": source, **content}
     answer(options, content, lambda: _show(content))
     return 0
@@ -111,6 +113,10 @@ def _show(content: dict[str, Any]) -> None:
             f"  masks         {masked['sparsity']:.1%} pruned in {masked['layers']} layers; every "
             "pruned weight is zero"
         )
+    for figure in content.get("tasks", ()):
+        se = "" if figure["se"] is None else f"  standard error {figure['se']:.2g}"
+        name = f"{figure['task']}, {figure['metric']}"
+        print(printable(f"  {name:<24}  {figure['value']:.4g}  n = {figure['n']}{se}"))
 
 
 def _figure(seen: dict[str, Any]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from robustprune.cli.causal import evaluate_language_model, is_language_model
 from robustprune.cli.own import add_own_options, load_own
-from robustprune.cli.shared import Parser, add_command, answer, silent
+from robustprune.cli.shared import Parser, add_command, answer, path_argument, silent
 from robustprune.run.terminal import printable
 
 MORE = ("apgd", "square", "autoattack")
@@ -36,6 +37,10 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
                 "runs/lm_stories-1b2c3d4e/seed0/models/wanda-0.5 --config lm_stories",
                 "a causal language model",
             ),
+            (
+                "stories260K --config lm_stories --lm-eval cloze --lm-eval-tasks mytasks",
+                "and a task of lm-eval",
+            ),
         ),
         run=_evaluate,
     )
@@ -57,6 +62,22 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         default=100,
         help="number of examples whose r* is measured, 0 for none (default: %(default)s)",
     )
+    parser.add_argument(
+        "--lm-eval",
+        nargs="+",
+        default=[],
+        metavar="TASK",
+        help="tasks of EleutherAI's lm-eval, for a causal language model; their data sets must be "
+        "on this machine",
+    )
+    path_argument(
+        parser,
+        "--lm-eval-tasks",
+        folder=True,
+        type=Path,
+        metavar="FOLDER",
+        help="folder with tasks of your own as YAML for --lm-eval; they can run code",
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -64,8 +85,15 @@ def _evaluate(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value < least:
             raise ValueError(f"--{name} {value} must be at least {least}")
+    if options.lm_eval_tasks is not None and not options.lm_eval:
+        raise ValueError("--lm-eval-tasks has no effect without --lm-eval; name tasks with it")
     if is_language_model(options.model):
         return evaluate_language_model(options)
+    if options.lm_eval:
+        raise ValueError(
+            "--lm-eval has no effect on a classifier; leave it out, or give the folder of a causal "
+            "language model"
+        )
     model, problem = load_own(options)
     from robustprune.pipeline.own import measure_network
 

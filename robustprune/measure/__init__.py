@@ -34,6 +34,7 @@ from robustprune.measure.cost import Cost, compare_cost
 from robustprune.measure.disagreement import Disagreement, Flips, disagreement
 from robustprune.measure.fairness import Fairness, fairness, fairness_of
 from robustprune.measure.folds import Choice, choose_by_cross_validation, stratified_folds
+from robustprune.measure.harness import TaskFigure, harness_tasks
 from robustprune.measure.leakage import Leakage, leakage
 from robustprune.measure.membership import Membership, likelihood_ratio, membership
 from robustprune.measure.minimal_perturbation import minimal_summary, nearest_adversarial
@@ -79,6 +80,7 @@ __all__ = [
     "Shifted",
     "Spread",
     "SwitchOutcome",
+    "TaskFigure",
     "TextTokens",
     "Trust",
     "accuracy_curve",
@@ -110,6 +112,7 @@ __all__ = [
     "fairness_of",
     "greedy_continuations",
     "groups",
+    "harness_tasks",
     "holm",
     "judge_continuations",
     "leakage",

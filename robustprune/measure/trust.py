@@ -64,6 +64,7 @@ class _Seen:
     corrupted: dict[str, Tensor]
     outside: Tensor | None
     members: Tensor | None
+    others: dict[str, Tensor]
 
 
 def compare_trust(
@@ -78,6 +79,7 @@ def compare_trust(
     groups: Sequence[object] | None = None,
     names: Sequence[str] | None = None,
     corruptions: Sequence[str] | Mapping[str, Tensor] | None = None,
+    others: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     quiet: bool = True,
@@ -97,15 +99,19 @@ def compare_trust(
         names: the names of the classes.
         corruptions: names; None for all that fit the shape of x (images must lie in [0, 1]); () for
             none. Or corrupted examples of your own: name -> (severities, N, ...).
+        others: further test sets with labels, such as AdvGLUE: name -> (x, y).
 
     Raises:
         ValueError: arguments do not fit, a label is no class, or a logit is NaN.
     """
     chosen = corruption_names(x) if corruptions is None else corruptions
     seen = [
-        _seen(model, x, y, attack, members, outside, chosen, seed, batch_size, title, quiet)
+        _seen(
+            model, x, y, attack, members, outside, chosen, others or {}, seed, batch_size, title,
+            quiet,
+        )
         for model, title in ((dense, "dense"), (compressed, "compressed"))
-    ]
+    ]  # fmt: skip
     first, second, labels = seen[0], seen[1], y.cpu()
     clean = calibration_of(first.clean, labels), calibration_of(second.clean, labels)
     attacked = None
@@ -115,6 +121,7 @@ def compare_trust(
         *_accuracies(first, second, labels, names),
         *_calibrations(first.clean, second.clean, labels, ""),
         *_shifts(first, second),
+        *_on_others(first, second),
         *_detections(first, second),
         *_memberships(first, second, labels, None if members is None else members[1].cpu()),
     ]
@@ -139,6 +146,7 @@ def _seen(
     members: tuple[Tensor, Tensor] | None,
     outside: Tensor | None,
     corruptions: Sequence[str] | Mapping[str, Tensor],
+    others: Mapping[str, tuple[Tensor, Tensor]],
     seed: int,
     batch_size: int | None,
     title: str,
@@ -168,6 +176,7 @@ def _seen(
         right,
         None if outside is None else logits(outside),
         None if members is None else logits(*members),
+        {name: _right(logits(*part), part[1].cpu()) for name, part in others.items()},
     )
 
 
@@ -213,6 +222,11 @@ def _shifts(first: _Seen, second: _Seen) -> Iterator[OnExamples]:
     for name, right in first.corrupted.items():
         before, after = (one.double().mean(0) for one in (right, second.corrupted[name]))
         yield OnExamples(f"accuracy, {name}", before, after, 1)
+
+
+def _on_others(first: _Seen, second: _Seen) -> Iterator[OnExamples]:
+    for name, right in first.others.items():
+        yield OnExamples(f"accuracy, {name}", right, second.others[name], 1)
 
 
 def _detections(first: _Seen, second: _Seen) -> Iterator[OnScores]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from attacks import PGD
 from robustprune.lm import adversarial_perplexity, perplexity, windows
+from robustprune.measure import harness_tasks
 from robustprune.models.causal import load_causal
 from robustprune.pipeline.causal_metrics import figure_of
 from robustprune.run.checkpoint import load_tensors
@@ -24,6 +27,9 @@ def evaluate_causal(
     section: CausalSection,
     *,
     attack: PGD | None = None,
+    tasks: Sequence[str] = (),
+    task_folder: Path | None = None,
+    task_examples: int | None = None,
     device: torch.device | str = "cpu",
     **options: Any,
 ) -> dict[str, Any]:
@@ -33,11 +39,13 @@ def evaluate_causal(
         weights: a folder, which may have masks.safetensors, or what else `load_causal` loads.
         text: the text whose consecutive windows are measured.
         section: says how the windows are cut, and how many are attacked.
+        tasks, task_folder, task_examples: tasks of lm-eval, see `measure.harness_tasks`.
         options: options of `load_causal`.
 
     Raises:
-        ValueError, FileNotFoundError: as in `load_causal`; or the masks do not fit the network, or
-            a masked weight is not zero.
+        ValueError, FileNotFoundError: as in `load_causal` and `harness_tasks`; or the masks do not
+            fit the network, or a masked weight is not zero.
+        ImportError: lm-eval is missing.
     """
     language = load_causal(weights, **options)
     language.check_window(section.window, "causal.window")
@@ -45,6 +53,14 @@ def evaluate_causal(
     rows = windows(ids, section.window, bos=language.bos)[: section.windows]
     network: Any = language.network.to(device)
     size = section.batch_size
+    figures = (
+        harness_tasks(
+            network, language.tokenizer, tasks, folder=task_folder, examples=task_examples,
+            batch_size=size,
+        )
+        if tasks
+        else []
+    )  # fmt: skip
     found: dict[str, Any] = {
         "model": weights,
         "type": str(network.config.model_type),
@@ -61,6 +77,8 @@ def evaluate_causal(
             network, rows[: section.attacked], attack, bos=language.bos, batch_size=size
         )
         found["attacked"] = {**figure_of(seen), "eps": attack.threat.eps, "bound": "upper"}
+    if tasks:
+        found["tasks"] = [asdict(figure) for figure in figures]
     return found
 
 

@@ -15,6 +15,7 @@ from attacks.text import local_files_only
 from robustprune.measure import Trust, compare_trust, corruption_names, surrogates
 from robustprune.pipeline.networks import build_network
 from robustprune.pipeline.prepare import is_causal, task_of
+from robustprune.pipeline.text import encoder_of
 from robustprune.pipeline.trust_page import Asked, check_names, write_page
 from robustprune.report.collect import parse_metrics
 from robustprune.report.trust import TrustPage
@@ -24,6 +25,7 @@ from robustprune.run.files import read_bytes
 from robustprune.run.naming import check_code_is_named
 from robustprune.run.rundir import RunDir
 from robustprune.tasks import Task, holdout
+from robustprune.tasks.adversarial_text import adversarial_sets
 from robustprune.tasks.cifar_c import FOLDER, cifar10_c
 from robustprune.tasks.folders import data_folder
 
@@ -107,6 +109,7 @@ def trust_classifier(
     corrupted = corrupted_inputs(task, x, y, data_dir)
     outside = None if text else surrogates(x, seed=config.seed, bounds=task.bounds)
     members = _members(config, task, len(y), device)
+    others = _others(config, task, asked.examples, data_dir, device) if text else {}
     found = compare_trust(
         _network(folder, config, task, dense, device),
         _network(folder, config, task, compressed, device),
@@ -118,6 +121,7 @@ def trust_classifier(
         groups=groups,
         names=task.class_names,
         corruptions=corrupted,
+        others=others,
         seed=config.seed,
         batch_size=section.batch_size,
         quiet=quiet,
@@ -127,6 +131,10 @@ def trust_classifier(
         ("Examples", f"the first {len(y):,} of {len(task.test):,} test examples"),
         ("Attack", f"{attack!r}, on each network itself; an upper bound on robust accuracy"),
         ("Corruptions", _corruptions(corrupted)),
+        *(
+            (name, f"the first {len(part[1]):,} examples of its test set")
+            for name, part in others.items()
+        ),
         ("Outside inputs", _outside(outside)),
         ("Members", f"the first {len(members[1]):,} training examples, beside the test examples"),
     )
@@ -218,6 +226,15 @@ def _members(
         train, _ = holdout(train, config.task.validation, config.seed)
     x, y = train.batch(slice(number))
     return x.to(device), y.to(device)
+
+
+def _others(
+    config: Config, task: Task, number: int, data_dir: Path | None, device: torch.device
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the adversarial test sets that the data folder has for a text task."""
+    found = adversarial_sets(task.name, task.class_names, encoder_of(config), data_dir=data_dir)
+    pairs = {name: part.batch(slice(number)) for name, part in found.items()}
+    return {name: (x.to(device), y.to(device)) for name, (x, y) in pairs.items()}
 
 
 def read_groups(path: Path, number: int) -> Sequence[str]:

@@ -174,3 +174,17 @@ def test_who_loses_is_named() -> None:
     assert "accuracy, class high" in shown
     assert "accuracy, class low" not in shown
     assert found.attacked is None
+
+
+def test_further_test_sets_have_a_row_each() -> None:
+    generator = torch.Generator().manual_seed(1)
+    y = torch.arange(60) % 2
+    x = torch.randn(60, 1, 30, generator=generator)
+    others = {"AdvGLUE": (x[:40, :, :20] + 0.1, y[:40])}  # other lengths, and another number
+    dense, flipped = Mean(5.0), Mean(5.0, flipped=0.0)
+    found = compare_trust(dense, flipped, x, y, corruptions=(), others=others)
+    (row,) = [one for one in found.changes if one.name == "accuracy, AdvGLUE"]
+    right = [(net(others["AdvGLUE"][0]).argmax(1) == y[:40]).tolist() for net in (dense, flipped)]
+    assert (row.n, row.dense) == (40, sum(right[0]) / 40)
+    assert row.compressed == sum(right[1]) / 40 != row.dense
+    assert row.p == mcnemar(*right).p

@@ -1,5 +1,6 @@
 """Sentences through the same pipeline as series and images."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from robustprune.packing import CODES, WORD
 from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.pipeline.fit import fit_dense
 from robustprune.pipeline.plan import planned_trainings
+from robustprune.pipeline.trust import trust_run
+from robustprune.pipeline.trust_page import Asked
 from robustprune.pipeline.verify import verify_run
 from robustprune.run.config import Config, load_config, parse_config
 from robustprune.run.packaged import config_path
@@ -68,6 +71,13 @@ def test_a_run_on_sentences(small_text: Config, tmp_path: Path) -> None:
     whole.load_state_dict(state)
     torch.testing.assert_close(slim(x), whole(x), rtol=1e-4, atol=1e-5)
     assert find_sparse_networks(run) == metrics  # nothing is repeated, nothing changes
+    (tmp_path / "AdvGLUE").mkdir()
+    rows = [{"sentence": "a fine film", "label": 1}, {"sentence": "a dull film", "label": 0}]
+    (tmp_path / "AdvGLUE" / "dev.json").write_text(json.dumps({"sst2": rows}))
+    trust = trust_run(run.folder.path, Asked(examples=10), data_dir=tmp_path)
+    (row,) = [one for one in trust["changes"] if one["name"] == "accuracy, AdvGLUE"]
+    assert row["n"] == 2
+    assert trust["protocol"]["AdvGLUE"] == "the first 2 examples of its test set"
 
 
 def test_refusals(small_text: Config, tmp_path: Path) -> None:
