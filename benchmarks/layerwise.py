@@ -48,6 +48,7 @@ from robustprune.search import (
     prune_admm,
     prune_one_shot,
     prune_scores,
+    prune_woodfisher,
     training_work,
 )
 from robustprune.sparsity import apply_masks, bake
@@ -131,6 +132,18 @@ def magnitude(case: Case, task: Task, model: nn.Module, density: float, seed: in
     return prune_one_shot(model, density=density, dense=case.whole)
 
 
+def woodfisher(**options: object) -> Search:
+    """`prune_woodfisher` on the gradients at attacked training examples."""
+
+    def run(case: Case, task: Task, model: nn.Module, density: float, seed: int) -> Ticket:
+        return prune_woodfisher(
+            model, calibration(case, task), density=density, attack=case.attack,
+            dense=case.whole, **options,
+        )  # fmt: skip
+
+    return run
+
+
 #: the losses of a fine-tuning, from the attack and the dense network, which may teach
 LOSSES: dict[str, Callable[[PGD, nn.Module], Objective]] = {
     "": lambda attack, dense: Adversarial(attack),
@@ -206,6 +219,7 @@ METHODS: dict[str, Search] = {
         for examples in (10, 20, 50)
     },
     "magnitude+100": tuned(magnitude, 100),
+    "woodfisher": woodfisher(allocate="erk"),
     "admm of training+100": tuned(
         trained(prune_admm, epochs=100, every=5, rho=1e-2,
                 optimizer=OptimizerSpec(lr=0.01, weight_decay=1e-4)), 100),

@@ -15,6 +15,7 @@ from robustprune.pipeline import combinations
 from robustprune.pipeline.fit import Training
 from robustprune.pipeline.method import Method
 from robustprune.pipeline.searches import (
+    compensate,
     find_scratch,
     own_options,
     published,
@@ -64,6 +65,13 @@ def _one_shot(
         name, "one_shot", title, f"one shot: {summary}", score_once, benchmark,
         plan=plan, check=combinations.check_one_shot, **fields,
     )  # fmt: skip
+
+
+def _fisher_batches(config: Config, model: str, density: float) -> list[Training]:
+    """Return the plan of WoodFisher: the batches with its examples, for each estimate."""
+    section = config.woodfisher
+    batches = -(-section.gradients * section.examples // config.task.batch_size)
+    return [Training(model, "one-shot", 0, batches=section.estimates * batches)]
 
 
 def _layerwise(
@@ -179,6 +187,12 @@ _ALL = (
     _one_shot("obd", "OBD", "the diagonal of the Hessian (LeCun et al. 1990)"),
     _one_shot(
         "obd_ggn", "OBD, Gauss-Newton", "the diagonal of the generalised Gauss-Newton matrix"
+    ),
+    Method(
+        "woodfisher", "woodfisher", "WoodFisher",
+        "without training: OBS with the empirical Fisher matrix (Singh & Alistarh 2020)",
+        compensate, _SOLVER,
+        plan=_fisher_batches,
     ),
     _layerwise(
         "layerwise", "layer-wise ADMM", "one least-squares problem for each layer, by ADMM",

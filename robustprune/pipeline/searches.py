@@ -12,14 +12,20 @@ from typing import Any, cast
 from torch import nn
 
 from robustprune.layerwise import SOLVERS, prune_layerwise
-from robustprune.minmax import Adversarial, Checkpoint, Natural
+from robustprune.minmax import Adversarial, Checkpoint, Natural, Objective
 from robustprune.pipeline.combinations import own_numbers
 from robustprune.pipeline.fit import Fitted, fit, loop_options, optimizer_of
 from robustprune.pipeline.shared import Run
 from robustprune.run.config import Config, TrainingSection
 from robustprune.run.sections import SparseSection
 from robustprune.run.settings import Section
-from robustprune.search import Ticket, find_scratch_ticket, prune_one_shot, train_sparse
+from robustprune.search import (
+    Ticket,
+    find_scratch_ticket,
+    prune_one_shot,
+    prune_woodfisher,
+    train_sparse,
+)
 from robustprune.search.sparse_methods import chosen_method
 from robustprune.sparsity.criteria import CRITERIA
 
@@ -198,8 +204,7 @@ def score_once(search: Search) -> Found:
         objective = None  # a criterion without data needs no loss
         criterion = CRITERIA[search.method]
         if criterion.needs_data:
-            plain = run.config.objective.name == "natural"
-            objective = run.with_synonyms(Natural() if plain else Adversarial(run.inner_attack()))
+            objective = _looked_at(run)
         return prune_one_shot(
             search.model(),
             run.loader(),
@@ -208,6 +213,29 @@ def score_once(search: Search) -> Found:
             objective=objective,
             batches=section.batches,
             seed=run.config.seed if criterion.draws else 0,
+            **search.space(),
+        )
+
+    return Found(search.fit(make))
+
+
+def _looked_at(run: Run) -> Objective:
+    """Return the loss of a method that trains nothing: cross-entropy, under attack if the config's
+    objective attacks."""
+    plain = run.config.objective.name == "natural"
+    return run.with_synonyms(Natural() if plain else Adversarial(run.inner_attack()))
+
+
+def compensate(search: Search) -> Found:
+    """Prune by the empirical Fisher matrix, and change the other weights."""
+
+    def make(checkpoint: Checkpoint) -> Ticket:
+        return prune_woodfisher(
+            search.model(),
+            search.run.loader(),
+            density=search.density,
+            objective=_looked_at(search.run),
+            **search.options(),
             **search.space(),
         )
 

@@ -57,6 +57,7 @@ Method = Literal[
     "grasp",
     "obd",
     "obd_ggn",
+    "woodfisher",
     "layerwise",
     "wanda",
     "sparsegpt",
@@ -182,6 +183,18 @@ class OneShotSection(Section):
     batches: Count = 4  # number of batches for criteria that need data
 
 
+class WoodfisherSection(Section):
+    """Method woodfisher: no training."""
+
+    weights: Trained = "adversarial"  # the dense baseline that is pruned
+    gradients: Count = 128  # number of gradients of the empirical Fisher matrix
+    examples: Count = 1  # number of training examples in each of them
+    block: Count | None = None  # consecutive weights of a layer; null: the whole layer
+    damping: Positive = 1e-3  # λ on the diagonal of the matrix
+    steps: Count = 16  # number of steps in which the density falls
+    estimates: Count = 1  # how often the matrix is estimated anew, for so many steps each
+
+
 class LayerwiseSection(Section):
     """Method layerwise, and what wanda, sparsegpt, owl, owl_wanda and obs share: no training."""
 
@@ -250,6 +263,7 @@ class Sections(Section):
     sparse: SparseSection = SparseSection()
     language: LanguageSection = LanguageSection()
     one_shot: OneShotSection = OneShotSection()
+    woodfisher: WoodfisherSection = WoodfisherSection()
     layerwise: LayerwiseSection = LayerwiseSection()
     causal: CausalSection = CausalSection()
     finetune: FinetuneSection = FinetuneSection()

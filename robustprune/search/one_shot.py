@@ -92,7 +92,7 @@ def prune_one_shot(
         assert loader is not None
         scene = replace(
             scene,
-            batches=list(_batches(network, loader, chosen, batches)),
+            batches=list(checked_batches(network, loader, chosen, batches)),
             loss=lambda x, y: chosen(network, x, y, torch.inf).loss,
             logits=lambda x, y: logits_of(network, points_of(chosen, network, x, y, torch.inf)),
         )
@@ -104,10 +104,10 @@ def prune_one_shot(
     return Ticket(masks, bake(network), History())
 
 
-def _batches(
-    network: nn.Module, loader: Batches, objective: Objective, number: int
+def checked_batches(
+    network: nn.Module, loader: Batches, objective: Objective, number: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the first batches on the network's device, after a check of each."""
+    """Yield the first batches, or all, on the network's device, after a check of each."""
     where, batch = device_of(network), None
     for batch in itertools.islice(iter(loader), number):
         x, y = (part.to(where) for part in pair_of(batch))

@@ -67,7 +67,7 @@ def test_all_methods_stand_in_one_table(small: Config, tmp_path: Path) -> None:
     assert metrics["headline"] == "rst"
     by_name = {model["name"]: model for model in metrics["models"]}
     total = by_name["natural"]["total"]
-    for name in ("admm", "hydra", "harp", "magnitude", "snip", "lottery-random"):
+    for name in ("admm", "hydra", "harp", "magnitude", "snip", "woodfisher", "lottery-random"):
         assert abs(by_name[name]["kept"] - 0.3 * total) <= 3  # a ceiling in each of three layers
     assert by_name["harp"]["kept"] == by_name["harp-inherit"]["kept"] == count_kept(0.3, total)
     for name in SPARSE_METHODS:

@@ -26,6 +26,7 @@ from robustprune.search import (
     prune_admm,
     prune_one_shot,
     prune_scores,
+    prune_woodfisher,
 )
 from robustprune.sparsity import (
     Allocation,
@@ -208,6 +209,9 @@ SEARCHES: dict[str, Callable[..., Ticket]] = {
     "random": lambda *a, **k: prune_one_shot(*a, criterion="random", **k),
     "snip": lambda *a, **k: prune_one_shot(*a, criterion="snip", objective=Natural(), **k),
     "obd_ggn": lambda *a, **k: prune_one_shot(*a, criterion="obd_ggn", **k),
+    "woodfisher": lambda *a, **k: prune_woodfisher(
+        *a, steps=1 if ":" in k["pattern"] else 2, damping=0.1, **k
+    ),
 }
 
 

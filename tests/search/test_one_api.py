@@ -31,13 +31,14 @@ from robustprune.search import (
     prune_l0,
     prune_one_shot,
     prune_scores,
+    prune_woodfisher,
     train_control,
     train_sparse,
 )
 
 THREAT = ThreatModel("linf", 0.1)
 #: sections of methods that train nothing
-ONCE = ("one_shot", "layerwise")
+ONCE = ("one_shot", "woodfisher", "layerwise")
 ORDER = (
     *("model", "loader", "density", "attack", "objective", "pattern", "allocate", "dense", "seed"),
     *("epochs", "optimizer"),
@@ -53,6 +54,7 @@ CALLS: dict[str, Callable[..., Ticket]] = {
     "sparse": train_sparse,
     "language": find_language_ticket,
     "one_shot": prune_one_shot,
+    "woodfisher": prune_woodfisher,
     "layerwise": prune_layerwise,
     "finetune": finetune_ticket,
 }
