@@ -49,6 +49,7 @@ from robustprune.measure.statistics import (
     mean_sd,
     proportion,
 )
+from robustprune.measure.summaries import Summary, judge_summaries, rouge_l
 from robustprune.measure.switch import SwitchOutcome, evaluate_switch
 from robustprune.measure.trust import Trust, compare_trust
 from robustprune.measure.trust_causal import TextTokens, compare_trust_causal
@@ -79,6 +80,7 @@ __all__ = [
     "Ranking",
     "Shifted",
     "Spread",
+    "Summary",
     "SwitchOutcome",
     "TaskFigure",
     "TextTokens",
@@ -115,6 +117,7 @@ __all__ = [
     "harness_tasks",
     "holm",
     "judge_continuations",
+    "judge_summaries",
     "leakage",
     "likelihood_ratio",
     "mcnemar",
@@ -130,6 +133,7 @@ __all__ = [
     "proportion",
     "repetition",
     "robust_accuracy_quantised",
+    "rouge_l",
     "shifted",
     "stamp",
     "stratified_folds",

@@ -16,14 +16,24 @@ from robustprune.measure.change import Change, OnExamples, changes
 from robustprune.measure.choices import Question, multiple_choice
 from robustprune.measure.continuations import greedy_continuations
 from robustprune.measure.repetition import distinct, repetition
+from robustprune.measure.summaries import Summary, judge_summaries
 
 
 @dataclass(frozen=True)
 class TextTokens:
-    """How a text becomes tokens: text -> ids without BOS, and the id of BOS."""
+    """How a text becomes tokens, and tokens a text.
+
+    Attributes:
+        tokens: text -> ids without BOS.
+        bos: the id of BOS.
+        words: ids -> text; None leaves summaries out.
+        eos: the id that ends a text, or None.
+    """
 
     tokens: Callable[[str], Sequence[int]]
     bos: int
+    words: Callable[[Sequence[int]], str] | None = None
+    eos: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,8 @@ def compare_trust_causal(
     windows: Tensor,
     *,
     questions: Sequence[Question] = (),
+    retrieval: Sequence[Question] = (),
+    summaries: Sequence[Summary] = (),
     text: TextTokens | None = None,
     prompt: int = 24,
     continuation: int = 40,
@@ -60,12 +72,14 @@ def compare_trust_causal(
             `logits`, on one device.
         windows: (N, T) int64, N at least 2; the first `prompt` tokens of each are continued.
         questions: cloze or other questions; () leaves them out.
-        text: how questions become tokens.
+        retrieval: questions whose context holds the answer among other things.
+        summaries: texts that each model summarises by itself, see `judge_summaries`.
+        text: how questions and summaries become tokens.
         continuation: the number of tokens; 0 leaves repetition out.
 
     Raises:
-        ValueError: windows have another shape or are shorter than the prompt, questions have no
-            `text`, or logits are NaN.
+        ValueError: windows have another shape or are shorter than the prompt, questions or
+            summaries have no `text`, or logits are NaN.
     """
     if windows.ndim != 2 or len(windows) < 2 or windows.shape[1] < max(prompt, 2):
         raise ValueError(
@@ -82,7 +96,14 @@ def compare_trust_causal(
         ),
     ]  # fmt: skip
     if questions:
-        measures += _cloze(dense, compressed, questions, text, batch_size)
+        options = len(questions[0].options)
+        names = f"last word chosen of {options}", "last word said"
+        measures += _chosen(dense, compressed, questions, text, batch_size, names)
+    if retrieval:
+        names = "answer found in the context, chosen", "answer found in the context, said"
+        measures += _chosen(dense, compressed, retrieval, text, batch_size, names)
+    if summaries:
+        measures.append(_summaries(dense, compressed, summaries, text))
     if continuation:
         measures += _repetitions(dense, compressed, windows[:, :prompt], continuation, batch_size)
     return changes(measures, seed=seed)
@@ -115,12 +136,13 @@ def _read(model: nn.Module, windows: Tensor, batch_size: int) -> _Read:
     return _Read(losses, right, found)
 
 
-def _cloze(
+def _chosen(
     dense: nn.Module,
     compressed: nn.Module,
     questions: Sequence[Question],
     text: TextTokens | None,
     batch_size: int,
+    names: tuple[str, str],
 ) -> Iterator[OnExamples]:
     if text is None:
         raise ValueError("questions need `text`, which turns them into tokens")
@@ -128,11 +150,20 @@ def _cloze(
         multiple_choice(model, questions, text.tokens, bos=text.bos, batch_size=batch_size)
         for model in (dense, compressed)
     )
-    options = len(questions[0].options)
-    yield OnExamples(
-        f"last word chosen of {options}", before.right.double(), after.right.double(), 1
+    yield OnExamples(names[0], before.right.double(), after.right.double(), 1)
+    yield OnExamples(names[1], before.greedy.double(), after.greedy.double(), 1)
+
+
+def _summaries(
+    dense: nn.Module, compressed: nn.Module, summaries: Sequence[Summary], text: TextTokens | None
+) -> OnExamples:
+    if text is None or text.words is None:
+        raise ValueError("summaries need `text` with `words`, which turns tokens into text")
+    before, after = (
+        judge_summaries(model, summaries, text.tokens, text.words, bos=text.bos, eos=text.eos)
+        for model in (dense, compressed)
     )
-    yield OnExamples("last word said", before.greedy.double(), after.greedy.double(), 1)
+    return OnExamples("summaries, ROUGE-L", before, after, 1)
 
 
 def _repetitions(

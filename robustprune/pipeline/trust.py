@@ -70,7 +70,8 @@ def trust_run(
         prepared = prepare_causal(
             config, out=run_dir, data_dir=data_dir, device=device, quiet=quiet, write=False
         )
-        return trust_language(replace(prepared, folder=RunDir(run_dir)), asked)
+        folder = RunDir(run_dir)
+        return trust_language(replace(prepared, folder=folder), asked, data_dir=data_dir)
     task = task_of(config, data_dir)
     return trust_classifier(
         RunDir(run_dir),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,15 +13,25 @@ from robustprune.measure.trust_causal import TextTokens, compare_trust_causal
 from robustprune.models.causal import stored_network
 from robustprune.pipeline.causal_run import CausalRun
 from robustprune.pipeline.trust_page import Asked, check_names, write_page
+from robustprune.pipeline.trust_questions import (
+    FOLDER,
+    RETRIEVAL,
+    SUMMARIES,
+    Asks,
+    read_asks,
+)
 from robustprune.report.causal_records import parse_causal
 from robustprune.report.trust import TrustPage
+from robustprune.tasks.folders import data_folder
 
 #: the largest number of cloze questions, the prompt and the number of tokens that continue it
 QUESTIONS, PROMPT, CONTINUATION = 200, 24, 40
 
 
-def trust_language(run: CausalRun, asked: Asked) -> dict[str, Any]:
+def trust_language(run: CausalRun, asked: Asked, *, data_dir: Path | None = None) -> dict[str, Any]:
     """Measure what compression changes in a finished run, and write the files of `write_page`.
+
+    data_dir: the folder that may have questions and summaries, see `read_asks`.
 
     Raises:
         ValueError, OSError: as in `trust.trust_run`.
@@ -31,13 +43,17 @@ def trust_language(run: CausalRun, asked: Asked) -> dict[str, Any]:
     check_names(dense, compressed, list(titles))
     rows = run.evaluation[: asked.examples]
     asks = _questions(run, min(QUESTIONS, asked.examples))
+    more = read_asks(data_folder(data_dir), min(QUESTIONS, asked.examples))
+    _check_lengths(run, more)
     prompt = min(PROMPT, rows.shape[1])
     found = compare_trust_causal(
         _network(run, dense, record.dense.name),
         _network(run, compressed, record.dense.name),
         rows,
         questions=asks,
-        text=TextTokens(run.language.tokens, run.language.bos),
+        retrieval=more.retrieval,
+        summaries=more.summaries,
+        text=_text_tokens(run),
         prompt=prompt,
         continuation=CONTINUATION,
         batch_size=run.config.causal.batch_size,
@@ -57,6 +73,7 @@ def trust_language(run: CausalRun, asked: Asked) -> dict[str, Any]:
             "Repetition",
             f"{CONTINUATION} tokens by greedy decoding after the first {prompt} of each window",
         ),
+        *_said(more),
     )
     page = TrustPage(
         name=run.config.name,
@@ -70,6 +87,48 @@ def trust_language(run: CausalRun, asked: Asked) -> dict[str, Any]:
         command=asked.command(run.folder.path, dense, compressed),
     )
     return write_page(run.folder, page, {"n": len(rows)}, dense, compressed)
+
+
+def _text_tokens(run: CausalRun) -> TextTokens:
+    tokenizer = run.language.tokenizer
+
+    def words(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    return TextTokens(run.language.tokens, run.language.bos, words, tokenizer.eos_token_id)
+
+
+def _said(more: Asks) -> list[tuple[str, str]]:
+    """Return what the page says of questions and summaries of the data folder."""
+    found = []
+    if more.retrieval:
+        found.append(
+            (
+                "Retrieval",
+                f"{len(more.retrieval)} questions of {FOLDER}/{RETRIEVAL}: the answer by mean "
+                "log-likelihood per token, and whether the network says it by itself",
+            )
+        )
+    if more.summaries:
+        found.append(
+            (
+                "Summaries",
+                f"{len(more.summaries)} of {FOLDER}/{SUMMARIES}, by greedy decoding; F-measure of "
+                "ROUGE-L",
+            )
+        )
+    return found
+
+
+def _check_lengths(run: CausalRun, more: Asks) -> None:
+    """Refuse a text that has more tokens than the model has positions."""
+    tokens = run.language.tokens
+    for one in more.retrieval:
+        longest = max(len(tokens(one.context + option)) for option in one.options)
+        run.language.check_window(1 + longest, f"tokens of a question in {RETRIEVAL}")
+    for text in more.summaries:
+        length = 1 + len(tokens(text.prompt)) + len(tokens(text.reference))
+        run.language.check_window(length, f"tokens of a text in {SUMMARIES}")
 
 
 def _questions(run: CausalRun, number: int) -> list[Question]:

@@ -14,6 +14,7 @@ from robustprune.measure.choices import Question, cloze_questions, multiple_choi
 from robustprune.measure.continuations import greedy_continuations, judge_continuations
 from robustprune.measure.leakage import leakage
 from robustprune.measure.repetition import distinct, repetition
+from robustprune.measure.summaries import Summary
 from robustprune.measure.trust_causal import TextTokens, compare_trust_causal
 
 WORDS = 12
@@ -166,3 +167,26 @@ def test_a_worse_chain_is_worse_in_every_row_that_it_changes() -> None:
         compare_trust_causal(Chain(), Chain(), windows, prompt=4, questions=asks)
     with pytest.raises(ValueError, match=r"T at least 24, got \(40, 10\)"):
         compare_trust_causal(Chain(), Chain(), windows[:, :10])
+
+
+def test_retrieval_and_summaries_have_rows_of_their_own() -> None:
+    windows = (torch.arange(20) + torch.arange(4)[:, None]) % WORDS
+    asks = [Question(f"9 {k % WORDS}", (f" {(k + 5) % WORDS}", f" {(k + 1) % WORDS}"), 1)
+            for k in range(20)]  # fmt: skip
+    texts = [Summary(f"{k}", f"{k + 1} {k + 2}") for k in range(8)]
+    text = TextTokens(letters, 0, lambda ids: " ".join(map(str, ids)))
+    found = compare_trust_causal(
+        Chain(0.85), Chain(0.02), windows, retrieval=asks, summaries=texts, text=text, prompt=4,
+        continuation=0,
+    )  # fmt: skip
+    by_name = {one.name: one for one in found}
+    for name in ("answer found in the context, chosen", "answer found in the context, said"):
+        row = by_name[name]
+        assert (row.n, row.dense, row.compressed, row.verdict) == (20, 1.0, 0.0, "worse")
+    row = by_name["summaries, ROUGE-L"]
+    assert (row.n, row.dense, row.verdict) == (8, 1.0, "worse")
+    assert row.compressed < 0.5
+    with pytest.raises(ValueError, match="summaries need `text` with `words`"):
+        compare_trust_causal(
+            Chain(), Chain(), windows, summaries=texts, text=TextTokens(letters, 0), prompt=4
+        )

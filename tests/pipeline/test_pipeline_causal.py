@@ -401,5 +401,17 @@ def test_trust_compares_the_stored_network_with_the_dense_one(
     other = ["--network", "magnitude-0.5", "--examples", "3", "--json", "--device", "cpu"]
     assert main(["trust", str(folder), *other]) == 0
     assert json.loads(capsys.readouterr().out)["compressed"] == "magnitude-0.5"
+    asks = tmp_path / "questions"
+    asks.mkdir()
+    row = {"context": "Tim has a red ball. The ball is", "options": [" blue", " red"], "answer": 1}
+    (asks / "retrieval.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    row = {"prompt": "Tim had a ball. He lost the ball. In short:", "summary": "Tim lost his ball."}
+    (asks / "summaries.jsonl").write_text(f"{json.dumps(row)}\n\n" * 2)
+    assert main(["trust", str(folder), *other, "--data-dir", str(tmp_path)]) == 0
+    content = json.loads(capsys.readouterr().out)
+    numbers = {row["name"]: row["n"] for row in content["changes"]}
+    assert numbers["answer found in the context, chosen"] == 3
+    assert numbers["summaries, ROUGE-L"] == 2
+    assert "3 questions of questions/retrieval.jsonl" in content["protocol"]["Retrieval"]
     assert main(["trust", str(folder), "--groups", str(path)]) == 2
     assert "--groups has no effect on a causal language model" in capsys.readouterr().err
