@@ -26,6 +26,7 @@ from attacks import PGD
 from benchmarks.kept import note, rows, save_masked
 from benchmarks.layerwise_networks import CASES, Case, data, dense, loader
 from benchmarks.layerwise_tables import paired, table
+from benchmarks.search_rows import ROWS as SEARCH_ROWS
 from benchmarks.sparse_rows import ROWS
 from robustprune.layerwise import prune_layerwise
 from robustprune.measure import attack_set, evaluate
@@ -240,7 +241,7 @@ for _name, _search in SEARCHES.items():
     METHODS[_name], METHODS[f"{_name}+100"] = _search, tuned(_search, 100)
     METHODS[f"mask of {_name}"] = masked(_search, refitted=False)
     METHODS[f"mask of {_name}, refit"] = masked(_search, refitted=True)
-METHODS |= ROWS
+METHODS |= ROWS | SEARCH_ROWS
 
 
 def method(name: str) -> Search:
@@ -328,7 +329,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/layerwise"))
     parser.add_argument("--cases", nargs="+", default=["ecg200"], choices=list(CASES))
-    pruned = [name for name in METHODS if name not in ROWS]
+    pruned = [name for name in METHODS if name not in ROWS | SEARCH_ROWS]
     parser.add_argument("--methods", nargs="+", default=pruned, help="+N: fine-tuned")
     parser.add_argument("--densities", nargs="+", type=float, default=list(DENSITIES))
     parser.add_argument("--seeds", type=int, help="how many; default what the case says")

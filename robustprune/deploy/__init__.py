@@ -12,11 +12,13 @@ from robustprune.deploy.saving import load_slim, save_slim
 from robustprune.deploy.silence import silence
 from robustprune.deploy.slim import slim
 from robustprune.deploy.sparse import fastest, sparsify, to_csr
+from robustprune.deploy.widths import channel_seconds
 
 __all__ = [
     "CSRLinear",
     "Int8Files",
     "Network",
+    "channel_seconds",
     "export_int8",
     "export_onnx",
     "export_program",

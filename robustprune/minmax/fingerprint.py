@@ -30,7 +30,7 @@ _LOOP: Mapping[str, object] = {"validation": None, "average": None, "amp": False
 #: options that were added later -> the value at which older checkpoints are still valid
 _LATER: Mapping[str, Mapping[str, object]] = {
     "prune_admm": {"seed": 0},
-    "prune_scores": {"seed": 0},
+    "prune_scores": {"seed": 0, "cost": None},
     "find_lottery_ticket": {"seed": 0},
     "find_language_ticket": {"pattern": "element", "allocate": "global"},
     "finetune_ticket": {"attack": None},

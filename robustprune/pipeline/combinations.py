@@ -64,6 +64,12 @@ def check_admm_l1(config: Config) -> None:
         raise ValueError("method admm_l1 needs admm.l1, the weight λ of the l1 norm; try 1e-4")
 
 
+def check_hydra(config: Config) -> None:
+    """For method hydra: raise a ValueError for costs that no method uses."""
+    if config.scores.cost is not None and "harp" not in config.search.methods:
+        raise ValueError("scores.cost has an effect only with method harp; leave it null")
+
+
 def check_harp(config: Config) -> None:
     """For method harp: raise a ValueError for a pattern that fixes the rate, or allocation by
     row."""

@@ -134,7 +134,8 @@ _ALL = (
     Method(
         "hydra", "scores", "HYDRA",
         "scores learned under the robust loss (Sehwag et al. 2020)",
-        searched(prune_scores, validated=True, method="hydra"), _LEAST_SCORE,
+        searched(prune_scores, validated=True, method="hydra", cost=None), _LEAST_SCORE,
+        check=combinations.check_hydra,
     ),
     Method(
         "harp", "scores", "HARP",

@@ -106,6 +106,7 @@ class ScoresSection(TrainingSection):
     """Methods hydra and harp."""
 
     weights: Trained = "adversarial"
+    cost: dict[str, Positive] | None = None  # harp: of one group of each layer; null: all alike
 
 
 class LotterySection(TrainingSection):

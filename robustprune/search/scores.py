@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -99,6 +100,10 @@ class LearnedRates(Learned):
     (Zhao et al. 2023, "Holistic adversarially robust pruning", ICLR, Eq. 5 to 7). No layer keeps
     less than `least` times the density. At the end the rates are scaled, so that exactly
     ⌈density · n⌉ groups are kept in all.
+
+    With `cost`, what one group of each layer costs, n_l counts as cost_l · n_l: the density is the
+    kept share of the whole cost (ours). At the end the kept groups reach that share, and exceed it
+    by less than what one group of a layer costs.
     """
 
     def __init__(
@@ -111,8 +116,10 @@ class LearnedRates(Learned):
         scores: Mapping[str, Tensor],
         least: float = 0.1,
         gamma: float = 0.01,
+        cost: Mapping[str, float] | None = None,
     ) -> None:
         self.density, self.gamma, self.epoch = density, gamma, 1
+        self.cost = _relative(cost, layers)
         groups = groups_of(layers, pattern)
         values = {name: groups[name].reduce(scores[name].abs()) for name in layers}
         check_scores(scores)
@@ -132,15 +139,15 @@ class LearnedRates(Learned):
         return [*(popup.score for popup in popups), *(popup.rate_score for popup in popups)]
 
     def penalty(self, model: nn.Module) -> Tensor:
-        numbers = [popup.groups.number for popup in self.popups.values()]
+        costs = [self.cost[name] * popup.groups.number for name, popup in self.popups.items()]
         rates = torch.stack([popup.rate() for popup in self.popups.values()])
-        kept = (rates * torch.tensor(numbers).to(rates)).sum() / sum(numbers)
+        kept = (rates * torch.tensor(costs).to(rates)).sum() / sum(costs)
         return self.gamma * self.epoch * (kept / self.density - 1).clamp_min(0)
 
     def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, float]:
         self.epoch = epoch + 1
-        kept = sum(popup.kept for popup in self.popups.values())
-        total = sum(popup.groups.number for popup in self.popups.values())
+        kept = sum(self.cost[name] * popup.kept for name, popup in self.popups.items())
+        total = sum(self.cost[name] * popup.groups.number for name, popup in self.popups.items())
         return {"kept / target": kept / total / self.density}
 
     def _counts(self) -> dict[str, int]:
@@ -148,7 +155,10 @@ class LearnedRates(Learned):
         popups = self.popups.items()
         numbers = {name: popup.groups.number for name, popup in popups}
         shares = {name: float(popup.rate().detach()) * numbers[name] for name, popup in popups}
-        return apportion(shares, numbers, count_kept(self.density, sum(numbers.values())))
+        total: float = count_kept(self.density, sum(numbers.values()))
+        if any(cost != 1 for cost in self.cost.values()):  # a whole number of groups means nothing
+            total = self.density * sum(self.cost[name] * numbers[name] for name in numbers)
+        return apportion(shares, numbers, total, costs=self.cost)
 
     def masks(self, model: nn.Module) -> MaskSet:
         counts = self._counts()
@@ -167,6 +177,33 @@ class LearnedRates(Learned):
         self.epoch = int(state["epoch"])
 
 
+def _relative(
+    cost: Mapping[str, float] | None, layers: Mapping[str, nn.Module]
+) -> dict[str, float]:
+    """Return what a group of each layer costs, as a share of the dearest one; 1 without costs.
+
+    Raises:
+        ValueError: a layer has no cost, a cost no layer, or a cost is not positive and finite.
+    """
+    if cost is None:
+        return dict.fromkeys(layers, 1.0)
+    for name in cost:
+        if name not in layers:
+            raise ValueError(
+                f"a cost is given for {name!r}, which is no masked layer; "
+                f"the layers are {', '.join(layers)}"
+            )
+    for name in layers:
+        if name not in cost:
+            raise ValueError(
+                f"no cost is given for layer {name!r}; give one, or name the layer in `dense`"
+            )
+        if not 0 < cost[name] < math.inf:
+            raise ValueError(f"the cost {cost[name]} of {name!r} must be positive and finite")
+    dearest = max(cost.values())
+    return {name: cost[name] / dearest for name in layers}
+
+
 @known_by_its_call
 def prune_scores(
     model: nn.Module,
@@ -182,6 +219,7 @@ def prune_scores(
     epochs: int = EPOCHS,
     optimizer: OptimizerLike = OPTIMIZER,
     method: ScoreMethod = "hydra",
+    cost: Mapping[str, float] | None = None,
     **loop: Unpack[LoopOptions],
 ) -> Ticket:
     """Learn which weights of a pretrained network to keep, with the robust loss itself:
@@ -205,6 +243,10 @@ def prune_scores(
         seed: it must be 0, because this search draws no random numbers.
         epochs, optimizer: for the scores; the papers use 20 epochs and OptimizerSpec(lr=0.1,
             weight_decay=1e-4).
+        cost: only for "harp": what one group of each layer costs, by the layer's parameter name, in
+            any unit; see `LearnedRates`. `density` is then the share of the whole cost that is
+            kept. For widths that follow measured time, take `pattern="channel"` and the costs of
+            `robustprune.deploy.channel_seconds`. None: all groups cost the same.
         loop: the options of `LoopOptions` for the training, which `train` explains. "harp" accepts
             no validation: it keeps too many weights before its end, so that an early epoch would be
             chosen.
@@ -226,11 +268,13 @@ def prune_scores(
         )
     if method == "harp" and loop.get("validation") is not None:
         raise ValueError("harp takes its last epoch; leave `validation` to the fine-tuning")
+    if method != "harp":
+        refuse_others("hydra fixes what each layer keeps", cost=(cost, None))
     objective = chosen_objective(attack, objective)
     network = copy_on(model, loop.get("device")).requires_grad_(False)
     kept = None if method == "harp" else density  # HARP may start at any rates
     layers = layers_to_mask(network, dense, pattern=pattern, allocate=allocate, density=kept)
-    make = {"hydra": ScoreTopK, "harp": LearnedRates}[method]
+    make = ScoreTopK if method == "hydra" else partial(LearnedRates, cost=cost)
     constraint = make(
         layers, density=density, pattern=pattern, allocate=allocate, scores=scaled_scores(layers)
     )

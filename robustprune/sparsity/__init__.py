@@ -5,7 +5,6 @@ from robustprune.sparsity.allocation import (
     Allocation,
     AllocationName,
     allot,
-    apportion,
     check_allocation,
     keep_along,
     keep_best,
@@ -40,6 +39,7 @@ from robustprune.sparsity.patterns import (
     groups_of,
 )
 from robustprune.sparsity.plain import bake, plain
+from robustprune.sparsity.shares import apportion
 
 __all__ = [
     "ALLOCATIONS",

@@ -19,6 +19,7 @@ from robustprune.sparsity.patterns import (
     groups_of,
 )
 from robustprune.sparsity.ranking import count_best
+from robustprune.sparsity.shares import apportion, ideal_gas_quotas
 
 AllocationName = Literal["layer", "row", "global", "erk", "igq"]
 ALLOCATIONS: tuple[AllocationName, ...] = get_args(AllocationName)
@@ -209,57 +210,6 @@ def check_allocation(
             f"the densities given for each layer keep {share:.3g} of all groups, density says "
             f"{density:g}; set density to {share:.3g}, or correct the densities"
         )
-
-
-def apportion(shares: Mapping[str, float], limits: Mapping[str, int], total: int) -> dict[str, int]:
-    """Return whole numbers in proportion to `shares`, from 1 to each limit, that add up to `total`.
-
-    What a full layer cannot take goes to the others in the same proportion. Fractions are rounded
-    by the largest remainder; of equal ones the first is rounded up. `total` is clamped to the
-    feasible range.
-    """
-    total = min(max(total, len(limits)), sum(limits.values()))
-    exact: dict[str, float] = {}
-    open_ones, left = list(shares), float(total)
-    while open_ones:
-        weight = sum(shares[name] for name in open_ones)
-        part = {
-            name: left * (shares[name] / weight if weight > 0 else 1 / len(open_ones))
-            for name in open_ones
-        }
-        over = [name for name in open_ones if part[name] >= limits[name]]
-        under = [name for name in open_ones if part[name] <= 1] if not over else []
-        for name in over or under:
-            exact[name] = float(limits[name] if over else 1)
-            left -= exact[name]
-        if not over and not under:
-            exact.update(part)
-            break
-        open_ones = [name for name in open_ones if name not in exact]
-    counts = {name: min(max(int(exact[name]), 1), limits[name]) for name in shares}
-    by_remainder = sorted(shares, key=lambda name: int(exact[name]) - exact[name])
-    missing = total - sum(counts.values())
-    while missing:
-        step = 1 if missing > 0 else -1
-        for name in by_remainder if step > 0 else reversed(by_remainder):
-            if missing and 1 <= counts[name] + step <= limits[name]:
-                counts[name] += step
-                missing -= step
-    return counts
-
-
-def ideal_gas_quotas(numbers: Mapping[str, int], density: float) -> dict[str, float]:
-    """Return how many of its n groups each layer keeps: n/(1 + F n), with one F ≥ 0 for all layers.
-
-    F is found by bisection, so that these numbers add up to density · Σ n.
-    """
-    total = density * sum(numbers.values())
-    low, high = 0.0, len(numbers) / total  # n/(1 + F n) < 1/F
-    for _ in range(200):
-        middle = (low + high) / 2
-        kept = sum(n / (1 + middle * n) for n in numbers.values())
-        low, high = (middle, high) if kept > total else (low, middle)
-    return {name: n / (1 + low * n) for name, n in numbers.items()}
 
 
 def _quotas(groups: Mapping[str, Groups], density: float) -> dict[str, float]:

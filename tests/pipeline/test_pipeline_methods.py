@@ -167,6 +167,10 @@ def test_the_dense_network_of_a_run_teaches_its_tickets(
         ({"search": {"pattern": "2:4", "density": (0.25,)}}, "keeps exactly 0.5"),
         ({"search": {"pattern": "filters"}}, "unknown pattern 'filters'"),
         ({"search": {"methods": ("harp",), "pattern": "2:4"}}, "harp learns each layer's rate"),
+        (
+            {"search": {"methods": ("hydra",)}, "scores": {"cost": {"conv.weight": 1.0}}},
+            "scores.cost has an effect only with method harp",
+        ),
         ({"search": {"allocate": {"conv": 0.5}}}, "a density for every masked layer"),
         ({"search": {"allocate": "erk", "pattern": "2:4"}}, "allocate='erk' has no effect"),
         (

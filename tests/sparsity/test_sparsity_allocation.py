@@ -20,8 +20,8 @@ from robustprune.sparsity import (
     keep_best,
     maskable_layers,
 )
-from robustprune.sparsity.allocation import ideal_gas_quotas
 from robustprune.sparsity.ranking import count_best
+from robustprune.sparsity.shares import ideal_gas_quotas
 
 
 def groups_of(values: dict[str, torch.Tensor]) -> dict[str, Groups]:
