@@ -2,9 +2,11 @@
 changes (calibration, answers, fairness, shift, privacy), and cost."""
 
 from robustprune.measure.accuracy import Outcome, accuracy_curve, constant_answer, evaluate
+from robustprune.measure.answers import worst_examples
 from robustprune.measure.attack_set import MORE, attack_set
 from robustprune.measure.auroc import PairedAuroc, auroc, paired_auroc
 from robustprune.measure.backdoor import backdoor_success, poison, stamp
+from robustprune.measure.brittleness import Brittleness, brittleness
 from robustprune.measure.calibration import (
     Calibration,
     attacked_calibration,
@@ -35,8 +37,13 @@ from robustprune.measure.disagreement import Disagreement, Flips, disagreement
 from robustprune.measure.fairness import Fairness, fairness, fairness_of
 from robustprune.measure.folds import Choice, choose_by_cross_validation, stratified_folds
 from robustprune.measure.harness import TaskFigure, harness_tasks
-from robustprune.measure.leakage import Leakage, leakage
-from robustprune.measure.membership import Membership, likelihood_ratio, membership
+from robustprune.measure.leakage import Leakage, Secrets, judge_secrets, leakage
+from robustprune.measure.membership import (
+    Membership,
+    likelihood_ratio,
+    likelihood_ratio_scores,
+    membership,
+)
 from robustprune.measure.minimal_perturbation import minimal_summary, nearest_adversarial
 from robustprune.measure.ood import Detection, detection, surrogates
 from robustprune.measure.quantised import QuantisedOutcome, robust_accuracy_quantised
@@ -57,6 +64,7 @@ from robustprune.measure.trust_causal import TextTokens, compare_trust_causal
 __all__ = [
     "MORE",
     "SEVERITIES",
+    "Brittleness",
     "Calibration",
     "Change",
     "Choice",
@@ -78,6 +86,7 @@ __all__ = [
     "QuantisedOutcome",
     "Question",
     "Ranking",
+    "Secrets",
     "Shifted",
     "Spread",
     "Summary",
@@ -92,6 +101,7 @@ __all__ = [
     "average_ranks",
     "backdoor_success",
     "bootstrap_interval",
+    "brittleness",
     "calibration",
     "calibration_of",
     "changes",
@@ -117,9 +127,11 @@ __all__ = [
     "harness_tasks",
     "holm",
     "judge_continuations",
+    "judge_secrets",
     "judge_summaries",
     "leakage",
     "likelihood_ratio",
+    "likelihood_ratio_scores",
     "mcnemar",
     "mean_sd",
     "membership",
@@ -138,4 +150,5 @@ __all__ = [
     "stamp",
     "stratified_folds",
     "surrogates",
+    "worst_examples",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from attacks import Attack, Model
 from attacks.inputs import batch_of, predict
@@ -63,6 +64,67 @@ def adversarial_examples(
             index = torch.arange(rows.start, rows.stop, device=x.device)
             found[rows] = attacked(for_examples(attack, x, index), model, x[rows], y[rows])
     return found
+
+
+@torch.inference_mode(False)
+def worst_examples(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    attacks: Mapping[str, Attack],
+    *,
+    batch_size: int | None = None,
+    title: str = "attacking",
+    quiet: bool = True,
+) -> Tensor:
+    """Return the worst of what several attacks make of each example, shaped like x.
+
+    A misclassified point is worse than one that is not, and of two alike the one with the larger
+    cross-entropy. The example itself is one of the points. So an example is right here only if it
+    is right without an attack and under each of them, as in `evaluate`, whose batches these are.
+
+    Args:
+        attacks: by name; each returns points inside its threat model.
+
+    Raises:
+        ValueError: there is no attack, or as in `attacks.returned.attacked`.
+    """
+    x, y = batch_of(x, y)
+    if not attacks:
+        raise ValueError("attacks is empty; give at least one attack")
+    for attack in attacks.values():
+        check_radii(attack, x)
+    worst = x.clone()
+    with evaluating(model):
+        for rows in progress(list(_rows(x, batch_size)), title=title, unit="batch", quiet=quiet):
+            wrong = _harm(model, x[rows], y[rows])[0]
+            for part in (~wrong, wrong):  # `evaluate` attacks those alone that are right
+                index = part.nonzero().flatten() + rows.start
+                if len(index):
+                    worst[index] = _worst(model, x, y, attacks, index)
+    return worst
+
+
+def _worst(
+    model: Model, x: Tensor, y: Tensor, attacks: Mapping[str, Attack], index: Tensor
+) -> Tensor:
+    """Return the worst points of the examples with this index."""
+    worst = x[index]
+    wrong, loss = _harm(model, worst, y[index])
+    for attack in attacks.values():
+        found = attacked(for_examples(attack, x, index), model, x[index], y[index])
+        now_wrong, now_loss = _harm(model, found, y[index])
+        worse = (now_wrong & ~wrong) | ((now_wrong == wrong) & (now_loss > loss))
+        worst[worse] = found[worse]
+        wrong, loss = wrong | now_wrong, torch.where(worse, now_loss, loss)
+    return worst
+
+
+@torch.no_grad()
+def _harm(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return whether each example is misclassified, and its cross-entropy."""
+    logits = predict(model, x, y)
+    return logits.argmax(1) != y, F.cross_entropy(logits.double(), y, reduction="none")
 
 
 def group_codes(groups: Sequence[object] | Tensor, n: int) -> tuple[tuple[str, ...], Tensor]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustprune.measure.continuations import judge_continuations
 from robustprune.measure.statistics import Proportion, proportion
@@ -33,6 +34,19 @@ class Leakage:
         )
 
 
+@dataclass(frozen=True)
+class Secrets:
+    """What a model shows of each of N secrets.
+
+    Attributes:
+        said: (N,) bool, whether it says the secret by itself.
+        exposure: (N,) float64, in bits.
+    """
+
+    said: Tensor
+    exposure: Tensor
+
+
 def leakage(
     model: nn.Module,
     prefixes: Sequence[Sequence[int]],
@@ -42,7 +56,36 @@ def leakage(
     seed: int = 0,
     batch_size: int = 16,
 ) -> Leakage:
-    """Ask a model for planted secrets, after the words before each of them.
+    """Ask a model for planted secrets, and count what it gives away; see `judge_secrets`.
+
+    Raises:
+        ValueError: as in `judge_secrets`.
+    """
+    found = judge_secrets(
+        model, prefixes, secrets, alternatives=alternatives, seed=seed, batch_size=batch_size
+    )
+    return leakage_of(found, alternatives)
+
+
+def leakage_of(found: Secrets, alternatives: int) -> Leakage:
+    """Summarise what `judge_secrets` found with this number of alternatives."""
+    return Leakage(
+        proportion(int(found.said.sum()), len(found.said)),
+        float(found.exposure.median()),
+        math.log2(alternatives + 1),
+    )
+
+
+def judge_secrets(
+    model: nn.Module,
+    prefixes: Sequence[Sequence[int]],
+    secrets: Sequence[Sequence[int]],
+    *,
+    alternatives: int = 255,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> Secrets:
+    """Ask a model for each planted secret, after the words before it.
 
         exact match: greedy decoding gives the secret  (Carlini et al. 2023, arXiv 2202.07646)
         exposure = log₂ (R + 1) − log₂ rank            (Carlini et al. 2019, arXiv 1802.08232)
@@ -70,9 +113,5 @@ def leakage(
             model, [prefix] * alternatives, pool[drawn].tolist(), batch_size=batch_size
         )
         rank = 1 + int((others.log_likelihood > judged.log_likelihood[place]).sum())
-        exposures.append(torch.log2(torch.tensor((alternatives + 1) / rank)))
-    return Leakage(
-        proportion(int(judged.greedy.sum()), len(judged.greedy)),
-        float(torch.stack(exposures).median()),
-        float(torch.log2(torch.tensor(float(alternatives + 1)))),
-    )
+        exposures.append(math.log2((alternatives + 1) / rank))
+    return Secrets(judged.greedy, torch.tensor(exposures, dtype=torch.float64))

@@ -99,6 +99,36 @@ def likelihood_ratio(
 ) -> Membership:
     """Attack by the likelihood ratio of shadow networks, trained with and without each example.
 
+    See `likelihood_ratio_scores` for the scores.
+
+    Args:
+        x, y: members and others; member: (N,) bool, which of them `model` was trained on.
+
+    Raises:
+        ValueError: members or others are missing, or as in `likelihood_ratio_scores`.
+    """
+    member = member.cpu()
+    if bool(member.all()) or not bool(member.any()):
+        raise ValueError("both members and other examples are needed")
+    score = likelihood_ratio_scores(
+        model, fit, x, y, shadows=shadows, seed=seed, batch_size=batch_size
+    )
+    return membership_of(score[member], score[~member])
+
+
+def likelihood_ratio_scores(
+    model: nn.Module,
+    fit: Callable[[Tensor, Tensor, int], nn.Module],
+    x: Tensor,
+    y: Tensor,
+    *,
+    shadows: int = 16,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> Tensor:
+    """Return a score of each example, (N,) float64; a higher one says that `model` was trained on
+    it.
+
         score_i = log N(φ_i; μ_in,i, σ_in) − log N(φ_i; μ_out,i, σ_out)
         φ = log p(y) − log(1 − p(y))
 
@@ -107,18 +137,15 @@ def likelihood_ratio(
     train on complementary halves, so that every example is in half of them.
 
     Args:
-        fit: (x, y, seed) -> a network trained on these examples as `model` was.
-        x, y: members and others; member: (N,) bool, which of them `model` was trained on.
+        fit: (x, y, seed) -> a network trained on these examples as `model` was. The seeds are
+            `seed`, `seed` + 1, …, and each gets the same examples in every call.
+        x, y: members and others, (N, ...) and (N,).
         shadows: the number of shadow networks, an even number from 4.
 
     Raises:
-        ValueError: `shadows` is odd or below 4, members or others are missing, or a logit is NaN.
+        ValueError: `shadows` is odd or below 4, or a logit is NaN.
     """
-    if shadows < 4 or shadows % 2:
-        raise ValueError(f"shadows={shadows} must be an even number from 4")
-    member = member.cpu()
-    if bool(member.all()) or not bool(member.any()):
-        raise ValueError("both members and other examples are needed")
+    check_shadows(shadows)
     generator = torch.Generator().manual_seed(seed)
     scores, inside = [], []
     for pair in range(shadows // 2):
@@ -130,10 +157,15 @@ def likelihood_ratio(
             inside.append(taken.numpy())
     phi, taken_in = np.stack(scores), np.stack(inside)
     target = _scaled_confidence(model, x, y, batch_size)
-    score = torch.from_numpy(
+    return torch.from_numpy(
         _log_normal(target, phi, taken_in) - _log_normal(target, phi, ~taken_in)
     )
-    return membership_of(score[member], score[~member])
+
+
+def check_shadows(shadows: int) -> None:
+    """Raise ValueError unless so many shadow networks can be trained in pairs."""
+    if shadows < 4 or shadows % 2:
+        raise ValueError(f"shadows={shadows} must be an even number from 4")
 
 
 def _scaled_confidence(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import Attack
-from robustprune.measure.answers import adversarial_examples, all_logits, group_codes
+from robustprune.measure.answers import all_logits, group_codes, worst_examples
 from robustprune.measure.calibration import (
     Calibration,
     brier_scores,
@@ -73,7 +73,7 @@ def compare_trust(
     x: Tensor,
     y: Tensor,
     *,
-    attack: Attack | None = None,
+    attack: Attack | Mapping[str, Attack] | None = None,
     members: tuple[Tensor, Tensor] | None = None,
     outside: Tensor | None = None,
     groups: Sequence[object] | None = None,
@@ -92,7 +92,8 @@ def compare_trust(
 
     Args:
         x: (N, ...), y: (N,) test examples, on the networks' device.
-        attack: makes adversarial examples of each network; None leaves them out.
+        attack: makes adversarial examples of each network; of several by name, each example gets
+            the worst (`worst_examples`); None leaves them out.
         members: (x, y) of training examples, for membership inference; None leaves it out.
         outside: examples from outside of the distribution, such as `surrogates(x)`.
         groups: the group of each test example, for fairness.
@@ -142,7 +143,7 @@ def _seen(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    attack: Attack | None,
+    attack: Attack | Mapping[str, Attack] | None,
     members: tuple[Tensor, Tensor] | None,
     outside: Tensor | None,
     corruptions: Sequence[str] | Mapping[str, Tensor],
@@ -157,8 +158,9 @@ def _seen(
 
     found = None
     if attack is not None:
-        found = adversarial_examples(
-            model, x, y, attack, batch_size=batch_size, title=f"attacking {title}", quiet=quiet
+        attacks = attack if isinstance(attack, Mapping) else {"attack": attack}
+        found = worst_examples(
+            model, x, y, attacks, batch_size=batch_size, title=f"attacking {title}", quiet=quiet
         )
 
     def right_on(name: str) -> Tensor:

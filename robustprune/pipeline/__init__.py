@@ -82,7 +82,7 @@ def _stages(run: Run) -> dict[str, Any]:
     if is_first():
         write_report(run.folder.path)
         if config.trust.examples is not None:
-            asked = Asked(examples=config.trust.examples)
+            asked = Asked.of(config.trust)
             trust_classifier(
                 run.folder, config, run.task, asked, device=run.device, quiet=run.quiet
             )

@@ -17,6 +17,8 @@ from robustprune.models.options import checked_options
 from robustprune.packing import words
 from robustprune.pipeline.method import Method
 from robustprune.pipeline.methods import ROWS, check_methods, methods_of
+from robustprune.pipeline.trust_more import check_more
+from robustprune.pipeline.trust_page import Asked
 from robustprune.run.config import Config
 from robustprune.run.content import tensor_digest
 from robustprune.run.fingerprint import digest_of
@@ -154,6 +156,7 @@ def check_causal(config: Config) -> None:
     for level in levels_of(config):
         check_pattern(level.pattern, level.density)
     check_methods(config)
+    check_more(Asked.of(config.trust), config, causal=True)
     if ranks() > 1:
         raise ValueError(
             f"a causal language model is pruned by one process, not on {ranks()} ranks"

@@ -18,6 +18,8 @@ from robustprune.pipeline.plan import check_certified, planned_trainings
 from robustprune.pipeline.selection import check_length, check_selection
 from robustprune.pipeline.shared import NEED_PGD, Run
 from robustprune.pipeline.text import check_text, encoder_of
+from robustprune.pipeline.trust_more import check_more
+from robustprune.pipeline.trust_page import Asked
 from robustprune.run.config import Config
 from robustprune.run.naming import check_code_is_named
 from robustprune.run.rundir import RunDir, open_run
@@ -89,6 +91,7 @@ def planned_run(
             f"task of running text: {', '.join(corpus_names())}"
         )
     check_code_is_named(config.model.name, [network])
+    check_more(Asked.of(config.trust), config, causal=False, text=config.task.name in text_names())
     task = task_of(config, data_dir)
     training, held_out = task.train, None
     if config.task.validation > 0:

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks import PGD, ThreatModel
+from attacks import Attack, ThreatModel
 from attacks.text import local_files_only
 from robustprune.measure import Trust, compare_trust, corruption_names, surrogates
 from robustprune.pipeline.networks import build_network
 from robustprune.pipeline.prepare import is_causal, task_of
+from robustprune.pipeline.shared import Run
 from robustprune.pipeline.text import encoder_of
+from robustprune.pipeline.trust_more import check_more, classifier_sections
 from robustprune.pipeline.trust_page import Asked, check_names, write_page
+from robustprune.pipeline.trust_retrained import Pair
 from robustprune.report.collect import parse_metrics
 from robustprune.report.trust import TrustPage
 from robustprune.run.checkpoint import load_state, load_tensors
@@ -24,7 +27,7 @@ from robustprune.run.config import Config, load_config
 from robustprune.run.files import read_bytes
 from robustprune.run.naming import check_code_is_named
 from robustprune.run.rundir import RunDir
-from robustprune.tasks import Task, holdout
+from robustprune.tasks import Split, Task, holdout, text_names
 from robustprune.tasks.adversarial_text import adversarial_sets
 from robustprune.tasks.cifar_c import FOLDER, cifar10_c
 from robustprune.tasks.folders import data_folder
@@ -60,7 +63,9 @@ def trust_run(
     """
     config = load_config(run_dir / "config.yaml")
     check_code_is_named(config.model.name, [network])
-    if is_causal(config):
+    causal = is_causal(config)
+    check_more(asked, config, causal=causal, text=config.task.name in text_names())
+    if causal:
         if asked.groups is not None:
             raise ValueError("--groups has no effect on a causal language model; leave it out")
         # they need transformers
@@ -104,19 +109,22 @@ def trust_classifier(
     check_names(dense, compressed, list(titles))
     x, y = (part.to(device) for part in task.test.batch(slice(asked.examples)))
     groups = None if asked.groups is None else read_groups(asked.groups, len(task.test))[: len(y)]
-    section, text = config.evaluation, task.train.present is not None
+    text = task.train.present is not None
     threat = ThreatModel(config.threat.norm, config.threat.eps, task.bounds, task.support)
-    attack = PGD(threat, steps=section.steps, step_size=section.step_size, seed=config.seed)
+    run = Run(config, task, *_training(config, task), threat, device, folder, quiet)
+    attacks = run.evaluation_attacks()
     corrupted = corrupted_inputs(task, x, y, data_dir)
     outside = None if text else surrogates(x, seed=config.seed, bounds=task.bounds)
-    members = _members(config, task, len(y), device)
+    trained = run.training.batch(slice(len(y)))  # as many as test examples
+    members = trained[0].to(device), trained[1].to(device)
+    first, second = (_network(folder, config, task, one, device) for one in (dense, compressed))
     others = _others(config, task, asked.examples, data_dir, device) if text else {}
     found = compare_trust(
-        _network(folder, config, task, dense, device),
-        _network(folder, config, task, compressed, device),
+        first,
+        second,
         x,
         y,
-        attack=attack,
+        attack=attacks,
         members=members,
         outside=outside,
         groups=groups,
@@ -124,13 +132,13 @@ def trust_classifier(
         corruptions=corrupted,
         others=others,
         seed=config.seed,
-        batch_size=section.batch_size,
+        batch_size=config.evaluation.batch_size,
         quiet=quiet,
     )
     protocol = (
         ("Data", f"{task.name}: {task.source}"),
         ("Examples", f"the first {len(y):,} of {len(task.test):,} test examples"),
-        ("Attack", f"{attack!r}, on each network itself; an upper bound on robust accuracy"),
+        ("Attacks", _attacks(attacks, len(y))),
         ("Corruptions", _corruptions(corrupted)),
         *(
             (name, f"the first {len(part[1]):,} examples of its test set")
@@ -139,6 +147,7 @@ def trust_classifier(
         ("Outside inputs", _outside(outside)),
         ("Members", f"the first {len(members[1]):,} training examples, beside the test examples"),
     )
+    pair = Pair((dense, compressed), (titles[dense], titles[compressed]), (first, second))
     page = TrustPage(
         name=config.name,
         subtitle=f"{task.name} · seed {config.seed}",
@@ -152,6 +161,7 @@ def trust_classifier(
         },
         protocol=protocol,
         command=asked.command(folder.path, dense, compressed),
+        sections=classifier_sections(run, pair, asked, x, y),
     )
     return write_page(folder, page, _about(found), dense, compressed)
 
@@ -218,15 +228,11 @@ def _network(
     return model.to(device).eval()
 
 
-def _members(
-    config: Config, task: Task, number: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return examples that the run trained on, as many as test examples where there are so many."""
-    train = task.train
+def _training(config: Config, task: Task) -> tuple[Split, Split | None]:
+    """Return the examples that the run trained on, and those that it held out."""
     if config.task.validation > 0:
-        train, _ = holdout(train, config.task.validation, config.seed)
-    x, y = train.batch(slice(number))
-    return x.to(device), y.to(device)
+        return holdout(task.train, config.task.validation, config.seed)
+    return task.train, None
 
 
 def _others(
@@ -253,6 +259,14 @@ def read_groups(path: Path, number: int) -> Sequence[str]:
             f"{path} has {len(lines)} lines for {number} test examples; give one group a line"
         )
     return [line.strip() for line in lines]
+
+
+def _attacks(attacks: Mapping[str, Attack], number: int) -> str:
+    said = "; ".join(f"{name}: {attack!r}" for name, attack in attacks.items())
+    return (
+        f"the worst of {len(attacks)} for each of the {number:,} examples and for each network "
+        f"itself, an upper bound on robust accuracy. They are those of the run's evaluation. {said}"
+    )
 
 
 def _corruptions(used: Sequence[str] | Mapping[str, Tensor]) -> str:

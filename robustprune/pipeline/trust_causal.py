@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from robustprune.measure.choices import Question, cloze_questions
 from robustprune.measure.trust_causal import TextTokens, compare_trust_causal
 from robustprune.models.causal import stored_network
 from robustprune.pipeline.causal_run import CausalRun
+from robustprune.pipeline.trust_leakage import EPOCHS, SECRETS, leakage
 from robustprune.pipeline.trust_page import Asked, check_names, write_page
 from robustprune.pipeline.trust_questions import (
     FOLDER,
@@ -20,8 +22,11 @@ from robustprune.pipeline.trust_questions import (
     Asks,
     read_asks,
 )
+from robustprune.pipeline.trust_retrained import Pair
+from robustprune.pipeline.trust_text_sets import text_sets
 from robustprune.report.causal_records import parse_causal
 from robustprune.report.trust import TrustPage
+from robustprune.report.trust_sections import Section
 from robustprune.tasks.folders import data_folder
 
 #: the largest number of cloze questions, the prompt and the number of tokens that continue it
@@ -46,9 +51,10 @@ def trust_language(run: CausalRun, asked: Asked, *, data_dir: Path | None = None
     more = read_asks(data_folder(data_dir), min(QUESTIONS, asked.examples))
     _check_lengths(run, more)
     prompt = min(PROMPT, rows.shape[1])
+    first, second = (_network(run, one, record.dense.name) for one in (dense, compressed))
     found = compare_trust_causal(
-        _network(run, dense, record.dense.name),
-        _network(run, compressed, record.dense.name),
+        first,
+        second,
         rows,
         questions=asks,
         retrieval=more.retrieval,
@@ -75,6 +81,7 @@ def trust_language(run: CausalRun, asked: Asked, *, data_dir: Path | None = None
         ),
         *_said(more),
     )
+    pair = Pair((dense, compressed), (titles[dense], titles[compressed]), (first, second))
     page = TrustPage(
         name=run.config.name,
         subtitle=f"{corpus.name} · seed {run.config.seed}",
@@ -85,6 +92,7 @@ def trust_language(run: CausalRun, asked: Asked, *, data_dir: Path | None = None
         calibrations={},
         protocol=protocol,
         command=asked.command(run.folder.path, dense, compressed),
+        sections=_sections(run, pair, asked),
     )
     return write_page(run.folder, page, {"n": len(rows)}, dense, compressed)
 
@@ -129,6 +137,29 @@ def _check_lengths(run: CausalRun, more: Asks) -> None:
     for text in more.summaries:
         length = 1 + len(tokens(text.prompt)) + len(tokens(text.reference))
         run.language.check_window(length, f"tokens of a text in {SUMMARIES}")
+
+
+def _sections(run: CausalRun, pair: Pair, asked: Asked) -> tuple[Section, ...]:
+    """Measure what is asked for by name, after saying what it costs."""
+    section, language = run.config.causal, run.language
+    if "leakage" in asked.more and not run.quiet:
+        print(
+            f"leakage: trains {pair.names[0]} for {EPOCHS} passes over {2 * SECRETS} windows and "
+            "prunes it once more; the same command goes on if you stop it",
+            file=sys.stderr,
+        )
+
+    def sets() -> Section:
+        assert asked.sets is not None, "`check_more` refuses it"
+        return text_sets(
+            pair, asked.sets, language.tokens, bos=language.bos,
+            length=section.calibration_window, number=section.calibration,
+            dense=run.config.search.dense, batch_size=section.batch_size, seed=run.config.seed,
+            field=section.field,
+        )  # fmt: skip
+
+    found = {"leakage": lambda: leakage(run, pair), "set-difference": sets}
+    return tuple(found[name]() for name in dict.fromkeys(asked.more))
 
 
 def _questions(run: CausalRun, number: int) -> list[Question]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from robustprune.report.trust import TrustPage, write_trust
 from robustprune.run.rundir import RunDir
+from robustprune.run.settings import SHADOWS, TrustName, TrustSection
 from robustprune.run.terminal import shown
 
 #: the file with all figures, beside trust.html and trust.md
@@ -25,18 +26,37 @@ class Asked:
             model, the dense one).
         examples: the largest number of test examples, or of windows.
         groups: a file with the group of each test example, one a line; None for no groups.
+        more: the measures that are asked for by name.
+        shadows: the number of shadow networks of lira.
+        sets: two texts for set-difference of a causal language model.
     """
 
     compressed: str | None = None
     against: str | None = None
     examples: int = EXAMPLES
     groups: Path | None = None
+    more: tuple[TrustName, ...] = ()
+    shadows: int = SHADOWS
+    sets: tuple[Path, Path] | None = None
+
+    @staticmethod
+    def of(section: TrustSection) -> Asked:
+        """Return what a config asks for."""
+        return Asked(
+            examples=section.examples or EXAMPLES,
+            more=section.more,
+            shadows=section.shadows,
+            sets=section.sets,
+        )
 
     def command(self, folder: Path, dense: str, compressed: str) -> str:
         """Return the command that makes the page again."""
         said = f"robustprune trust {folder.parent.name}/{folder.name} --network {compressed}"
         said += f" --against {dense} --examples {self.examples}"
-        return said + (f" --groups {self.groups.name}" if self.groups else "")
+        said += f" --groups {self.groups.name}" if self.groups else ""
+        said += f" --with {' '.join(self.more)}" if self.more else ""
+        said += f" --shadows {self.shadows}" if "lira" in self.more else ""
+        return said + (f" --sets {' '.join(p.name for p in self.sets)}" if self.sets else "")
 
 
 def check_names(dense: str, compressed: str, names: list[str]) -> None:
@@ -70,6 +90,7 @@ def write_page(
             for one in page.changes
         ],
         **more,
+        **({"more": {one.key: one.to_json() for one in page.sections}} if page.sections else {}),
         "protocol": dict(page.protocol),
     }
     folder.write_json(FILE, content)

@@ -14,6 +14,7 @@ from robustprune.report.paired import signed
 from robustprune.report.style import inline, page_colours
 from robustprune.report.summary import Line
 from robustprune.report.trust_plots import dot_plot, reliability
+from robustprune.report.trust_sections import Section
 from robustprune.report.wording import listing, p_value
 from robustprune.run.checkpoint import write_atomically
 
@@ -44,6 +45,7 @@ class TrustPage:
         calibrations: title -> (dense, compressed), for reliability diagrams.
         protocol: pairs (what, how it was made).
         command: how to make the page again.
+        sections: measures that were asked for by name.
     """
 
     name: str
@@ -55,6 +57,7 @@ class TrustPage:
     calibrations: dict[str, tuple[Calibration, Calibration]]
     protocol: tuple[tuple[str, str], ...]
     command: str
+    sections: tuple[Section, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def write_trust(folder: Path, page: TrustPage) -> list[Path]:
         "summary": summary(page),
         "flips": _flip_rows(page.disagreement),
         "plots": plots,
+        "sections": [(one, rows(one.changes)) for one in page.sections],
         "method": METHOD,
         "inline": inline,
         "page_colours": page_colours(),

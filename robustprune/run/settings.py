@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 def _number(value: object) -> object:
@@ -27,6 +27,9 @@ Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Density = Annotated[Number, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+#: measures of `robustprune trust` that are asked for by name
+TrustName = Literal["lira", "backdoor", "leakage", "set-difference"]
+SHADOWS = 8
 
 
 class Section(BaseModel):
@@ -194,6 +197,22 @@ class TrustSection(Section):
 
     # Largest number of test examples (of causal language models: of windows); null: not measured.
     examples: Annotated[int, Field(ge=2)] | None = None
+    # Measures that take longer. lira and backdoor train networks of classifiers again, and leakage
+    # those of causal language models; set-difference removes weights.
+    more: tuple[TrustName, ...] = ()
+    # lira: number of shadow networks of each kind, an even number from 4.
+    shadows: Annotated[int, Field(ge=4, multiple_of=2)] = SHADOWS
+    # set-difference of causal language models: two texts. Classifiers compare the first class with
+    # the others.
+    sets: tuple[Path, Path] | None = None
+
+    @model_validator(mode="after")
+    def _measured(self) -> TrustSection:
+        if self.examples is None and self.more:
+            raise ValueError("more has no effect without examples; set trust.examples to 1000, say")
+        if self.shadows != SHADOWS and "lira" not in self.more:
+            raise ValueError("shadows has no effect without lira in trust.more; leave it out")
+        return self
 
 
 class DeploySection(Section):

@@ -8,10 +8,14 @@ import torch
 
 from robustprune.cli import scripts
 from robustprune.cli.run import chosen_config
+from robustprune.deploy import onnx_network, straight_through
+from robustprune.measure import robust_accuracy_quantised
 from robustprune.minmax import EpochRecord, train
 from robustprune.pipeline import find_sparse_networks, fit, prepare
+from robustprune.pipeline.cost import INT8_QUERIES
 from robustprune.pipeline.plan import planned_trainings
 from robustprune.pipeline.selection import check_selection
+from robustprune.report.wording import percent
 from robustprune.run.checkpoint import load_tensors
 from robustprune.run.config import Config, load_config, parse_config
 from robustprune.run.packaged import config_path
@@ -179,7 +183,24 @@ def test_the_int8_files_are_written_and_told_of(small: Config, tmp_path: Path) -
     for name in ("headline.onnx", "headline.int8.onnx"):
         assert (run.folder.path / name).stat().st_size > 0
         assert name in note
-    assert "of 100 clean test examples" in note
+    model = run.fresh_model()
+    model.load_state_dict(load_tensors(run.folder.path / "model.safetensors")[0])
+    x, y = run.task.test.batch(slice(100))
+    wanted = robust_accuracy_quantised(
+        model.eval(),
+        onnx_network(run.folder.path / "headline.int8.onnx"),
+        x,
+        y,
+        run.threat,
+        straight_through=straight_through(model, run.training.x),
+        steps=run.config.evaluation.steps,
+        restarts=run.config.evaluation.restarts,
+        queries=INT8_QUERIES,
+        batch_size=run.config.evaluation.batch_size,
+    )
+    clean, robust = (percent(float(r.double().mean())) for r in (wanted.clean, wanted.worst))
+    assert f"right on {clean}% (float " in note
+    assert f"of the first 100 test examples, and under attack on at most {robust}% (float" in note
     assert "headline.int8.onnx" in (run.folder.path / "report.md").read_text()
 
 

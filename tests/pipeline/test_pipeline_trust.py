@@ -76,6 +76,24 @@ def test_the_stage_writes_figures_that_the_stored_networks_have(finished: Path) 
     assert sum(bin["n"] for bin in content["reliability"]["attacked"]["dense"]) == 60
 
 
+def test_accuracy_under_attack_is_that_of_the_evaluation_of_the_run(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All 100 examples, the same attacks, the same batches: the same worst case."""
+    copy = tmp_path / "seed0"
+    shutil.copytree(finished, copy)
+    assert main(["trust", str(copy), "--device", "cpu", "--quiet", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    row = next(row for row in content["changes"] if row["name"] == "accuracy, attacked")
+    models = {one["name"]: one for one in json.loads((copy / "metrics.json").read_text())["models"]}
+    assert row["dense"] == models["adversarial"]["robust"]["worst"]["value"]
+    assert row["compressed"] == models["rst"]["robust"]["worst"]["value"]
+    said = content["protocol"]["Attacks"]
+    assert said.startswith("the worst of 2 for each of the 100 examples")
+    assert "fgsm: FGSM(" in said
+    assert "pgd3: PGD(" in said
+
+
 def test_the_pages_say_the_same(finished: Path) -> None:
     html, text = ((finished / f"trust.{kind}").read_text() for kind in ("html", "md"))
     content = json.loads((finished / "trust.json").read_text())

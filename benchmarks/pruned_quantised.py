@@ -1,0 +1,142 @@
+"""Pruning, quantisation and distillation together: accuracy, robustness and bytes in one table.
+
+    python -m benchmarks.pruned_quantised --data-dir DATA --out runs/pruned_quantised
+    python -m benchmarks.pruned_quantised --out runs/pruned_quantised --table
+
+Four networks of each data set, dense, pruned without training, fine-tuned after that under attack,
+and fine-tuned with the dense network as teacher (RSLAD), each in float32, int8 and with 4-bit
+weights. ECG200 and MNIST are the networks of `benchmarks.layerwise_networks` under --dense, and
+SST-2 is MiniLM of the run --sentences of plm_minilm_sst2. Robust is who stood against transferred
+and straight-through PGD and Square, judged by the quantised network itself (of stories260K, the
+perplexity at the worse of transferred and own embedding attacks on each window). A line of
+results.jsonl is one network in one form, and the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.kept import note, rows
+from robustprune.measure import OnExamples, changes
+from robustprune.run.allocator import keep_freed_memory
+
+DATA = ("ecg200", "mnist", "sst2", "stories")
+NETWORKS = ("dense", "pruned", "pruned, fine-tuned", "pruned, distilled")
+FORMS = ("float32", "int8", "4-bit weights")
+
+
+def run(options: argparse.Namespace) -> None:
+    from benchmarks.pruned_quantised_cells import judged, of
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    done = {(r["data"], r["seed"], r["network"], r["form"]) for r in rows(options.out)}
+    for name in options.data:
+        judge, made = of(name, options)
+        for seed in range(options.seeds if name == "ecg200" else 1):
+            for network, make in made(seed):
+                forms = [form for form in FORMS if (name, seed, network, form) not in done]
+                if not forms:
+                    continue
+                began = time.process_time()
+                model = make()
+                training = time.process_time() - began
+                for form in forms:
+                    began = time.process_time()
+                    row = {"data": name, "seed": seed, "network": network, "form": form}
+                    row |= judged(judge, model, form)
+                    row |= {"making": round(training, 1)}
+                    note(options.out, {**row, "seconds": round(time.process_time() - began, 1)})
+                    print(f"{name}, {seed}, {network}, {form}", flush=True)
+
+
+def values(row: Mapping, key: str) -> Tensor:
+    """The values of each example: 1 where it is right, or a loss in nats."""
+    return torch.tensor([float(one) for one in row[key]], dtype=torch.float64)
+
+
+def mean_over_seeds(found: Sequence[Mapping], key: str) -> Tensor:
+    return torch.stack([values(row, key) for row in found]).mean(0)
+
+
+def table(found: Sequence[Mapping], name: str) -> str:
+    """One data set: the differences are paired by example, to the dense network in float32."""
+    by = {
+        (network, form): [
+            r for r in found if (r["data"], r["network"], r["form"]) == (name, network, form)
+        ]
+        for network in NETWORKS
+        for form in FORMS
+    }  # fmt: skip
+    by = {cell: mine for cell, mine in by.items() if mine}
+    first = by["dense", "float32"]
+    text, others = name == "stories", [cell for cell in by if cell != ("dense", "float32")]
+    unit, better = ("nats", -1) if text else ("share", 1)
+    compared = changes(
+        [
+            OnExamples(
+                "/".join(cell), mean_over_seeds(first, "robust"),
+                mean_over_seeds(by[cell], "robust"), better, unit,
+            )
+            for cell in others
+        ]
+    )  # fmt: skip
+    told = {tuple(one.name.split("/")): one for one in compared}
+    lines = [
+        f"**{name}** (n = {len(values(first[0], 'robust'))}, networks: {len(first)})",
+        "",
+        "| network | form | kB | clean | robust, at most | change [95%] | p after Holm |",
+        "| :-- | :-- " + "| --: " * 5 + "|",
+    ]
+    for cell, mine in by.items():
+        clean, robust = (mean_over_seeds(mine, key).mean() for key in ("clean", "robust"))
+        size = sum(row["bytes"] for row in mine) / len(mine) / 1000
+        cells = [f"{size:,.1f}"]
+        if text:
+            cells += [f"{clean.exp():.2f}", f"{robust.exp():.2f}"]
+        else:
+            cells += [f"{100 * clean:.1f}", f"{100 * robust:.1f}"]
+        one = told.get(cell)
+        if one is not None:
+            scale, form = (1.0, "+.3f") if text else (100.0, "+.1f")
+            ends = ", ".join(format(scale * end, form) for end in one.ci95)
+            p = "< 0.001" if one.adjusted < 0.001 else f"{one.adjusted:.3f}"
+            cells += [f"{format(scale * one.difference, form)} [{ends}]", p]
+        else:
+            cells += ["", ""]
+        lines.append(f"| {' | '.join(cell)} | {' | '.join(cells)} |".replace("-0.0", "0.0"))
+    smallest = ", ".join(f"{one.smallest:.3g}" for one in compared[:1] + compared[-1:])
+    lines += ["", f"largest and smallest difference not shown at 80% power: {smallest} {unit}"]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--dense", type=Path, default=Path("runs/layerwise"))
+    parser.add_argument("--sentences", type=Path, help="folder of a run of plm_minilm_sst2")
+    parser.add_argument("--out", type=Path, default=Path("runs/pruned_quantised"))
+    parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
+    parser.add_argument("--seeds", type=int, default=3, help="networks of ECG200")
+    parser.add_argument("--table", action="store_true", help="only print the tables")
+    options = parser.parse_args()
+    if "sst2" in options.data and options.sentences is None and not options.table:
+        parser.error("--data sst2 needs --sentences, the folder of a run of plm_minilm_sst2")
+    keep_freed_memory()
+    warnings.simplefilter("ignore")
+    if not options.table:
+        run(options)
+    found = rows(options.out)
+    print("\n\n".join(table(found, name) for name in DATA if any(r["data"] == name for r in found)))
+
+
+if __name__ == "__main__":
+    main()
