@@ -39,9 +39,18 @@ def check_scratch(config: Config) -> None:
 
 
 def check_admm(config: Config) -> None:
-    """For methods admm and admm_l1: raise a ValueError if Z and U would never be updated, or if ρ
-    is above its final value."""
+    """For methods admm and admm_l1: raise a ValueError if Z and U would never be updated, if ρ is
+    above its final value, or if fine-tuning would undo the values of `bits`."""
     admm = config.admm
+    if admm.bits is None:
+        _at_default(config, "admm", "hold", "admm.bits left out", ("admm.bits",))
+    elif "admm" not in config.search.methods:
+        raise ValueError(f"admm.bits: {admm.bits} goes with method admm; leave it out")
+    elif config.finetune.modes:
+        raise ValueError(
+            f"admm.bits: {admm.bits} gives weights the same values, and fine-tuning would give "
+            "each its own; set finetune.modes to []"
+        )
     if admm.every > admm.epochs:
         raise ValueError(
             f"admm.every: {admm.every} exceeds admm.epochs: {admm.epochs}, so that Z and U "

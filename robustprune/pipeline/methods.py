@@ -52,6 +52,12 @@ def _l1(config: Config) -> tuple[str, str]:
     return "admm_l1", f"ADMM, l1 weight {config.admm.l1 or 0:g}"
 
 
+def _bits(config: Config) -> tuple[str, str] | None:
+    """Return its title with the bits of a value, where they are limited."""
+    bits = config.admm.bits
+    return None if bits is None else ("admm", f"ADMM, {bits} bits")
+
+
 def _one_shot(
     name: str, title: str, summary: str, benchmark: str = _LEAST_SCORE, **fields: Any
 ) -> Method:
@@ -122,12 +128,12 @@ _ALL = (
         "admm", "admm", "ADMM",
         "pruning by ADMM during adversarial training (Ye et al. 2019)",
         searched(prune_admm, l1=None), _SOLVER,
-        check=combinations.check_admm,
+        check=combinations.check_admm, variant=_bits,
     ),
     Method(
         "admm_l1", "admm", "ADMM",
         "its l1 form: a weight λ instead of a density",
-        searched(prune_admm, density=None), _SOLVER,
+        searched(prune_admm, density=None, bits=None, hold=0.5), _SOLVER,
         check=combinations.check_admm_l1, allots=lambda config: (), takes_density=False,
         variant=_l1,
     ),

@@ -100,6 +100,9 @@ class AdmmSection(TrainingSection):
     rho_growth: Positive = 1.3  # at each update, up to rho_max
     rho_max: Positive = 1.0
     every: Count = 20  # number of epochs between two updates of Z and U
+    # only admm: kept weights of a layer take at most 2^bits values; null: any number of values
+    bits: Annotated[int, Field(ge=1, le=16)] | None = None
+    hold: Annotated[Number, Field(gt=0, lt=1)] = 0.5  # with bits: when the mask stops to move
 
 
 class ScoresSection(TrainingSection):

@@ -40,6 +40,7 @@ from robustprune.sparsity.patterns import (
 )
 from robustprune.sparsity.plain import bake, plain
 from robustprune.sparsity.shares import apportion
+from robustprune.sparsity.values import bits_of, few_values
 
 __all__ = [
     "ALLOCATIONS",
@@ -62,6 +63,7 @@ __all__ = [
     "apply_masks",
     "apportion",
     "bake",
+    "bits_of",
     "check_allocation",
     "check_density",
     "check_pattern",
@@ -69,6 +71,7 @@ __all__ = [
     "count_kept",
     "coverage",
     "draw_masks",
+    "few_values",
     "full_masks",
     "gate_groups",
     "group_weight",

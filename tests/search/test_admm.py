@@ -8,10 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from attacks import PGD, ThreatModel
-from robustprune.minmax import Adversarial, Checkpoint, Natural, OptimizerSpec, StepResult, tally
+from robustprune.deploy import load_slim, save_slim, slim
+from robustprune.minmax import (
+    Adversarial,
+    Checkpoint,
+    EpochRecord,
+    Natural,
+    OptimizerSpec,
+    StepResult,
+    tally,
+)
 from robustprune.search import finetune_ticket, prune_admm
 from robustprune.search.admm import Admm, soft_threshold
-from robustprune.sparsity import count_kept, group_weight, keep_best, maskable_layers
+from robustprune.sparsity import bits_of, count_kept, group_weight, keep_best, maskable_layers
 
 ATTACK = PGD(ThreatModel("linf", 0.1), steps=2)
 Batches = list[tuple[Tensor, Tensor]]
@@ -222,3 +231,131 @@ def test_bad_arguments_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         prune_admm(make_network(), batches, objective=Natural(), epochs=1, quiet=True, **options)
+
+
+def test_the_prox_of_bits_by_hand() -> None:
+    """Of six weights the four largest are kept, as two values; the others are zero."""
+    layer = vector(3.0, 1.0, -2.0, 5.0, -4.0, 0.5)
+    layers = {"weight": layer}
+    admm = Admm(
+        layers,
+        lambda v, rho: keep_best({n: t**2 for n, t in v.items()}, layers, density=4 / 6),
+        l1=None, rho=1.0, rho_growth=1.0, rho_max=1.0, every=1, bits=1, hold=2,
+    )  # fmt: skip
+    assert admm.z["weight"].tolist() == [[4.0, 0.0, -3.0, 4.0, -3.0, 0.0]]
+    figures = admm.after_epoch(layer, 1)
+    assert figures["bits"] == 2 * 32 + 4 + 6
+    assert admm.u["weight"].tolist() == [[-1.0, 1.0, 1.0, 1.0, -1.0, 0.5]]
+    # W + U = 2, 2, −1, 6, −5, 1; Z = 10/3, 10/3, 0, 10/3, −5, 0; then W + U = 5/3, −1/3, −3, 23/3,
+    # −4, 3/2
+    admm.after_epoch(layer, 2)
+    assert admm.held["weight"].tolist() == [[True, False, True, True, True, False]]
+    assert layer.weight.tolist() == [[3.0, 0.0, -2.0, 5.0, -4.0, 0.0]]
+    assert admm.u["weight"].abs().sum() == 0
+    assert admm.z["weight"].tolist() == [[4.0, 0.0, -3.0, 4.0, -3.0, 0.0]]
+    with torch.no_grad():
+        layer.weight.fill_(7.0)
+    admm.after_step(layer, 9)
+    assert layer.weight.tolist() == [[7.0, 0.0, 7.0, 7.0, 7.0, 0.0]]
+    assert admm.masks(layer)["weight"].tolist() == [[True, False, True, True, True, False]]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "allocate", "bits"),
+    [
+        ("element", "layer", 2),
+        ("element", "global", 4),
+        ("filter", "layer", 1),
+        ("2:4", "layer", 3),
+    ],
+)
+def test_bits_limit_the_values_of_each_layer(
+    make_network: Callable[[], nn.Module], batches: Batches, tmp_path: Path,
+    pattern: str, allocate: str, bits: int,
+) -> None:  # fmt: skip
+    network = make_network()
+    ticket = prune_admm(
+        network, batches, density=0.5, attack=ATTACK, epochs=4, every=1, rho=0.1, pattern=pattern,
+        allocate=allocate, bits=bits, quiet=True,  # type: ignore[arg-type]
+    )  # fmt: skip
+    save_slim(tmp_path / "n.safetensors", ticket.model)
+    slimmed = slim(ticket.model, ticket.masks, batches[0][0])
+    for deployed in (ticket.model, load_slim(tmp_path / "n.safetensors"), slimmed):
+        weights = [p for p in deployed.parameters() if p.ndim > 1]
+        assert len(weights) == len(ticket.masks)
+        for weight in weights:
+            values = weight.detach().unique()
+            assert len(values[values != 0]) <= 2**bits
+    kept, total = 0, 0
+    for name, layer in maskable_layers(network).items():
+        mask, weight = ticket.masks[name], ticket.model.get_parameter(name)
+        assert bool((weight[~mask] == 0).all())
+        groups = group_weight(layer, pattern)
+        inside = int((groups.reduce(mask.float()) > 0).sum())
+        kept, total = kept + inside, total + groups.number
+        if allocate == "layer":
+            assert inside == (groups.fixed or count_kept(0.5, groups.number))
+    assert allocate == "layer" or kept == count_kept(0.5, total)
+    sizes = [bits_of(ticket.model.get_parameter(n), m) for n, m in ticket.masks.items()]
+    assert sum(sizes) == ticket.history[-1].figures["bits"] or pattern == "2:4"
+
+
+def test_the_second_half_trains_what_is_left_towards_its_values(
+    make_network: Callable[[], nn.Module], batches: Batches
+) -> None:
+    """W is near its 2² values before it is put on them, and the network works with them."""
+    ticket = prune_admm(
+        make_network(), batches, density=0.3, objective=Natural(), epochs=40, every=2, rho=0.05,
+        rho_growth=2.0, rho_max=10.0, optimizer=OptimizerSpec(lr=0.05, weight_decay=0.0), bits=2,
+        quiet=True,
+    )  # fmt: skip
+    gaps = [r.figures["primal"] for r in ticket.history if "primal" in r.figures]
+    assert gaps[-1] < 0.1 < gaps[len(gaps) // 2]
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert (ticket.model.eval()(x).argmax(1) == y).float().mean() > 0.8
+
+
+@pytest.mark.parametrize("epochs", [3, 6])
+def test_bits_are_resumed_bit_for_bit(
+    make_network: Callable[[], nn.Module], batches: Batches, tmp_path: Path, epochs: int
+) -> None:
+    """Stopped before and after the mask is held, which is after epoch 4."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(record: EpochRecord) -> None:
+        if record.epoch == epochs:
+            raise Stop
+
+    options: dict = {
+        "density": 0.4, "objective": Natural(), "epochs": 8, "every": 2, "bits": 2, "quiet": True
+    }  # fmt: skip
+    whole = prune_admm(make_network(), batches, **options)
+    place = Checkpoint(tmp_path / "c.safetensors", seconds=0)
+    with pytest.raises(Stop):
+        prune_admm(make_network(), batches, **options, checkpoint=place, on_epoch=stop)
+    resumed = prune_admm(make_network(), batches, **options, checkpoint=place)
+    assert resumed.masks == whole.masks
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bits": 0}, "bits=0 must be a whole number from 1 to 16, or None"),
+        ({"bits": 2.5}, r"bits=2\.5 must be a whole number"),
+        ({"bits": True}, "bits=True must be a whole number"),
+        ({"hold": 0.3}, "hold=0.3 has no effect; leave it at 0.5: without `bits`"),
+        ({"bits": 2, "hold": 1.0}, "hold=1.0 of epochs=4 must leave epochs"),
+        ({"bits": 2, "hold": 0.01}, "hold=0.01 of epochs=4 must leave epochs"),
+        ({"bits": 2, "density": None, "l1": 0.1}, "bits=2 goes with `density`"),
+    ],
+)
+def test_bits_out_of_range_are_refused(
+    make_network: Callable[[], nn.Module], batches: Batches, options: dict, message: str
+) -> None:
+    given = {"density": 0.5, "attack": ATTACK, "epochs": 4, "every": 1, **options}
+    with pytest.raises(ValueError, match=message):
+        prune_admm(make_network(), batches, **given)

@@ -198,6 +198,7 @@ SEARCHES: dict[str, Callable[..., Ticket]] = {
     "hydra": lambda *a, **k: prune_scores(*a, **k, **TRAINED),
     "harp": lambda *a, **k: prune_scores(*a, method="harp", **k, **TRAINED),
     "admm": lambda *a, **k: prune_admm(*a, every=1, **k, **TRAINED),
+    "admm, bits": lambda *a, **k: prune_admm(*a, every=1, bits=2, **k, **{**TRAINED, "epochs": 2}),
     "admm, l1": lambda *a, density, **k: prune_admm(*a, l1=1e-4, every=1, **k, **TRAINED),
     "lottery": lambda *a, **k: find_lottery_ticket(
         *a, rounds=1 if ":" in k["pattern"] else 2, **k, **TRAINED
