@@ -50,15 +50,17 @@ REFERENCE = {
 ROUNDS = 3
 LEVELS = ("50%", "2:4", "70%", "80%", "90%")
 ASKED = [
-    *(("Wanda", level, how) for level in ("50%", "2:4") for how in ("none", "masked LoRA")),
-    *(("ours", level, how) for level in LEVELS for how in ("none", "masked LoRA")),
+    *((name, level, how) for name in PRUNED for level in LEVELS for how in ("none", "masked LoRA")),
     *(("ours", level, "all kept weights") for level in LEVELS),
-    *(("Wanda", "50%", how) for how in ("plain LoRA", "plain LoRA, then masked")),
-    *(("ours", level, "prompts") for level in ("50%", "70%")),
-    ("ours", "70%", "prompts of one length"),
-    *(("ours", level, f"all kept weights, in {ROUNDS} rounds") for level in LEVELS[2:]),
-    *(("ours", level, f"masked LoRA, in {ROUNDS} rounds") for level in LEVELS[2:]),
-]
+    *(("ours", level, f"{how}, in {ROUNDS} rounds")
+      for level in LEVELS[2:] for how in ("all kept weights", "masked LoRA")),
+    *(("Wanda", level, how)
+      for level in LEVELS[:2] for how in ("plain LoRA", "plain LoRA, then masked")),
+    *(("ours", level, how)
+      for level in ("50%", "70%") for how in ("prompts", "prompts of one length")),
+    *(("Wanda", level, "all kept weights") for level in LEVELS),
+    *(("ours", level, "prompts") for level in ("2:4", "80%", "90%")),
+]  # fmt: skip
 
 
 def pruned(model: nn.Module, data: Texts, name: str, level: str, seed: int) -> Ticket:
@@ -105,11 +107,11 @@ def recovered(
     )
 
 
-def measure(out: Path, folder: Path, lr: dict[str, float], seed: int) -> None:
+def measure(out: Path, folder: Path, lr: dict[str, float], seed: int, ways: list[str]) -> None:
     model, data = AutoModelForCausalLM.from_pretrained(MODEL), texts(folder)
     done = {(row["pruned"], row["level"], row["how"], row["seed"]) for row in rows(out)}
     for name, level, how in ASKED:
-        if (name, level, how, seed) in done:
+        if (name, level, how, seed) in done or how not in ways:
             continue
         began = time.process_time()
         rate = lr["all"] if how.startswith("all kept weights") else lr["adapters"]
@@ -153,13 +155,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr", type=float, default=1e-2, help="rate of adapters and prompts")
     parser.add_argument("--lr-all", type=float, default=2e-3, help="rate of all kept weights")
+    ways = list(dict.fromkeys(how for *_, how in ASKED))
+    parser.add_argument("--how", nargs="+", choices=ways, default=ways, help="only these rows")
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
     args = parser.parse_args()
     if not args.table:
         if args.data_dir is None:
             parser.error("--data-dir is needed, the folder that holds TinyStories/tiny_stories.txt")
         args.out.mkdir(parents=True, exist_ok=True)
-        measure(args.out, args.data_dir, {"adapters": args.lr, "all": args.lr_all}, args.seed)
+        rates = {"adapters": args.lr, "all": args.lr_all}
+        measure(args.out, args.data_dir, rates, args.seed, args.how)
     print(table(rows(args.out)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 from attacks.modes import evaluating
 from robustprune.lm.cache import name_of_cache
+
+#: the tokens that a model generates before the next one takes its turn
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class DecodingSpeed:
         """Texts at once / median seconds of a step."""
         return self.batch_size / statistics.median(self.seconds)
 
+    @property
+    def fastest(self) -> float:
+        """Texts at once / seconds of the fastest step, which other work slows least."""
+        return self.batch_size / min(self.seconds)
+
 
 def decode_speed(
     models: Mapping[str, nn.Module],
@@ -48,8 +57,9 @@ def decode_speed(
 ) -> dict[str, DecodingSpeed]:
     """Time greedy generation, token by token, with a cache of keys and values.
 
-    The models take turns, so that other load on the machine slows all of them alike. The prompt is
-    drawn at random, is the same for all, and its own pass is not timed; neither is the first step.
+    The models take turns every eight tokens, so that other load on the machine slows all of them
+    alike, and the weights of one stay in the processor's cache if they fit. The prompt is drawn at
+    random, is the same for all, and its own pass is not timed; neither is the first step.
     Generation does not stop at an end-of-text token. The result depends on threads and machine.
 
     Args:
@@ -57,9 +67,9 @@ def decode_speed(
             `deploy.sparsify` and `slim_causal`.
         batch_size: how many texts are generated at once.
         prompt, tokens: the lengths of the prompt and of what is timed.
-        repeats: how many turns.
-        cache: makes a new cache for each turn, such as what `evicting` yields; None takes the
-            model's own, which keeps everything.
+        repeats: how many times the text is generated.
+        cache: makes a new cache for each model and each time, such as what `evicting` yields; None
+            takes the model's own, which keeps everything.
 
     Raises:
         ValueError: a number is below 1, or prompt and tokens are more than a model has positions.
@@ -79,29 +89,45 @@ def decode_speed(
     vocabulary = min(int(_config(model).vocab_size) for model in models.values())
     ids = torch.randint(vocabulary, (batch_size, prompt), generator=generator)
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(repeats):
-        for name, model in models.items():
-            seconds[name] += _turn(model, ids, tokens, None if cache is None else cache())
+    with contextlib.ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(evaluating(model))
+        stack.enter_context(torch.inference_mode())
+        for _ in range(repeats):
+            turns = {name: _Turn(model, ids, cache) for name, model in models.items()}
+            for turn in turns.values():
+                for _ in range(2):  # the prompt, and one to warm up
+                    turn.step()
+            for at in range(0, tokens, _AT_ONCE):
+                for name, turn in turns.items():
+                    seconds[name] += [turn.step() for _ in range(min(_AT_ONCE, tokens - at))]
     return {
         name: DecodingSpeed(tuple(seconds[name]), batch_size, _bytes(model))
         for name, model in models.items()
     }
 
 
-def _turn(model: nn.Module, ids: Tensor, tokens: int, cache: object | None) -> list[float]:
-    """Return the seconds of each step."""
-    device = next(model.parameters()).device
-    found = []
-    with evaluating(model), torch.inference_mode():
-        given, name, held = ids.to(device), name_of_cache(model), cache
-        for _ in range(tokens + 2):  # the prompt, one step to warm up, and what is timed
-            _wait(device)
-            started = time.perf_counter()
-            outputs = model(given, use_cache=True, **({} if held is None else {name: held}))
-            given, held = outputs.logits[:, -1:].argmax(-1), getattr(outputs, name)
-            _wait(device)
-            found.append(time.perf_counter() - started)
-    return found[2:]
+class _Turn:
+    """One text, or several, that a model goes on with."""
+
+    def __init__(
+        self, model: nn.Module, prompt: Tensor, cache: Callable[[], object] | None
+    ) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.given = prompt.to(self.device)
+        self.name = name_of_cache(model)
+        self.held = None if cache is None else cache()
+
+    def step(self) -> float:
+        """Add a token and return the seconds that it took."""
+        held = {} if self.held is None else {self.name: self.held}
+        _wait(self.device)
+        started = time.perf_counter()
+        outputs = self.model(self.given, use_cache=True, **held)
+        self.given, self.held = outputs.logits[:, -1:].argmax(-1), getattr(outputs, self.name)
+        _wait(self.device)
+        return time.perf_counter() - started
 
 
 def _config(model: nn.Module) -> Any:

@@ -119,6 +119,8 @@ def causal_table(metrics: Mapping[str, object]) -> Table:
         padding=(0, 1, 1, 0),
         pad_edge=False,
     )
+    if (line := speed_line(record)) is not None:
+        table.caption, table.caption_justify = f"{line.label}: {line.text}", "left"
     table.add_column("method", overflow="fold", min_width=14)
     for level in record.levels:
         table.add_column(Text(printable(level)), justify="right", no_wrap=True)
@@ -153,7 +155,26 @@ def summary(record: CausalRecord) -> list[Line]:
                 f"{figure(first.perplexity.value)}{times}{rest}",
             )
         )
-    return lines
+    speed = speed_line(record)
+    return lines if speed is None else [*lines, speed]
+
+
+def speed_line(record: CausalRecord) -> Line | None:
+    """Return how fast the networks generate, if that was timed."""
+    timed = [one.speed for one in record.networks if one.speed is not None]
+    if not timed:
+        return None
+    dense = figure(max(one.dense for one in timed))
+    sparse = [one for one in timed if one.sparse_layers]
+    said = "no pruned network is faster, because no layer is faster in CSR"
+    if sparse:
+        ratios = [one.tokens_per_second / one.dense for one in sparse]
+        low, high = (f"{ratio:.2f}" for ratio in (min(ratios), max(ratios)))
+        said = (
+            f"{low if low == high else f'{low} to {high}'} times as many with layers in CSR, which "
+            f"is faster in {count(len(sparse))} of {count(len(timed))} pruned networks"
+        )
+    return Line("Speed", f"dense {dense} tokens a second for one text; {said}")
 
 
 def causal_context(record: CausalRecord, run_dir: Path) -> dict[str, object]:

@@ -33,7 +33,8 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class SpeedRecord:
-    """How fast a network generates one text, in tokens a second, beside the dense one.
+    """How fast a network generates one text, in tokens a second by its fastest step, beside the
+    dense one.
 
     Attributes:
         dense: the speed of the dense network, timed in turns with this one.

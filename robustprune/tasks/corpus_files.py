@@ -109,10 +109,15 @@ def _json_lines(path: Path, field: str, within: Path | None) -> list[str]:
             raise ValueError(f"{where} is no JSON ({shown(error)}); correct it") from error
         if not isinstance(record, dict):
             raise ValueError(f"{where} is no JSON object; write one such as {{{field!r}: ...}}")
-        if not isinstance(record.get(field), str):
+        if field not in record:
             raise ValueError(
                 f"{where} has no text in {shown(repr(field))}{did_you_mean(field, list(record))}; "
                 f"its fields are {shown(', '.join(map(str, record)))}"
+            )
+        if not isinstance(record[field], str):
+            raise ValueError(
+                f"{where} has {type(record[field]).__name__}, not text, in {shown(repr(field))}; "
+                "correct it, or name another field"
             )
         found.append(record[field])
     return found

@@ -54,6 +54,7 @@ def test_it_times_greedy_generation(batch_size: int) -> None:
 def test_speed_is_tokens_over_the_median() -> None:
     speed = DecodingSpeed((0.5, 9.0, 0.25, 0.5), 8, 100)
     assert speed.tokens_per_second == 16
+    assert speed.fastest == 32
 
 
 def test_weights_count_once() -> None:

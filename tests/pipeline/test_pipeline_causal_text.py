@@ -14,13 +14,16 @@ pytest.importorskip("transformers", reason="language models need the extra lm")
 from robustprune.cli import main
 from robustprune.lm import perplexity, windows
 from robustprune.models.causal import load_causal
+from robustprune.report.causal import causal_table, speed_line
+from robustprune.report.causal_records import parse_causal
 from robustprune.run.checkpoint import load_tensors
 from robustprune.tasks import load_corpus
 
 SMALL = [
     "--set", "causal.window=32", "causal.windows=2", "causal.calibration=8",
     "causal.calibration_window=32", "causal.eps=null", "causal.continuation=0",
-    "causal.patterns=[]", "--method", "magnitude", "--density", "0.5", "--device", "cpu",
+    "causal.patterns=[]", "causal.decode=0", "--method", "magnitude", "--density", "0.5",
+    "--device", "cpu",
 ]  # fmt: skip
 
 
@@ -91,12 +94,52 @@ def test_speed_is_timed_where_it_is_asked_for(
         assert "How fast they generate" in page
         assert all(value in page for value in shown)
     metrics = json.loads((run / "metrics.json").read_text())
+    metrics["networks"][1]["speed"] |= {
+        "tokens_per_second": 30.0, "dense": 20.0, "sparse_layers": 2,
+    }  # fmt: skip
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    line = speed_line(parse_causal(metrics))
+    assert line is not None
+    assert line.text == (
+        "dense 20 tokens a second for one text; 1.50 times as many with layers in CSR, which is "
+        "faster in 1 of 1 pruned networks"
+    )
+    caption = causal_table(metrics).caption
+    assert caption == f"Speed: {line.text}"
+    assert main(["report", str(run)]) == 0
+    assert all(line.text in (run / f"report.{kind}").read_text() for kind in ("html", "md"))
+    metrics["networks"][1]["speed"]["sparse_layers"] = 0
+    line = speed_line(parse_causal(metrics))
+    assert line is not None
+    assert line.text.endswith(
+        "second for one text; no pruned network is faster, because no layer is faster in CSR"
+    )
     metrics["networks"][1]["speed"]["dense"] = 0.0
     (run / "metrics.json").write_text(json.dumps(metrics))
+    capsys.readouterr()
     assert main(["report", str(run)]) == 2
     assert "must be positive and finite" in capsys.readouterr().err
     assert main([*arguments, "--set", "causal.decode=600"]) == 2
     assert "causal.decode + 3=603 is more than the 512 positions" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("always:speed is measured")  # the command prints it
+def test_a_network_without_sparse_layers_is_timed_as_it_is(
+    tmp_path: Path, story: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> object:
+        raise ValueError("its outputs differ")
+
+    monkeypatch.setattr("robustprune.pipeline.causal_measure.sparsify", refuse)
+    file = str(written(tmp_path / "mine.txt", story))
+    arguments = ["run", "lm_stories", "--data", file, *SMALL, "--json"]
+    arguments += ["--out", str(tmp_path / "out"), "--set", "causal.decode=2"]
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert said.err == "warning: speed is measured without layers in CSR: its outputs differ\n"
+    speed = json.loads(said.out)["metrics"]["networks"][1]["speed"]
+    assert speed["sparse_layers"] == 0
+    assert speed["tokens_per_second"] > 0
 
 
 def test_label_names_the_field_of_what_is_evaluated(
