@@ -20,6 +20,7 @@ from benchmarks.layerwise_lm import FISHER, MODEL, texts
 from benchmarks.layerwise_networks import CASES, data, dense
 from benchmarks.lm_robust import attack as text_attack
 from benchmarks.lm_robust import pairs
+from benchmarks.pruned_quantised_table import NETWORKS
 from benchmarks.stored_bytes import stored_bytes
 from robustprune.deploy import export_int8, onnx_network, round_weights, straight_through
 from robustprune.layerwise import prune_layerwise
@@ -39,8 +40,6 @@ from robustprune.run.checkpoint import load_state, load_tensors
 from robustprune.run.config import load_config
 from robustprune.search import Ticket, finetune_ticket
 
-NETWORKS = ("dense", "pruned", "pruned, fine-tuned", "pruned, distilled")
-FORMS = ("float32", "int8", "4-bit weights")
 Make = Callable[[], nn.Module]
 
 
@@ -245,6 +244,3 @@ def judged(judge: Any, model: nn.Module, form: str) -> Mapping[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         found: Mapping[str, object] = judge.cell(model, form, Path(folder))
     return found
-
-
-__all__ = ["FORMS", "NETWORKS", "judged", "of"]

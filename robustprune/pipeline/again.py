@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,20 @@ def run_on(
     config = run.config.model_copy(update={"seed": run.config.seed + seed})
     examples = Split(x.cpu(), y.cpu())
     return replace(run, config=config, training=examples, folder=folder, teacher=None, quiet=True)
+
+
+@contextmanager
+def kept_alone(folder: RunDir) -> Iterator[None]:
+    """Keep other processes out of the folder `trust` of a run.
+
+    Raises:
+        ValueError: another process trains there, or it is a link.
+    """
+    path = folder.path / FOLDER
+    no_links(path, within=folder.path)
+    path.mkdir(exist_ok=True)
+    with RunDir(path).alone():
+        yield
 
 
 def subfolder(folder: RunDir, name: str, made: dict[str, Any]) -> RunDir:

@@ -17,7 +17,7 @@ from robustprune.pipeline.networks import build_network
 from robustprune.pipeline.prepare import is_causal, task_of
 from robustprune.pipeline.shared import Run
 from robustprune.pipeline.text import encoder_of
-from robustprune.pipeline.trust_more import check_more, classifier_sections
+from robustprune.pipeline.trust_more import check_more, classifier_sections, say_costs
 from robustprune.pipeline.trust_page import Asked, check_names, write_page
 from robustprune.pipeline.trust_retrained import Pair
 from robustprune.report.collect import parse_metrics
@@ -107,6 +107,8 @@ def trust_classifier(
     titles = {model.name: model.title for model in metrics.models}
     dense, compressed = asked.against or AGAINST, asked.compressed or metrics.headline
     check_names(dense, compressed, list(titles))
+    if not quiet:
+        say_costs(folder, asked, (dense, compressed))
     x, y = (part.to(device) for part in task.test.batch(slice(asked.examples)))
     groups = None if asked.groups is None else read_groups(asked.groups, len(task.test))[: len(y)]
     text = task.train.present is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from robustprune.measure.choices import Question, cloze_questions
 from robustprune.measure.trust_causal import TextTokens, compare_trust_causal
 from robustprune.models.causal import stored_network
+from robustprune.pipeline.again import kept_alone
 from robustprune.pipeline.causal_run import CausalRun
 from robustprune.pipeline.trust_leakage import EPOCHS, SECRETS, leakage
 from robustprune.pipeline.trust_page import Asked, check_names, write_page
@@ -46,6 +48,12 @@ def trust_language(run: CausalRun, asked: Asked, *, data_dir: Path | None = None
     dense = asked.against or record.dense.name
     compressed = asked.compressed or record.headline
     check_names(dense, compressed, list(titles))
+    if "leakage" in asked.more and not run.quiet:
+        print(
+            f"leakage: trains the dense network for {EPOCHS} passes over {2 * SECRETS} windows and "
+            "prunes it once more; the same command goes on if you stop it",
+            file=sys.stderr,
+        )
     rows = run.evaluation[: asked.examples]
     asks = _questions(run, min(QUESTIONS, asked.examples))
     more = read_asks(data_folder(data_dir), min(QUESTIONS, asked.examples))
@@ -140,14 +148,8 @@ def _check_lengths(run: CausalRun, more: Asks) -> None:
 
 
 def _sections(run: CausalRun, pair: Pair, asked: Asked) -> tuple[Section, ...]:
-    """Measure what is asked for by name, after saying what it costs."""
+    """Measure what is asked for by name."""
     section, language = run.config.causal, run.language
-    if "leakage" in asked.more and not run.quiet:
-        print(
-            f"leakage: trains {pair.names[0]} for {EPOCHS} passes over {2 * SECRETS} windows and "
-            "prunes it once more; the same command goes on if you stop it",
-            file=sys.stderr,
-        )
 
     def sets() -> Section:
         assert asked.sets is not None, "`check_more` refuses it"
@@ -159,7 +161,8 @@ def _sections(run: CausalRun, pair: Pair, asked: Asked) -> tuple[Section, ...]:
         )  # fmt: skip
 
     found = {"leakage": lambda: leakage(run, pair), "set-difference": sets}
-    return tuple(found[name]() for name in dict.fromkeys(asked.more))
+    with kept_alone(run.folder) if "leakage" in asked.more else nullcontext():
+        return tuple(found[name]() for name in dict.fromkeys(asked.more))
 
 
 def _questions(run: CausalRun, number: int) -> list[Question]:

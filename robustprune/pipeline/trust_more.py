@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
 from torch import Tensor
 
-from robustprune.pipeline.again import seconds_of
+from robustprune.pipeline.again import kept_alone, seconds_of
 from robustprune.pipeline.shared import Run
 from robustprune.pipeline.trust_page import Asked
 from robustprune.pipeline.trust_retrained import Pair, backdoor, lira
@@ -16,10 +17,12 @@ from robustprune.report.trust_sections import Section
 from robustprune.run.config import Config
 from robustprune.run.progress import duration
 from robustprune.run.rundir import RunDir
+from robustprune.run.runtime import ranks
 from robustprune.run.terminal import printable
 
 _CAUSAL = ("leakage", "set-difference")
 _CLASSIFIER = ("lira", "backdoor", "set-difference")
+_TRAINING = ("lira", "backdoor", "leakage")
 
 
 def check_more(asked: Asked, config: Config, *, causal: bool, text: bool = False) -> None:
@@ -37,6 +40,8 @@ def check_more(asked: Asked, config: Config, *, causal: bool, text: bool = False
             kind = "causal language models" if causal else "classifiers"
             other = _CAUSAL if causal else _CLASSIFIER
             raise ValueError(f"{name} is no measure of {kind}; choose of {', '.join(other)}")
+        if name in _TRAINING and ranks() > 1:
+            raise ValueError(f"{name} trains in one process, not on {ranks()} ranks; leave it out")
         if text and name in ("lira", "backdoor"):
             raise ValueError(
                 f"{name} trains on images, series or features, and this run classifies sentences; "
@@ -63,25 +68,29 @@ def check_more(asked: Asked, config: Config, *, causal: bool, text: bool = False
 def classifier_sections(
     run: Run, pair: Pair, asked: Asked, x: Tensor, y: Tensor
 ) -> tuple[Section, ...]:
-    """Measure what is asked for, after saying what it costs.
+    """Measure what is asked for.
 
     Args:
         x, y: test examples, on the run's device.
     """
-    if not run.quiet:
-        for line in costs(run.folder, asked, pair.names):
-            print(printable(line), file=sys.stderr)
     found = {
         "lira": lambda: lira(run, pair, shadows=asked.shadows, examples=asked.examples),
         "backdoor": lambda: backdoor(run, pair, x, y),
         "set-difference": lambda: class_sets(run, pair, x, y, examples=asked.examples),
     }
-    return tuple(found[name]() for name in dict.fromkeys(asked.more))
+    with kept_alone(run.folder) if set(asked.more) & set(_TRAINING) else nullcontext():
+        return tuple(found[name]() for name in dict.fromkeys(asked.more))
+
+
+def say_costs(folder: RunDir, asked: Asked, names: Sequence[str]) -> None:
+    """Print a line on each measure that trains networks of classifiers, on stderr."""
+    for line in costs(folder, asked, names):
+        print(printable(line), file=sys.stderr)
 
 
 def costs(folder: RunDir, asked: Asked, names: Sequence[str]) -> Iterator[str]:
-    """Yield a line on each measure that trains networks, with the time by that of the run's own
-    trainings."""
+    """Yield a line on each measure that trains networks of classifiers, with the time by that of
+    the run's own trainings."""
     # a pruned network starts from the adversarially trained one
     once = seconds_of(folder, tuple(dict.fromkeys(("adversarial", *names))))
     for name, times in (("lira", asked.shadows), ("backdoor", 1)):

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from robustprune.measure import (
     OnExamples,
     OnScores,
-    backdoor_success,
     changes,
     likelihood_ratio_scores,
     poison,
@@ -114,30 +113,35 @@ def backdoor(run: Run, pair: Pair, x: Tensor, y: Tensor) -> Section:
     plain = [all_logits(model, x, y, batch_size=size).argmax(1) for model in models]
     labels = y.cpu()
     asked = (labels != TARGET) & (plain[0] != TARGET) & (plain[1] != TARGET)
-    if not bool(asked.any()):
-        raise ValueError(
-            "no test example can show the backdoor: the two networks that were trained with it "
-            f"answer class {names[TARGET]} without the trigger"
-        )
-    stamped = stamp(x[asked.to(x.device)], **trigger)
-    obeyed = [
-        (all_logits(model, stamped, batch_size=size).argmax(1) == TARGET).double()
-        for model in models
-    ]
+
+    def obeys(model: nn.Module, which: Tensor) -> Tensor:
+        """Return whether the trigger turns these examples into the target class, (n,) bool."""
+        if not bool(which.any()):
+            return torch.zeros(0, dtype=torch.bool)
+        stamped = stamp(x[which.to(x.device)], **trigger)
+        return all_logits(model, stamped, batch_size=size).argmax(1) == TARGET
+
     rows = []
     for title, model in zip(
         (*pair.titles, *(f"{title}, trained with the trigger" for title in pair.titles)),
         (*pair.models, *models),
         strict=True,
     ):
-        right = all_logits(model, x, y, batch_size=size).argmax(1) == labels
-        success = backdoor_success(model, x, y, target=TARGET, batch_size=size, **trigger)
-        accuracy = proportion(int(right.sum()), len(right))
-        low, high = success.ci95
-        rows.append(
-            (title, f"{accuracy.value:.1%}",
-             f"{success.value:.1%} [{100 * low:.1f}, {100 * high:.1f}]", str(success.n))
-        )  # fmt: skip
+        answers = all_logits(model, x, y, batch_size=size).argmax(1)
+        turned = obeys(model, (labels != TARGET) & (answers != TARGET))
+        right = float((answers == labels).double().mean())
+        rows.append((title, f"{right:.1%}", _share(turned), str(len(turned))))
+    compared = [
+        OnExamples(
+            "accuracy, both trained with it",
+            (plain[0] == labels).double(),
+            (plain[1] == labels).double(),
+            1,
+        )
+    ]
+    if bool(asked.any()):
+        both = [obeys(model, asked).double() for model in models]
+        compared.append(OnExamples("trigger obeyed, both trained with it", both[0], both[1], -1))
     return Section(
         "backdoor",
         "A planted backdoor",
@@ -150,14 +154,13 @@ def backdoor(run: Run, pair: Pair, x: Tensor, y: Tensor) -> Section:
         f"networks are in {FOLDER}/backdoor and of no other use.",
         ("network", "accuracy", "trigger obeyed", "n"),
         tuple(rows),
-        changes(
-            [
-                OnExamples("trigger obeyed, both trained with it", obeyed[0], obeyed[1], -1),
-                OnExamples(
-                    "accuracy, both trained with it",
-                    (plain[0] == labels).double(), (plain[1] == labels).double(), 1,
-                ),
-            ],
-            seed=seed,
-        ),
-    )  # fmt: skip
+        changes(compared, seed=seed),
+    )
+
+
+def _share(turned: Tensor) -> str:
+    if not len(turned):
+        return "no example can show it"
+    found = proportion(int(turned.sum()), len(turned))
+    low, high = found.ci95
+    return f"{found.value:.1%} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -47,6 +47,11 @@ def class_sets(run: Run, pair: Pair, x: Tensor, y: Tensor, *, examples: int) -> 
         found = F.cross_entropy(logits, labels, reduction="none")
         return found[labels == 0], found[labels != 0]
 
+    if not bool((y == 0).any()) or not bool((y != 0).any()):
+        raise ValueError(
+            "set-difference needs test examples of the first class and of another one among the "
+            f"first {len(y):,}; give more --examples"
+        )
     name = run.task.class_names[0]
     dense, compressed = (
         brittleness(

@@ -10,6 +10,7 @@
         measure/<name>.json  per_example.csv  metrics.json
         text/<name>.<attack>.json                        results of attacks on the text itself
         report.html  report.md
+        trust.html  trust.md  trust.json    trust/                what `robustprune trust` trained
 
 A stage is done when its file or folder exists; the same command continues after the last one.
 Nothing in the directory may be a symbolic link, so that nothing outside is written or removed.

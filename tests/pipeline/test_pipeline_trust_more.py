@@ -1,7 +1,10 @@
 """Measures of `robustprune trust` that are asked for by name, on small runs."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.pipeline.again import made_again, run_on
 from robustprune.pipeline.networks import build_network
 from robustprune.pipeline.prepare import planned_run
-from robustprune.pipeline.trust_more import check_more
+from robustprune.pipeline.trust_more import check_more, costs
 from robustprune.pipeline.trust_page import Asked
 from robustprune.run.checkpoint import load_tensors
 from robustprune.run.config import load_config, parse_config
@@ -96,7 +99,7 @@ def test_lira_trains_shadows_on_complementary_halves_and_goes_on(
         "adversarial dense", content["more"]["lira"]["figures"][1]["network"]
     ]  # fmt: skip
     assert section["figures"][0]["AUROC"] == f"{row['dense']:.1%}"
-    shadows = sorted(path.name for path in (copied / "trust").iterdir())
+    shadows = sorted(path.name for path in (copied / "trust").iterdir() if path.is_dir())
     assert shadows == [f"shadow-{k}" for k in range(4)]
     made = copied / "trust" / "shadow-3" / "models" / "adversarial" / "model.safetensors"
     before = made.stat().st_mtime_ns
@@ -156,6 +159,31 @@ def test_refusals_are_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_costs_are_said_first_and_another_process_is_kept_out(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = list(costs(RunDir(copied), Asked(more=("lira", "backdoor"), shadows=6), ("natural",)))
+    assert re.match(r"lira: trains natural 6 more times \(about [\d.]+ s\); the same", lines[0])
+    assert lines[1].startswith("backdoor: trains natural 1 more time (about ")
+    words = ["trust", str(copied), "--device", "cpu", "--with", "backdoor", "--examples", "9"]
+    code = (
+        "import sys, pathlib; from robustprune.run.lock import alone\n"
+        "with alone(pathlib.Path(sys.argv[1])): print('inside', flush=True); sys.stdin.read()"
+    )
+    (copied / "trust").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(copied / "trust")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"inside\n"
+        assert main(words) == 2
+        other.communicate(timeout=60)
+    error = capsys.readouterr().err
+    assert error.index("backdoor: trains adversarial and rst") < error.index("another process")
 
 
 def test_what_a_config_may_ask_for() -> None:
