@@ -221,6 +221,8 @@ METHODS: dict[str, Search] = {
     },
     "magnitude+100": tuned(magnitude, 100),
     "woodfisher": woodfisher(allocate="erk"),
+    "admm, 4 bits": trained(prune_admm, epochs=200, every=5, rho=1e-2, bits=4,
+                            optimizer=OptimizerSpec(lr=0.01, weight_decay=1e-4)),
     "admm of training+100": tuned(
         trained(prune_admm, epochs=100, every=5, rho=1e-2,
                 optimizer=OptimizerSpec(lr=0.01, weight_decay=1e-4)), 100),

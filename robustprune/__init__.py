@@ -22,7 +22,8 @@ _NAMES = {
     "train",
     "report": "plot_ticket write_report",
     "search": "Ticket find_language_ticket find_lottery_ticket find_scratch_ticket finetune_ticket "
-    "prune_admm prune_gradual prune_l0 prune_one_shot prune_scores prune_woodfisher train_sparse",
+    "prune_admm prune_gradual prune_l0 prune_one_shot prune_scores prune_twin "
+    "prune_woodfisher train_sparse",
     "sparsity": "MaskSet apply_masks bake coverage maskable_layers",
 }
 #: name -> the package that has it

@@ -36,6 +36,7 @@ from robustprune.search import prune_gradual as prune_gradual
 from robustprune.search import prune_l0 as prune_l0
 from robustprune.search import prune_one_shot as prune_one_shot
 from robustprune.search import prune_scores as prune_scores
+from robustprune.search import prune_twin as prune_twin
 from robustprune.search import prune_woodfisher as prune_woodfisher
 from robustprune.search import train_sparse as train_sparse
 from robustprune.sparsity import MaskSet as MaskSet

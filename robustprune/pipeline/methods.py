@@ -31,7 +31,7 @@ from robustprune.pipeline.tickets import (
     lottery_trainings,
 )
 from robustprune.run.config import Config
-from robustprune.search import prune_admm, prune_gradual, prune_l0, prune_scores
+from robustprune.search import prune_admm, prune_gradual, prune_l0, prune_scores, prune_twin
 from robustprune.search.sparse_methods import check_way
 from robustprune.sparsity.criteria import CRITERIA
 
@@ -177,6 +177,12 @@ _ALL = (
         "weights and random gates of their groups, trained together (Louizos et al. 2018)",
         searched(prune_l0, validated=True, draws=True, penalty=None),
         check=combinations.check_l0,
+    ),
+    Method(
+        "twin", "twin", "Twin-Rep",
+        "weights as products of two, cut once early in the training (Li et al. 2023)",
+        searched(prune_twin, draws=True), _MAGNITUDE,
+        trained=True,
     ),
     Method(
         "language", "language", "robust ticket",

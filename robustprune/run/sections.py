@@ -50,6 +50,7 @@ Method = Literal[
     "flyingbird",
     "flyingbird_plus",
     "l0",
+    "twin",
     "language",
     "magnitude",
     "random",
@@ -139,6 +140,12 @@ class L0Section(TrainingSection):
     kept: Annotated[Number, Field(gt=0, lt=1)] = 0.9  # P(m ≠ 0) at the start
     spread: NonNegative = 5.0  # spread of first scores by rank of norm; 0 as in the paper
     gate_lr: Positive = 10.0  # the learning rate of the scores, relative to that of the weights
+
+
+class TwinSection(TrainingSection):
+    """Method twin: a training from random weights, each of which is a product of two."""
+
+    cut: Annotated[Number, Field(gt=0, lt=1)] = 0.1  # fraction of the epochs before the one cut
 
 
 class SparseSection(TrainingSection):
@@ -264,6 +271,7 @@ class Sections(Section):
     lottery: LotterySection = LotterySection()
     gradual: GradualSection = GradualSection()
     l0: L0Section = L0Section()
+    twin: TwinSection = TwinSection()
     sparse: SparseSection = SparseSection()
     language: LanguageSection = LanguageSection()
     one_shot: OneShotSection = OneShotSection()

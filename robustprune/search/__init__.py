@@ -17,6 +17,7 @@ from robustprune.search.sparse_training import train_sparse
 from robustprune.search.sparse_work import training_work
 from robustprune.search.ticket import Ticket
 from robustprune.search.ticket_switch import RandomTicketSwitch
+from robustprune.search.twin import prune_twin
 from robustprune.search.woodfisher import prune_woodfisher
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "prune_l0",
     "prune_one_shot",
     "prune_scores",
+    "prune_twin",
     "prune_woodfisher",
     "train_control",
     "train_sparse",

@@ -17,7 +17,7 @@ from robustprune.search import SPARSE_METHODS
 from robustprune.sparsity import count_kept
 from robustprune.sparsity.criteria import CRITERIA
 
-TRAINED = {"lottery", "language", *SPARSE_METHODS}
+TRAINED = {"lottery", "language", "twin", *SPARSE_METHODS}
 
 
 def small_with(small: Config, **sections: dict) -> Config:
@@ -48,6 +48,7 @@ ONE_EPOCH = {
     "scores": {"epochs": 1},
     "lottery": {"epochs": 1, "rounds": 2},
     "sparse": {"epochs": 2},
+    "twin": {"epochs": 2},
     "language": {"epochs": 1},
     "evaluation": {"steps": 1, "restarts": 1, "curve": False},
 }

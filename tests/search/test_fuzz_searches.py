@@ -26,6 +26,7 @@ from robustprune.search import (
     prune_admm,
     prune_one_shot,
     prune_scores,
+    prune_twin,
     prune_woodfisher,
 )
 from robustprune.sparsity import (
@@ -206,6 +207,7 @@ SEARCHES: dict[str, Callable[..., Ticket]] = {
     "language": lambda *a, density, **k: find_language_ticket(
         *a, density=density, dense=(), **TRAINED
     ),
+    "twin": lambda *a, **k: prune_twin(*a, **k, **{**TRAINED, "epochs": 2}),
     "magnitude": prune_one_shot,
     "random": lambda *a, **k: prune_one_shot(*a, criterion="random", **k),
     "snip": lambda *a, **k: prune_one_shot(*a, criterion="snip", objective=Natural(), **k),

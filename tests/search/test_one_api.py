@@ -31,6 +31,7 @@ from robustprune.search import (
     prune_l0,
     prune_one_shot,
     prune_scores,
+    prune_twin,
     prune_woodfisher,
     train_control,
     train_sparse,
@@ -52,6 +53,7 @@ CALLS: dict[str, Callable[..., Ticket]] = {
     "gradual": prune_gradual,
     "l0": prune_l0,
     "sparse": train_sparse,
+    "twin": prune_twin,
     "language": find_language_ticket,
     "one_shot": prune_one_shot,
     "woodfisher": prune_woodfisher,
@@ -161,9 +163,9 @@ TRAINED = [name for name in CALLS if name not in (*ONCE, "finetune")]
 def test_every_search_validates_and_averages(name: str) -> None:
     own: dict[str, Any] = {"admm": {"every": 1}, "lottery": {"rounds": 1}}.get(name, {})
     check = Validation(loader=examples())
-    if name == "gradual":  # an early epoch is not sparse yet
+    if name in ("gradual", "twin"):  # an early epoch is not sparse yet
         with pytest.raises(ValueError, match="before the network is sparse"):
-            prune_gradual(network(), examples(), density=0.5, attack=FGSM(THREAT), validation=check)
+            CALLS[name](network(), examples(), density=0.5, attack=FGSM(THREAT), validation=check)
         check = None  # type: ignore[assignment]
     found = CALLS[name](
         network(), examples(), density=0.5, objective=Natural(), epochs=2, quiet=True,
