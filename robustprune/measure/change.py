@@ -205,8 +205,9 @@ def _share(one: OnExamples) -> _Raw:
     before, after = (part.flatten().bool().tolist() for part in (one.dense, one.compressed))
     test, n = mcnemar(before, after), len(before)
     apart = test.better + test.worse
-    # few differing examples make resamples too alike
-    interval = paired_bootstrap if apart >= 10 else exact_difference
+    # few examples beside the most frequent kind make resamples too alike
+    most = max(test.better, test.worse, n - apart)
+    interval = paired_bootstrap if n - most >= 10 else exact_difference
     return _Raw(
         n,
         sum(before) / n,

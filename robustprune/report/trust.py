@@ -22,9 +22,10 @@ from robustprune.run.checkpoint import write_atomically
 METHOD = (
     "Both networks saw the same examples, so they are compared in pairs. Shares of examples: "
     "McNemar's exact test, with a paired bootstrap interval (where fewer than 10 examples differ, "
-    "an exact one). AUROC: DeLong's test. Means, such as losses: a test that swaps the two values "
-    "at random on each example, with a paired bootstrap interval over examples. All others: the "
-    "normal distribution with the standard error of that bootstrap. The p-values are corrected "
+    "or all but fewer than 10 change alike, an exact one). AUROC: DeLong's test. Means, such as "
+    "losses: a test that swaps the two values at random on each example, with a paired bootstrap "
+    "interval over examples. All others: the normal distribution with the standard error of that "
+    "bootstrap. The p-values are corrected "
     f"for the number of rows by Holm's method, and a difference is shown where p ≤ {ALPHA:g}. "
     "Where none is shown, the last column says how large a difference would have been shown with "
     f"a probability of {POWER:.0%}. The intervals are for each row by itself, and for the drawing "

@@ -16,8 +16,10 @@ from robustprune.measure import (
     calibration_of,
     changes,
     compare_trust,
+    exact_difference,
     mcnemar,
     paired_auroc,
+    paired_bootstrap,
     resamples,
     surrogates,
 )
@@ -102,6 +104,18 @@ def test_scores_are_compared_by_delong() -> None:
     assert (found.n, found.p, found.ci95) == (70, test.p, test.interval)
     assert found.difference == pytest.approx(test.difference)
     assert found.verdict == "worse"
+
+
+def test_where_nearly_all_examples_change_alike_the_interval_is_exact() -> None:
+    """Of 32 secrets all 32 are lost: resamples would all say −100 points exactly."""
+    for lost in (32, 25):
+        after = (torch.arange(32) >= lost).double()
+        (found,) = changes([OnExamples("said", torch.ones(32), after, -1)])
+        assert found.ci95 == exact_difference(0, lost, 32)
+        assert found.ci95[1] - found.ci95[0] > 0.2
+    mixed = torch.arange(40) % 2 == 0  # 20 won and 20 lost
+    (found,) = changes([OnExamples("said", mixed.double(), (~mixed).double(), 1)])
+    assert found.ci95 == paired_bootstrap(20, 20, 40)
 
 
 def test_refusals() -> None:
