@@ -112,7 +112,7 @@ def _json_lines(path: Path, field: str, within: Path | None) -> list[str]:
         if field not in record:
             raise ValueError(
                 f"{where} has no text in {shown(repr(field))}{did_you_mean(field, list(record))}; "
-                f"its fields are {shown(', '.join(map(str, record)))}"
+                f"its fields are {shown(', '.join(map(str, record)))}; name one (--label)"
             )
         if not isinstance(record[field], str):
             raise ValueError(
@@ -128,7 +128,7 @@ def _column(table: pyarrow.Table, field: str, path: Path) -> list[str]:
     if field not in names:
         raise ValueError(
             f"{path} has no column {shown(repr(field))}{did_you_mean(field, names)}; its columns "
-            f"are {shown(', '.join(names))}"
+            f"are {shown(', '.join(names))}; name one (--label)"
         )
     values: list[str] = table.column(field).to_pylist()
     if not all(isinstance(value, str) for value in values):

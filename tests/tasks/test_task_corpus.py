@@ -108,7 +108,7 @@ def test_missing_sets_are_downloaded_once(tmp_path: Path, monkeypatch: pytest.Mo
         ("a.txt", b"   \n", "has no text"),
         ("a.txt", b"ab\xff", "not UTF-8 at byte 2"),
         ("a.csv", b"x", "suffix .csv; give a text"),
-        ("a.jsonl", b'{"text": "x"}\n{"txt": "y"}\n', "line 2 has no text in 'text'"),
+        ("a.jsonl", b'{"text": "x"}\n{"txt": "y"}\n', "line 2 has no text in 'text'.*--label"),
         ("a.jsonl", b'{"text": 3}\n', "line 1 has int, not text, in 'text'"),
         ("a.jsonl", b'{"text": "x"}\n[1]\n', "line 2 is no JSON object"),
         ("a.jsonl", b'{"text": \n', "line 1 is no JSON"),
