@@ -37,7 +37,7 @@ from robustprune.deploy.timing import time_in_turns
 from robustprune.measure import mean_sd
 from robustprune.minmax import Adversarial, OptimizerSpec, train
 from robustprune.models import build_model
-from robustprune.report.style import Plot, canvas, finish, looks
+from robustprune.report.style import INK, Plot, canvases, finish, looks
 from robustprune.search import prune_scores
 from robustprune.sparsity import maskable_layers
 from robustprune.tasks import Task
@@ -52,10 +52,10 @@ def found(case: Case, task: Task, model: nn.Module, density: float, seed: int) -
     """The widths that the search finds, with the weights of the dense network."""
     x = task.test.x[:BATCH]
     cost = channel_seconds(model, x, repeats=50)
-    whole = [name for name in maskable_layers(model) if name not in cost]
+    kept = [name for name in maskable_layers(model) if name not in cost]
     ticket = prune_scores(
         model, loader(case, task, seed), density=density, attack=case.attack, method="harp",
-        pattern="channel", cost=cost, dense=whole,
+        pattern="channel", cost=cost, dense=kept,
         epochs=SEARCH, optimizer=OptimizerSpec(lr=0.1, weight_decay=1e-4), quiet=True,
     )  # fmt: skip
     return slim(ticket.model, None, x)
@@ -83,6 +83,16 @@ def nearest(case: Case, task: Task, network: nn.Module) -> tuple[list[int], floa
     return uniform[best], mine, theirs[best], theirs[-1]
 
 
+def whole(case: Case, name: str, task: Task, seed: int, out: Path) -> None:
+    """Judge the dense network."""
+    network = dense(name, seed, out, None)
+    x = task.test.x[:BATCH]
+    (times,) = time_in_turns([slim(network, None, x)], x, repeats=50)
+    row = {"case": name, "seed": seed, "method": "dense", "density": 1.0}
+    extra = {"widths": widths(network), "latency": min(times), "dense": min(times)}
+    note(out, {**row, **extra, **figures(case, task, network, whole=False)})
+
+
 def measure(case: Case, name: str, task: Task, density: float, seed: int, out: Path) -> None:
     """Find, train and judge the four networks of one dense network at one budget."""
     dense_one = dense(name, seed, out, None)
@@ -90,7 +100,7 @@ def measure(case: Case, name: str, task: Task, density: float, seed: int, out: P
     started = time.process_time()
     small = found(case, task, dense_one, density, seed)
     searched = time.process_time() - started
-    other, mine, theirs, whole = nearest(case, task, small)
+    other, mine, theirs, longest = nearest(case, task, small)
     x = task.test.x[:BATCH]
     share = other[0] / int(case.options["widths"][0])  # type: ignore[index]
     networks: dict[str, tuple[nn.Module, int]] = {
@@ -111,7 +121,7 @@ def measure(case: Case, name: str, task: Task, density: float, seed: int, out: P
         seconds = time.process_time() - started + (searched if method == "found" else 0)
         latency = mine if method.startswith("found") else theirs
         row = {"case": name, "seed": seed, "method": method, "density": density}
-        extra = {"widths": widths(network), "latency": latency, "dense": whole}
+        extra = {"widths": widths(network), "latency": latency, "dense": longest}
         judged = figures(case, task, network.eval(), whole=False)
         note(out, {**row, **extra, "seconds": round(seconds, 1), **judged})
 
@@ -122,7 +132,7 @@ def table(found_rows: Sequence[Mapping], case: str) -> str:
         "| --- " * 6 + "|",
     ]
     for density in sorted({row["density"] for row in found_rows}, reverse=True):
-        for method in METHODS:
+        for method in ("dense", *METHODS):
             mine = [
                 row for row in found_rows
                 if (row["case"], row["density"], row["method"]) == (case, density, method)
@@ -140,26 +150,49 @@ def table(found_rows: Sequence[Mapping], case: str) -> str:
 
 
 def picture(found_rows: Sequence[Mapping], case: str) -> Plot:
-    """Robust accuracy over latency: means over seeds, with a bar of one standard deviation."""
+    """Above, the widths of each network at the smallest budget; below, robust accuracy over
+    latency: means over seeds, with a bar of one standard deviation."""
     look = looks(METHODS)
-    with canvas(width=6.4, height=3.6) as (figure, axes):
+    mine = [row for row in found_rows if row["case"] == case]
+    budgets = sorted({row["density"] for row in mine if row["method"] != "dense"})
+    most = fmean(row["robust"] for row in mine if row["method"] == "dense")
+    with canvases(width=6.4, height=5.6, heights=(1, 1)) as (figure, (upper, lower)):
+        for method in METHODS[:2]:
+            here = [r for r in mine if (r["method"], r["density"]) == (method, budgets[0])]
+            for number, row in enumerate(here):
+                places = range(1, len(row["widths"]) + 1)
+                label = "" if number else f"{method}, one line a seed"
+                upper.plot(places, row["widths"], label=label, **look[method].line())
+                upper.set_xticks(list(places))
+        upper.set_ylim(bottom=0)
+        upper.set_xlabel("convolution")
+        upper.set_ylabel("output channels")
+        upper.set_title(f"Widths at a budget of {100 * budgets[0]:g}%")
         for method in METHODS:
-            mine = [r for r in found_rows if (r["case"], r["method"]) == (case, method)]
             points = []
-            for density in sorted({row["density"] for row in mine}):
-                here = [row for row in mine if row["density"] == density]
+            for density in budgets:
+                here = [r for r in mine if (r["method"], r["density"]) == (method, density)]
                 spread = mean_sd([row["robust"] for row in here])
                 share = fmean(row["latency"] / row["dense"] for row in here)
                 points.append((100 * share, spread.mean, spread.sd))
-            axes.errorbar(
+            lower.errorbar(
                 *zip(*points, strict=True), label=method, capsize=2, elinewidth=0.8,
                 **look[method].line(),
             )  # fmt: skip
-        axes.set_xlabel("latency, % of the dense network's")
-        axes.set_ylabel("robust accuracy (%),\nupper bound (attack)")
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-        alt = f"Robust accuracy on {case} over latency, for found and for uniform widths."
+        lower.axhline(most, color=INK, linewidth=1.0, linestyle=(0, (1, 1.5)))
+        lower.set_title(f"Robust accuracy (dotted: dense, {most:.1f}%)")
+        lower.set_xlim(0, 102)
+        lower.set_ylim(60, 90)
+        lower.set_xlabel("latency, % of the dense network's")
+        lower.set_ylabel("robust accuracy (%),\nupper bound (attack)")
+        for axes in (upper, lower):
+            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        alt = f"Found and uniform widths on {case}, and their robust accuracy over latency."
         return finish(figure, key=f"width-{case}", alt=alt)
+
+
+def there(out: Path, **wanted: object) -> bool:
+    return any(wanted.items() <= row.items() for row in rows(out))
 
 
 def main() -> None:
@@ -170,7 +203,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/width"))
     series = [name for name, case in CASES.items() if case.model == "fcn"]
     parser.add_argument("--cases", nargs="+", default=["ecg200"], choices=series)
-    parser.add_argument("--budgets", nargs="+", type=float, default=[0.5, 0.25])
+    parser.add_argument("--budgets", nargs="+", type=float, default=[0.25, 0.1])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--table", action="store_true", help="only print the tables")
     parser.add_argument("--picture", action="store_true", help="draw docs/pictures/width-CASE.svg")
@@ -180,9 +213,11 @@ def main() -> None:
         task = data(CASES[name].task, options.data_dir)
         for seed in range(options.seeds):
             dense(name, seed, options.out, options.data_dir)
+            if not there(options.out, case=name, seed=seed, method="dense"):
+                whole(CASES[name], name, task, seed, options.out)
             for density in options.budgets:
-                wanted = {"case": name, "seed": seed, "density": density, "method": METHODS[-1]}
-                if not any(wanted.items() <= row.items() for row in rows(options.out)):
+                last = {"case": name, "seed": seed, "density": density, "method": METHODS[-1]}
+                if not there(options.out, **last):
                     measure(CASES[name], name, task, density, seed, options.out)
     for name in options.cases:
         print(table(rows(options.out), name))
