@@ -102,16 +102,20 @@ class Texts:
         return [{"input_ids": ids} for ids in drawn.split(32)]
 
 
+def parts(folder: Path) -> tuple[str, str]:
+    """The text to calibrate on, and the text to be measured on."""
+    with open(folder / "TinyStories" / "tiny_stories.txt", encoding="utf-8", newline="") as file:
+        text = file.read()
+    return text[: int(0.6 * len(text))], text[int(0.8 * len(text)) :]
+
+
 def texts(folder: Path) -> Texts:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    with open(folder / "TinyStories" / "tiny_stories.txt", encoding="utf-8", newline="") as file:
-        text = file.read()
-    first, last = text[: int(0.6 * len(text))], text[int(0.8 * len(text)) :]
     tokens = [
         tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
-        for part in (first, last)
+        for part in parts(folder)
     ]
     return Texts(tokens[0], windows(tokens[1], 512, bos=1))
 

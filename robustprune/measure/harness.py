@@ -74,9 +74,8 @@ def harness_tasks(
         The figures, in the order of the tasks.
 
     Raises:
-        ImportError: lm-eval is missing.
-        ValueError: a name is unknown, the network is none of transformers, or lm-eval cannot load
-            the data of a task.
+        ValueError: lm-eval is missing, a name is unknown, the network is none of transformers, or
+            lm-eval cannot load the data of a task.
         FileNotFoundError: there is no such folder.
     """
     library = _library()
@@ -138,7 +137,7 @@ def _library() -> Any:
     try:
         import lm_eval
     except ImportError as error:
-        raise ImportError(
+        raise ValueError(
             "tasks of lm-eval need that library; run pip install 'robustprune[harness]'"
         ) from error
     return lm_eval

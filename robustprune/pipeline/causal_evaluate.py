@@ -45,7 +45,6 @@ def evaluate_causal(
     Raises:
         ValueError, FileNotFoundError: as in `load_causal` and `harness_tasks`; or the masks do not
             fit the network, or a masked weight is not zero.
-        ImportError: lm-eval is missing.
     """
     language = load_causal(weights, **options)
     language.check_window(section.window, "causal.window")

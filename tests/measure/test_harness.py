@@ -112,11 +112,15 @@ def test_refusals(language: CausalModel, tasks: Path, name: str, said: str) -> N
 
 
 def test_without_the_library_one_line_says_so(
-    language: CausalModel, monkeypatch: pytest.MonkeyPatch
+    language: CausalModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(ImportError, match=r"run pip install 'robustprune\[harness\]'"):
+    said = "tasks of lm-eval need that library; run pip install 'robustprune[harness]'"
+    with pytest.raises(ValueError, match=re.escape(said)):
         harness_tasks(language.network, language.tokenizer, ["arc_easy"])
+    words = ["evaluate", "stories260K", "--config", "lm_stories", "--lm-eval", "arc_easy"]
+    assert main([*words, "--device", "cpu"]) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
 
 
 @pytest.mark.parametrize(
