@@ -49,7 +49,7 @@ def table(found: Sequence[Mapping], name: str) -> str:
     lines = [
         f"**{name}** (n = {len(values(first[0], 'robust'))}, networks: {len(first)})",
         "",
-        "| network | form | kB | clean | robust, at most | change [95%] | p after Holm |",
+        "| network | form | kB | clean | robust, at most | change of robust [95%] | p after Holm |",
         "| :-- | :-- " + "| --: " * 5 + "|",
     ]
     for cell, mine in by.items():
@@ -61,7 +61,9 @@ def table(found: Sequence[Mapping], name: str) -> str:
         else:
             cells += [f"{100 * clean:.1f}", f"{100 * robust:.1f}"]
         one = told.get(cell)
-        if one is not None:
+        if one is not None and one.se == 0:
+            cells += ["none: the same on every example", ""]
+        elif one is not None:
             scale, form = (1.0, "+.3f") if text else (100.0, "+.1f")
             ends = ", ".join(format(scale * end, form) for end in one.ci95)
             p = "< 0.001" if one.adjusted < 0.001 else f"{one.adjusted:.3f}"
@@ -69,9 +71,10 @@ def table(found: Sequence[Mapping], name: str) -> str:
         else:
             cells += ["", ""]
         lines.append(f"| {' | '.join(cell)} | {' | '.join(cells)} |")
-    least = sorted(one.smallest for one in compared)
+    least = sorted(one.smallest for one in compared if one.se > 0)
     lines += [
         "",
-        f"Shown with a probability of 80%: from {least[0]:.3g} to {least[-1]:.3g} {unit}.",
+        "A difference would have been shown with a probability of 80% from "
+        f"{least[0]:.3g} to {least[-1]:.3g} {unit} on.",
     ]
     return "\n".join(lines)

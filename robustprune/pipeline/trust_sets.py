@@ -47,9 +47,9 @@ def class_sets(run: Run, pair: Pair, x: Tensor, y: Tensor, *, examples: int) -> 
         found = F.cross_entropy(logits, labels, reduction="none")
         return found[labels == 0], found[labels != 0]
 
-    if not bool((y == 0).any()) or not bool((y != 0).any()):
+    if min(int((y == 0).sum()), int((y != 0).sum())) < 2:
         raise ValueError(
-            "set-difference needs test examples of the first class and of another one among the "
+            "set-difference needs two test examples of the first class and two of others among the "
             f"first {len(y):,}; give more --examples"
         )
     name = run.task.class_names[0]

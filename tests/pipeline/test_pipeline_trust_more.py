@@ -150,6 +150,7 @@ def test_the_backdoor_is_that_of_the_stored_networks(
         (["--with", "lira", "--shadows", "5"], "--shadows 5 must be an even number from 4"),
         (["--shadows", "6"], "--shadows has an effect only on --with lira"),
         (["--with", "set-difference", "--sets", "a", "b"], "two texts have an effect only on"),
+        (["--with", "set-difference", "--examples", "2"], "needs two test examples of the first"),
     ],
 )
 def test_refusals_are_one_line(
