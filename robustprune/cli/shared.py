@@ -133,7 +133,7 @@ def guarded(command: Callable[[], int]) -> int:
             return status
     except BrokenPipeError:
         return _nobody_reads()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if os.environ.get("ROBUSTPRUNE_TRACEBACK"):
             traceback.print_exc()
         where = f" (rank {_rank()})" if _rank() > 0 else ""

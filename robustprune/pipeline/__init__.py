@@ -84,8 +84,9 @@ def _stages(run: Run) -> dict[str, Any]:
         if config.trust.examples is not None:
             asked = Asked.of(config.trust)
             trust_classifier(
-                run.folder, config, run.task, asked, device=run.device, quiet=run.quiet
-            )
+                run.folder, config, run.task, asked, data_dir=run.data_dir, device=run.device,
+                quiet=run.quiet,
+            )  # fmt: skip
     run.folder.log("report")
     return metrics
 

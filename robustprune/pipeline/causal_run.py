@@ -47,6 +47,7 @@ class CausalRun:
     Attributes:
         calibration: (N, T) windows of the first part of the text, drawn by the seed.
         evaluation: (N, T) windows of the last part, from the first.
+        data_dir: the folder of the data sets that the run was given.
     """
 
     config: Config
@@ -58,6 +59,7 @@ class CausalRun:
     folder: RunDir
     quiet: bool
     checkpoint_seconds: float = 15.0
+    data_dir: Path | None = None
 
     def attack(self) -> PGD | None:
         """Return the attack on word embeddings, or None if the config asks for none."""
@@ -219,7 +221,7 @@ def prepare_causal(
         language.network.to(device)
     run = CausalRun(
         config, corpus, language, calibration, evaluation[: section.windows], device,
-        RunDir(config.folder(out)), quiet, checkpoint_seconds,
+        RunDir(config.folder(out)), quiet, checkpoint_seconds, data_dir,
     )  # fmt: skip
     if not write:
         return run

@@ -101,7 +101,7 @@ def planned_run(
     layers = maskable_layers(model, dense=config.search.dense)
     _check_search(config, layers)
     folder = RunDir(config.folder(out))
-    return Run(config, task, training, held_out, threat, device, folder, quiet)
+    return Run(config, task, training, held_out, threat, device, folder, quiet, data_dir=data_dir)
 
 
 def task_of(config: Config, data_dir: Path | None) -> Task:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -49,6 +50,7 @@ class Run:
     Attributes:
         teacher: the network that teaches where the objective is a distillation: the dense one, once
             it is trained.
+        data_dir: the folder of the data sets that the run was given.
     """
 
     config: Config
@@ -61,6 +63,7 @@ class Run:
     quiet: bool
     checkpoint_seconds: float = 15.0  # seconds between two checkpoints of a training
     teacher: nn.Module | None = None
+    data_dir: Path | None = None
 
     def loader(self) -> BatchLoader:
         section = self.config.task

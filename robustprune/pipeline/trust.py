@@ -76,7 +76,7 @@ def trust_run(
             config, out=run_dir, data_dir=data_dir, device=device, quiet=quiet, write=False
         )
         folder = RunDir(run_dir)
-        return trust_language(replace(prepared, folder=folder), asked, data_dir=data_dir)
+        return trust_language(replace(prepared, folder=folder), asked)
     task = task_of(config, data_dir)
     return trust_classifier(
         RunDir(run_dir),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -35,10 +34,10 @@ from robustprune.tasks.folders import data_folder
 QUESTIONS, PROMPT, CONTINUATION = 200, 24, 40
 
 
-def trust_language(run: CausalRun, asked: Asked, *, data_dir: Path | None = None) -> dict[str, Any]:
+def trust_language(run: CausalRun, asked: Asked) -> dict[str, Any]:
     """Measure what compression changes in a finished run, and write the files of `write_page`.
 
-    data_dir: the folder that may have questions and summaries, see `read_asks`.
+    The run's data folder may have questions and summaries, see `read_asks`.
 
     Raises:
         ValueError, OSError: as in `trust.trust_run`.
@@ -56,7 +55,7 @@ def trust_language(run: CausalRun, asked: Asked, *, data_dir: Path | None = None
         )
     rows = run.evaluation[: asked.examples]
     asks = _questions(run, min(QUESTIONS, asked.examples))
-    more = read_asks(data_folder(data_dir), min(QUESTIONS, asked.examples))
+    more = read_asks(data_folder(run.data_dir), min(QUESTIONS, asked.examples))
     _check_lengths(run, more)
     prompt = min(PROMPT, rows.shape[1])
     first, second = (_network(run, one, record.dense.name) for one in (dense, compressed))

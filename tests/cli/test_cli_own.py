@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,6 +54,17 @@ def distances() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 NAMED = ["own_nets:build", "--state", "own.safetensors", "--data", "own.npz"]
+
+
+def test_a_missing_library_is_one_line(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: None))
+    monkeypatch.setattr("robustprune.tasks.tables.importlib", nothing)
+    Path("own.parquet").write_bytes(b"PAR1")
+    assert main(["evaluate", *NAMED[:3], "--data", "own.parquet", "--eps", "0.3"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: parquet files need pyarrow; install it with")
 
 
 def test_evaluate_finds_the_known_robustness(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,11 +32,21 @@ TREE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("causal")
-    (folder / "small.yaml").write_text(yaml.safe_dump(TREE))
+    (folder / "small.yaml").write_text(yaml.safe_dump({**TREE, "trust": {"examples": 4}}))
+    (folder / "data" / "questions").mkdir(parents=True)
+    line = json.dumps({"context": "Tom has a red", "options": [" ball", " cat"], "answer": 0})
+    (folder / "data" / "questions" / "retrieval.jsonl").write_text(f"{line}\n{line}\n")
     words = ["run", str(folder / "small.yaml"), "--out", str(folder / "out"), "--device", "cpu"]
+    words += ["--data-dir", str(folder / "data")]
     assert main([*words, "--quiet"]) == 0
     (run_dir,) = (folder / "out").glob("*/seed0")
     return run_dir
+
+
+def test_the_stage_asks_the_questions_of_the_data_folder_of_the_run(finished: Path) -> None:
+    content = json.loads((finished / "trust.json").read_text())
+    rows = [one for one in content["changes"] if "found in the context" in one["name"]]
+    assert [one["n"] for one in rows] == [2, 2]
 
 
 def test_secrets_stand_in_the_windows_behind_their_prefixes() -> None:
