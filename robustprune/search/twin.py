@@ -9,6 +9,7 @@ grow and small ones stay small, and weight decay of the factors acts on w as an 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -66,7 +67,9 @@ def make_twins(layers: Mapping[str, nn.Module], *, seed: int) -> None:
     """Make a product of each weight in place: u is the weight, and v is U(−1/√n, 1/√n), where an
     output has n inputs, as torch draws weights at first (Kaiming uniform with a = √5). All are
     kept."""
-    generator = torch.Generator().manual_seed(seed)
+    # not the seed itself: a network drawn with it would have u = ±v, and products of one sign
+    digest = hashlib.sha256(f"twin {seed}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     for (name, weight), groups in zip(
         weights_of(layers).items(), groups_of(layers).values(), strict=True
     ):

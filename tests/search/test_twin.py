@@ -68,6 +68,16 @@ def test_u_is_the_weight_and_v_is_drawn_as_torch_draws(make_network: Make) -> No
         assert not torch.equal(part.factor, twins(other)[name][1].factor)
 
 
+def test_factors_are_independent_of_a_network_of_the_same_seed() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(100, 100))
+    make_twins(maskable_layers(network), seed=0)
+    ((u, part),) = twins(network).values()
+    both = torch.stack([u.detach().flatten(), part.factor.detach().flatten()])
+    assert abs(torch.corrcoef(both)[0, 1]) < 0.05
+    assert abs((u * part.factor > 0).float().mean() - 0.5) < 0.05
+
+
 def test_the_merged_network_is_the_twin_network(twin: nn.Module, batches: Batches) -> None:
     before = [twin.eval()(x) for x, _ in batches]
     masks = masks_of(twin)
