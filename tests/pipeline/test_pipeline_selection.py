@@ -71,7 +71,10 @@ def test_everything_robust_is_trained_on_chosen_examples(small: Config, tmp_path
     assert not list(run.folder.path.rglob(".*"))
 
 
-@pytest.mark.parametrize("method", ["data_shapley", "tracin", "boundary", "loss", "random"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("boundary", "loss", "random")]
+
+
+@pytest.mark.parametrize("method", ["data_shapley", "tracin", *SLOW])
 def test_every_method_runs_alike_twice(small: Config, tmp_path: Path, method: str) -> None:
     config = chosen(small, method)
     runs = [prepare(config, out=tmp_path / name, quiet=True) for name in ("a", "b")]
