@@ -39,7 +39,7 @@ def check_more(asked: Asked, config: Config, *, causal: bool, text: bool = False
         if name not in (_CAUSAL if causal else _CLASSIFIER):
             kind = "causal language models" if causal else "classifiers"
             other = _CAUSAL if causal else _CLASSIFIER
-            raise ValueError(f"{name} is no measure of {kind}; choose of {', '.join(other)}")
+            raise ValueError(f"{name} is no measure of {kind}; choose one of {', '.join(other)}")
         if name in _TRAINING and ranks() > 1:
             raise ValueError(f"{name} trains in one process, not on {ranks()} ranks; leave it out")
         if text and name in ("lira", "backdoor"):

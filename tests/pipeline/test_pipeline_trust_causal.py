@@ -135,5 +135,5 @@ def test_two_texts_are_compared_and_refusals_are_one_line(
         assert said in error
         assert error.count("\n") == 1
     assert main(["trust", str(copy), "--with", "lira", "--device", "cpu"]) == 2
-    said = "lira is no measure of causal language models; choose of leakage, set-difference"
+    said = "lira is no measure of causal language models; choose one of leakage, set-difference"
     assert said in capsys.readouterr().err

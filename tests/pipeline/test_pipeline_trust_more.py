@@ -146,7 +146,7 @@ def test_the_backdoor_is_that_of_the_stored_networks(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--with", "leakage"], "leakage is no measure of classifiers; choose of lira, backdoor"),
+        (["--with", "leakage"], "leakage is no measure of classifiers; choose one of lira"),
         (["--with", "lira", "--shadows", "5"], "--shadows 5 must be an even number from 4"),
         (["--shadows", "6"], "--shadows has an effect only on --with lira"),
         (["--with", "set-difference", "--sets", "a", "b"], "two texts have an effect only on"),
