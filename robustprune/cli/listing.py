@@ -34,15 +34,16 @@ TASKS = {
     "ucr:<Name>": "any set of the UCR or UEA archive in --data-dir",
     "wikitext2": "text of causal language models, WikiText-2/{train,test}.txt in --data-dir",
 }
-KINDS = ("methods", "tasks", "models", "attacks", "configs")
+KINDS = ("methods", "solvers", "tasks", "models", "attacks", "configs")
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = add_command(
         commands,
         "list",
-        "methods, tasks, models, attacks and configs, with a line each",
-        about="Show all methods, tasks, models, attacks and configs that can be chosen.",
+        "methods, solvers, tasks, models, attacks and configs, with a line each",
+        about="Show all methods, solvers of pruning without training, tasks, models, attacks and "
+        "configs that can be chosen.",
         examples=(("", "everything"), ("methods tasks", "two kinds"), ("--json", "for scripts")),
         run=_list,
     )
@@ -70,6 +71,15 @@ def _methods() -> dict[str, str]:
     from robustprune.pipeline.methods import ROWS
 
     return {name: method.summary for name, method in ROWS.items()}
+
+
+def _solvers() -> dict[str, str]:
+    from robustprune.layerwise import SOLVERS
+
+    return {
+        name: f"{solver.summary} ({solver.citation})" if solver.citation else solver.summary
+        for name, solver in SOLVERS.items()
+    }
 
 
 def _models() -> dict[str, str]:
@@ -104,6 +114,7 @@ def _first_line(value: type) -> str:
 
 _LISTED: dict[str, Callable[[], Mapping[str, str]]] = {
     "methods": _methods,
+    "solvers": _solvers,
     "tasks": lambda: TASKS,
     "models": _models,
     "attacks": _attacks,

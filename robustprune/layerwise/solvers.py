@@ -24,7 +24,7 @@ class Solver:
     Attributes:
         solve: (problem, *, options) -> Solution; by default, options have the values of the paper.
         summary: what it does, in one line.
-        citation: the paper.
+        citation: the paper, or nothing where there is none.
         changes_weights: whether kept weights get other values.
         needs_cross: whether it uses the target T (`cross` of the problem); if not, its mask is the
             same for every target.
@@ -61,9 +61,7 @@ SOLVERS: Mapping[str, Solver] = {
         changes_weights=False,
         needs_cross=False,
     ),
-    "refit": Solver(
-        refit, "a mask by scores (of Wanda), weights by least squares", "least squares"
-    ),
+    "refit": Solver(refit, "a mask by scores (of Wanda), weights by least squares", ""),
     "admm": Solver(
         admm,
         "mask and weights alternate, by the alternating direction method of multipliers",

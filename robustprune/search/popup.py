@@ -22,7 +22,7 @@ from robustprune.sparsity import (
 )
 from robustprune.sparsity.apply import MaskParametrization
 from robustprune.sparsity.criteria import at_least_float32
-from robustprune.sparsity.patterns import check_scores
+from robustprune.sparsity.ranking import check_scores
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -47,7 +47,7 @@ from robustprune.sparsity import (
     leaf_of,
 )
 from robustprune.sparsity.allocation import given_counts
-from robustprune.sparsity.patterns import check_scores
+from robustprune.sparsity.ranking import check_scores
 
 ScoreMethod = Literal["hydra", "harp"]
 SCORE_METHODS: tuple[ScoreMethod, ...] = get_args(ScoreMethod)

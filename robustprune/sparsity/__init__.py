@@ -18,6 +18,7 @@ from robustprune.sparsity.apply import (
 )
 from robustprune.sparsity.blocks import Block, Head, output_head, transformer_blocks
 from robustprune.sparsity.coverage import Coverage, Folded, LeftOut, coverage
+from robustprune.sparsity.density import check_density, count_kept
 from robustprune.sparsity.gates import (
     GRANULARITIES,
     GateGroup,
@@ -29,15 +30,7 @@ from robustprune.sparsity.gates import (
 from robustprune.sparsity.largest import top_k
 from robustprune.sparsity.mask import LayerDensity, MaskSet
 from robustprune.sparsity.matrices import is_single, leaf_of, maskable_leaves, weights_of
-from robustprune.sparsity.patterns import (
-    PATTERNS,
-    Groups,
-    check_density,
-    check_pattern,
-    count_kept,
-    group_weight,
-    groups_of,
-)
+from robustprune.sparsity.patterns import PATTERNS, Groups, check_pattern, group_weight, groups_of
 from robustprune.sparsity.plain import bake, plain
 from robustprune.sparsity.shares import apportion
 from robustprune.sparsity.values import bits_of, few_values

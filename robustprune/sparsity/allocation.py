@@ -9,16 +9,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from robustprune.sparsity.density import check_density, count_kept
 from robustprune.sparsity.mask import MaskSet
-from robustprune.sparsity.patterns import (
-    Groups,
-    check_density,
-    check_pattern,
-    check_scores,
-    count_kept,
-    groups_of,
-)
-from robustprune.sparsity.ranking import count_best
+from robustprune.sparsity.patterns import Groups, check_pattern, groups_of
+from robustprune.sparsity.ranking import check_scores, count_best
 from robustprune.sparsity.shares import apportion, ideal_gas_quotas
 
 AllocationName = Literal["layer", "row", "global", "erk", "igq"]

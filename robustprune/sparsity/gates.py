@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from robustprune.sparsity.apply import maskable_layers
 from robustprune.sparsity.blocks import Block, out_dim, transformer_blocks
+from robustprune.sparsity.density import check_density, count_kept
 from robustprune.sparsity.largest import top_k
 from robustprune.sparsity.mask import MaskSet
 from robustprune.sparsity.matrices import weights_of
-from robustprune.sparsity.patterns import check_density, check_scores, count_kept
-from robustprune.sparsity.ranking import count_best
+from robustprune.sparsity.ranking import check_scores, count_best
 
 Granularity = Literal["weight", "head", "neuron", "layer"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)

@@ -30,9 +30,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -41,34 +40,11 @@ from torch.nn import functional as F
 from robustprune.sparsity.blocks import hf_conv1d
 from robustprune.sparsity.largest import top_k
 from robustprune.sparsity.matrices import leaf_of, stacked_in
+from robustprune.sparsity.shares import share_equally
 
 PATTERNS = ("element", "row", "kernel", "filter", "channel", "column", "AxB", "N:M")
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-def check_density(density: float) -> float:
-    """Return `density` if it is a kept fraction in (0, 1].
-
-    Raises:
-        ValueError: it is not, for example NaN.
-    """
-    if not 0.0 < density <= 1.0:
-        raise ValueError(
-            f"density must be in (0, 1] (the fraction of weights kept), got {density!r}"
-        )
-    return density
-
-
-def count_kept(density: float, total: int) -> int:
-    """Return ⌈density · total⌉, computed exactly from the decimal notation of the density.
-
-    In floating point 0.07 · 100 is 7.000000000000001, whose ceiling is 8; the decimal 0.07 gives 7.
-
-    Raises:
-        ValueError: `density` is outside (0, 1].
-    """
-    return math.ceil(Fraction(repr(float(check_density(density)))) * total)
 
 
 def check_pattern(pattern: str, density: float | None = None) -> str:
@@ -269,18 +245,6 @@ class Groups:
         return (laid.transpose(1, 2) if self.transposed else laid).reshape(self.shape)
 
 
-def share_equally(total: int, limits: Sequence[int]) -> list[int]:
-    """Return numbers up to their limits that add up to `total` (or to all limits, if that is less)
-    and differ by 1 at most where no limit holds; the first are the larger ones."""
-    counts = [0] * len(limits)
-    while (missing := min(total, sum(limits)) - sum(counts)) > 0:
-        room = [index for index, limit in enumerate(limits) if counts[index] < limit]
-        each, more = divmod(missing, len(room))
-        for place, index in enumerate(room):
-            counts[index] = min(limits[index], counts[index] + each + (place < more))
-    return counts
-
-
 def group_weight(
     module: nn.Module,
     pattern: str = "element",
@@ -323,18 +287,3 @@ def groups_of(
         )
         for name, layer in layers.items()
     }
-
-
-def check_scores(scores: Mapping[str, Tensor]) -> None:
-    """Refuse NaN among scores, because it has no order and a wrong number of weights would be kept.
-
-    Raises:
-        ValueError: a score of a layer is NaN; the message names the layer.
-    """
-    for name, score in scores.items():
-        if bool((missing := score.isnan()).any()):
-            raise ValueError(
-                f"the scores of {name!r} are NaN in {int(missing.sum())} of {score.numel()} "
-                "places, so that nothing can be chosen by them; look for NaN or infinity in the "
-                "weights, the data and the loss"
-            )

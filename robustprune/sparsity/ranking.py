@@ -1,4 +1,5 @@
-"""Count how many of the largest of all values each entry has, exactly and without joining them."""
+"""Compare the scores of all layers: how many of the largest each has, exactly and without joining
+them."""
 
 from __future__ import annotations
 
@@ -73,3 +74,18 @@ def _key_of_rank(
         found = start + (1 << 16) - 1 - place
         start = found << 16
     return found
+
+
+def check_scores(scores: Mapping[str, Tensor]) -> None:
+    """Refuse NaN among scores, because it has no order and a wrong number of weights would be kept.
+
+    Raises:
+        ValueError: a score of a layer is NaN; the message names the layer.
+    """
+    for name, score in scores.items():
+        if bool((missing := score.isnan()).any()):
+            raise ValueError(
+                f"the scores of {name!r} are NaN in {int(missing.sum())} of {score.numel()} "
+                "places, so that nothing can be chosen by them; look for NaN or infinity in the "
+                "weights, the data and the loss"
+            )

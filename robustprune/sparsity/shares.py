@@ -1,4 +1,4 @@
-"""Whole numbers for layers in proportion to shares, and the shares of ideal gas quotas."""
+"""Share whole numbers out: equally, in proportion to shares, and by ideal gas quotas."""
 
 from __future__ import annotations
 
@@ -86,3 +86,15 @@ def ideal_gas_quotas(numbers: Mapping[str, int], density: float) -> dict[str, fl
         kept = sum(n / (1 + middle * n) for n in numbers.values())
         low, high = (middle, high) if kept > total else (low, middle)
     return {name: n / (1 + low * n) for name, n in numbers.items()}
+
+
+def share_equally(total: int, limits: Sequence[int]) -> list[int]:
+    """Return numbers up to their limits that add up to `total` (or to all limits, if that is less)
+    and differ by 1 at most where no limit holds; the first are the larger ones."""
+    counts = [0] * len(limits)
+    while (missing := min(total, sum(limits)) - sum(counts)) > 0:
+        room = [index for index, limit in enumerate(limits) if counts[index] < limit]
+        each, more = divmod(missing, len(room))
+        for place, index in enumerate(room):
+            counts[index] = min(limits[index], counts[index] + each + (place < more))
+    return counts

@@ -11,6 +11,7 @@ import pytest
 from robustprune.cli import FIND_RST, main, run_script
 from robustprune.cli.evaluate import MORE
 from robustprune.cli.main import parser
+from robustprune.layerwise import SOLVERS
 from robustprune.measure import MORE as MEASURED
 from robustprune.models import model_names
 from robustprune.pipeline.causal_run import NETWORK
@@ -55,6 +56,8 @@ def test_list_knows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(found["tasks"]) == sorted([*task_names(), *corpus_names()])
     assert list(found["models"]) == sorted([*model_names(), NETWORK])
     assert list(found["configs"]) == config_names()
+    assert list(found["solvers"]) == list(SOLVERS)
+    assert "Boža 2024" in found["solvers"]["admm"]
     assert {"PGD", "AutoAttack", "FMN"} <= set(found["attacks"])
     assert "ThreatModel" not in found["attacks"]
     assert all(line for kind in found.values() for line in kind.values())
@@ -68,7 +71,7 @@ def test_list_prints_the_kinds_asked_for(capsys: pytest.CaptureFixture[str]) -> 
     assert "models:" not in shown
     assert main(["list", "method"]) == 2
     error = capsys.readouterr().err
-    assert "(did you mean 'methods'?); choose any of methods, tasks" in error
+    assert "(did you mean 'methods'?); choose any of methods, solvers" in error
     assert main(["list", "--quiet"]) == 0
     assert capsys.readouterr().out == ""
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from robustprune.layerwise.problem import LayerProblem
-from robustprune.sparsity import Groups
-from robustprune.sparsity.patterns import count_kept
+from robustprune.sparsity import Groups, count_kept
 
 
 @dataclass(frozen=True)
