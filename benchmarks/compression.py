@@ -25,12 +25,12 @@ from torch import nn
 from attacks import PGD
 from benchmarks.compression_picture import picture
 from benchmarks.compression_tables import ROUNDED, by_number, direct, first, table
-from benchmarks.kept import load_masked, note, rows
-from benchmarks.layerwise import kept, method
+from benchmarks.kept import note, rows
+from benchmarks.layerwise import kept, stored
+from benchmarks.layerwise_methods import method
 from benchmarks.layerwise_networks import CASES, Case, data, dense
 from robustprune.deploy import round_weights
 from robustprune.measure import Trust, compare_trust, surrogates
-from robustprune.models import build_model
 from robustprune.run.allocator import keep_freed_memory
 from robustprune.tasks import Task
 
@@ -48,13 +48,6 @@ def compared(case: Case, task: Task, model: nn.Module, network: nn.Module, seed:
         model, network, x, y, attack=attack, members=task.train.batch(slice(len(y))),
         outside=surrogates(x, seed=seed, bounds=task.bounds), seed=seed, batch_size=500,
     )  # fmt: skip
-
-
-def stored(path: Path, case: Case, task: Task) -> nn.Module:
-    """A kept network."""
-    model = build_model(case.model, task, options=dict(case.options))
-    model.load_state_dict(load_masked(path)[0])
-    return model.eval()
 
 
 def asked(options: argparse.Namespace, seed: int) -> Iterator[tuple[str, float]]:

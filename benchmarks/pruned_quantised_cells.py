@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from attacks import PGD, Attack, Model, ThreatModel, Transfer
-from benchmarks.layerwise import method
 from benchmarks.layerwise_lm import FISHER, MODEL, texts
+from benchmarks.layerwise_methods import method
 from benchmarks.layerwise_networks import CASES, data, dense
 from benchmarks.lm_robust import attack as text_attack
 from benchmarks.lm_robust import pairs

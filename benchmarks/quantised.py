@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from attacks import Model
 from benchmarks.kept import note, rows
-from benchmarks.layerwise import method
+from benchmarks.layerwise_methods import method
 from benchmarks.layerwise_networks import CASES, Case, data, dense
 from robustprune.deploy import export_int8, onnx_network, round_weights, straight_through
 from robustprune.measure import mean_sd, robust_accuracy_quantised
