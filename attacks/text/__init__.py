@@ -42,6 +42,7 @@ from attacks.text.pretrained import (
     local_files_only,
     refuse_kernels,
 )
+from attacks.text.quiet import quiet_transformers
 from attacks.text.ranking import by_context, by_deletion, by_saliency, by_unknown
 from attacks.text.result import (
     Classify,
@@ -89,6 +90,7 @@ __all__ = [
     "minilm",
     "neighbour_attack",
     "pwws",
+    "quiet_transformers",
     "recheck",
     "refuse_kernels",
     "same_part_of_speech",

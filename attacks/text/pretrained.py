@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
+from attacks.text.quiet import quiet_transformers
 
 #: files that determine the network and the tokens of a text, without the weights
 DESCRIPTIONS = (
@@ -53,6 +56,7 @@ def load_pretrained(auto: str, source: str | Path, **options: Any) -> Any:
     kernels are never downloaded, and weights are read only from safetensors files, because the
     older ``.bin`` files are pickles. Files that are parsed whole, such as a tokenizer, may have
     ``LARGEST`` bytes. Where the hub does not answer, an id is looked for in the local cache.
+    Progress bars are shown for an id, and only on a terminal.
 
     Args:
         auto: name of a class of transformers: "AutoModel", "AutoTokenizer", "AutoConfig", ….
@@ -73,9 +77,11 @@ def load_pretrained(auto: str, source: str | Path, **options: Any) -> Any:
     if auto.startswith("AutoModel"):
         options["use_safetensors"] = True
     cls: Any = getattr(transformers, auto)
-    return cls.from_pretrained(
-        str(source), trust_remote_code=False, local_files_only=local, **options
-    )
+    watched = not Path(source).is_dir() and sys.stderr.isatty()
+    with quiet_transformers(bars=watched):
+        return cls.from_pretrained(
+            str(source), trust_remote_code=False, local_files_only=local, **options
+        )
 
 
 def description_digest(source: str | Path) -> str | None:

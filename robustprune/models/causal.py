@@ -12,8 +12,8 @@ from torch import nn
 import robustprune
 from attacks.modes import evaluating
 from attacks.network import logits_of
-from attacks.text import description_digest, load_pretrained
-from robustprune.models.language import quiet_transformers, transformers_library
+from attacks.text import description_digest, load_pretrained, quiet_transformers
+from robustprune.models.language import transformers_library
 from robustprune.run.size import check_size
 from robustprune.run.terminal import shown
 

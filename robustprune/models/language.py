@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from attacks.text import load_pretrained
+from attacks.text import load_pretrained, quiet_transformers
 from robustprune.packing import CODES, unpack_tokens
 from robustprune.run.size import check_size
 
@@ -174,22 +171,3 @@ def no_weights(weights: str, error: Exception) -> FileNotFoundError:
         f"cannot load '{weights}' ({first}); give a folder with a saved model, a hub id while "
         f"online, or '{MINILM}'"
     )
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Inside this context, transformers shows no progress bars and no report on new classifiers,
-    and the client of the hub does not report each attempt to reach it."""
-    own = transformers_library().utils.logging
-    hub = logging.getLogger("huggingface_hub")
-    levels, bars = (own.get_verbosity(), hub.level), own.is_progress_bar_enabled()
-    own.set_verbosity_error()
-    hub.setLevel(logging.ERROR)
-    own.disable_progress_bar()
-    try:
-        yield
-    finally:
-        own.set_verbosity(levels[0])
-        hub.setLevel(levels[1])
-        if bars:
-            own.enable_progress_bar()

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from attacks import evaluating
-from attacks.text import load_pretrained
+from attacks.text import load_pretrained, quiet_transformers
 from robustprune.models.language import (
     MINILM,
     no_weights,
-    quiet_transformers,
     weights_source,
 )
 from robustprune.packing import pack_tokens, with_room

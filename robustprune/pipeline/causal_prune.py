@@ -8,10 +8,10 @@ from typing import Any, cast
 
 from torch import nn
 
+from attacks.text import quiet_transformers
 from robustprune.layerwise import prune_layerwise
 from robustprune.minmax import Checkpoint
 from robustprune.models.causal import stored_network
-from robustprune.models.language import quiet_transformers
 from robustprune.pipeline.causal_run import CausalRun, Level, Pruned
 from robustprune.pipeline.method import Method
 from robustprune.run.runtime import seed_stage

@@ -118,3 +118,14 @@ def test_text_fooler_with_its_defaults() -> None:
     [result] = text_fooler()(classify, ["a terrible movie with no plot"], [0])
     assert result.adversarial == "a awful movie with no plot"
     assert result.queries == classify.asked
+
+
+def test_weights_of_a_folder_are_loaded_without_a_word(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    library = pytest.importorskip("transformers")
+    bars = library.utils.logging.is_progress_bar_enabled()
+    masked_language_model(str(folder))
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+    assert library.utils.logging.is_progress_bar_enabled() is bars

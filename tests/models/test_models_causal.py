@@ -25,10 +25,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from attacks.text import quiet_transformers
 from robustprune.layerwise import prune_layerwise
 from robustprune.lm import perplexity, random_windows, windows
 from robustprune.models.causal import causal_source, load_causal
-from robustprune.models.language import quiet_transformers
 from robustprune.tasks.corpus import load_corpus
 
 STORIES = Path(causal_source("stories260K"))
