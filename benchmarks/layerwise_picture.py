@@ -1,6 +1,7 @@
 """Draw robust accuracy against density from the results of `benchmarks.layerwise`.
 
 python -m benchmarks.layerwise_picture --out runs/layerwise --case ecg200
+python -m benchmarks.layerwise_picture --name methods --methods ours rigl harp+100 rst+100
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from robustprune.report.style import INK, Plot, canvas, finish, looks
 NAMES = {
     "ours": "without training (ADMM, ERK, dense target)",
     "ours+10": "the same, then 10 epochs",
+    "ours+10 rslad": "the same, then 10 epochs with a teacher (RSLAD)",
     "sparsegpt": "SparseGPT",
     "wanda": "Wanda",
     "magnitude": "magnitude",
@@ -26,10 +28,14 @@ NAMES = {
     "admm of training+100": "ADMM in training, then 100 epochs",
     "rst+100": "RST, then 100 epochs",
     "magnitude+100": "magnitude, then 100 epochs",
+    "rigl": "RigL, sparse from the start",
+    "granet": "GraNet",
+    "flyingbird": "Flying Bird",
+    "twinrep": "Twin-Rep",
 }
 
 
-def picture(found: Sequence[Mapping], case: str, names: Mapping[str, str] = NAMES) -> Plot:
+def picture(found: Sequence[Mapping], case: str, methods: Sequence[str], name: str) -> Plot:
     """Means over seeds, with a bar of one standard deviation to either side."""
     mine = {
         (row["method"], row["density"], row["seed"]): float(row["robust"])
@@ -37,7 +43,7 @@ def picture(found: Sequence[Mapping], case: str, names: Mapping[str, str] = NAME
         if row["case"] == case
     }
     dense = fmean(value for (method, _, _), value in mine.items() if method == "dense")
-    chosen = [name for name in names if any(method == name for method, _, _ in mine)]
+    chosen = [one for one in methods if any(method == one for method, _, _ in mine)]
     look = looks(chosen)
     with canvas(width=7.6, height=4.2) as (figure, axes):
         axes.axhline(dense, color=INK, linewidth=1.0, linestyle=(0, (1, 1.5)))
@@ -54,7 +60,7 @@ def picture(found: Sequence[Mapping], case: str, names: Mapping[str, str] = NAME
                 densities,
                 [fmean(part) for part in values],
                 yerr=[stdev(part) if len(part) > 1 else 0.0 for part in values],
-                label=names[method],
+                label=NAMES[method],
                 capsize=2,
                 elinewidth=0.8,
                 **look[method].line(),
@@ -68,16 +74,20 @@ def picture(found: Sequence[Mapping], case: str, names: Mapping[str, str] = NAME
         axes.set_ylabel("robust accuracy (%),\nupper bound (attack)")
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         alt = f"Robust accuracy on {case} against density, by method; dense {dense:.1f}."
-        return finish(figure, key=f"layerwise-{case}", alt=alt)
+        return finish(figure, key=f"{name}-{case}", alt=alt)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/layerwise"))
     parser.add_argument("--case", default="ecg200")
+    parser.add_argument("--methods", nargs="+", default=list(NAMES), choices=list(NAMES))
+    parser.add_argument("--name", default="layerwise", help="the beginning of the file's name")
     parser.add_argument("--pictures", type=Path, default=PICTURES)
     options = parser.parse_args()
-    plot = picture(rows(options.out), options.case)
+    plot = picture(rows(options.out), options.case, options.methods, options.name)
     (options.pictures / f"{plot.key}.svg").write_text(plot.svg, encoding="utf-8")
 
 
