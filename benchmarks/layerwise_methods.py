@@ -35,7 +35,7 @@ from robustprune.search import (
     prune_woodfisher,
     training_work,
 )
-from robustprune.sparsity import apply_masks, bake
+from robustprune.sparsity import AllocationName, apply_masks, bake
 from robustprune.tasks import BatchLoader, Split, Task
 
 Search = Callable[[Case, Task, nn.Module, float, int], Ticket]
@@ -110,8 +110,13 @@ def trained(search: Callable[..., Ticket], **options: object) -> Search:
     return run
 
 
-def magnitude(case: Case, task: Task, model: nn.Module, density: float, seed: int) -> Ticket:
-    return prune_one_shot(model, density=density, dense=case.whole)
+def magnitude(allocate: AllocationName = "layer") -> Search:
+    """The largest weights of each layer."""
+
+    def run(case: Case, task: Task, model: nn.Module, density: float, seed: int) -> Ticket:
+        return prune_one_shot(model, density=density, dense=case.whole, allocate=allocate)
+
+    return run
 
 
 def woodfisher(**options: object) -> Search:
@@ -162,7 +167,8 @@ ADMM = {"rho": 0.1, "ridge": 0.01, "iterations": 60, "chosen": 50, "start": "opt
 OURS = {**ADMM, "allocate": "erk", "sweeps": 3}
 
 METHODS: dict[str, Search] = {
-    "magnitude": magnitude,
+    "magnitude": magnitude(),
+    "magnitude, erk": magnitude("erk"),
     "wanda": layerwise("wanda", allocate="row"),
     "sparsegpt": layerwise("sparsegpt", target="own"),
     "admm, own": layerwise("admm", target="own", **ADMM),
@@ -200,7 +206,7 @@ METHODS: dict[str, Search] = {
             "admm", clean=None, examples=examples, **{**OURS, "sweeps": 1})
         for examples in (10, 20, 50)
     },
-    "magnitude+100": tuned(magnitude, 100),
+    "magnitude+100": tuned(magnitude(), 100),
     "woodfisher": woodfisher(allocate="erk"),
     "admm, 4 bits": trained(prune_admm, epochs=200, every=5, rho=1e-2, bits=4,
                             optimizer=OptimizerSpec(lr=0.01, weight_decay=1e-4)),
@@ -215,6 +221,11 @@ SEARCHES: dict[str, Search] = {
                      optimizer=OptimizerSpec(lr=0.1, weight_decay=1e-4)),
     "harp": trained(prune_scores, method="harp", epochs=50,
                     optimizer=OptimizerSpec(lr=0.1, weight_decay=1e-4)),
+    **{
+        f"{name}, erk": trained(prune_scores, method=name, epochs=50, allocate="erk",
+                                optimizer=OptimizerSpec(lr=0.1, weight_decay=1e-4))
+        for name in ("hydra", "harp")
+    },
     "harp, 1 epoch": trained(
         prune_scores, method="harp", epochs=1, optimizer=OptimizerSpec(lr=0.1)
     ),
