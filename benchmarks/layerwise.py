@@ -4,8 +4,8 @@
     python -m benchmarks.layerwise --out runs/layerwise --table
 
 The dense networks are those of `benchmarks.layerwise_networks`. Every network is judged on test
-examples by FGSM, PGD with five restarts and APGD, and with --whole by whole AutoAttack, too; what
-is counted as robust stood against all of them, an upper bound. Each figure is a line of
+examples by FGSM, PGD with five restarts and APGD, images by Square, too, and with --whole by whole
+AutoAttack; what is counted as robust stood against all of them, an upper bound. Each figure is a line of
 results.jsonl, and the same command goes on where it stopped. "+10" behind a method: fine-tuned
 under attack for ten epochs afterwards. With --keep every pruned network stays in OUT/networks, for
 `benchmarks.compression`, and for the same command with --whole, which then only judges.
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from attacks import Square
 from benchmarks.kept import load_masked, note, rows, save_masked
 from benchmarks.layerwise_methods import METHODS, made
 from benchmarks.layerwise_networks import CASES, Case, data, dense
@@ -39,6 +40,8 @@ def figures(case: Case, task: Task, model: nn.Module, *, whole: bool) -> dict[st
         case.threat, steps=case.judge, step_size=case.threat.eps / 4, restarts=5,
         more=("apgd", "autoattack") if whole else ("apgd",),
     )  # fmt: skip
+    if case.queries:
+        attacks["square"] = Square(case.threat, queries=case.queries, seed=0)
     outcome = evaluate(model, x, y, attacks, batch_size=500)
     return {
         "clean": percent(outcome.clean),

@@ -33,6 +33,8 @@ class Case:
         inner: steps of PGD in training, and their size as a share of ε.
         warmup: epochs in which ε grows from zero.
         judge: steps of PGD in evaluation.
+        queries: of Square in evaluation, for images, whose networks may hide from gradients; 0 for
+            none.
         images: how many test examples are attacked; None for all.
         calibration: how many training examples a pruning without training looks at; None for all.
         seeds: how many dense networks.
@@ -50,6 +52,7 @@ class Case:
     optimizer: OptimizerSpec
     warmup: float = 0.0
     judge: int = 20
+    queries: int = 0
     images: int | None = None
     calibration: int | None = None
     seeds: int = 10
@@ -77,7 +80,7 @@ def _series(task: str, batch_size: int, weight_decay: float) -> Case:
 def _cifar(width: int, epochs: int) -> Case:
     return Case(
         "cifar10", "preact_resnet18", {"width": width}, ThreatModel("linf", 8 / 255, (0.0, 1.0)),
-        (2, 0.625), 128, epochs, OptimizerSpec(lr=0.1), images=500, calibration=2000, seeds=1,
+        (2, 0.625), 128, epochs, OptimizerSpec(lr=0.1), queries=1000, images=500, calibration=2000, seeds=1,
         whole=("first", "last"), half=True,
     )  # fmt: skip
 
@@ -90,7 +93,7 @@ CASES = {
     "mnist": Case(
         "mnist", "lenet", {"width": 4, "units": 16, "batch_norm": True},
         ThreatModel("linf", 0.3, (0.0, 1.0)), (4, 0.5), 100, 6, OptimizerSpec(lr=0.05),
-        warmup=1.0, judge=40, images=1000, calibration=2000, seeds=1,
+        warmup=1.0, judge=40, queries=1000, images=1000, calibration=2000, seeds=1,
         whole=("first", "last"), half=True,
     ),
     "cifar-w8": _cifar(8, 30),
