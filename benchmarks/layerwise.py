@@ -5,10 +5,11 @@
 
 The dense networks are those of `benchmarks.layerwise_networks`. Every network is judged on test
 examples by FGSM, PGD with five restarts and APGD, images by Square, too, and with --whole by whole
-AutoAttack; what is counted as robust stood against all of them, an upper bound. Each figure is a line of
-results.jsonl, and the same command goes on where it stopped. "+10" behind a method: fine-tuned
-under attack for ten epochs afterwards. With --keep every pruned network stays in OUT/networks, for
-`benchmarks.compression`, and for the same command with --whole, which then only judges.
+AutoAttack; what is counted as robust stood against all of them, an upper bound. Each figure is a
+line of results.jsonl, and the same command goes on where it stopped. "+10" behind a method:
+fine-tuned under attack for ten epochs afterwards. With --keep every pruned
+network stays in OUT/networks, for `benchmarks.compression`, and for the same command with --whole,
+which then only judges.
 """
 
 from __future__ import annotations
@@ -85,10 +86,11 @@ def run(options: argparse.Namespace) -> None:
             ):
                 continue
             task, model = data(case.task, options.data_dir), None
+            wanted = ["autoattack"] * options.whole + ["square"] * bool(case.queries)
             asked = [("dense", 1.0), *((m, d) for m in options.methods for d in options.densities)]
             for what, density in asked:
                 known = before.get((name, seed, what, density))
-                if known is not None and ("autoattack" in known or not options.whole):
+                if known is not None and all(attack in known for attack in wanted):
                     continue
                 model = model or dense(name, seed, options.out, options.data_dir)
                 path = kept(options.out, name, seed, what, density)

@@ -80,8 +80,8 @@ def _series(task: str, batch_size: int, weight_decay: float) -> Case:
 def _cifar(width: int, epochs: int) -> Case:
     return Case(
         "cifar10", "preact_resnet18", {"width": width}, ThreatModel("linf", 8 / 255, (0.0, 1.0)),
-        (2, 0.625), 128, epochs, OptimizerSpec(lr=0.1), queries=1000, images=500, calibration=2000, seeds=1,
-        whole=("first", "last"), half=True,
+        (2, 0.625), 128, epochs, OptimizerSpec(lr=0.1), queries=1000, images=500, calibration=2000,
+        seeds=1, whole=("first", "last"), half=True,
     )  # fmt: skip
 
 
