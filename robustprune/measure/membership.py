@@ -143,7 +143,8 @@ def likelihood_ratio_scores(
         shadows: the number of shadow networks, an even number from 4.
 
     Raises:
-        ValueError: `shadows` is odd or below 4, or a logit is NaN.
+        ValueError: `shadows` is odd or below 4, a logit is NaN, or that of a label is −∞, for which
+            φ is not finite.
     """
     check_shadows(shadows)
     generator = torch.Generator().manual_seed(seed)
@@ -172,9 +173,14 @@ def _scaled_confidence(
     model: nn.Module, x: Tensor, y: Tensor, batch_size: int | None
 ) -> NDArray[np.float64]:
     """Return log p(y) − log(1 − p(y)) of each example, (N,)."""
-    logits, labels = all_logits(model, x, y, batch_size=batch_size), y.cpu()[:, None]
+    logits, labels = all_logits(model, x, y, batch_size=batch_size), y.cpu().long()[:, None]
     own = logits.gather(1, labels).squeeze(1)
     found: NDArray[np.float64] = (own - logits.scatter(1, labels, -torch.inf).logsumexp(1)).numpy()
+    if not np.isfinite(found).all():
+        raise ValueError(
+            "the network gives some labels a probability of exactly 0 or 1, by logits of −∞, which "
+            "the likelihood ratio can't compare"
+        )
     return found
 
 
