@@ -137,6 +137,20 @@ def test_a_planted_secret_is_found_in_a_memorising_model_and_not_in_a_fresh_one(
         leakage(model, prefixes, secrets, alternatives=0)
 
 
+def test_a_secret_that_is_drawn_as_its_own_alternative_stands_before_itself_in_no_rank() -> None:
+    """One secret of two tokens: a quarter of the 63 others are the secret. In their larger batch
+    its likelihood differs in the last bits."""
+
+    class Noisy(Chain):
+        def forward(self, ids: Tensor) -> Tensor:
+            return super().forward(ids) * (1 - 1e-6 * len(ids))
+
+    found = leakage(Noisy(), [[2]], [[3, 4]], alternatives=63, batch_size=64)
+    assert found.exposure == found.most == 6.0
+    with pytest.raises(ValueError, match="one token alone"):
+        leakage(Chain(), [[2]], [[3, 3]])
+
+
 def test_a_worse_chain_is_worse_in_every_row_that_it_changes() -> None:
     generator = torch.Generator().manual_seed(0)
     steps = (torch.rand(40, 30, generator=generator) > 0.9).long()
@@ -189,4 +203,11 @@ def test_retrieval_and_summaries_have_rows_of_their_own() -> None:
     with pytest.raises(ValueError, match="summaries need `text` with `words`"):
         compare_trust_causal(
             Chain(), Chain(), windows, summaries=texts, text=TextTokens(letters, 0), prompt=4
+        )
+
+
+def test_one_summary_alone_is_refused() -> None:
+    with pytest.raises(ValueError, match="one summary alone can't be compared"):
+        compare_trust_causal(
+            Chain(), Chain(), torch.zeros(2, 24, dtype=torch.int64), summaries=[Summary("1", "2")]
         )

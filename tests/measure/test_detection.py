@@ -175,3 +175,8 @@ def test_refusals() -> None:
         auroc([float("nan")], [1.0])
     with pytest.raises(ValueError, match="same positive and negative"):
         paired_auroc(([1, 2], [1, 2]), ([1, 2, 3], [1, 2]))
+
+
+def test_delongs_interval_stays_between_minus_one_and_one() -> None:
+    found = paired_auroc(([2.0, 3.0], [0.0, 1.0]), ([2.0, 0.0], [1.0, 3.0]))
+    assert -1.0 <= found.interval[0] < found.difference < found.interval[1] <= 1.0
