@@ -105,7 +105,8 @@ def trust_classifier(
     """
     metrics = parse_metrics(folder.read_json("metrics.json"))
     titles = {model.name: model.title for model in metrics.models}
-    dense, compressed = asked.against or AGAINST, asked.compressed or metrics.headline
+    dense = AGAINST if asked.against is None else asked.against
+    compressed = metrics.headline if asked.compressed is None else asked.compressed
     check_names(dense, compressed, list(titles))
     if not quiet:
         say_costs(folder, asked, (dense, compressed))
@@ -250,17 +251,21 @@ def read_groups(path: Path, number: int) -> Sequence[str]:
     """Return the groups of test examples from a text file, one a line.
 
     Raises:
-        ValueError, OSError: it can't be read, is not UTF-8, or has another number of lines.
+        ValueError, OSError: it can't be read, is not UTF-8, has another number of lines, or a line
+            is empty.
     """
     try:
-        lines = read_bytes(path).decode().splitlines()
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text; give a file with one group a line") from error
     if len(lines) != number:
         raise ValueError(
             f"{path} has {len(lines)} lines for {number} test examples; give one group a line"
         )
-    return [line.strip() for line in lines]
+    groups = [line.strip() for line in lines]
+    if "" in groups:
+        raise ValueError(f"{path}, line {groups.index('') + 1} is empty; give one group a line")
+    return groups
 
 
 def _attacks(attacks: Mapping[str, Attack], number: int) -> str:

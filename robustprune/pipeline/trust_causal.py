@@ -44,8 +44,8 @@ def trust_language(run: CausalRun, asked: Asked) -> dict[str, Any]:
     """
     record = parse_causal(run.folder.read_json("metrics.json"))
     titles = {one.name: one.title for one in record.networks}
-    dense = asked.against or record.dense.name
-    compressed = asked.compressed or record.headline
+    dense = record.dense.name if asked.against is None else asked.against
+    compressed = record.headline if asked.compressed is None else asked.compressed
     check_names(dense, compressed, list(titles))
     if "leakage" in asked.more and not run.quiet:
         print(
