@@ -69,6 +69,7 @@ def paired_auroc(
     apart, apart_down = other_up - up, other_down - down
     difference = float(apart.mean())
     se = float(np.sqrt(apart.var(ddof=1) / len(up) + apart_down.var(ddof=1) / len(down)))
+    se = se if se > 1e-12 else 0.0  # placement values that are alike differ in their last bits
     wide = float(norm.ppf((1 + level) / 2)) * se
     p = float(2 * norm.sf(abs(difference) / se)) if se > 0 else float(difference == 0)
     p = max(p, least_p(len(up) + len(down)))

@@ -27,7 +27,8 @@ class Membership:
         auroc: the probability that a member scores higher than another example; ½ is chance.
         advantage: the largest TPR − FPR of a threshold, in [0, 1]; 0 is chance, and with few
             examples the largest one is above 0 by chance.
-        tpr: the share of members found where at most 1% of the others are taken for members.
+        tpr: the share of members found where at most 1% of the others are taken for members; see
+            `chance_at_low` for what is found by chance.
     """
 
     members: int
@@ -84,6 +85,12 @@ def membership_of(members: Tensor, others: Tensor) -> Membership:
         max(0.0, float((tpr - fpr).max())),
         float(low.max()) if len(low) else 0.0,
     )
+
+
+def chance_at_low(others: int) -> float:
+    """Return the mean of `Membership.tpr` for an attack that knows nothing: (⌊0.01 M⌋ + 1)/(M + 1)
+    of scores in random order, more than 1% because the threshold is set on the M others."""
+    return (int(LOW * others + 1e-9) + 1) / (others + 1)
 
 
 def likelihood_ratio(
