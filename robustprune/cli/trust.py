@@ -142,4 +142,6 @@ def _show_rows(rows: list[dict[str, Any]]) -> None:
         verdict = one["verdict"]
         if verdict == "no difference shown" and one["smallest"] is not None:
             verdict += f" (of {scale * one['smallest']:.2g})"
+        elif verdict == "no difference shown":
+            verdict += " (too few examples)" if one["se"] or one["difference"] else " (the same)"
         print(printable(f"  {one['name']:<42} {values} {change:<28} {verdict}"))

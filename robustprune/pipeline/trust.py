@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks import Attack, ThreatModel
+from attacks import ThreatModel
 from attacks.text import local_files_only
 from robustprune.measure import Trust, compare_trust, corruption_names, surrogates
 from robustprune.pipeline.networks import build_network
@@ -19,6 +19,12 @@ from robustprune.pipeline.shared import Run
 from robustprune.pipeline.text import encoder_of
 from robustprune.pipeline.trust_more import check_more, classifier_sections, say_costs
 from robustprune.pipeline.trust_page import Asked, check_names, write_page
+from robustprune.pipeline.trust_protocol import (
+    said_attacks,
+    said_corruptions,
+    said_members,
+    said_outside,
+)
 from robustprune.pipeline.trust_retrained import Pair
 from robustprune.report.collect import parse_metrics
 from robustprune.report.trust import TrustPage
@@ -141,14 +147,14 @@ def trust_classifier(
     protocol = (
         ("Data", f"{task.name}: {task.source}"),
         ("Examples", f"the first {len(y):,} of {len(task.test):,} test examples"),
-        ("Attacks", _attacks(attacks, len(y))),
-        ("Corruptions", _corruptions(corrupted)),
+        ("Attacks", said_attacks(attacks, len(y))),
+        ("Corruptions", said_corruptions(corrupted)),
         *(
             (name, f"the first {len(part[1]):,} examples of its test set")
             for name, part in others.items()
         ),
-        ("Outside inputs", _outside(outside)),
-        ("Members", f"the first {len(members[1]):,} training examples, beside the test examples"),
+        ("Outside inputs", said_outside(outside)),
+        ("Members", said_members(members[1], y)),
     )
     pair = Pair((dense, compressed), (titles[dense], titles[compressed]), (first, second))
     page = TrustPage(
@@ -266,27 +272,3 @@ def read_groups(path: Path, number: int) -> Sequence[str]:
     if "" in groups:
         raise ValueError(f"{path}, line {groups.index('') + 1} is empty; give one group a line")
     return groups
-
-
-def _attacks(attacks: Mapping[str, Attack], number: int) -> str:
-    said = "; ".join(f"{name}: {attack!r}" for name, attack in attacks.items())
-    return (
-        f"the worst of {len(attacks)} for each of the {number:,} examples and for each network "
-        f"itself, an upper bound on robust accuracy. They are those of the run's evaluation. {said}"
-    )
-
-
-def _corruptions(used: Sequence[str] | Mapping[str, Tensor]) -> str:
-    if not used:
-        return "none for such inputs"
-    made = "of the data set CIFAR-10-C" if isinstance(used, Mapping) else "made here"
-    return f"{', '.join(used)}; mean over severities 1 to 5, {made}"
-
-
-def _outside(outside: Tensor | None) -> str:
-    if outside is None:
-        return "none for such inputs"
-    return (
-        "made of the test examples: the same power spectrum with random phases (of flat features, "
-        "columns shuffled between examples)"
-    )

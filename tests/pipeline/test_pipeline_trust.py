@@ -74,6 +74,9 @@ def test_the_stage_writes_figures_that_the_stored_networks_have(finished: Path) 
     assert content["disagreement"]["lost"] == lost == sum(c["lost"] for c in classes.values())
     assert {f"accuracy, {name}" for name in ("drift", "noise", "time warp")} <= set(rows)
     assert sum(bin["n"] for bin in content["reliability"]["attacked"]["dense"]) == 60
+    ones = [float(labels[:60].double().mean()) for labels in (task.train.y, task.test.y)]
+    apart = f"The classes of {100 * abs(ones[0] - ones[1]):.1f}% of them would have to change"
+    assert apart in content["protocol"]["Members"]
 
 
 def test_accuracy_under_attack_is_that_of_the_evaluation_of_the_run(
@@ -114,8 +117,8 @@ def test_the_command_compares_what_is_named_with_groups(
 ) -> None:
     copy = tmp_path / "seed0"
     shutil.copytree(finished, copy)
-    groups = tmp_path / "groups.txt"
-    groups.write_text("\n".join("ab"[k % 2] for k in range(100)))
+    groups = tmp_path / "groups.txt"  # as some editors write it, with a byte order mark
+    groups.write_text("\n".join("ab"[k % 2] for k in range(100)), encoding="utf-8-sig")
     words = ["trust", str(copy), "--network", "rst", "--against", "natural", "--device", "cpu"]
     words += ["--examples", "40"]
     assert main([*words, "--groups", str(groups), "--json"]) == 0
@@ -137,6 +140,9 @@ def test_the_command_compares_what_is_named_with_groups(
         (["--network", "natural", "--against", "natural"], "natural is compared with itself"),
         (["--groups", "groups.txt"], "groups.txt has 3 lines for 100 test examples"),
         (["--groups", "none.txt"], "none.txt"),
+        (["--groups", "one.txt"], "fairness needs at least two groups, got a"),
+        (["--groups", "gap.txt"], "gap.txt, line 5 is empty; give one group a line"),
+        (["--network", ""], "the run has no network"),
         (["--examples", "1"], "--examples 1 must be at least 2"),
     ],
 )
@@ -150,6 +156,8 @@ def test_refusals_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("groups.txt").write_text("a\nb\na\n")
+    Path("one.txt").write_text("a\n" * 100)
+    Path("gap.txt").write_text("\n".join("" if k == 4 else "ab"[k % 2] for k in range(100)))
     assert main(["trust", str(finished), *words, "--device", "cpu"]) == 2
     error = capsys.readouterr().err
     assert said in error
@@ -169,3 +177,18 @@ def test_torch_is_left_alone(finished: Path) -> None:
     before = torch.random.get_rng_state()
     assert main(["trust", str(finished), "--examples", "20", "--device", "cpu", "--quiet"]) == 0
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_two_examples_show_nothing_and_say_so(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "seed0"
+    shutil.copytree(finished, copy)
+    assert main(["trust", str(copy), "--examples", "2", "--device", "cpu"]) == 0
+    assert "no difference shown (too few examples)" in capsys.readouterr().out
+    content = json.loads((copy / "trust.json").read_text())
+    assert all(row["smallest"] is None for row in content["changes"])
+    assert {row["verdict"] for row in content["changes"]} == {"no difference shown"}
+    page = (copy / "trust.md").read_text()
+    assert "no difference shown; these are too few to show any" in page
+    assert "would have been |" not in page
