@@ -122,7 +122,7 @@ class _RoundInput:
         return args, {**named, "input": self._rounded(named["input"])}
 
     def _rounded(self, x: Tensor) -> Tensor:
-        found: Tensor = _Rounded.apply(x, self.step, self.zero)  # type: ignore[no-untyped-call]
+        found: Tensor = _Rounded.apply(x, self.step, self.zero)
         return found
 
 
