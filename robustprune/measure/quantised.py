@@ -7,6 +7,7 @@ than there is (Bernhard et al. 2019, arXiv 1909.12741; Gupta & Ajanthan 2020, ar
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,9 +116,8 @@ def robust_accuracy_quantised(
         where = rows.to(x.device)
         for network in (model, straight_through):
             flat[rows] &= zero_rows(input_gradients(network, x[where], y[where])).cpu()
-    found = QuantisedOutcome(
-        *(getattr(outcome, one.name) if one.name != "flat" else flat for one in fields(outcome))
-    )
+    held: dict[str, Any] = {one.name: getattr(outcome, one.name) for one in fields(outcome)}
+    found = QuantisedOutcome(**{**held, "flat": flat})
     warn_of(found.findings[:1])
     return found
 
