@@ -154,7 +154,7 @@ def trust_classifier(
             for name, part in others.items()
         ),
         ("Outside inputs", said_outside(outside)),
-        ("Members", said_members(members[1], y)),
+        ("Members", said_members(members[1], y, selected=config.selection.method != "none")),
     )
     pair = Pair((dense, compressed), (titles[dense], titles[compressed]), (first, second))
     page = TrustPage(

@@ -27,9 +27,9 @@ def said_corruptions(used: Sequence[str] | Mapping[str, Tensor]) -> str:
     return f"{', '.join(used)}; mean over severities 1 to 5, {made}"
 
 
-def said_members(members: Tensor, others: Tensor) -> str:
+def said_members(members: Tensor, others: Tensor, *, selected: bool) -> str:
     """Return what it says of members and other examples, and how much their labels (N,) and (M,)
-    alone tell them apart."""
+    alone tell them apart; `selected` is whether the run trained on a choice of its examples."""
     wide = 1 + max(int(members.max()), int(others.max()))
     first, second = (torch.bincount(one, minlength=wide) / len(one) for one in (members, others))
     apart = 50 * float((first - second).abs().sum())
@@ -37,6 +37,7 @@ def said_members(members: Tensor, others: Tensor) -> str:
         f"the first {len(members):,} training examples, beside the test examples. The classes of "
         f"{apart:.1f}% of them would have to change for both to have the same shares; the more, "
         "the more the AUROC tells classes and not members"
+        + (". The run chose among its examples, so that some were not trained on" * selected)
     )
 
 

@@ -14,6 +14,7 @@ from robustprune.measure import calibration, mcnemar
 from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.pipeline.networks import build_network
 from robustprune.pipeline.prepare import task_of
+from robustprune.pipeline.trust_protocol import said_members
 from robustprune.run.checkpoint import load_tensors
 from robustprune.run.config import load_config, parse_config
 
@@ -192,3 +193,13 @@ def test_two_examples_show_nothing_and_say_so(
     page = (copy / "trust.md").read_text()
     assert "no difference shown; these are too few to show any" in page
     assert "would have been |" not in page
+
+
+def test_members_of_other_classes_and_of_a_selection_are_named() -> None:
+    """Shares ½, ½, 0 and ¼, ¼, ½: half of them would have to change."""
+    members, others = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 2, 2])
+    said = said_members(members, others, selected=False)
+    assert "the first 4 training examples" in said
+    assert "The classes of 50.0% of them would have to change" in said
+    assert "some were not trained on" not in said
+    assert said_members(members, others, selected=True).endswith("some were not trained on")
