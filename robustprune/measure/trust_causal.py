@@ -14,7 +14,7 @@ from attacks.network import logits_of
 from robustprune.measure.calibration import BINS, gaps
 from robustprune.measure.change import Change, changes
 from robustprune.measure.choices import Question, multiple_choice
-from robustprune.measure.continuations import greedy_continuations
+from robustprune.measure.continuations import device_of, greedy_continuations
 from robustprune.measure.paired import OnExamples
 from robustprune.measure.repetition import distinct, repetition
 from robustprune.measure.summaries import Summary, judge_summaries
@@ -118,7 +118,7 @@ def _sum_of_sizes(means: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _read(model: nn.Module, windows: Tensor, batch_size: int) -> _Read:
-    where = next(model.parameters()).device
+    where = device_of(model)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluating(model):
         for batch in torch.split(windows, batch_size):

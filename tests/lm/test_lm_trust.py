@@ -45,6 +45,21 @@ def test_the_likelihood_of_a_chain_by_hand() -> None:
     assert found.greedy.tolist() == [True, False]
     with pytest.raises(ValueError, match="at least one token"):
         judge_continuations(Chain(), [[1]], [[]])
+    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+        judge_continuations(Chain(), [[1]], [[2]], batch_size=0)
+
+
+def test_a_model_without_parameters_that_returns_a_tuple() -> None:
+    class Even(nn.Module):
+        def forward(self, ids: Tensor) -> tuple[Tensor, str]:
+            return torch.zeros(*ids.shape, WORDS), "rest"
+
+    found = judge_continuations(Even(), [[1]], [[2, 3]])
+    assert found.log_likelihood.tolist() == pytest.approx([-2 * math.log(WORDS)])
+    assert greedy_continuations(Even(), torch.tensor([[4]]), 2).tolist() == [[0, 0]]
+    windows = torch.zeros(3, 30, dtype=torch.int64)
+    rows = {one.name: one for one in compare_trust_causal(Even(), Even(), windows)}
+    assert rows["negative log-likelihood per token"].dense == pytest.approx(math.log(WORDS))
 
 
 def test_greedy_continuations_follow_the_chain() -> None:
@@ -84,6 +99,9 @@ def test_multiple_choice_takes_the_likeliest_option_per_token() -> None:
     assert "accuracy=0.5" in repr(found)
     with pytest.raises(ValueError, match="no questions"):
         multiple_choice(Chain(), [], letters, bos=0)
+    for answer, options in ((-1, (" 2", " 3")), (2, (" 2", " 3")), (0, (" 2",))):
+        with pytest.raises(ValueError, match=f"answer={answer} must be a place in {len(options)}"):
+            multiple_choice(Chain(), [Question("1", options, answer)], letters, bos=0)
 
 
 def test_cloze_questions_ask_for_last_words_of_the_text() -> None:
