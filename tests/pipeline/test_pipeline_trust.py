@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from robustprune.measure import calibration, mcnemar
 from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.pipeline.networks import build_network
 from robustprune.pipeline.prepare import task_of
+from robustprune.pipeline.trust_page import Asked
 from robustprune.pipeline.trust_protocol import said_members
 from robustprune.run.checkpoint import load_tensors
 from robustprune.run.config import load_config, parse_config
@@ -203,3 +205,11 @@ def test_members_of_other_classes_and_of_a_selection_are_named() -> None:
     assert "The classes of 50.0% of them would have to change" in said
     assert "some were not trained on" not in said
     assert said_members(members, others, selected=True).endswith("some were not trained on")
+
+
+def test_the_command_can_be_given_to_a_shell() -> None:
+    said = Asked(groups=Path("my files/sex of all.txt")).command(Path("runs/a b/seed0"), "x", "y")
+    assert shlex.split(said) == [
+        "robustprune", "trust", "a b/seed0", "--network", "y", "--against", "x", "--examples",
+        "1000", "--groups", "sex of all.txt",
+    ]  # fmt: skip
