@@ -59,7 +59,7 @@ def table(found: Sequence[Mapping], name: str) -> str:
         if text:
             cells += [f"{clean.exp():.2f}", f"{robust.exp():.2f}"]
         else:
-            alike = all(row["constant"] is not None for row in mine)
+            alike = all(row.get("constant") is not None for row in mine)
             mark = " (one class for all)" if alike else ""
             cells += [f"{100 * clean:.1f}", f"{100 * robust:.1f}{mark}"]
         one = told.get(cell)
