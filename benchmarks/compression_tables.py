@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from scipy.stats import t
 
 from robustprune.measure import holm
+from robustprune.measure.comparison import least_p
 
 #: with fewer networks no test is made
 LEAST = 3
@@ -115,8 +116,11 @@ def _shift(
     mean, number, half, p = fmean(apart), len(pairs), math.nan, None
     if number >= LEAST:
         se = stdev(apart) / math.sqrt(number)
-        half = float(t.ppf(0.975, number - 1)) * se
-        p = float(2 * t.sf(abs(mean) / se, number - 1)) if se > 0 else float(mean == 0)
+        if se > 1e-12:
+            half = float(t.ppf(0.975, number - 1)) * se
+            p = float(2 * t.sf(abs(mean) / se, number - 1))
+        else:  # no spread is known; shares of n examples often differ alike
+            p = least_p(number) if abs(mean) > 1e-12 else 1.0
     elif number == 1 and "p" in pairs[0]:
         half = (pairs[0]["ci95"][1] - pairs[0]["ci95"][0]) / 2
         p = pairs[0]["p"]

@@ -117,7 +117,7 @@ def small(name: str, options: argparse.Namespace) -> tuple[Judge, Callable[[int]
 def sentences(options: argparse.Namespace) -> tuple[Judge, Callable[[int], Iterator]]:
     """MiniLM of a finished run of plm_minilm_sst2, half of the weights kept."""
     config = load_config(options.sentences / "config.yaml")
-    run = planned_run(config, out=options.out, quiet=True)
+    run = planned_run(config, out=options.out, data_dir=options.data_dir, quiet=True)
     x, y = run.task.test.batch(slice(40))
     calibration, _ = run.training.batch(slice(64))
     judge = Judge(x, y, calibration, run.threat, False, 5, 1, 30)

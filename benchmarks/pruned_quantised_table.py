@@ -59,7 +59,9 @@ def table(found: Sequence[Mapping], name: str) -> str:
         if text:
             cells += [f"{clean.exp():.2f}", f"{robust.exp():.2f}"]
         else:
-            cells += [f"{100 * clean:.1f}", f"{100 * robust:.1f}"]
+            alike = all(row.get("constant") is not None for row in mine)
+            mark = " (one class for all)" if alike else ""
+            cells += [f"{100 * clean:.1f}", f"{100 * robust:.1f}{mark}"]
         one = told.get(cell)
         if one is not None and one.se == 0:
             cells += ["none: the same on every example", ""]
@@ -71,10 +73,11 @@ def table(found: Sequence[Mapping], name: str) -> str:
         else:
             cells += ["", ""]
         lines.append(f"| {' | '.join(cell)} | {' | '.join(cells)} |")
-    least = sorted(one.smallest for one in compared if one.se > 0)
-    lines += [
-        "",
-        "A difference would have been shown with a probability of 80% from "
-        f"{least[0]:.3g} to {least[-1]:.3g} {unit} on.",
-    ]
+    least = sorted(one.smallest for one in compared if one.smallest is not None and one.se > 0)
+    if least:
+        lines += [
+            "",
+            "A difference would have been shown with a probability of 80% from "
+            f"{least[0]:.3g} to {least[-1]:.3g} {unit} on.",
+        ]
     return "\n".join(lines)

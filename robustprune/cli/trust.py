@@ -54,6 +54,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--with",
         dest="more",
+        action="extend",
         nargs="+",
         default=[],
         choices=get_args(TrustName),
@@ -139,6 +140,8 @@ def _show_rows(rows: list[dict[str, Any]]) -> None:
         values = f"{scale * one['dense']:8.4g} -> {scale * one['compressed']:8.4g}{unit:<7}"
         change = f"{scale * one['difference']:+8.3g} [{low:+.3g}, {high:+.3g}]"
         verdict = one["verdict"]
-        if verdict == "no difference shown":
+        if verdict == "no difference shown" and one["smallest"] is not None:
             verdict += f" (of {scale * one['smallest']:.2g})"
+        elif verdict == "no difference shown":
+            verdict += " (too few examples)" if one["se"] or one["difference"] else " (the same)"
         print(printable(f"  {one['name']:<42} {values} {change:<28} {verdict}"))

@@ -70,15 +70,20 @@ def straight_through(model: nn.Module, calibration: Tensor) -> nn.Module:
         calibration: (N, ...), the examples that were given to `export_int8`.
 
     Raises:
-        ValueError: there are no calibration examples, no layer is called on them, or the network
-            cannot be copied.
+        ValueError: there are no calibration examples, they or what a layer gets are NaN or
+            infinite, no layer is called on them, or the network cannot be copied.
     """
     if len(calibration) == 0:
         raise ValueError("calibration holds no example; give those of export_int8")
     ranges: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
-    def look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        low, high = inputs[0].aminmax()
+    def look(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        low, high = (args[0] if args else named["input"]).aminmax()
+        if not bool(low.isfinite() & high.isfinite()):
+            raise ValueError(
+                f"on the calibration examples {names[layer] or 'the network'} gets values from "
+                f"{float(low)} to {float(high)}, which have no range; give finite examples"
+            )
         before = ranges.get(layer, (low, high))
         ranges[layer] = torch.minimum(before[0], low), torch.maximum(before[1], high)
 
@@ -86,7 +91,7 @@ def straight_through(model: nn.Module, calibration: Tensor) -> nn.Module:
     plain = baked(model)
     names = {layer: name for name, layer in plain.named_modules()}
     for layer in _layers(plain):
-        layer.register_forward_pre_hook(look)
+        layer.register_forward_pre_hook(look, with_kwargs=True)
     logits_of(plain, calibration)
     if not ranges:
         raise ValueError("the network calls no linear or convolution layer that could be quantised")
@@ -94,7 +99,8 @@ def straight_through(model: nn.Module, calibration: Tensor) -> nn.Module:
         step = (high.clamp(min=0) - low.clamp(max=0)) / 255
         step = torch.where(step > 0, step, 1.0)
         zero = (-128 - low.clamp(max=0) / step).round()
-        copy.get_submodule(names[layer]).register_forward_pre_hook(_RoundInput(step, zero))
+        rounding = _RoundInput(step, zero)
+        copy.get_submodule(names[layer]).register_forward_pre_hook(rounding, with_kwargs=True)
     return copy
 
 
@@ -108,8 +114,16 @@ class _RoundInput:
     def __init__(self, step: Tensor, zero: Tensor) -> None:
         self.step, self.zero = step, zero
 
-    def __call__(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (_Rounded.apply(inputs[0], self.step, self.zero), *inputs[1:])
+    def __call__(
+        self, layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (self._rounded(args[0]), *args[1:]), named
+        return args, {**named, "input": self._rounded(named["input"])}
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        found: Tensor = _Rounded.apply(x, self.step, self.zero)
+        return found
 
 
 class _Rounded(torch.autograd.Function):

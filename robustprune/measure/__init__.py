@@ -13,7 +13,7 @@ from robustprune.measure.calibration import (
     calibration,
     calibration_of,
 )
-from robustprune.measure.change import Change, OnExamples, OnScores, changes
+from robustprune.measure.change import Change, changes
 from robustprune.measure.choices import Choices, Question, cloze_questions, multiple_choice
 from robustprune.measure.comparison import (
     PairedTest,
@@ -46,6 +46,7 @@ from robustprune.measure.membership import (
 )
 from robustprune.measure.minimal_perturbation import minimal_summary, nearest_adversarial
 from robustprune.measure.ood import Detection, detection, surrogates
+from robustprune.measure.paired import OnExamples, OnScores
 from robustprune.measure.quantised import QuantisedOutcome, robust_accuracy_quantised
 from robustprune.measure.repetition import distinct, repetition
 from robustprune.measure.shift import SEVERITIES, Shifted, corrupt, corruption_names, shifted

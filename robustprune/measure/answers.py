@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attacks import Attack, Model
-from attacks.inputs import batch_of, predict
+from attacks.inputs import batch_of, check_at_least, predict
 from attacks.modes import evaluating
 from attacks.returned import attacked, check_radii, for_examples
 from robustprune.run.progress import progress
+
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @torch.no_grad()
@@ -28,9 +30,13 @@ def all_logits(
         batch_size: the number of examples at a time; None for all at once.
 
     Raises:
-        ValueError: a label is no class, or a logit is NaN or +∞.
+        ValueError: there is not one whole number for each example, a label is no class, or a logit
+            is NaN or +∞.
     """
-    labels = torch.zeros(len(x), dtype=torch.int64, device=x.device) if y is None else y
+    if batch_size is not None:
+        check_at_least(1, batch_size=batch_size)
+    labels = torch.zeros(len(x), dtype=torch.int64) if y is None else checked_labels(y, len(x))
+    labels = labels.to(x.device)
     with evaluating(model):
         parts = [
             predict(model, x[rows], labels[rows]).double().cpu() for rows in _rows(x, batch_size)
@@ -125,6 +131,18 @@ def _harm(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return whether each example is misclassified, and its cross-entropy."""
     logits = predict(model, x, y)
     return logits.argmax(1) != y, F.cross_entropy(logits.double(), y, reduction="none")
+
+
+def checked_labels(y: Tensor, n: int) -> Tensor:
+    """Return labels as int64, (n,).
+
+    Raises:
+        ValueError: there is not one whole number for each of the n examples.
+    """
+    if not isinstance(y, Tensor) or y.dtype not in _WHOLE or y.shape != (n,):
+        what = f"{y.dtype}, {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(f"the labels are {what}; give whole numbers of shape ({n},), as y.long()")
+    return y.long()
 
 
 def group_codes(groups: Sequence[object] | Tensor, n: int) -> tuple[tuple[str, ...], Tensor]:

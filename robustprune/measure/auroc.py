@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
 
+from robustprune.measure.comparison import least_p
+
 
 @dataclass(frozen=True)
 class PairedAuroc:
@@ -49,7 +51,9 @@ def paired_auroc(
 
     S is the sample variance of the differences of the two scores' placement values, and z =
     difference/√var is compared with the normal distribution (DeLong, DeLong & Clarke-Pearson,
-    Biometrics 1988). With few examples it is only approximate.
+    Biometrics 1988). With few examples it is only approximate; where all placement values change
+    alike, var is zero and the interval a point. The p-value is never below 2^(1−N−M), the least
+    that an exact test of so many pairs could give.
 
     Args:
         first, second: (positive scores, negative scores), in the same order of examples.
@@ -65,9 +69,12 @@ def paired_auroc(
     apart, apart_down = other_up - up, other_down - down
     difference = float(apart.mean())
     se = float(np.sqrt(apart.var(ddof=1) / len(up) + apart_down.var(ddof=1) / len(down)))
+    se = se if se > 1e-12 else 0.0  # placement values that are alike differ in their last bits
     wide = float(norm.ppf((1 + level) / 2)) * se
     p = float(2 * norm.sf(abs(difference) / se)) if se > 0 else float(difference == 0)
-    return PairedAuroc(difference, (difference - wide, difference + wide), p, se)
+    p = max(p, least_p(len(up) + len(down)))
+    interval = max(difference - wide, -1.0), min(difference + wide, 1.0)
+    return PairedAuroc(difference, interval, p, se)
 
 
 def _placements(

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import Attack
-from attacks.inputs import check_at_least
-from robustprune.measure.answers import adversarial_examples, all_logits
+from attacks.inputs import check_at_least, check_logits
+from robustprune.measure.answers import adversarial_examples, all_logits, checked_labels
 
 #: the number of bins of ECE in Guo et al. 2017
 BINS = 15
@@ -68,7 +68,7 @@ def calibration(
 
     Raises:
         ValueError: there are no examples, `bins` is below 1, a label is no class, or a logit is
-            NaN.
+            NaN. A network with one logit z of two classes must return stack((-z/2, z/2), dim=1).
     """
     return calibration_of(all_logits(model, x, y, batch_size=batch_size), y, bins=bins)
 
@@ -97,7 +97,8 @@ def calibration_of(logits: Tensor, y: Tensor, *, bins: int = BINS) -> Calibratio
     check_at_least(1, bins=bins)
     if len(logits) == 0:
         raise ValueError("calibration needs at least one example, got none")
-    logits, y = logits.double().cpu(), y.cpu()
+    logits, y = logits.double().cpu(), checked_labels(y, len(logits)).cpu()
+    check_logits(logits, y)
     sure, answers = logits.softmax(1).max(1)
     right = (answers == y).double()
     place = _bins_of(sure, bins)
@@ -118,13 +119,13 @@ def calibration_of(logits: Tensor, y: Tensor, *, bins: int = BINS) -> Calibratio
 
 def losses(logits: Tensor, y: Tensor) -> Tensor:
     """Return −log p(y) of each example, (N,), in nats; infinite where the label has p = 0."""
-    return F.cross_entropy(logits.double().cpu(), y.cpu(), reduction="none")
+    return F.cross_entropy(logits.double().cpu(), y.cpu().long(), reduction="none")
 
 
 def brier_scores(logits: Tensor, y: Tensor) -> Tensor:
     """Return Σ_k (p(k) − [y = k])² of each example, (N,)."""
     p = logits.double().cpu().softmax(1)
-    return (p - F.one_hot(y.cpu(), p.shape[1])).square().sum(1)
+    return (p - F.one_hot(y.cpu().long(), p.shape[1])).square().sum(1)
 
 
 def gaps(logits: Tensor, y: Tensor, *, bins: int = BINS) -> Tensor:

@@ -76,10 +76,17 @@ def multiple_choice(
         bos: the id of the token that begins a text.
 
     Raises:
-        ValueError: there are no questions, or two options have the same tokens.
+        ValueError: there are no questions, one has fewer than two options or no right one, or two
+            options have the same tokens.
     """
     if not questions:
         raise ValueError("there are no questions")
+    for question in questions:
+        if not 0 <= question.answer < len(question.options) or len(question.options) < 2:
+            raise ValueError(
+                f"answer={question.answer} must be a place in {len(question.options)} options, of "
+                "which there must be two or more"
+            )
     prompts, options = [], []
     for question in questions:
         whole = [[bos, *tokens(question.context + option)] for option in question.options]

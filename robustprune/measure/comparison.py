@@ -79,6 +79,12 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
     return PairedTest(float(differences.mean()), p, better, worse)
 
 
+def least_p(n: int) -> float:
+    """Return 2^(1−n), the smallest two-sided p-value of an exact test of n pairs: that of n signs
+    which are all alike."""
+    return float(2.0 ** (1 - n))
+
+
 def paired_bootstrap(
     better: int, worse: int, n: int, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:

@@ -34,6 +34,11 @@ class Continuations:
         return self.log_likelihood / self.tokens
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's parameters; the CPU where it has none."""
+    return next((one.device for one in model.parameters()), torch.device("cpu"))
+
+
 @torch.no_grad()
 def judge_continuations(
     model: nn.Module,
@@ -50,12 +55,14 @@ def judge_continuations(
         prompts, continuations: N sequences of token ids, each with at least one token.
 
     Raises:
-        ValueError: a prompt or continuation is empty, numbers differ, or logits are NaN.
+        ValueError: a prompt or continuation is empty, numbers differ, `batch_size` is below 1, or
+            logits are NaN.
     """
+    check_at_least(1, batch_size=batch_size)
     rows = [([*map(int, p)], [*map(int, c)]) for p, c in zip(prompts, continuations, strict=True)]
     if not rows or not all(p and c for p, c in rows):
         raise ValueError("every prompt and every continuation needs at least one token")
-    where = next(model.parameters()).device
+    where = device_of(model)
     found: list[tuple[float, bool]] = []
     with evaluating(model):
         for start in range(0, len(rows), batch_size):
@@ -96,7 +103,7 @@ def greedy_continuations(model: nn.Module, prompts: Tensor, number: int) -> Tens
         ValueError: `number` is below 1.
     """
     check_at_least(1, number=number)
-    ids = prompts.to(next(model.parameters()).device)
+    ids = prompts.to(device_of(model))
     with evaluating(model):
         for _ in range(number):
             following = logits_of(model, ids)[:, -1].argmax(1, keepdim=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustprune.measure.answers import all_logits, group_codes
+from robustprune.measure.answers import all_logits, checked_labels, group_codes
 from robustprune.measure.comparison import PairedTest, exact_difference, holm, mcnemar
 from robustprune.measure.statistics import Proportion, proportion
 
@@ -115,7 +115,7 @@ def disagreement_of(
             f"the dense network gives logits {tuple(dense.shape)} and the compressed one "
             f"{tuple(compressed.shape)}; both must have the same examples and classes"
         )
-    y = y.cpu()
+    y = checked_labels(y, len(dense)).cpu()
     names = [str(label) for label in range(dense.shape[1])] if names is None else list(names)
     if len(y) and len(names) <= int(y.max()):
         raise ValueError(f"there are {len(names)} names for labels up to {int(y.max())}")

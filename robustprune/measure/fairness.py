@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustprune.measure.answers import all_logits, group_codes
+from attacks.inputs import check_logits
+from robustprune.measure.answers import all_logits, checked_labels, group_codes
 from robustprune.measure.statistics import Proportion, proportion
 
 
@@ -79,9 +80,8 @@ def fairness(
 
 def fairness_of(logits: Tensor, y: Tensor, groups: Sequence[object] | Tensor) -> Fairness:
     """Measure fairness from logits (N, C), labels (N,) and groups, see `fairness`."""
-    names, _ = group_codes(groups, len(y))
-    if len(names) < 2:
-        raise ValueError(f"fairness needs at least two groups, got {', '.join(names) or 'none'}")
+    names = check_groups(groups, len(y))
+    check_logits(logits, checked_labels(y, len(logits)))
     counts = cells(logits, y, groups).sum(0)
     shape = (len(names), logits.shape[1], logits.shape[1])
     table = counts.view(shape)
@@ -91,6 +91,18 @@ def fairness_of(logits: Tensor, y: Tensor, groups: Sequence[object] | Tensor) ->
     }
     figures = table.unsqueeze(0)
     return Fairness(len(y), float(parity_of(figures)), float(odds_of(figures)), accuracy)
+
+
+def check_groups(groups: Sequence[object] | Tensor, n: int) -> tuple[str, ...]:
+    """Return the names of the groups of n examples.
+
+    Raises:
+        ValueError: there are fewer than two groups, or not one for each example.
+    """
+    names, _ = group_codes(groups, n)
+    if len(names) < 2:
+        raise ValueError(f"fairness needs at least two groups, got {', '.join(names) or 'none'}")
+    return names
 
 
 def cells(logits: Tensor, y: Tensor, groups: Sequence[object] | Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 def gaussian_noise(x: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
     """Add N(0, σ²) to each value of images (N, C, H, W) in [0, 1], and clip."""
-    return (x + sigma * torch.randn(x.shape, generator=generator, device=x.device)).clamp(0, 1)
+    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return (x + sigma * noise).clamp(0, 1)
 
 
 def shot_noise(x: Tensor, photons: float, generator: torch.Generator) -> Tensor:

@@ -99,10 +99,13 @@ def judge_secrets(
         alternatives: R.
 
     Raises:
-        ValueError: `alternatives` is below 1, a sequence is empty, or numbers differ.
+        ValueError: `alternatives` is below 1, a sequence is empty, numbers differ, or all secrets
+            together have one token alone.
     """
     if alternatives < 1:
         raise ValueError(f"alternatives={alternatives} must be at least 1")
+    if len({token for secret in secrets for token in secret}) < 2:
+        raise ValueError("the secrets have one token alone, so that there is no other secret")
     judged = judge_continuations(model, prefixes, secrets, batch_size=batch_size)
     generator = torch.Generator().manual_seed(seed)
     pool = torch.tensor([token for secret in secrets for token in secret])
@@ -112,6 +115,8 @@ def judge_secrets(
         others = judge_continuations(
             model, [prefix] * alternatives, pool[drawn].tolist(), batch_size=batch_size
         )
-        rank = 1 + int((others.log_likelihood > judged.log_likelihood[place]).sum())
+        # the secret itself may be drawn, and its likelihood differs in its last bits then
+        another = (pool[drawn] != torch.tensor(secret)).any(1)
+        rank = 1 + int((another & (others.log_likelihood > judged.log_likelihood[place])).sum())
         exposures.append(math.log2((alternatives + 1) / rank))
     return Secrets(judged.greedy, torch.tensor(exposures, dtype=torch.float64))

@@ -27,7 +27,8 @@ class Membership:
         auroc: the probability that a member scores higher than another example; ½ is chance.
         advantage: the largest TPR − FPR of a threshold, in [0, 1]; 0 is chance, and with few
             examples the largest one is above 0 by chance.
-        tpr: the share of members found where at most 1% of the others are taken for members.
+        tpr: the share of members found where at most 1% of the others are taken for members; see
+            `chance_at_low` for what is found by chance.
     """
 
     members: int
@@ -84,6 +85,12 @@ def membership_of(members: Tensor, others: Tensor) -> Membership:
         max(0.0, float((tpr - fpr).max())),
         float(low.max()) if len(low) else 0.0,
     )
+
+
+def chance_at_low(others: int) -> float:
+    """Return the mean of `Membership.tpr` for an attack that knows nothing: (⌊0.01 M⌋ + 1)/(M + 1)
+    of scores in random order, more than 1% because the threshold is set on the M others."""
+    return (int(LOW * others + 1e-9) + 1) / (others + 1)
 
 
 def likelihood_ratio(
@@ -143,7 +150,8 @@ def likelihood_ratio_scores(
         shadows: the number of shadow networks, an even number from 4.
 
     Raises:
-        ValueError: `shadows` is odd or below 4, or a logit is NaN.
+        ValueError: `shadows` is odd or below 4, a logit is NaN, or that of a label is −∞, for which
+            φ is not finite.
     """
     check_shadows(shadows)
     generator = torch.Generator().manual_seed(seed)
@@ -172,9 +180,14 @@ def _scaled_confidence(
     model: nn.Module, x: Tensor, y: Tensor, batch_size: int | None
 ) -> NDArray[np.float64]:
     """Return log p(y) − log(1 − p(y)) of each example, (N,)."""
-    logits, labels = all_logits(model, x, y, batch_size=batch_size), y.cpu()[:, None]
+    logits, labels = all_logits(model, x, y, batch_size=batch_size), y.cpu().long()[:, None]
     own = logits.gather(1, labels).squeeze(1)
     found: NDArray[np.float64] = (own - logits.scatter(1, labels, -torch.inf).logsumexp(1)).numpy()
+    if not np.isfinite(found).all():
+        raise ValueError(
+            "the network gives some labels a probability of exactly 0 or 1, by logits of −∞, which "
+            "the likelihood ratio can't compare"
+        )
     return found
 
 

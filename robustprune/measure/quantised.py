@@ -7,12 +7,15 @@ than there is (Bernhard et al. 2019, arXiv 1909.12741; Gupta & Ajanthan 2020, ar
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attacks import PGD, Attack, Model, Square, ThreatModel, Transfer, WorstOf, worst_of
 from attacks.inputs import check_at_least
+from attacks.sanity import flat as zero_rows
+from attacks.sanity import input_gradients, warn_of
 from robustprune.measure.accuracy import Outcome, evaluate
 from robustprune.tabular import share
 
@@ -21,7 +24,9 @@ class QuantisedOutcome(Outcome):
     """Which of N examples a quantised network classifies correctly; see `Outcome`.
 
     `robust` has the entries "transferred", "straight-through" and "square". An example is robust
-    (`worst`) only where all three failed, and the share of these is an upper bound.
+    (`worst`) only where all three failed, and the share of these is an upper bound. `flat` are
+    robust examples at which both networks whose gradients were followed have one of exactly zero,
+    so that Square alone could move.
     """
 
     def __repr__(self) -> str:
@@ -72,7 +77,8 @@ def robust_accuracy_quantised(
     - square: the Square attack on the logits of the quantised network, without any gradient.
 
     Both PGD run all their steps in each restart, and after each restart the quantised network is
-    asked. So they do not stop at a point that fools only the network they follow.
+    asked. So they do not stop at a point that fools only the network they follow. Where both of
+    these have a gradient of exactly zero at a robust example, `attacks.EvaluationWarning` says so.
 
     Args:
         model: the float network that was quantised, differentiable.
@@ -105,7 +111,15 @@ def robust_accuracy_quantised(
     }
     judged = quantised if isinstance(quantised, nn.Module) else _Called(quantised)
     outcome = evaluate(judged, x, y, attacks, batch_size=batch_size, threat=threat)
-    return QuantisedOutcome(*(getattr(outcome, field.name) for field in fields(outcome)))
+    flat = outcome.worst.clone()
+    for rows in torch.split(flat.nonzero().flatten(), batch_size):
+        where = rows.to(x.device)
+        for network in (model, straight_through):
+            flat[rows] &= zero_rows(input_gradients(network, x[where], y[where])).cpu()
+    held: dict[str, Any] = {one.name: getattr(outcome, one.name) for one in fields(outcome)}
+    found = QuantisedOutcome(**{**held, "flat": flat})
+    warn_of(found.findings[:1])
+    return found
 
 
 class _Called(nn.Module):

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from attacks import Attack
-from robustprune.measure.answers import all_logits, group_codes, worst_examples
+from robustprune.measure.answers import (
+    all_logits,
+    checked_labels,
+    group_codes,
+    worst_examples,
+)
 from robustprune.measure.calibration import (
     Calibration,
     brier_scores,
@@ -18,10 +23,11 @@ from robustprune.measure.calibration import (
     gaps,
     losses,
 )
-from robustprune.measure.change import Change, OnExamples, OnScores, changes
+from robustprune.measure.change import Change, changes
 from robustprune.measure.disagreement import Disagreement, disagreement_of
-from robustprune.measure.fairness import cells, odds_of, parity_of, worst_of
+from robustprune.measure.fairness import cells, check_groups, odds_of, parity_of, worst_of
 from robustprune.measure.ood import energy, max_softmax
+from robustprune.measure.paired import OnExamples, OnScores
 from robustprune.measure.shift import SEVERITIES, corrupt, corruption_names
 
 #: with more classes, accuracy by class is left out of the comparison
@@ -103,8 +109,16 @@ def compare_trust(
         others: further test sets with labels, such as AdvGLUE: name -> (x, y).
 
     Raises:
-        ValueError: arguments do not fit, a label is no class, or a logit is NaN.
+        ValueError: there are fewer than two examples or groups, arguments do not fit, a label is no
+            class, or a logit is NaN.
     """
+    labels = checked_labels(y, len(x)).cpu()
+    if len(y) < 2:
+        raise ValueError(f"a comparison needs at least two examples, got {len(y)}")
+    if names is not None and len(names) <= int(labels.max()):
+        raise ValueError(f"there are {len(names)} names for labels up to {int(labels.max())}")
+    if groups is not None:
+        check_groups(groups, len(y))
     chosen = corruption_names(x) if corruptions is None else corruptions
     seen = [
         _seen(
@@ -113,7 +127,7 @@ def compare_trust(
         )
         for model, title in ((dense, "dense"), (compressed, "compressed"))
     ]  # fmt: skip
-    first, second, labels = seen[0], seen[1], y.cpu()
+    first, second = seen
     clean = calibration_of(first.clean, labels), calibration_of(second.clean, labels)
     attacked = None
     if first.attacked is not None and second.attacked is not None:
@@ -209,11 +223,18 @@ def _calibrations(first: Tensor, second: Tensor, y: Tensor, where: str) -> Itera
 
     yield pair("calibration error (ECE)", gaps, combine=_sum_of_sizes)
     yield pair("Brier score", brier_scores, unit="score")
-    yield pair("negative log-likelihood", losses, unit="nats")
+    if all(bool(losses(one, y).isfinite().all()) for one in (first, second)):
+        yield pair("negative log-likelihood", losses, unit="nats")
+    else:  # it is infinite, and of no difference of two such values can be said anything
+        yield pair("labels with a probability of zero", _impossible)
     wrong = (first.argmax(1) != y) & (second.argmax(1) != y)
     if int(wrong.sum()) > 1:
         sure = max_softmax(first)[wrong], max_softmax(second)[wrong]
         yield OnExamples(f"confidence where both are wrong{where}", *sure, -1)
+
+
+def _impossible(logits: Tensor, y: Tensor) -> Tensor:
+    return losses(logits, y).isinf().double()
 
 
 def _sum_of_sizes(means: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from attacks.modes import evaluating
 from attacks.network import logits_of
 from robustprune.measure.calibration import BINS, gaps
-from robustprune.measure.change import Change, OnExamples, changes
+from robustprune.measure.change import Change, changes
 from robustprune.measure.choices import Question, multiple_choice
-from robustprune.measure.continuations import greedy_continuations
+from robustprune.measure.continuations import device_of, greedy_continuations
+from robustprune.measure.paired import OnExamples
 from robustprune.measure.repetition import distinct, repetition
 from robustprune.measure.summaries import Summary, judge_summaries
 
@@ -78,9 +79,11 @@ def compare_trust_causal(
         continuation: the number of tokens; 0 leaves repetition out.
 
     Raises:
-        ValueError: windows have another shape or are shorter than the prompt, questions or
-            summaries have no `text`, or logits are NaN.
+        ValueError: windows have another shape or are shorter than the prompt, there is a single
+            summary, questions or summaries have no `text`, or logits are NaN.
     """
+    if len(summaries) == 1:
+        raise ValueError("one summary alone can't be compared; give at least two, or none")
     if windows.ndim != 2 or len(windows) < 2 or windows.shape[1] < max(prompt, 2):
         raise ValueError(
             f"windows must be (N, T) with N at least 2 and T at least {max(prompt, 2)}, got "
@@ -115,7 +118,7 @@ def _sum_of_sizes(means: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _read(model: nn.Module, windows: Tensor, batch_size: int) -> _Read:
-    where = next(model.parameters()).device
+    where = device_of(model)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluating(model):
         for batch in torch.split(windows, batch_size):

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attacks import Square
+from attacks import EvaluationWarning, Square
 from robustprune.deploy import (
     export_int8,
     onnx_network,
@@ -168,24 +168,27 @@ def _int8_accuracy(run: Run, model: nn.Module, path: Path) -> str:
     x, y = (part[:INT8_EXAMPLES] for part in test_examples(run))
     section, seed = run.config.evaluation, run.config.seed
     size = section.batch_size
-    found = robust_accuracy_quantised(
-        model,
-        onnx_network(path),
-        x,
-        y,
-        run.threat,
-        straight_through=straight_through(model, run.training.x.to(x.device)),
-        steps=section.steps,
-        step_size=section.step_size,
-        restarts=section.restarts,
-        queries=INT8_QUERIES,
-        seed=seed,
-        batch_size=size,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EvaluationWarning)  # the sentence says it
+        found = robust_accuracy_quantised(
+            model,
+            onnx_network(path),
+            x,
+            y,
+            run.threat,
+            straight_through=straight_through(model, run.training.x.to(x.device)),
+            steps=section.steps,
+            step_size=section.step_size,
+            restarts=section.restarts,
+            queries=INT8_QUERIES,
+            seed=seed,
+            batch_size=size,
+        )
     attacks = run.evaluation_attacks() | {
         "square": Square(run.threat, queries=INT8_QUERIES, seed=seed)
     }
     plain = evaluate(model, x, y, attacks, batch_size=size)
+    flat = int(found.flat.sum())
     clean, robust, float_clean, float_robust = (
         percent(float(right.double().mean()))
         for right in (found.clean, found.worst, plain.clean, plain.worst)
@@ -196,7 +199,9 @@ def _int8_accuracy(run: Run, model: nn.Module, path: Path) -> str:
         f"{float_robust}%): the worst of PGD on the float network, PGD through the rounding, and "
         f"Square with {INT8_QUERIES} queries, each judged by the int8 file itself; of the float "
         "network, the worst of the run's attacks and Square."
-    )
+        + (f" At {flat} of the examples that stood, only Square could move, because both gradients "
+           "are exactly zero there." if flat else "")
+    )  # fmt: skip
 
 
 def _slim(run: Run, headline: Fitted, forms: dict[str, nn.Module], example: Tensor) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks import Attack, ThreatModel
+from attacks import ThreatModel
 from attacks.text import local_files_only
 from robustprune.measure import Trust, compare_trust, corruption_names, surrogates
 from robustprune.pipeline.networks import build_network
@@ -19,6 +19,12 @@ from robustprune.pipeline.shared import Run
 from robustprune.pipeline.text import encoder_of
 from robustprune.pipeline.trust_more import check_more, classifier_sections, say_costs
 from robustprune.pipeline.trust_page import Asked, check_names, write_page
+from robustprune.pipeline.trust_protocol import (
+    said_attacks,
+    said_corruptions,
+    said_members,
+    said_outside,
+)
 from robustprune.pipeline.trust_retrained import Pair
 from robustprune.report.collect import parse_metrics
 from robustprune.report.trust import TrustPage
@@ -105,7 +111,8 @@ def trust_classifier(
     """
     metrics = parse_metrics(folder.read_json("metrics.json"))
     titles = {model.name: model.title for model in metrics.models}
-    dense, compressed = asked.against or AGAINST, asked.compressed or metrics.headline
+    dense = AGAINST if asked.against is None else asked.against
+    compressed = metrics.headline if asked.compressed is None else asked.compressed
     check_names(dense, compressed, list(titles))
     if not quiet:
         say_costs(folder, asked, (dense, compressed))
@@ -140,14 +147,14 @@ def trust_classifier(
     protocol = (
         ("Data", f"{task.name}: {task.source}"),
         ("Examples", f"the first {len(y):,} of {len(task.test):,} test examples"),
-        ("Attacks", _attacks(attacks, len(y))),
-        ("Corruptions", _corruptions(corrupted)),
+        ("Attacks", said_attacks(attacks, len(y))),
+        ("Corruptions", said_corruptions(corrupted)),
         *(
             (name, f"the first {len(part[1]):,} examples of its test set")
             for name, part in others.items()
         ),
-        ("Outside inputs", _outside(outside)),
-        ("Members", f"the first {len(members[1]):,} training examples, beside the test examples"),
+        ("Outside inputs", said_outside(outside)),
+        ("Members", said_members(members[1], y, selected=config.selection.method != "none")),
     )
     pair = Pair((dense, compressed), (titles[dense], titles[compressed]), (first, second))
     page = TrustPage(
@@ -250,38 +257,18 @@ def read_groups(path: Path, number: int) -> Sequence[str]:
     """Return the groups of test examples from a text file, one a line.
 
     Raises:
-        ValueError, OSError: it can't be read, is not UTF-8, or has another number of lines.
+        ValueError, OSError: it can't be read, is not UTF-8, has another number of lines, or a line
+            is empty.
     """
     try:
-        lines = read_bytes(path).decode().splitlines()
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text; give a file with one group a line") from error
     if len(lines) != number:
         raise ValueError(
             f"{path} has {len(lines)} lines for {number} test examples; give one group a line"
         )
-    return [line.strip() for line in lines]
-
-
-def _attacks(attacks: Mapping[str, Attack], number: int) -> str:
-    said = "; ".join(f"{name}: {attack!r}" for name, attack in attacks.items())
-    return (
-        f"the worst of {len(attacks)} for each of the {number:,} examples and for each network "
-        f"itself, an upper bound on robust accuracy. They are those of the run's evaluation. {said}"
-    )
-
-
-def _corruptions(used: Sequence[str] | Mapping[str, Tensor]) -> str:
-    if not used:
-        return "none for such inputs"
-    made = "of the data set CIFAR-10-C" if isinstance(used, Mapping) else "made here"
-    return f"{', '.join(used)}; mean over severities 1 to 5, {made}"
-
-
-def _outside(outside: Tensor | None) -> str:
-    if outside is None:
-        return "none for such inputs"
-    return (
-        "made of the test examples: the same power spectrum with random phases (of flat features, "
-        "columns shuffled between examples)"
-    )
+    groups = [line.strip() for line in lines]
+    if "" in groups:
+        raise ValueError(f"{path}, line {groups.index('') + 1} is empty; give one group a line")
+    return groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -44,8 +45,8 @@ def trust_language(run: CausalRun, asked: Asked) -> dict[str, Any]:
     """
     record = parse_causal(run.folder.read_json("metrics.json"))
     titles = {one.name: one.title for one in record.networks}
-    dense = asked.against or record.dense.name
-    compressed = asked.compressed or record.headline
+    dense = record.dense.name if asked.against is None else asked.against
+    compressed = record.headline if asked.compressed is None else asked.compressed
     check_names(dense, compressed, list(titles))
     if "leakage" in asked.more and not run.quiet:
         print(
@@ -58,6 +59,7 @@ def trust_language(run: CausalRun, asked: Asked) -> dict[str, Any]:
     more = read_asks(data_folder(run.data_dir), min(QUESTIONS, asked.examples))
     _check_lengths(run, more)
     prompt = min(PROMPT, rows.shape[1])
+    continuation = _continuation(run, prompt)
     first, second = (_network(run, one, record.dense.name) for one in (dense, compressed))
     found = compare_trust_causal(
         first,
@@ -68,7 +70,7 @@ def trust_language(run: CausalRun, asked: Asked) -> dict[str, Any]:
         summaries=more.summaries,
         text=_text_tokens(run),
         prompt=prompt,
-        continuation=CONTINUATION,
+        continuation=continuation,
         batch_size=run.config.causal.batch_size,
         seed=run.config.seed,
     )
@@ -84,7 +86,7 @@ def trust_language(run: CausalRun, asked: Asked) -> dict[str, Any]:
         ),
         (
             "Repetition",
-            f"{CONTINUATION} tokens by greedy decoding after the first {prompt} of each window",
+            f"{continuation} tokens by greedy decoding after the first {prompt} of each window",
         ),
         *_said(more),
     )
@@ -165,11 +167,26 @@ def _sections(run: CausalRun, pair: Pair, asked: Asked) -> tuple[Section, ...]:
 
 
 def _questions(run: CausalRun, number: int) -> list[Question]:
-    """Return cloze questions, or none where the text has too few sentences for them."""
+    """Return cloze questions, those that fit into the positions of the model; none where the text
+    has too few sentences for them."""
+    language = run.language
     try:
-        return cloze_questions(run.corpus.test, number, seed=run.config.seed)
+        found = cloze_questions(run.corpus.test, number, seed=run.config.seed)
     except ValueError:
         return []
+    most = math.inf if language.positions is None else language.positions - 1  # after BOS
+    return [
+        one
+        for one in found
+        if max(len(language.tokens(one.context + option)) for option in one.options) <= most
+    ]
+
+
+def _continuation(run: CausalRun, prompt: int) -> int:
+    """Return how many tokens the model can write after a prompt; 0 where they have no 4-grams."""
+    positions = run.language.positions
+    room = CONTINUATION if positions is None else min(CONTINUATION, positions - prompt)
+    return room if room >= 4 else 0
 
 
 def _network(run: CausalRun, name: str, dense: str) -> nn.Module:

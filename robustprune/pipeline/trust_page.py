@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,13 @@ class Asked:
 
     def command(self, folder: Path, dense: str, compressed: str) -> str:
         """Return the command that makes the page again."""
-        said = f"robustprune trust {folder.parent.name}/{folder.name} --network {compressed}"
-        said += f" --against {dense} --examples {self.examples}"
-        said += f" --groups {self.groups.name}" if self.groups else ""
-        said += f" --with {' '.join(self.more)}" if self.more else ""
-        said += f" --shadows {self.shadows}" if "lira" in self.more else ""
-        return said + (f" --sets {' '.join(p.name for p in self.sets)}" if self.sets else "")
+        words = ["robustprune", "trust", f"{folder.parent.name}/{folder.name}"]
+        words += ["--network", compressed, "--against", dense, "--examples", str(self.examples)]
+        words += ["--groups", self.groups.name] if self.groups else []
+        words += ["--with", *self.more] if self.more else []
+        words += ["--shadows", str(self.shadows)] if "lira" in self.more else []
+        words += ["--sets", *(path.name for path in self.sets)] if self.sets else []
+        return shlex.join(words)
 
 
 def check_names(dense: str, compressed: str, names: list[str]) -> None:

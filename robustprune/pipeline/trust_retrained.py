@@ -17,7 +17,7 @@ from robustprune.measure import (
     stamp,
 )
 from robustprune.measure.answers import all_logits
-from robustprune.measure.membership import membership_of
+from robustprune.measure.membership import chance_at_low, membership_of
 from robustprune.pipeline.again import FOLDER, made_again, run_on
 from robustprune.pipeline.shared import Run
 from robustprune.report.trust_sections import Section
@@ -79,8 +79,9 @@ def lira(run: Run, pair: Pair, *, shadows: int, examples: int) -> Section:
         "example is the likelihood ratio of its confidence with and without it in the training "
         "(Carlini et al. 2022). 50% is chance for the AUROC. The advantage is the largest "
         "difference of true and false positive rate, and above 0 by chance; the last column is the "
-        "share of members found where at most 1% of the others are taken for members. Few shadow "
-        "networks make a weak attack: what it finds is a lower bound.",
+        "share of members found where at most 1% of the others are taken for members, by chance "
+        f"about {chance_at_low(len(others)):.1%}. Few shadow networks make "
+        "a weak attack: what it finds is a lower bound.",
         ("network", "AUROC", "advantage", "found at 1%"),
         tuple(rows),
         changes(

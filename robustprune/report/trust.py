@@ -25,11 +25,13 @@ METHOD = (
     "or all but fewer than 10 change alike, an exact one). AUROC: DeLong's test. Means, such as "
     "losses: a test that swaps the two values at random on each example, with a paired bootstrap "
     "interval over examples. All others: the normal distribution with the standard error of that "
-    "bootstrap. The p-values are corrected "
+    "bootstrap. With fewer than 10 examples the intervals of means and of all others are of "
+    "Student's t, and no p-value is below 2^(1 − n). The p-values are corrected "
     f"for the number of rows by Holm's method, and a difference is shown where p ≤ {ALPHA:g}. "
     "Where none is shown, the last column says how large a difference would have been shown with "
-    f"a probability of {POWER:.0%}. The intervals are for each row by itself, and for the drawing "
-    "of these examples: another training may move all of them."
+    f"a probability of {POWER:.0%}. Of a value that is the same on these examples the interval may "
+    "be a point, and says nothing about others. The intervals are for each row by itself, and for "
+    "the drawing of these examples: another training may move all of them."
 )
 
 
@@ -138,6 +140,9 @@ def difference(number: float, unit: str) -> str:
 def _verdict(one: Change) -> str:
     if one.shown:
         return one.verdict
+    if one.smallest is None:
+        what = "the same on these examples" if one.same else "these are too few to show any"
+        return f"no difference shown; {what}"
     least = f"{100 * one.smallest:.1f} points"
     if one.unit != "share":
         least = value(float(f"{one.smallest:.2g}"), one.unit)

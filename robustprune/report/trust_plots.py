@@ -25,7 +25,7 @@ def dot_plot(changes: Sequence[Change]) -> Plot:
     """Plot how much worse the compressed network is by each measure, with 95% intervals.
 
     To the right is worse, whatever the measure. Each unit has a panel of its own. The grey band is
-    what these examples could not have shown.
+    what these examples could not have shown; it has no end where they are too few to show anything.
     """
     units: dict[str, list[Change]] = {}
     for one in changes:
@@ -49,14 +49,18 @@ def dot_plot(changes: Sequence[Change]) -> Plot:
 def _panel(axes: Axes, unit: str, members: Sequence[Change]) -> None:
     scale = 100 if unit == "share" else 1
     places = range(len(members))
+    widths = [0.0 if one.smallest is None else scale * one.smallest for one in members]
     axes.barh(
         places,
-        [2 * scale * one.smallest for one in members],
-        left=[-scale * one.smallest for one in members],
+        [2 * wide for wide in widths],
+        left=[-wide for wide in widths],
         color=FAINT,
         height=0.78,
         label="too small to be shown by these examples",
     )
+    for place, one in enumerate(members):
+        if one.smallest is None and not one.same and not one.shown:
+            axes.axhspan(place - 0.39, place + 0.39, color=FAINT, linewidth=0)
     axes.axvline(0, color=INK, linewidth=1.0)
     for verdict, colour in _COLOURS.items():
         mine = [(place, one) for place, one in enumerate(members) if one.verdict == verdict]

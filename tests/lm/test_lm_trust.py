@@ -45,6 +45,21 @@ def test_the_likelihood_of_a_chain_by_hand() -> None:
     assert found.greedy.tolist() == [True, False]
     with pytest.raises(ValueError, match="at least one token"):
         judge_continuations(Chain(), [[1]], [[]])
+    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+        judge_continuations(Chain(), [[1]], [[2]], batch_size=0)
+
+
+def test_a_model_without_parameters_that_returns_a_tuple() -> None:
+    class Even(nn.Module):
+        def forward(self, ids: Tensor) -> tuple[Tensor, str]:
+            return torch.zeros(*ids.shape, WORDS), "rest"
+
+    found = judge_continuations(Even(), [[1]], [[2, 3]])
+    assert found.log_likelihood.tolist() == pytest.approx([-2 * math.log(WORDS)])
+    assert greedy_continuations(Even(), torch.tensor([[4]]), 2).tolist() == [[0, 0]]
+    windows = torch.zeros(3, 30, dtype=torch.int64)
+    rows = {one.name: one for one in compare_trust_causal(Even(), Even(), windows)}
+    assert rows["negative log-likelihood per token"].dense == pytest.approx(math.log(WORDS))
 
 
 def test_greedy_continuations_follow_the_chain() -> None:
@@ -84,6 +99,9 @@ def test_multiple_choice_takes_the_likeliest_option_per_token() -> None:
     assert "accuracy=0.5" in repr(found)
     with pytest.raises(ValueError, match="no questions"):
         multiple_choice(Chain(), [], letters, bos=0)
+    for answer, options in ((-1, (" 2", " 3")), (2, (" 2", " 3")), (0, (" 2",))):
+        with pytest.raises(ValueError, match=f"answer={answer} must be a place in {len(options)}"):
+            multiple_choice(Chain(), [Question("1", options, answer)], letters, bos=0)
 
 
 def test_cloze_questions_ask_for_last_words_of_the_text() -> None:
@@ -135,6 +153,20 @@ def test_a_planted_secret_is_found_in_a_memorising_model_and_not_in_a_fresh_one(
     assert "exact=1" in repr(known)
     with pytest.raises(ValueError, match="alternatives=0 must be at least 1"):
         leakage(model, prefixes, secrets, alternatives=0)
+
+
+def test_a_secret_that_is_drawn_as_its_own_alternative_stands_before_itself_in_no_rank() -> None:
+    """One secret of two tokens: a quarter of the 63 others are the secret. In their larger batch
+    its likelihood differs in the last bits."""
+
+    class Noisy(Chain):
+        def forward(self, ids: Tensor) -> Tensor:
+            return super().forward(ids) * (1 - 1e-6 * len(ids))
+
+    found = leakage(Noisy(), [[2]], [[3, 4]], alternatives=63, batch_size=64)
+    assert found.exposure == found.most == 6.0
+    with pytest.raises(ValueError, match="one token alone"):
+        leakage(Chain(), [[2]], [[3, 3]])
 
 
 def test_a_worse_chain_is_worse_in_every_row_that_it_changes() -> None:
@@ -189,4 +221,11 @@ def test_retrieval_and_summaries_have_rows_of_their_own() -> None:
     with pytest.raises(ValueError, match="summaries need `text` with `words`"):
         compare_trust_causal(
             Chain(), Chain(), windows, summaries=texts, text=TextTokens(letters, 0), prompt=4
+        )
+
+
+def test_one_summary_alone_is_refused() -> None:
+    with pytest.raises(ValueError, match="one summary alone can't be compared"):
+        compare_trust_causal(
+            Chain(), Chain(), torch.zeros(2, 24, dtype=torch.int64), summaries=[Summary("1", "2")]
         )

@@ -99,7 +99,34 @@ def test_under_attack_a_linear_network_is_sure_and_wrong() -> None:
     assert found.ece == pytest.approx(found.confidence)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_of_any_whole_numbers(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(20, 3, generator=generator)
+    y = torch.arange(20) % 3
+    wanted, found = calibration_of(logits, y), calibration_of(logits, y.to(dtype))
+    assert (found.nll, found.brier, found.ece) == (wanted.nll, wanted.brier, wanted.ece)
+
+
+def test_a_class_that_is_excluded_is_infinitely_unlikely() -> None:
+    """p = (½, ½, 0): Brier ½ for the first label and 1½ for the last, whose loss is infinite."""
+    logits = torch.tensor([[0.0, 0.0, -math.inf]]).expand(2, 3)
+    found = calibration_of(logits, torch.tensor([0, 2]))
+    assert (found.nll, found.brier) == (math.inf, pytest.approx(1.0))
+    assert calibration_of(logits, torch.tensor([0, 1])).nll == pytest.approx(math.log(2))
+
+
 def test_refusals() -> None:
+    with pytest.raises(ValueError, match=r"labels are torch.float32, \(1,\); give whole numbers"):
+        calibration(nn.Linear(2, 2), torch.zeros(1, 2), torch.zeros(1))
+    with pytest.raises(ValueError, match=r"labels are torch.int64, \(3,\)"):
+        calibration(nn.Linear(2, 2), torch.zeros(2, 2), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+        calibration(
+            nn.Linear(2, 2), torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), batch_size=0
+        )
+    with pytest.raises(ValueError, match="for one logit z pass stack"):
+        calibration_of(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match="at least one example"):
         calibration_of(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))
     with pytest.raises(ValueError, match="bins=0 must be at least 1"):

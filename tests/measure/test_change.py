@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from attacks import FGSM, ThreatModel
@@ -116,6 +117,104 @@ def test_where_nearly_all_examples_change_alike_the_interval_is_exact() -> None:
     mixed = torch.arange(40) % 2 == 0  # 20 won and 20 lost
     (found,) = changes([OnExamples("said", mixed.double(), (~mixed).double(), 1)])
     assert found.ci95 == paired_bootstrap(20, 20, 40)
+
+
+def test_so_few_examples_show_nothing_and_promise_nothing() -> None:
+    """Five examples that all get worse have p = 2^(1 − 5) in an exact test of pairs, above 5%."""
+    high, low = torch.tensor([5.0, 6.0, 7.0, 8.0, 9.0]), torch.tensor([1.0, 1.1, 1.2, 1.3, 1.4])
+    bins = torch.stack([low, low], dim=1)
+    loss, sizes, share = (
+        changes([one])[0]
+        for one in (
+            OnExamples("loss", low, high, -1, "nats"),
+            OnExamples("ECE", bins / 10, bins / 5, -1, combine=lambda means: means.abs().sum(1)),
+            OnExamples("accuracy", torch.ones(5), torch.zeros(5), 1),
+        )
+    )
+    assert loss.p == pytest.approx(2**-4, abs=0.01)
+    assert sizes.p == share.p == 2**-4
+    for one in (loss, sizes, share):
+        assert (one.verdict, one.smallest, one.same) == ("no difference shown", None, False)
+    # six are enough for one measure, and not for two
+    six = OnExamples("accuracy", torch.ones(6), torch.zeros(6), 1)
+    assert changes([six])[0].smallest == 1.0
+    assert changes([six])[0].verdict == "worse"
+    assert changes([six, six])[0].smallest is None
+
+
+def test_intervals_of_few_examples_are_students() -> None:
+    before, after = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2.0, 2.5, 7.0])
+    (found,) = changes([OnExamples("loss", before, after, -1, "nats")])
+    apart = (after - before).numpy()
+    wanted = stats.t.interval(0.95, 2, loc=apart.mean(), scale=apart.std(ddof=1) / math.sqrt(3))
+    assert found.ci95 == pytest.approx(wanted, rel=0.03)  # the error is of a bootstrap
+
+
+def test_what_is_the_same_on_every_example_says_so() -> None:
+    scores = torch.arange(30.0)
+    apart, values = (scores + 100, scores), torch.rand(30)
+    for one in changes(
+        [OnScores("found", apart, apart, 1), OnExamples("loss", values, values, -1, "nats")]
+    ):
+        assert (one.difference, one.smallest, one.same) == (0.0, None, True)
+
+
+def test_a_reversed_auroc_is_worst_and_never_certain() -> None:
+    """All placements change by −1, so that DeLong's variance is zero."""
+    for n, shown in ((2, False), (10, True)):
+        up, down = torch.arange(n) + 100.0, torch.arange(float(n))
+        rest = torch.arange(40.0) % 3
+        found = changes(
+            [
+                OnExamples("loss", rest, rest + rest.flip(0) / 9, -1, "nats"),
+                OnScores("found", (up, down), (down, up), 1),
+            ]
+        )
+        assert found[0].name == "found"
+        assert found[0].p == 2.0 ** (1 - 2 * n)
+        assert found[0].shown is shown
+
+
+def test_labels_without_a_probability_have_a_row_in_the_place_of_an_infinite_loss() -> None:
+    class Excludes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = torch.cat([x, x.new_zeros(len(x), 1)], dim=1)
+            return logits.masked_fill(logits < -1, -math.inf)
+
+    x = torch.tensor([[2.0], [-2.0], [0.5], [-3.0]] * 5)
+    y = torch.tensor([0, 0, 0, 1] * 5)
+    found = compare_trust(Excludes(), nn.Linear(1, 2), x, y)
+    rows = {one.name: one for one in found.changes}
+    assert rows["labels with a probability of zero"].dense == 0.25
+    assert rows["labels with a probability of zero"].compressed == 0.0
+    assert "negative log-likelihood" not in rows
+
+
+def test_a_network_in_half_precision_is_compared_on_every_corruption() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(6, 1, 4, 4, generator=generator).bfloat16()
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).bfloat16() for _ in range(2)]
+    found = compare_trust(*nets, x, torch.arange(6, dtype=torch.int32) % 2)
+    assert {"accuracy, gaussian noise", "accuracy, jpeg"} <= {one.name for one in found.changes}
+
+
+def test_a_comparison_refuses_before_anything_is_measured() -> None:
+    class Never(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise AssertionError
+
+    x, y = torch.zeros(4, 1, 8), torch.tensor([0, 1, 0, 1])
+    for more, said in (
+        ({"groups": ["a"] * 4}, "at least two groups, got a"),
+        ({"groups": ["a", "b"]}, "2 groups for 4 examples"),
+        ({"names": ["a"]}, "1 names for labels up to 1"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            compare_trust(Never(), Never(), x, y, **more)
+    with pytest.raises(ValueError, match="at least two examples, got 1"):
+        compare_trust(Never(), Never(), x[:1], y[:1])
+    with pytest.raises(ValueError, match="loss needs at least two examples"):
+        changes([OnExamples("loss", torch.tensor([0.5]), torch.tensor([0.7]), -1)])
 
 
 def test_refusals() -> None:

@@ -1,8 +1,11 @@
 """AUROC against scikit-learn and brute force, outside examples, and membership inference."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 
@@ -10,11 +13,12 @@ from robustprune.measure import (
     auroc,
     detection,
     likelihood_ratio,
+    likelihood_ratio_scores,
     membership,
     paired_auroc,
     surrogates,
 )
-from robustprune.measure.membership import membership_of
+from robustprune.measure.membership import chance_at_low, membership_of
 
 
 @pytest.mark.parametrize("digits", [1, 8])
@@ -162,8 +166,56 @@ def test_rates_by_scikit_learns_curve() -> None:
     assert found.tpr == pytest.approx(tpr[fpr <= 0.01].max())
 
 
+@pytest.mark.parametrize("others", [9, 99, 100, 250])
+def test_what_an_attack_that_knows_nothing_finds_at_a_low_rate(others: int) -> None:
+    rng = np.random.default_rng(others)
+    found = [
+        membership_of(*map(torch.from_numpy, (rng.random(40), rng.random(others)))).tpr
+        for _ in range(400)
+    ]
+    assert np.mean(found) == pytest.approx(
+        chance_at_low(others), abs=4 * np.std(found) / math.sqrt(400)
+    )
+
+
+def test_the_likelihood_ratio_by_scipys_densities() -> None:
+    """Algorithm 1 with one variance for all examples, written out example by example."""
+    torch.manual_seed(0)
+    x, y, made = torch.randn(11, 3), torch.arange(11) % 3, []
+
+    def fit(xs: Tensor, ys: Tensor, seed: int) -> nn.Module:
+        made.append((xs, nn.Linear(3, 3)))
+        return made[-1][1]
+
+    def phi(model: nn.Module) -> list[float]:
+        p = model(x).double().softmax(1)[torch.arange(11), y]
+        return (p / (1 - p)).log().tolist()
+
+    target = nn.Linear(3, 3)
+    found = likelihood_ratio_scores(target, fit, x, y, shadows=6)
+    sides = [
+        [
+            [phi(model)[k] for xs, model in made if bool((xs == x[k]).all(1).any()) is inside]
+            for k in range(11)
+        ]
+        for inside in (True, False)
+    ]
+    logs = []
+    for values in sides:
+        square = sum(((np.array(one) - np.mean(one)) ** 2).sum() for one in values)
+        sigma = math.sqrt(square / sum(len(one) - 1 for one in values))
+        means = [np.mean(one) for one in values]
+        logs.append(norm.logpdf(phi(target), means, sigma))
+    assert found.numpy() == pytest.approx(logs[0] - logs[1])
+
+
 def test_refusals() -> None:
     x, y, member = random_labels(8)
+    never = nn.Linear(10, 2)
+    with torch.no_grad():
+        never.bias[0] = -torch.inf
+    with pytest.raises(ValueError, match="by logits of −∞"):
+        likelihood_ratio(nn.Linear(10, 2), lambda *_: never, x, y, member, shadows=4)
     for count in (2, 5):
         with pytest.raises(ValueError, match="even number from 4"):
             likelihood_ratio(nn.Linear(10, 2), Interpolator, x, y, member, shadows=count)
@@ -175,3 +227,8 @@ def test_refusals() -> None:
         auroc([float("nan")], [1.0])
     with pytest.raises(ValueError, match="same positive and negative"):
         paired_auroc(([1, 2], [1, 2]), ([1, 2, 3], [1, 2]))
+
+
+def test_delongs_interval_stays_between_minus_one_and_one() -> None:
+    found = paired_auroc(([2.0, 3.0], [0.0, 1.0]), ([2.0, 0.0], [1.0, 3.0]))
+    assert -1.0 <= found.interval[0] < found.difference < found.interval[1] <= 1.0

@@ -238,6 +238,7 @@ def test_weights_are_rounded_by_output_channel() -> None:
     assert torch.equal(round_weights(zeros).weight, zeros.weight)
 
 
+@pytest.mark.filterwarnings("ignore:zero-gradients")  # 2 of its examples turn every ReLU off
 def test_masks_and_networks_of_others() -> None:
     """Masks applied on the fly, an input changed in place, more than logits returned."""
 
@@ -273,8 +274,41 @@ def test_masks_and_networks_of_others() -> None:
     assert torch.equal(logits_of(model, x).argmax(1), y)
 
 
+def test_layers_that_are_called_by_keyword_are_rounded() -> None:
+    class Named(nn.Module):
+        def __init__(self, layer: nn.Linear) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.layer(input=x)
+            return found
+
+    layer, x = linear(torch.tensor([0.3, 0.7])), torch.randn(9, 2)
+    by_place, by_name = straight_through(layer, x), straight_through(Named(layer), x)
+    assert torch.equal(by_name(x), by_place(x))
+    assert not torch.equal(by_name(x), round_weights(layer)(x))
+
+
+def test_where_both_gradients_are_zero_it_is_said() -> None:
+    """The float network is flat itself, so that neither PGD moves and Square has one query."""
+    model = Steps(linear(torch.tensor([1.0, 1.0])), 10.0)
+    x, y, threat = torch.tensor([[9.0, 9.0]] * 3), torch.ones(3).long(), ThreatModel("linf", 0.1)
+    with pytest.warns(EvaluationWarning, match="3 of the 3 unbroken examples"):
+        found = robust_accuracy_quantised(
+            model, model, x, y, threat, straight_through=model, queries=1, batch_size=2
+        )
+    assert found.flat.tolist() == [True, True, True]
+    assert "zero-gradients" in repr(found)
+    alive = linear(torch.tensor([1.0, 1.0]))  # one network with a gradient is enough
+    found = robust_accuracy_quantised(model, model, x, y, threat, straight_through=alive, queries=1)
+    assert not found.flat.any()
+
+
 def test_refusals() -> None:
     model = nn.Linear(3, 2)
+    with pytest.raises(ValueError, match="the network gets values from nan to nan"):
+        straight_through(model, torch.full((2, 3), float("nan")))
     for bits in (1, 9, 4.0, True):
         with pytest.raises(ValueError, match="must be a whole number from 2 to 8"):
             round_weights(model, bits)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from robustprune.measure import calibration, mcnemar
 from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.pipeline.networks import build_network
 from robustprune.pipeline.prepare import task_of
+from robustprune.pipeline.trust_page import Asked
+from robustprune.pipeline.trust_protocol import said_members
 from robustprune.run.checkpoint import load_tensors
 from robustprune.run.config import load_config, parse_config
 
@@ -74,6 +77,9 @@ def test_the_stage_writes_figures_that_the_stored_networks_have(finished: Path) 
     assert content["disagreement"]["lost"] == lost == sum(c["lost"] for c in classes.values())
     assert {f"accuracy, {name}" for name in ("drift", "noise", "time warp")} <= set(rows)
     assert sum(bin["n"] for bin in content["reliability"]["attacked"]["dense"]) == 60
+    ones = [float(labels[:60].double().mean()) for labels in (task.train.y, task.test.y)]
+    apart = f"The classes of {100 * abs(ones[0] - ones[1]):.1f}% of them would have to change"
+    assert apart in content["protocol"]["Members"]
 
 
 def test_accuracy_under_attack_is_that_of_the_evaluation_of_the_run(
@@ -114,8 +120,8 @@ def test_the_command_compares_what_is_named_with_groups(
 ) -> None:
     copy = tmp_path / "seed0"
     shutil.copytree(finished, copy)
-    groups = tmp_path / "groups.txt"
-    groups.write_text("\n".join("ab"[k % 2] for k in range(100)))
+    groups = tmp_path / "groups.txt"  # as some editors write it, with a byte order mark
+    groups.write_text("\n".join("ab"[k % 2] for k in range(100)), encoding="utf-8-sig")
     words = ["trust", str(copy), "--network", "rst", "--against", "natural", "--device", "cpu"]
     words += ["--examples", "40"]
     assert main([*words, "--groups", str(groups), "--json"]) == 0
@@ -137,6 +143,9 @@ def test_the_command_compares_what_is_named_with_groups(
         (["--network", "natural", "--against", "natural"], "natural is compared with itself"),
         (["--groups", "groups.txt"], "groups.txt has 3 lines for 100 test examples"),
         (["--groups", "none.txt"], "none.txt"),
+        (["--groups", "one.txt"], "fairness needs at least two groups, got a"),
+        (["--groups", "gap.txt"], "gap.txt, line 5 is empty; give one group a line"),
+        (["--network", ""], "the run has no network"),
         (["--examples", "1"], "--examples 1 must be at least 2"),
     ],
 )
@@ -150,6 +159,8 @@ def test_refusals_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("groups.txt").write_text("a\nb\na\n")
+    Path("one.txt").write_text("a\n" * 100)
+    Path("gap.txt").write_text("\n".join("" if k == 4 else "ab"[k % 2] for k in range(100)))
     assert main(["trust", str(finished), *words, "--device", "cpu"]) == 2
     error = capsys.readouterr().err
     assert said in error
@@ -169,3 +180,36 @@ def test_torch_is_left_alone(finished: Path) -> None:
     before = torch.random.get_rng_state()
     assert main(["trust", str(finished), "--examples", "20", "--device", "cpu", "--quiet"]) == 0
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_two_examples_show_nothing_and_say_so(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "seed0"
+    shutil.copytree(finished, copy)
+    assert main(["trust", str(copy), "--examples", "2", "--device", "cpu"]) == 0
+    assert "no difference shown (too few examples)" in capsys.readouterr().out
+    content = json.loads((copy / "trust.json").read_text())
+    assert all(row["smallest"] is None for row in content["changes"])
+    assert {row["verdict"] for row in content["changes"]} == {"no difference shown"}
+    page = (copy / "trust.md").read_text()
+    assert "no difference shown; these are too few to show any" in page
+    assert "would have been |" not in page
+
+
+def test_members_of_other_classes_and_of_a_selection_are_named() -> None:
+    """Shares ½, ½, 0 and ¼, ¼, ½: half of them would have to change."""
+    members, others = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 2, 2])
+    said = said_members(members, others, selected=False)
+    assert "the first 4 training examples" in said
+    assert "The classes of 50.0% of them would have to change" in said
+    assert "some were not trained on" not in said
+    assert said_members(members, others, selected=True).endswith("some were not trained on")
+
+
+def test_the_command_can_be_given_to_a_shell() -> None:
+    said = Asked(groups=Path("my files/sex of all.txt")).command(Path("runs/a b/seed0"), "x", "y")
+    assert shlex.split(said) == [
+        "robustprune", "trust", "a b/seed0", "--network", "y", "--against", "x", "--examples",
+        "1000", "--groups", "sex of all.txt",
+    ]  # fmt: skip

@@ -12,7 +12,7 @@ import yaml
 
 from robustprune.cli import main
 from robustprune.measure import judge_secrets
-from robustprune.models.causal import load_causal, stored_network
+from robustprune.models.causal import causal_source, load_causal, stored_network
 from robustprune.pipeline import trust_leakage
 from robustprune.pipeline.trust_leakage import BEFORE, LONG, SECRETS, plant
 from robustprune.tasks import load_corpus
@@ -137,3 +137,27 @@ def test_two_texts_are_compared_and_refusals_are_one_line(
     assert main(["trust", str(copy), "--with", "lira", "--device", "cpu"]) == 2
     said = "lira is no measure of causal language models; choose one of leakage, set-difference"
     assert said in capsys.readouterr().err
+
+
+def test_a_model_with_few_positions_writes_and_reads_what_fits(tmp_path: Path) -> None:
+    """40 learned positions: prompts of 24 tokens are continued by 16, and long questions are left
+    out."""
+    transformers = pytest.importorskip("transformers", reason="language models need the extra lm")
+    source, weights = Path(causal_source("stories260K")), tmp_path / "gpt"
+    config = transformers.GPT2Config(
+        vocab_size=512, n_positions=40, n_embd=16, n_layer=1, n_head=2, bos_token_id=1,
+        eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.GPT2LMHeadModel(config).save_pretrained(weights)
+    transformers.AutoTokenizer.from_pretrained(source).save_pretrained(weights)
+    tree = {**TREE, "model": {"name": "causal", "options": {"weights": str(weights)}}}
+    tree["causal"] = {**TREE["causal"], "window": 32, "calibration_window": 32}
+    (tmp_path / "few.yaml").write_text(yaml.safe_dump({**tree, "trust": {"examples": 4}}))
+    words = ["run", str(tmp_path / "few.yaml"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*words, "--quiet"]) == 0
+    (file,) = (tmp_path / "out").glob("*/seed0/trust.json")
+    content = json.loads(file.read_text())
+    assert content["protocol"]["Repetition"].startswith("16 tokens by greedy decoding after the f")
+    names = {row["name"] for row in content["changes"]}
+    assert {"next token right", "repeated 4-grams"} <= names

@@ -95,6 +95,7 @@ def test_lira_trains_shadows_on_complementary_halves_and_goes_on(
     (row,) = section["changes"]
     assert row["name"] == "members found by LiRA, 4 shadows (AUROC)"
     assert row["n"] == 120
+    assert "by chance about 1.6%" in section["text"]  # one of 61 places
     assert [one["network"] for one in section["figures"]] == [
         "adversarial dense", content["more"]["lira"]["figures"][1]["network"]
     ]  # fmt: skip

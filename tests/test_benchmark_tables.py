@@ -1,0 +1,39 @@
+"""Tables of the benchmarks on rows that are made by hand: what they must not claim."""
+
+import math
+
+from benchmarks.compression_tables import shifts
+from benchmarks.pruned_quantised_table import FORMS, NETWORKS, table
+
+
+def row(network: str, form: str, robust: str, constant: int | None) -> dict[str, object]:
+    return {
+        "data": "sst2", "seed": 0, "network": network, "form": form, "clean": "1101",
+        "robust": robust, "constant": constant, "bytes": 2000,
+    }  # fmt: skip
+
+
+def test_networks_that_all_answer_alike_have_a_table_and_a_mark() -> None:
+    found = [row(network, form, "1001", 1) for network in NETWORKS for form in FORMS]
+    lines = table(found, "sst2").splitlines()
+    assert "| dense | float32 | 2.0 | 75.0 | 50.0 (one class for all) |  |  |" in lines
+    assert len([line for line in lines if "none: the same on every example" in line]) == 11
+    assert not lines[-1].startswith("A difference would have been shown")
+    mixed = table([row("dense", "float32", "1001", None), row("dense", "int8", "1000", 1)], "sst2")
+    assert "| dense | float32 | 2.0 | 75.0 | 50.0 |  |  |" in mixed
+
+
+def test_three_networks_that_change_alike_are_no_proof() -> None:
+    """All three lose one example of 100: the spread is zero, and 2^(1 − 3) is the least p-value."""
+    changes = [
+        {"accuracy": {"dense": 0.9 + k / 100, "compressed": 0.89 + k / 100, "unit": "share",
+                      "better": 1}}
+        for k in range(3)
+    ]  # fmt: skip
+    rows = [
+        {"seed": k, "method": "ours", "level": 0.5, "changes": one} for k, one in enumerate(changes)
+    ]
+    (found,) = shifts(rows)
+    assert found.adjusted == 0.25
+    assert not found.shown
+    assert math.isnan(found.half)
