@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from robustprune.minmax import Constraint, EpochRecord, masks_of, set_masks
 from robustprune.minmax.dense import masked_weights
+from robustprune.run.runtime import generator_named
 from robustprune.search.sparse_methods import Schedule, SparseMethod, schedule
 from robustprune.search.sparse_work import Work
 from robustprune.sparsity import (
@@ -120,8 +120,7 @@ class SparseTraining(Constraint):
 
     def _random(self, step: int) -> dict[str, Tensor]:
         """Draw scores from U(0, 1), which are the same on every rank and after a resume."""
-        digest = hashlib.sha256(f"{self.seed} {step}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        generator = generator_named(f"{self.seed} {step}")
         return {
             name: torch.rand(weight.shape, generator=generator).to(weight.device)
             for name, weight in weights_of(self.layers).items()

@@ -9,7 +9,6 @@ grow and small ones stay small, and weight decay of the factors acts on w as an 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -29,6 +28,7 @@ from robustprune.minmax import (
     set_masks,
     train,
 )
+from robustprune.run.runtime import generator_named
 from robustprune.search.ticket import (
     EPOCHS,
     OPTIMIZER,
@@ -68,8 +68,7 @@ def make_twins(layers: Mapping[str, nn.Module], *, seed: int) -> None:
     output has n inputs, as torch draws weights at first (Kaiming uniform with a = √5). All are
     kept."""
     # not the seed itself: a network drawn with it would have u = ±v, and products of one sign
-    digest = hashlib.sha256(f"twin {seed}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    generator = generator_named(f"twin {seed}")
     for (name, weight), groups in zip(
         weights_of(layers).items(), groups_of(layers).values(), strict=True
     ):
