@@ -178,7 +178,8 @@ class SparseTraining(Constraint):
         return self._keep(weights, path, self._cut, masks)
 
     def _drop_and_grow(self, masks: MaskSet, number: int, share: float, step: int) -> MaskSet:
-        """Drop the active groups with the smallest Σ|w|, and grow others in the same layer."""
+        """Drop the active groups with the smallest Σ|w|, and grow others in the same layer; where
+        each block of N:M or each output has a number of its own, in the same block or output."""
         random, overfits, found = self.method.grow == "random", self.overfits(), {}
         scores = self._random(step) if random else self.gradients
         pattern, weights = self._pattern(number, share), weights_of(self.layers)
@@ -190,7 +191,10 @@ class SparseTraining(Constraint):
             if self.method.by_sign and len(worth) == weight.numel():
                 worth = rank_by_sign(weight.flatten(), alive)
             worth = worth.masked_fill(~alive, -torch.inf)
-            stays = top_k(worth, kept) if groups.fixed else groups.choose(worth, kept)
+            if groups.by_row:  # every output has the same number
+                after = groups.out_first[0] * max(round(after / groups.out_first[0]), 1)
+            refilled = groups.fixed or (groups.by_row and after >= int(alive.sum()))
+            stays = top_k(worth, kept) if refilled else groups.choose(worth, kept)
             growth = groups.reduce(scores[name].abs()).masked_fill(stays & alive, torch.inf)
             found[name] = groups.expand(groups.choose(growth, after))
         return MaskSet(found)
@@ -237,7 +241,9 @@ class SparseTraining(Constraint):
         return masks
 
     def finish(self, model: nn.Module) -> None:
-        """Reach the density of the end if the loader gave fewer batches than its length."""
+        """Reach the density of the end if the loader gave fewer batches than its length, and leave
+        nothing else in the model."""
+        self.work.stop()  # a training that was complete already made no pass
         updates = self.schedule.updates
         if self.done < updates and self.method.moves_density:
             set_masks(model, self.cut(updates, masks_of(model)), self.optimizer)
@@ -248,7 +254,7 @@ class SparseTraining(Constraint):
         total = sum(mask.numel() for mask in self.ever.values())
         steps = sums.pop("steps")
         figures = {"density": self.masks(model).density, "explored": ever / total, **sums}
-        if self.counted:
+        if self.work.uses:  # else the layers are not called, or the network is compiled
             figures["work"] /= steps
         else:
             del figures["work"]

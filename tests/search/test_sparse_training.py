@@ -198,6 +198,43 @@ def test_an_update_is_the_one_that_the_method_describes(
     assert moved > 0
 
 
+@pytest.mark.parametrize(("density", "drop"), [(0.125, 0.3), (0.5, 0.02)])
+def test_with_equal_rows_the_smallest_of_the_layer_are_replaced_in_their_rows(
+    density: float, drop: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(monkeypatch)
+    trained("rigl", allocate="row", density=density, drop=drop, drop_end=drop, every=2)
+    assert len(watch.updates) == 6
+    moved = 0
+    for one in watch.updates:
+        for name, weight in one["weights"].items():
+            before, after = one["before"][name], one["after"][name]
+            assert after.sum(1).unique().tolist() == before.sum(1).unique().tolist()
+            number = round(drop * int(before.sum()))
+            order = weight.abs().masked_fill(~before, torch.inf).flatten().argsort(stable=True)
+            dropped = torch.zeros_like(before).view(-1).index_fill(0, order[:number], True)
+            stays = before & ~dropped.view_as(before)
+            assert bool((after | ~stays).all())
+            slope = one["gradients"][name].abs().masked_fill(stays, torch.inf)
+            for row, active in enumerate(after):
+                best = slope[row].argsort(descending=True, stable=True)[: int(active.sum())]
+                assert set(active.nonzero().flatten().tolist()) == set(best.tolist())
+            moved += int((after & ~before).sum())
+    assert moved > 0
+
+
+def test_an_adaptive_density_keeps_rows_equal_and_none_empty() -> None:
+    noise = [(x, y[torch.randperm(8, generator=torch.Generator().manual_seed(1))])
+             for x, y in examples()]  # fmt: skip
+    found = trained(
+        "flyingbird_plus", allocate="row", density=0.125, drop_end=0.5, every=2, epochs=12,
+        more_drop=1.0, more_growth=0.0, validation=Validation(loader=noise),
+    )  # fmt: skip
+    for mask in found.masks.values():
+        assert len(mask.sum(1).unique()) == 1
+        assert mask.any(1).all()
+
+
 def test_the_gradient_of_growth_is_that_of_an_unmasked_copy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -569,6 +606,45 @@ def test_the_work_of_a_training_by_hand() -> None:
         kept = (count_kept(now, 12) * 6 + count_kept(now, 48)) / 120
         assert record.figures["work"] == pytest.approx(kept)
     assert training_work([], 1) is None
+
+
+class Told(nn.Linear):
+    """A layer that is called by keyword, and returns its bias, too."""
+
+    def forward(self, told: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(told), self.bias
+
+
+class Calls(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        kind = nn.Linear if how == "weights" else Told
+        self.first, self.last, self.how = kind(8, 8), nn.Linear(8, 2), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "weights":
+            hidden = nn.functional.linear(x, self.first.weight).relu()
+            return nn.functional.linear(hidden, self.last.weight)
+        hidden, _ = self.first(told=x) if self.how == "keyword" else self.first(x)
+        return self.last(hidden.relu())
+
+
+@pytest.mark.parametrize("how", ["keyword", "tuple", "weights"])
+def test_networks_that_call_their_layers_otherwise_are_trained(how: str) -> None:
+    given = {"first.weight": 0.5, "last.weight": 0.25}
+    ticket = trained("static", Calls(how), density=0.45, allocate=given)
+    assert ticket.masks.density == 0.45
+    # only the last layer says how often it is used, or none
+    assert training_work(ticket.history, 3) == (None if how == "weights" else 0.25)
+
+
+def test_a_finished_training_that_is_read_again_leaves_no_hooks(tmp_path: Path) -> None:
+    kept = Checkpoint(tmp_path / "kept.safetensors", seconds=0)
+    one, again = (trained("rigl", checkpoint=kept) for _ in range(2))
+    assert not any(module._forward_hooks for module in again.model.modules())
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name])
 
 
 @pytest.mark.slow
