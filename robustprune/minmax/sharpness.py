@@ -117,7 +117,7 @@ class Awp:
         self, model: nn.Module, chosen: Sequence[nn.Parameter], loss: Loss, share: float
     ) -> list[Tensor]:
         """Return v of each parameter; 0 where the gradient is zero or not finite."""
-        masks = {}
+        masks: dict[int, Tensor] = {}
         for name, (layer, masked) in masked_weights(model).items():
             stored = layer.parametrizations[name.rpartition(".")[2]].original  # type: ignore[union-attr, index]
             masks |= {id(p): masked.mask for p in (stored, *masked.parameters(recurse=False))}

@@ -98,7 +98,8 @@ def prune_admm(
         allocate: see `robustprune.sparsity.allot`; it must be "layer" with `l1`, whose threshold is
             the same for all layers.
         dense: layers that are not masked: "first", "last" or layer names.
-        loop: the options of `LoopOptions` for the training, which `train` explains.
+        loop: the options of `LoopOptions` for the training, which `train` explains; with `bits` a
+            validation chooses an epoch after `hold`.
 
     Returns:
         Ticket(masks, model, history); the records contain the residuals, see `Admm`.
