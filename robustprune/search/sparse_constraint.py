@@ -155,7 +155,9 @@ class SparseTraining(Constraint):
             masks = before
             if self.method.extra or (self.method.moves_density and number <= self.schedule.ramp):
                 masks = self.cut(number, before)
-            if share := self.method.share(number, self.schedule.updates):
+            last = number == self.schedule.updates
+            share = self.method.share(number, self.schedule.updates)
+            if share and not (self.method.extra and last):  # the last one is at the density
                 masks = self._drop_and_grow(masks, number, share, step)
             set_masks(model, masks, self.optimizer)
         for name, mask in masks.items():

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,22 @@ def test_updates_are_where_the_method_has_them(
     found = schedule(SPARSE_METHODS[name], None, length, steps // length)
     assert list(found.numbers.values()) == list(range(1, number + 1))
     assert (min(found.numbers), max(found.numbers)) == (first, last)
+
+
+@pytest.mark.parametrize(("ramp", "last"), [(0.7, 9), (1.0, 10)])
+def test_nothing_grows_in_the_last_step_unless_the_density_is_reached_there(
+    ramp: float, last: int
+) -> None:
+    found = schedule(replace(SPARSE_METHODS["granet"], ramp=ramp), 1, 10, 1)
+    assert max(found.numbers) == last
+    assert found.density(last, 0.5, 0.1) == 0.1
+
+
+def test_what_comes_on_top_is_gone_in_the_end() -> None:
+    ticket = trained("mest_ems", density=0.25, drop=0.2, drop_end=0.1, every=2)
+    assert ticket.history[0].figures["density"] > 0.35
+    for mask in ticket.masks.values():
+        assert int(mask.sum()) == count_kept(0.25, mask.numel())
 
 
 def test_flying_bird_updates_less_often_after_half() -> None:
@@ -690,11 +707,12 @@ CHECK = Validation(loader=examples())
         ("rigl", {"grow": "momentum"}, "unknown grow='momentum'; choose random or gradient"),
         ("rigl", {"start": 0.8}, "start=0.8 and stop=0.75"),
         ("rigl", {"every": 0}, "every=0 must be at least 1"),
+        ("rigl", {"every": 2.5}, "every=2.5 must be at least 1, in whole steps"),
         ("rigl", {"every": 100}, "every=100 leaves no update between start=0 and stop=0.75"),
         ("rigl", {"first": 0.1}, "first=0.1 is the density at the start, and must be from 0.25"),
         ("rigl", {"ramp": 0.5}, "ramp=0.5 has no effect without first"),
         ("granet", {"ramp": 0.0}, r"ramp=0 must be a fraction of the training in \(0, 1\]"),
-        ("granet", {"ramp": 0.01, "every": 4}, "ramp=0.01 ends before the first of 4 updates"),
+        ("granet", {"ramp": 0.01, "every": 4}, "ramp=0.01 ends before the first of 3 updates"),
         ("static", {"drop": 0.3}, "drop=0.3 is no option of method static; leave it out"),
         ("static", {"every": 3}, "every=3 is no option of method static"),
         ("hard_thresholding", {"grow": "random"}, "grow='random' is no option of method hard"),
