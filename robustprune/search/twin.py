@@ -167,12 +167,7 @@ def prune_twin(
         TrainingDiverged: the loss became non-finite.
     """
     check_pattern(pattern, check_density(density))
-    last = max(round(cut * epochs), 1) if 0 < cut < 1 else 0
-    if not 1 <= last < epochs:
-        raise ValueError(
-            f"cut={cut} of epochs={epochs} must leave an epoch before it and one after it; take a "
-            "fraction such as 0.1, and at least two epochs"
-        )
+    last = cut_after(cut, epochs)
     if loop.get("validation") is not None:
         raise ValueError(
             "validation could choose an epoch before the network is sparse; leave it out, and the "
@@ -194,3 +189,18 @@ def prune_twin(
         **loop,
     )
     return Ticket(constraint.masks(network), bake(network), history)
+
+
+def cut_after(cut: float, epochs: int) -> int:
+    """Return the number of the epoch after which the network is cut.
+
+    Raises:
+        ValueError: there is no epoch before the cut, or none after it.
+    """
+    last = max(round(cut * epochs), 1) if 0 < cut < 1 else 0
+    if not 1 <= last < epochs:
+        raise ValueError(
+            f"cut={cut} of epochs={epochs} must leave an epoch before it and one after it; take a "
+            "fraction such as 0.1, and at least two epochs"
+        )
+    return last
