@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -14,7 +15,8 @@ class WeightAverage:
 
     Averaged weights overfit less under attack (Gowal et al. 2020, arXiv 2010.03593, Sec. 4.4).
     Floating-point buffers, such as the statistics of batch norm, are averaged with them. Everything
-    else (masks, counters) is copied without averaging.
+    else (masks, counters, buffers with an infinite value such as the mask of causal attention) is
+    copied without averaging.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -22,6 +24,11 @@ class WeightAverage:
             raise ValueError(f"average={decay} must lie strictly between 0 and 1, such as 0.999")
         self.decay, self.steps = decay, 0
         self.state = snapshot(model)
+        self.averaged = {  # between −∞ and −∞ lies NaN
+            name
+            for name, value in self.state.items()
+            if value.is_floating_point() and not bool(value.isinf().any())
+        }
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -30,14 +37,14 @@ class WeightAverage:
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         now = model.state_dict()
         for name, value in now.items():
-            if value.dtype == torch.bool and name.endswith(".mask"):  # what it adds starts at zero
-                stored = self.state[f"{name.rsplit('.', 2)[0]}.original"]
-                stored.masked_fill_(value & ~self.state[name], 0.0)
+            stored = re.sub(r"\.\d+\.mask$", ".original", name)
+            if stored != name and stored in self.state:  # what a mask adds starts at zero
+                self.state[stored].masked_fill_(value & ~self.state[name], 0.0)
         for name, value in now.items():
             kept = self.state[name]
             if kept.data_ptr() == value.data_ptr():  # shared, see `snapshot`
                 continue
-            if kept.is_floating_point():
+            if name in self.averaged:
                 kept.lerp_(value, 1 - decay)
             else:
                 kept.copy_(value)

@@ -57,6 +57,11 @@ class Callback(Protocol):
         """The loop calls it after each epoch (counted from 1); the result goes into the record."""
         return {}
 
+    def may_be_chosen(self, epoch: int) -> bool:
+        """Return whether a validation may choose the network of this epoch (counted from 1). If no
+        epoch may be chosen, the last one is the result."""
+        return True
+
     def after_record(self, record: EpochRecord) -> None:
         """The loop calls it at the end of each epoch with the record, in which the accuracies on
         held-out examples are, if they were measured."""

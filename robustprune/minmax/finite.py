@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -32,8 +33,10 @@ def finite(loss: Tensor, moving: Sequence[nn.Parameter], flag: Tensor | None = N
 
 
 def first_weight(model: nn.Module) -> str | None:
-    """Return the name of the first weight or buffer that is not finite, or None."""
-    state: Iterable[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
+    """Return the name of the first weight or buffer that is not finite, or None. A buffer may hold
+    −∞, as the mask of causal attention does; statistics that overflow have ∞ or NaN, too."""
+    buffers = ((n, b.masked_fill(b == -torch.inf, 0.0)) for n, b in model.named_buffers())
+    state: Iterable[tuple[str, Tensor]] = itertools.chain(model.named_parameters(), buffers)
     return next((f"weight {_plain(name)}" for name, t in state if not _is_finite(t)), None)
 
 

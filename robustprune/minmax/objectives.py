@@ -107,7 +107,7 @@ class OnAttacked(Prepared):
 
     Raises:
         ValueError: the objective keeps a state from step to step, which is useless if each step
-            attacks the batch again.
+            attacks the batch again, or it is an Awp.
     """
 
     attack: Attack
@@ -120,6 +120,7 @@ class OnAttacked(Prepared):
                 f"{type(self.objective).__name__} keeps a state from step to step, which does not "
                 "go with batches that each step attacks anew; take another objective"
             )
+        refuse_perturbed(self.objective)
 
     def prepared(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Loss:
         loss = prepared(self.objective, model, self.attack(model, x, y), y, epoch)
@@ -241,6 +242,16 @@ class Gaussian(_CrossEntropy):
     def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
         noise = self.sigma * torch.randn_like(x)
         return x + (noise if self.support is None else noise * self.support(x))
+
+
+def refuse_perturbed(inner: object) -> None:
+    """Raise a ValueError for an objective inside of another one that perturbs the weights, because
+    only the loop can do that, for the objective that it is given."""
+    if hasattr(inner, "around"):
+        raise ValueError(
+            f"{type(inner).__name__} has no effect inside of another objective; put it around the "
+            "others, as in Awp(OnAttacked(...))"
+        )
 
 
 def check_climbs(name: str, attack: object) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustprune.minmax.dense import masked_weights
-from robustprune.minmax.objectives import check_not_negative
+from robustprune.minmax.objectives import check_not_negative, refuse_perturbed
 from robustprune.minmax.result import Loss, Objective, StepResult, points_of, prepared
 from robustprune.run.runtime import step_together
 from robustprune.sparsity import computed_once
@@ -40,7 +40,8 @@ class Awp:
         start: the number of epochs without perturbation before.
 
     Raises:
-        ValueError: γ or `start` is negative or not finite, or the objective keeps a state.
+        ValueError: γ or `start` is negative or not finite, or the objective keeps a state or is an
+            Awp itself.
     """
 
     objective: Objective
@@ -54,6 +55,7 @@ class Awp:
                 f"{type(self.objective).__name__} keeps a state from step to step, which does not "
                 "go with a loss that each step evaluates twice; take another objective"
             )
+        refuse_perturbed(self.objective)
 
     @property
     def moves_inputs(self) -> bool:
@@ -62,6 +64,11 @@ class Awp:
     @property
     def class_labels(self) -> bool:
         return bool(getattr(self.objective, "class_labels", True))
+
+    def before_epoch(self, model: nn.Module, epoch: int) -> None:
+        own = getattr(self.objective, "before_epoch", None)
+        if own is not None:
+            own(model, epoch)
 
     def points(self, model: nn.Module, x: Tensor, y: Tensor, epoch: float) -> Tensor:
         return points_of(self.objective, model, x, y, epoch)
@@ -110,18 +117,19 @@ class Awp:
         self, model: nn.Module, chosen: Sequence[nn.Parameter], loss: Loss, share: float
     ) -> list[Tensor]:
         """Return v of each parameter; 0 where the gradient is zero or not finite."""
-        masks = {
-            id(layer.parametrizations[name.rpartition(".")[2]].original): masked.mask  # type: ignore[union-attr, index]
-            for name, (layer, masked) in masked_weights(model).items()
-        }
+        masks: dict[int, Tensor] = {}
+        for name, (layer, masked) in masked_weights(model).items():
+            stored = layer.parametrizations[name.rpartition(".")[2]].original  # type: ignore[union-attr, index]
+            masks |= {id(p): masked.mask for p in (stored, *masked.parameters(recurse=False))}
         with kept_buffers(model):
             value = loss(model).loss
             gradients = [*torch.autograd.grad(value, chosen, materialize_grads=True)]
             step_together(value, (), model, share, others=gradients)
         steps = []
         for parameter, gradient in zip(chosen, gradients, strict=True):
-            mask = masks.get(id(parameter))
-            weight = parameter.detach() if mask is None else parameter.detach() * mask
+            weight = parameter.detach()
+            if (mask := masks.get(id(parameter))) is not None:
+                weight, gradient = weight * mask, gradient * mask
             scale = self.gamma * weight.norm() / gradient.norm()
             steps.append(gradient * torch.where(scale.isfinite(), scale, 0.0))
         return steps
@@ -152,11 +160,17 @@ def _as_they_are(loss: Loss) -> Iterator[Loss]:
 
 @contextmanager
 def kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Restore the buffers of a model, such as running statistics, after this context."""
-    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    """Restore the buffers of a model, such as running statistics, after this context, those too
+    that a layer replaces by new tensors."""
+    before = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, value in before:
+            for module, name, buffer, value in before:
                 buffer.copy_(value)
+                module._buffers[name] = buffer

@@ -243,7 +243,8 @@ class Training:
             except NotFinite:
                 self._attack_failed(first_weight(model), progress.epoch - 1, " in validation")
             score = clean if robust is None else robust
-            if score >= progress.best_score:
+            fits = self.constraint is None or self.constraint.may_be_chosen(progress.epoch)
+            if fits and score >= progress.best_score:
                 progress.best_score, progress.best = score, snapshot(model, progress.best)
                 progress.best_epoch = progress.epoch
         return replace(record, val_clean=clean, val_robust=robust, val_loss=loss)

@@ -8,8 +8,10 @@ from robustprune.layerwise.checks import checked_solver
 from robustprune.minmax import OptimizerSpec
 from robustprune.run.config import OBJECTIVES, Config, TrainingSection
 from robustprune.search import SPARSE_METHODS
+from robustprune.search.admm import held_after
 from robustprune.search.l0 import check_gated
-from robustprune.search.sparse_methods import chosen_method
+from robustprune.search.sparse_methods import chosen_method, schedule
+from robustprune.search.twin import cut_after
 from robustprune.sparsity.criteria import CRITERIA
 
 
@@ -51,6 +53,8 @@ def check_admm(config: Config) -> None:
             f"admm.bits: {admm.bits} gives weights the same values, and fine-tuning would give "
             "each its own; set finetune.modes to []"
         )
+    else:
+        held_after(admm.bits, admm.hold, admm.epochs, None)
     if admm.every > admm.epochs:
         raise ValueError(
             f"admm.every: {admm.every} exceeds admm.epochs: {admm.epochs}, so that Z and U "
@@ -116,6 +120,31 @@ def own_numbers(config: Config, method: str) -> dict[str, Any]:
     if SPARSE_METHODS[method].fixed and others & set(config.search.methods):
         return {}
     return numbers
+
+
+def check_twin(config: Config) -> None:
+    """For method twin: raise a ValueError if there is no epoch before or after the cut."""
+    cut_after(config.twin.cut, config.twin.epochs)
+
+
+def check_updates(config: Config, steps: int) -> None:
+    """For gradual pruning and sparse training: raise a ValueError if no update of the masks falls
+    into the training.
+
+    Args:
+        steps: the number of steps of an epoch.
+    """
+    for name in [name for name in config.search.methods if name in SPARSE_METHODS]:
+        section = config.gradual if name == "gradual" else config.sparse
+        if name == "gradual":
+            numbers = section.model_dump(include={"start", "stop", "every"})
+            numbers["ramp"] = numbers["stop"]
+        else:
+            numbers = own_numbers(config, name)
+        for density in config.search.density:
+            row = chosen_method(name, density, **numbers)
+            if row.updates != 0:
+                schedule(row, numbers.get("every"), steps, section.epochs)
 
 
 def check_sparse(config: Config) -> None:

@@ -182,7 +182,7 @@ _ALL = (
         "twin", "twin", "Twin-Rep",
         "weights as products of two, cut once early in the training (Li et al. 2023)",
         searched(prune_twin, draws=True), _MAGNITUDE,
-        trained=True,
+        check=combinations.check_twin, trained=True,
     ),
     Method(
         "language", "language", "robust ticket",

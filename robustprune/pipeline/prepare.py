@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from attacks import ThreatModel
-from robustprune.pipeline.combinations import check_training
+from robustprune.pipeline.combinations import check_training, check_updates
 from robustprune.pipeline.methods import check_methods, methods_of
 from robustprune.pipeline.networks import check_network, origin_of
 from robustprune.pipeline.plan import check_certified, planned_trainings
@@ -25,6 +25,7 @@ from robustprune.run.naming import check_code_is_named
 from robustprune.run.rundir import RunDir, open_run
 from robustprune.run.runtime import environment, ranks
 from robustprune.run.sections import CausalSection
+from robustprune.search import SPARSE_METHODS
 from robustprune.sparsity import (
     Allocation,
     check_allocation,
@@ -101,7 +102,11 @@ def planned_run(
     layers = maskable_layers(model, dense=config.search.dense)
     _check_search(config, layers)
     folder = RunDir(config.folder(out))
-    return Run(config, task, training, held_out, threat, device, folder, quiet, data_dir=data_dir)
+    run = Run(config, task, training, held_out, threat, device, folder, quiet, data_dir=data_dir)
+    if set(config.search.methods) & set(SPARSE_METHODS):
+        replays = config.objective.replays if config.objective.name == "free" else 1
+        check_updates(config, len(run.loader()) * replays)
+    return run
 
 
 def task_of(config: Config, data_dir: Path | None) -> Task:
@@ -150,6 +155,8 @@ def _check_search(config: Config, layers: Mapping[str, nn.Module]) -> None:
     asked = [share for method in methods_of(config) for share in method.allots(config)]
     for share in dict.fromkeys(asked):
         check_allocation(cast(Allocation, search.allocate), groups, share)
+    if config.sparse.allocate is not None and set(search.methods) & set(SPARSE_METHODS):
+        check_allocation(config.sparse.allocate, groups, None)
     for training in planned_trainings(config):
         if training.kind == "robust" and training.name != "adversarial_all":
             check_length(config.selection, training.name, training.epochs)

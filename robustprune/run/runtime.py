@@ -6,6 +6,7 @@ a rank. With one process, all functions about ranks do nothing.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
@@ -232,6 +233,13 @@ def seed_stage(seed: int, stage: str) -> None:
     """Call `seed_everything` with a seed from the run's seed and the stage's name. So a stage gives
     the same result whether or not the stages before it were skipped."""
     seed_everything(zlib.crc32(f"{seed}/{stage}".encode()))
+
+
+def generator_named(name: str) -> torch.Generator:
+    """Return a new generator on the CPU whose seed is a digest of a text. So texts that name a seed
+    and a purpose or a step give independent streams, the same on every rank and after a resume."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def generator_states() -> dict[str, Tensor]:

@@ -98,7 +98,8 @@ def prune_admm(
         allocate: see `robustprune.sparsity.allot`; it must be "layer" with `l1`, whose threshold is
             the same for all layers.
         dense: layers that are not masked: "first", "last" or layer names.
-        loop: the options of `LoopOptions` for the training, which `train` explains.
+        loop: the options of `LoopOptions` for the training, which `train` explains; with `bits` a
+            validation chooses an epoch after `hold`.
 
     Returns:
         Ticket(masks, model, history); the records contain the residuals, see `Admm`.
@@ -118,7 +119,7 @@ def prune_admm(
         one = "with `l1`, one threshold decides for each single weight"
         refuse_others(one, pattern=(pattern, "element"), allocate=(allocate, "layer"))
     _check(rho, rho_growth, rho_max, every=every, epochs=epochs)
-    last = _held_after(bits, hold, epochs, l1)
+    last = held_after(bits, hold, epochs, l1)
     objective = chosen_objective(attack, objective)
     network = copy_on(model, loop.get("device")).requires_grad_(True)
     layers = layers_to_mask(network, dense, pattern=pattern, allocate=allocate, density=density)
@@ -180,8 +181,12 @@ def _check(rho: float, rho_growth: float, rho_max: float, *, every: int, epochs:
         )
 
 
-def _held_after(bits: int | None, hold: float, epochs: int, l1: float | None) -> int:
-    """Return the epoch after which the mask stays, or 0 for none."""
+def held_after(bits: int | None, hold: float, epochs: int, l1: float | None) -> int:
+    """Return the epoch after which the mask stays, or 0 for none.
+
+    Raises:
+        ValueError: an option has no effect or is out of range, or no epoch is before or after it.
+    """
     if bits is None:
         refuse_others("without `bits`, the mask moves until the end", hold=(hold, 0.5))
         return 0

@@ -117,6 +117,10 @@ class Admm(Constraint):
         w = self._detached()
         return self._support({name: w[name] + self.u[name] for name in w})
 
+    def may_be_chosen(self, epoch: int) -> bool:
+        """Return whether the mask is held, where it will be: before that the network is dense."""
+        return epoch > self.hold
+
     def state_dict(self) -> dict[str, Tensor]:
         state = {f"z.{name}": z for name, z in self.z.items()}
         state |= {f"u.{name}": u for name, u in self.u.items()}

@@ -99,7 +99,8 @@ def prune_l0(
         gate_lr: the learning rate of the scores as a multiple of that of the weights. Only an
             OptimizerSpec can have two rates; any other optimizer trains both at its own.
         loop: the options of `LoopOptions` for the training, which `train` explains; validation
-            uses the gates of eval mode.
+            uses the gates of eval mode, and with `density` chooses an epoch of the second half,
+            where the gates are at the density.
 
     Returns:
         Ticket(masks, model, history); the records contain the expected density.

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import ParametrizationList
 
 from robustprune.minmax import Learned
-from robustprune.sparsity import Allocation, Groups, MaskSet, allot, count_kept, leaf_of
+from robustprune.sparsity import Allocation, Groups, MaskSet, allot, count_kept, leaf_of, top_k
 from robustprune.sparsity.hard_concrete import Gated, Gates, expected, probability_kept, score_of
 
 
@@ -123,6 +123,10 @@ class L0Gates(Learned):
             _shift(scores, wanted + max(0.0, self.kept * number - wanted) * left)
         self._draw(step)
 
+    def _drawn(self) -> int:
+        """Return the number of steps so far."""
+        return max(gates.draw for gates in self.gates.values())
+
     def _draw(self, step: int) -> None:
         for gates in self.gates.values():
             gates.draw = step
@@ -136,24 +140,30 @@ class L0Gates(Learned):
         """Return the groups with the largest scores, exactly as many as asked; with a λ those whose
         gate in eval mode is not zero, and at least one in each layer."""
         scores = {name: gates.score.detach() for name, gates in self.gates.items()}
-        if self.density is not None:
-            counts = allot(scores, self.groups, self.density, self.allocate)
+        if self.density is None:
+            kept = {name: (expected(score) > 0) | top_k(score, 1) for name, score in scores.items()}
         else:
-            alive = {name: int((expected(score) > 0).sum()) for name, score in scores.items()}
-            counts = {name: max(1, number) for name, number in alive.items()}
-        return MaskSet(
-            {n: g.expand(g.choose(scores[n], counts[n])) for n, g in self.groups.items()}
-        )
+            counts = allot(scores, self.groups, self.density, self.allocate)
+            kept = {n: g.choose(scores[n], counts[n]) for n, g in self.groups.items()}
+        return MaskSet({name: g.expand(kept[name]) for name, g in self.groups.items()})
+
+    def may_be_chosen(self, epoch: int) -> bool:
+        """Return whether the path has led to the density, so that the network is what the mask will
+        leave of it."""
+        return self.density is None or self._drawn() >= self.half
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"draw": torch.tensor(max(gates.draw for gates in self.gates.values()))}
+        return {"draw": torch.tensor(self._drawn())}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self._draw(int(state["draw"]))
 
 
 def _rank(values: Tensor) -> Tensor:
-    """Return the rank of each value, from −1 for the smallest to 1 for the largest."""
+    """Return the rank of each value, from −1 for the smallest to 1 for the largest; 0 for one
+    alone."""
+    if len(values) == 1:
+        return torch.zeros(1, device=values.device)
     order = values.argsort(stable=True)
     ranks = torch.empty(len(order), device=values.device)
     ranks[order] = torch.linspace(-1, 1, len(order), device=values.device)

@@ -57,7 +57,7 @@ def pool_tickets(
         here, there = best.state_dict(), other.model.state_dict()
         for share in shares:
             trial = copy_of(first.model)
-            trial.load_state_dict(_between(here, there, share))
+            trial.load_state_dict(between(here, there, share))
             kept = cut(trial, first.masks, pattern)
             if (value := _score(validation, trial, device)) > score:
                 score, best, masks = value, trial, kept
@@ -80,12 +80,15 @@ def cut(network: nn.Module, masks: MaskSet, pattern: str) -> MaskSet:
     return MaskSet(chosen)
 
 
-def _between(here: dict[str, Tensor], there: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Return (1 − share) · here + share · there of what is floating point; the rest is here's."""
-    return {
-        name: value.lerp(there[name].to(value), share) if value.is_floating_point() else value
-        for name, value in here.items()
-    }
+def between(here: dict[str, Tensor], there: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Return (1 − share) · here + share · there of what is floating point and differs; the rest is
+    here's. (Between −∞ and −∞, as in the mask of causal attention, lies NaN.)"""
+    between = {}
+    for name, value in here.items():
+        other = there[name].to(value)
+        mixed = value.lerp(other, share) if value.is_floating_point() else value
+        between[name] = torch.where(value == other, value, mixed)
+    return between
 
 
 def _score(validation: Validation, model: nn.Module, device: torch.device) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from robustprune.minmax import Constraint, EpochRecord, masks_of, set_masks
 from robustprune.minmax.dense import masked_weights
+from robustprune.run.runtime import generator_named
 from robustprune.search.sparse_methods import Schedule, SparseMethod, schedule
 from robustprune.search.sparse_work import Work
 from robustprune.sparsity import (
@@ -120,8 +120,7 @@ class SparseTraining(Constraint):
 
     def _random(self, step: int) -> dict[str, Tensor]:
         """Draw scores from U(0, 1), which are the same on every rank and after a resume."""
-        digest = hashlib.sha256(f"{self.seed} {step}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        generator = generator_named(f"{self.seed} {step}")
         return {
             name: torch.rand(weight.shape, generator=generator).to(weight.device)
             for name, weight in weights_of(self.layers).items()
@@ -156,7 +155,9 @@ class SparseTraining(Constraint):
             masks = before
             if self.method.extra or (self.method.moves_density and number <= self.schedule.ramp):
                 masks = self.cut(number, before)
-            if share := self.method.share(number, self.schedule.updates):
+            last = number == self.schedule.updates
+            share = self.method.share(number, self.schedule.updates)
+            if share and not (self.method.extra and last):  # the last one is at the density
                 masks = self._drop_and_grow(masks, number, share, step)
             set_masks(model, masks, self.optimizer)
         for name, mask in masks.items():
@@ -179,7 +180,8 @@ class SparseTraining(Constraint):
         return self._keep(weights, path, self._cut, masks)
 
     def _drop_and_grow(self, masks: MaskSet, number: int, share: float, step: int) -> MaskSet:
-        """Drop the active groups with the smallest Σ|w|, and grow others in the same layer."""
+        """Drop the active groups with the smallest Σ|w|, and grow others in the same layer; where
+        each block of N:M or each output has a number of its own, in the same block or output."""
         random, overfits, found = self.method.grow == "random", self.overfits(), {}
         scores = self._random(step) if random else self.gradients
         pattern, weights = self._pattern(number, share), weights_of(self.layers)
@@ -191,7 +193,10 @@ class SparseTraining(Constraint):
             if self.method.by_sign and len(worth) == weight.numel():
                 worth = rank_by_sign(weight.flatten(), alive)
             worth = worth.masked_fill(~alive, -torch.inf)
-            stays = top_k(worth, kept) if groups.fixed else groups.choose(worth, kept)
+            if groups.by_row:  # every output has the same number
+                after = groups.out_first[0] * max(round(after / groups.out_first[0]), 1)
+            refilled = groups.fixed or (groups.by_row and after >= int(alive.sum()))
+            stays = top_k(worth, kept) if refilled else groups.choose(worth, kept)
             growth = groups.reduce(scores[name].abs()).masked_fill(stays & alive, torch.inf)
             found[name] = groups.expand(groups.choose(growth, after))
         return MaskSet(found)
@@ -238,7 +243,9 @@ class SparseTraining(Constraint):
         return masks
 
     def finish(self, model: nn.Module) -> None:
-        """Reach the density of the end if the loader gave fewer batches than its length."""
+        """Reach the density of the end if the loader gave fewer batches than its length, and leave
+        nothing else in the model."""
+        self.work.stop()  # a training that was complete already made no pass
         updates = self.schedule.updates
         if self.done < updates and self.method.moves_density:
             set_masks(model, self.cut(updates, masks_of(model)), self.optimizer)
@@ -249,7 +256,7 @@ class SparseTraining(Constraint):
         total = sum(mask.numel() for mask in self.ever.values())
         steps = sums.pop("steps")
         figures = {"density": self.masks(model).density, "explored": ever / total, **sums}
-        if self.counted:
+        if self.work.uses:  # else the layers are not called, or the network is compiled
             figures["work"] /= steps
         else:
             del figures["work"]

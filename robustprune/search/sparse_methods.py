@@ -186,7 +186,8 @@ def schedule(
     numbers: dict[int, int] = {}
     step = first + every
     last = first + way
-    if last == total and not method.moves_density and not method.projected:
+    reaches = method.extra or (method.first is not None and method.ramp == 1)
+    if last == total and not reaches and not method.projected:
         last -= 1  # what grows in the last step would never be trained
     while step <= last:
         numbers[step] = len(numbers) + 1
@@ -220,8 +221,8 @@ def chosen_method(name: str, density: float, **options: Any) -> SparseMethod:
             raise ValueError(f"{key}={given[key]!r} is no option of method {name}; leave it out")
     every = given.pop("every", 1)
     method = replace(row, **given)
-    if every < 1:
-        raise ValueError(f"every={every} must be at least 1, in steps")
+    if not isinstance(every, int) or every < 1:
+        raise ValueError(f"every={every} must be at least 1, in whole steps")
     check_way(method.start, method.stop)
     for key in ("drop", "drop_end", "more_drop", "more_growth"):
         if not 0 <= getattr(method, key) <= 1:

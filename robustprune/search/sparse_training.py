@@ -78,7 +78,8 @@ def train_sparse(
         density: d, the fraction of the groups to keep, in (0, 1].
         attack: the inner attack; give exactly one of `attack` and `objective`.
         pattern: see `robustprune.sparsity.patterns`. N:M grows in the block of M in which it drops.
-        allocate: see `robustprune.sparsity.allot`; None takes that of the method.
+        allocate: see `robustprune.sparsity.allot`; None takes that of the method. "row" grows in
+            the output in which it drops.
         dense: layers that are not masked: "first", "last" or layer names.
         seed: the seed of the first mask and of random growth; 0 for methods that draw nothing.
         method: a name in `SPARSE_METHODS`. Each of the following options replaces a number of its

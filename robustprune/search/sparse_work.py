@@ -26,26 +26,29 @@ class Work:
         self._hooks: list[RemovableHandle] = []
 
     def watch(self, network: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-        """Count the uses of the weights of layers in the next forward pass of the network."""
-        self._hooks.append(network.register_forward_hook(lambda *_: self._stop()))
+        """Count the uses of the weights of layers in the next forward pass of the network. A layer
+        of an own class whose output is no tensor is not counted."""
+        self._hooks.append(network.register_forward_hook(lambda *_: self.stop()))
         for name, layer in layers.items():
             if is_single(layer) or isinstance(layer, RECURRENT):
 
                 def note(
                     layer: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name
                 ) -> None:
-                    source = args[0] if args else kwargs["input"]
-                    self.uses[name] = self.uses.get(name, 0) + uses_of(layer, source, output)
+                    source = args[0] if args else next(iter(kwargs.values()))
+                    if isinstance(output, Tensor) or isinstance(layer, RECURRENT):
+                        self.uses[name] = self.uses.get(name, 0) + uses_of(layer, source, output)
 
                 self._hooks.append(layer.register_forward_hook(note, with_kwargs=True))
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Remove the hooks from the network, where there are any left."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
 
     def share(self, masks: Mapping[str, Tensor]) -> float:
-        """Return the share of a forward pass under these masks; 0 if nothing was watched."""
+        """Return the share of a forward pass under these masks; 0 if no use was counted."""
         every = sum(uses * masks[name].numel() for name, uses in self.uses.items())
         kept = sum(uses * int(masks[name].sum()) for name, uses in self.uses.items())
         return kept / every if every else 0.0
@@ -67,7 +70,8 @@ def training_work(history: Iterable[EpochRecord], steps: int) -> float | None:
         steps: k, the steps of the inner attack; 0 for none.
 
     Returns:
-        The share, or None if the records do not have it (a compiled network).
+        The share, or None if the records do not have it: of a compiled network, or one that calls
+        none of the layers itself.
     """
     records = list(history)
     if not records or any("work" not in record.figures for record in records):

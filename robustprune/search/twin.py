@@ -9,7 +9,6 @@ grow and small ones stay small, and weight decay of the factors acts on w as an 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -29,6 +28,7 @@ from robustprune.minmax import (
     set_masks,
     train,
 )
+from robustprune.run.runtime import generator_named
 from robustprune.search.ticket import (
     EPOCHS,
     OPTIMIZER,
@@ -68,8 +68,7 @@ def make_twins(layers: Mapping[str, nn.Module], *, seed: int) -> None:
     output has n inputs, as torch draws weights at first (Kaiming uniform with a = √5). All are
     kept."""
     # not the seed itself: a network drawn with it would have u = ±v, and products of one sign
-    digest = hashlib.sha256(f"twin {seed}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    generator = generator_named(f"twin {seed}")
     for (name, weight), groups in zip(
         weights_of(layers).items(), groups_of(layers).values(), strict=True
     ):
@@ -168,12 +167,7 @@ def prune_twin(
         TrainingDiverged: the loss became non-finite.
     """
     check_pattern(pattern, check_density(density))
-    last = max(round(cut * epochs), 1) if 0 < cut < 1 else 0
-    if not 1 <= last < epochs:
-        raise ValueError(
-            f"cut={cut} of epochs={epochs} must leave an epoch before it and one after it; take a "
-            "fraction such as 0.1, and at least two epochs"
-        )
+    last = cut_after(cut, epochs)
     if loop.get("validation") is not None:
         raise ValueError(
             "validation could choose an epoch before the network is sparse; leave it out, and the "
@@ -195,3 +189,18 @@ def prune_twin(
         **loop,
     )
     return Ticket(constraint.masks(network), bake(network), history)
+
+
+def cut_after(cut: float, epochs: int) -> int:
+    """Return the number of the epoch after which the network is cut.
+
+    Raises:
+        ValueError: there is no epoch before the cut, or none after it.
+    """
+    last = max(round(cut * epochs), 1) if 0 < cut < 1 else 0
+    if not 1 <= last < epochs:
+        raise ValueError(
+            f"cut={cut} of epochs={epochs} must leave an epoch before it and one after it; take a "
+            "fraction such as 0.1, and at least two epochs"
+        )
+    return last

@@ -77,8 +77,9 @@ class Gates(nn.Module):
         if not self.training:
             return expected(self.score)
         device = self.score.device
-        # both numbers in one seed, which is distinct for every pair below 2³¹ draws
-        generator = torch.Generator(device).manual_seed((self.seed << 31) + self.draw)
+        # both numbers in one seed, distinct for every pair below 2³³ seeds and 2³¹ draws
+        number = ((self.seed << 31) + self.draw) % (1 << 64)
+        generator = torch.Generator(device).manual_seed(number)
         return sampled(self.score, torch.rand(self.score.shape, generator=generator, device=device))
 
 

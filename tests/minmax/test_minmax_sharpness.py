@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -31,6 +31,7 @@ from robustprune.minmax import (
     Rslad,
     Trades,
     TrainingDiverged,
+    set_masks,
     train,
 )
 from robustprune.minmax.sharpness import loss_of_step
@@ -41,7 +42,8 @@ from robustprune.search import (
     prune_one_shot,
     prune_scores,
 )
-from robustprune.sparsity import MaskSet, apply_masks
+from robustprune.search.twin import make_twins
+from robustprune.sparsity import MaskSet, apply_masks, maskable_layers
 
 THREAT = ThreatModel("linf", 0.2)
 PGD_2 = PGD(THREAT, steps=2, seed=0)
@@ -195,6 +197,66 @@ def test_after_a_divergence_the_model_is_as_at_the_start_of_the_epoch() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def _projected(model: nn.Module) -> None:
+    apply_masks(model, half(model), projected=True)
+
+
+def _twins(model: nn.Module) -> None:
+    make_twins(maskable_layers(model), seed=0)
+    set_masks(model, half(network()), torch.optim.SGD(model.parameters()))
+
+
+@pytest.mark.parametrize("mask", [_projected, _twins])
+def test_pruned_weights_have_no_part_in_a_perturbation(mask: Callable[[nn.Module], None]) -> None:
+    """Though those of hard thresholding have a gradient, and the second factor of a product is
+    there where its weight is pruned."""
+    model, ((x, y),) = network(), batches(1)
+    mask(model)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    seen = 0
+    with loss_of_step(Awp(Natural(), 0.3), model, list(model.parameters()), x, y, 1.0):
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                kept = half(network())[f"{name[0]}.weight"]
+                moved = (parameter - before[name]).detach()
+                assert not bool(moved[~kept].any())
+                assert float(moved.norm() / before[name][kept].norm()) == pytest.approx(0.3)
+                seen += 1
+    assert seen == (2 if mask is _projected else 4)
+
+
+class Replaces(nn.Module):
+    """Its running mean is a new tensor after each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return x - self.mean
+
+
+def test_statistics_that_a_layer_replaces_count_each_batch_once() -> None:
+    model, mean = nn.Sequential(Replaces(), nn.Linear(5, 3)), torch.zeros(5)
+    train(model, batches(), Awp(Natural(), 0.1), optimizer=SPEC, epochs=1, quiet=True)
+    for x, _ in batches():
+        mean = 0.9 * mean + 0.1 * x.mean(0)
+    torch.testing.assert_close(model[0].mean, mean)
+
+
+def test_an_objective_is_told_of_its_epochs() -> None:
+    class Counts(Natural):
+        epochs: ClassVar[list[int]] = []
+
+        def before_epoch(self, model: nn.Module, epoch: int) -> None:
+            self.epochs.append(epoch)
+
+    train(network(), batches(), Awp(Counts()), optimizer=SPEC, epochs=2, quiet=True)
+    assert Counts.epochs == [0, 1]
+
+
 def test_a_layer_without_a_gradient_stays_where_it_is() -> None:
     model = network()
     with torch.no_grad():
@@ -295,6 +357,8 @@ def test_it_finds_a_flatter_place() -> None:
         (lambda: Awp(Natural(), gamma=math.nan), "gamma=nan must be"),
         (lambda: Awp(Natural(), start=math.inf), "start=inf must be"),
         (lambda: Awp(Free(THREAT)), "Free keeps a state from step to step"),
+        (lambda: Awp(Awp(Natural())), "Awp has no effect inside of another objective"),
+        (lambda: OnAttacked(PGD_2, Awp(Natural())), "Awp has no effect inside of another"),
     ],
 )
 def test_options_out_of_range_are_refused(make: Callable[[], object], message: str) -> None:

@@ -52,6 +52,40 @@ def test_building_a_network_leaves_the_callers_random_numbers_alone(tmp_path: Pa
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
+        (
+            {"search": {"methods": ["rigl"]}, "sparse": {"epochs": 3, "every": 50}},
+            "every=50 leaves no update between start=0 and stop=0.75 of 6 steps",
+        ),
+        (
+            {"search": {"methods": ["gradual"]}, "gradual": {"epochs": 2, "every": 9}},
+            "every=9 leaves no update between start=0 and stop=0.75 of 4 steps",
+        ),
+        (
+            {"search": {"methods": ["set"]}, "sparse": {"epochs": 1}},
+            "every=2 leaves no update between start=0 and stop=1 of 2 steps",
+        ),
+        (
+            {"search": {"methods": ["rigl"], "pattern": "filter"}, "sparse": {"allocate": "row"}},
+            "allocate='row' compares the groups of each output",
+        ),
+        ({"search": {"methods": ["twin"]}, "twin": {"epochs": 1}}, "cut=0.1 of epochs=1 must"),
+        (
+            {"search": {"methods": ["admm"]}, "finetune": {"modes": []},
+             "admm": {"bits": 2, "epochs": 2, "every": 1, "hold": 0.1}},
+            "hold=0.1 of epochs=2 must leave epochs before it",
+        ),
+    ],
+)  # fmt: skip
+def test_a_search_that_could_not_begin_is_refused_before_the_dense_networks_are_trained(
+    tree: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        planned_run(parse_config({**SMALL, **tree}), out=tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
         ({"objective": {"beta": 2.0}}, "objective.beta: 2.0 has no effect with objective adv"),
         ({"objective": {"name": "trades", "sigma": 1.0}}, "objective.sigma: 1.0 .* with gaussian"),
         ({"objective": {"name": "gaussian", "replays": 2}}, "objective.replays: 2 .* with free"),

@@ -5,7 +5,12 @@ import json
 import pytest
 import torch
 
-from robustprune.run.runtime import choose_device, environment, seed_everything
+from robustprune.run.runtime import (
+    choose_device,
+    environment,
+    generator_named,
+    seed_everything,
+)
 
 
 def test_a_device_is_chosen_or_refused() -> None:
@@ -27,3 +32,11 @@ def test_the_environment_is_plain_json() -> None:
     record = environment(torch.device("cpu"))
     assert json.loads(json.dumps(record)) == record
     assert record["torch"] == torch.__version__
+
+
+def test_a_named_generator_has_the_digest_of_its_name_as_seed() -> None:
+    # the seed is the first seven bytes of printf "twin 3" | sha256sum
+    seed = 0x41398286992562
+    expected = torch.rand(4, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(torch.rand(4, generator=generator_named("twin 3")), expected)
+    assert not torch.equal(torch.rand(4, generator=generator_named("twin 4")), expected)

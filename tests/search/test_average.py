@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustprune.minmax import Natural, OptimizerSpec
-from robustprune.search import Ticket, find_scratch_ticket, prune_admm, prune_scores
+from attacks import FGSM, ThreatModel
+from robustprune.minmax import Ard, Natural, OptimizerSpec
+from robustprune.minmax.finite import first_weight
+from robustprune.search import Ticket, find_scratch_ticket, prune_admm, prune_scores, train_sparse
 from robustprune.search.admm import Admm
 from robustprune.search.popup import ScoreTopK
 from robustprune.sparsity import count_kept
@@ -86,3 +88,45 @@ def test_admm_returns_the_averaged_weights(
         mask = found.masks[name] if name in found.masks else torch.ones_like(value).bool()
         torch.testing.assert_close(value, averaged(kept[name]) * mask, rtol=1e-5, atol=1e-6)
         assert not torch.allclose(value, kept[name][-1] * mask, atol=1e-4)
+
+
+class Attends(nn.Module):
+    """Each feature sees those before it, by a mask that is a buffer."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        allowed = torch.ones(4, 4).tril().bool()
+        nothing = torch.zeros(4, 4).masked_fill(~allowed, -torch.inf)
+        self.register_buffer("mask", allowed if dtype == torch.bool else nothing)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = self.inner(x)[:, :, None] * x[:, None]
+        if self.mask.dtype == torch.bool:
+            pairs = pairs.masked_fill(~self.mask, -torch.inf)
+        else:
+            pairs = pairs + self.mask
+        return (pairs.softmax(-1) * x[:, None]).sum(-1)
+
+
+@pytest.mark.parametrize("average", [None, DECAY])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_masks_of_attention_are_left_alone(dtype: torch.dtype, average: float | None) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Attends(dtype), nn.Linear(4, 2))
+    found = train_sparse(
+        model, batches(), density=0.5, objective=Natural(), epochs=2, every=2, quiet=True,
+        optimizer=OptimizerSpec(lr=0.1, schedule="constant"), average=average,
+    )  # fmt: skip
+    assert torch.equal(found.model[0].mask, model[0].mask)
+    assert all(bool(p.isfinite().all()) for p in found.model.parameters())
+    assert found.history[-1].loss < found.history[0].loss
+    Ard(found.model, FGSM(ThreatModel("linf", 0.1)))  # it may teach
+
+
+def test_statistics_that_overflow_are_not_taken_for_a_mask() -> None:
+    norm = nn.BatchNorm1d(2)
+    assert first_weight(norm) is None
+    norm.running_mean.fill_(-torch.inf)
+    norm.running_var.fill_(torch.inf)
+    assert first_weight(norm) == "weight running_var"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from attacks import FGSM, ThreatModel
 from robustprune.deploy import slim
-from robustprune.minmax import Checkpoint, Natural, OptimizerSpec, train
-from robustprune.search import finetune_ticket, prune_l0
+from robustprune.minmax import Checkpoint, Natural, OptimizerSpec, Validation, train
+from robustprune.search import finetune_ticket, prune_admm, prune_l0
 from robustprune.search.l0_gates import L0Gates
 from robustprune.sparsity import count_kept, groups_of, maskable_layers
 from robustprune.sparsity.hard_concrete import expected, sampled, score_of
@@ -217,6 +218,69 @@ def test_first_scores_follow_the_norms_of_the_groups() -> None:
         assert torch.equal(score.argsort(), norms[name].argsort())
         assert float(score.max()) == pytest.approx(score_of(0.7) + 2.0, abs=1e-5)
         assert float(score.min()) == pytest.approx(score_of(0.7) - 2.0, abs=1e-5)
+
+
+def test_a_group_that_is_alone_in_its_layer_starts_open() -> None:
+    """One input channel has the rank of the middle, and not that of the smallest."""
+    network = nn.Sequential(nn.Conv1d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+    constraint = gates_on(network, "channel", kept=0.9, spread=5.0)
+    one = constraint.probabilities()["0.weight"].detach()
+    torch.testing.assert_close(one, torch.tensor([0.9]))
+
+
+def test_with_a_penalty_each_gate_of_stacked_matrices_decides_for_itself() -> None:
+    network = nn.ModuleDict({"lstm": nn.LSTM(3, 2), "head": nn.Linear(2, 2)})
+    constraint = gates_on(network, "element")
+    generator = torch.Generator().manual_seed(0)
+    for name, gates in constraint.gates.items():
+        gates.score.data.normal_(0, 3, generator=generator)
+        if name == "lstm.weight_hh_l0":
+            gates.score.data.view(4, -1)[:3] = -9.0  # three of its four matrices are off
+        if name == "head.weight":
+            gates.score.data -= 30.0
+    for name, mask in constraint.masks(network).items():
+        score = constraint.gates[name].score.detach()
+        if name == "head.weight":  # nothing is left: the largest stays
+            assert mask.flatten().nonzero().tolist() == [[int(score.argmax())]]
+        else:
+            assert torch.equal(mask.flatten(), expected(score) > 0)
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**62])
+def test_any_seed_will_do(seed: int) -> None:
+    constraint = gates_on(mlp(), "element", seed=seed)
+    assert 0.6 < float((constraint.gates["0.weight"]() > 0).float().mean()) < 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Falling(Validation):
+    """Finds each epoch worse than the one before, and notes the weights that it has seen."""
+
+    seen: list[dict[str, Tensor]] = field(default_factory=list)
+
+    def measured(self, model: nn.Module, device: torch.device) -> tuple[float, None, float]:
+        self.seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return 1 - 0.1 * len(self.seen), None, 0.0
+
+
+@pytest.mark.parametrize(
+    ("search", "options", "chosen"),
+    [
+        (prune_l0, {"density": 0.4, "gate_lr": 1.0}, 3),  # the path ends after half
+        (prune_l0, {"penalty": 0.5}, 1),
+        (prune_admm, {"density": 0.4, "every": 1, "bits": 4, "hold": 0.5}, 4),  # held from then on
+        (prune_admm, {"density": 0.4, "every": 1}, 1),
+    ],
+)
+def test_no_epoch_is_chosen_that_keeps_more_than_the_result(
+    search: Any, options: dict[str, Any], chosen: int
+) -> None:
+    looked = Falling(loader=examples())
+    ticket = search(
+        mlp(), examples(), objective=Natural(), epochs=6, quiet=True, validation=looked, **options
+    )
+    equal = [torch.equal(ticket.model[0].bias, state["0.bias"]) for state in looked.seen]
+    assert equal == [epoch == chosen for epoch in range(1, 7)]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attacks import PGD, ThreatModel
 from robustprune.minmax import History, Natural, OptimizerSpec, Validation
 from robustprune.search import Ticket, find_lottery_ticket, pool_tickets, prune_one_shot
+from robustprune.search.pools import between
 
 SPEC = OptimizerSpec(lr=0.2, schedule="constant")
 
@@ -75,6 +76,17 @@ def test_it_is_the_greedy_search_written_out() -> None:
         assert not bool(pooled.model.get_parameter(name)[~mask].any())
     for ticket, kept in zip(tickets, before, strict=True):
         assert all(torch.equal(v, kept[n]) for n, v in ticket.model.state_dict().items())
+
+
+def test_a_mask_of_attention_stays() -> None:
+    tickets = lotteries()[:2]
+    for ticket in tickets:
+        ticket.model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    pooled = pool_tickets(tickets, HELD_OUT, shares=(0.01,))
+    assert pooled.model.get_buffer("mask").tolist() == [0.0, -torch.inf]
+    one, two = (ticket.model.state_dict() for ticket in tickets)
+    assert between(one, two, 0.5)["mask"].tolist() == [0.0, -torch.inf]
+    assert between(one, two, 0.5)["0.bias"].equal(one["0.bias"].lerp(two["0.bias"], 0.5))
 
 
 def test_groups_stay_whole() -> None:

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,22 @@ def test_updates_are_where_the_method_has_them(
     assert (min(found.numbers), max(found.numbers)) == (first, last)
 
 
+@pytest.mark.parametrize(("ramp", "last"), [(0.7, 9), (1.0, 10)])
+def test_nothing_grows_in_the_last_step_unless_the_density_is_reached_there(
+    ramp: float, last: int
+) -> None:
+    found = schedule(replace(SPARSE_METHODS["granet"], ramp=ramp), 1, 10, 1)
+    assert max(found.numbers) == last
+    assert found.density(last, 0.5, 0.1) == 0.1
+
+
+def test_what_comes_on_top_is_gone_in_the_end() -> None:
+    ticket = trained("mest_ems", density=0.25, drop=0.2, drop_end=0.1, every=2)
+    assert ticket.history[0].figures["density"] > 0.35
+    for mask in ticket.masks.values():
+        assert int(mask.sum()) == count_kept(0.25, mask.numel())
+
+
 def test_flying_bird_updates_less_often_after_half() -> None:
     steps = list(schedule(SPARSE_METHODS["flyingbird"], 900, 352, 200).numbers)
     gaps = [after - before for before, after in itertools.pairwise(steps)]
@@ -196,6 +213,43 @@ def test_an_update_is_the_one_that_the_method_describes(
                 assert kept - stays == set(best)
             moved += len(kept - set(alive))
     assert moved > 0
+
+
+@pytest.mark.parametrize(("density", "drop"), [(0.125, 0.3), (0.5, 0.02)])
+def test_with_equal_rows_the_smallest_of_the_layer_are_replaced_in_their_rows(
+    density: float, drop: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(monkeypatch)
+    trained("rigl", allocate="row", density=density, drop=drop, drop_end=drop, every=2)
+    assert len(watch.updates) == 6
+    moved = 0
+    for one in watch.updates:
+        for name, weight in one["weights"].items():
+            before, after = one["before"][name], one["after"][name]
+            assert after.sum(1).unique().tolist() == before.sum(1).unique().tolist()
+            number = round(drop * int(before.sum()))
+            order = weight.abs().masked_fill(~before, torch.inf).flatten().argsort(stable=True)
+            dropped = torch.zeros_like(before).view(-1).index_fill(0, order[:number], True)
+            stays = before & ~dropped.view_as(before)
+            assert bool((after | ~stays).all())
+            slope = one["gradients"][name].abs().masked_fill(stays, torch.inf)
+            for row, active in enumerate(after):
+                best = slope[row].argsort(descending=True, stable=True)[: int(active.sum())]
+                assert set(active.nonzero().flatten().tolist()) == set(best.tolist())
+            moved += int((after & ~before).sum())
+    assert moved > 0
+
+
+def test_an_adaptive_density_keeps_rows_equal_and_none_empty() -> None:
+    noise = [(x, y[torch.randperm(8, generator=torch.Generator().manual_seed(1))])
+             for x, y in examples()]  # fmt: skip
+    found = trained(
+        "flyingbird_plus", allocate="row", density=0.125, drop_end=0.5, every=2, epochs=12,
+        more_drop=1.0, more_growth=0.0, validation=Validation(loader=noise),
+    )  # fmt: skip
+    for mask in found.masks.values():
+        assert len(mask.sum(1).unique()) == 1
+        assert mask.any(1).all()
 
 
 def test_the_gradient_of_growth_is_that_of_an_unmasked_copy(
@@ -571,6 +625,45 @@ def test_the_work_of_a_training_by_hand() -> None:
     assert training_work([], 1) is None
 
 
+class Told(nn.Linear):
+    """A layer that is called by keyword, and returns its bias, too."""
+
+    def forward(self, told: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(told), self.bias
+
+
+class Calls(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        kind = nn.Linear if how == "weights" else Told
+        self.first, self.last, self.how = kind(8, 8), nn.Linear(8, 2), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "weights":
+            hidden = nn.functional.linear(x, self.first.weight).relu()
+            return nn.functional.linear(hidden, self.last.weight)
+        hidden, _ = self.first(told=x) if self.how == "keyword" else self.first(x)
+        return self.last(hidden.relu())
+
+
+@pytest.mark.parametrize("how", ["keyword", "tuple", "weights"])
+def test_networks_that_call_their_layers_otherwise_are_trained(how: str) -> None:
+    given = {"first.weight": 0.5, "last.weight": 0.25}
+    ticket = trained("static", Calls(how), density=0.45, allocate=given)
+    assert ticket.masks.density == 0.45
+    # only the last layer says how often it is used, or none
+    assert training_work(ticket.history, 3) == (None if how == "weights" else 0.25)
+
+
+def test_a_finished_training_that_is_read_again_leaves_no_hooks(tmp_path: Path) -> None:
+    kept = Checkpoint(tmp_path / "kept.safetensors", seconds=0)
+    one, again = (trained("rigl", checkpoint=kept) for _ in range(2))
+    assert not any(module._forward_hooks for module in again.model.modules())
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["rigl", "hard_thresholding"])
 def test_a_compiled_network_moves_its_masks_alike(method: str) -> None:
@@ -614,11 +707,12 @@ CHECK = Validation(loader=examples())
         ("rigl", {"grow": "momentum"}, "unknown grow='momentum'; choose random or gradient"),
         ("rigl", {"start": 0.8}, "start=0.8 and stop=0.75"),
         ("rigl", {"every": 0}, "every=0 must be at least 1"),
+        ("rigl", {"every": 2.5}, "every=2.5 must be at least 1, in whole steps"),
         ("rigl", {"every": 100}, "every=100 leaves no update between start=0 and stop=0.75"),
         ("rigl", {"first": 0.1}, "first=0.1 is the density at the start, and must be from 0.25"),
         ("rigl", {"ramp": 0.5}, "ramp=0.5 has no effect without first"),
         ("granet", {"ramp": 0.0}, r"ramp=0 must be a fraction of the training in \(0, 1\]"),
-        ("granet", {"ramp": 0.01, "every": 4}, "ramp=0.01 ends before the first of 4 updates"),
+        ("granet", {"ramp": 0.01, "every": 4}, "ramp=0.01 ends before the first of 3 updates"),
         ("static", {"drop": 0.3}, "drop=0.3 is no option of method static; leave it out"),
         ("static", {"every": 3}, "every=3 is no option of method static"),
         ("hard_thresholding", {"grow": "random"}, "grow='random' is no option of method hard"),
