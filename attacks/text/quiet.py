@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -18,9 +20,7 @@ def quiet_transformers(*, bars: bool = False) -> Iterator[None]:
     Raises:
         ImportError: transformers is not installed.
     """
-    from transformers.utils import logging as own
-
-    hub = logging.getLogger("huggingface_hub")
+    own, hub = _logging(), logging.getLogger("huggingface_hub")
     levels, shown = (own.get_verbosity(), hub.level), own.is_progress_bar_enabled()
     own.set_verbosity_error()
     hub.setLevel(logging.ERROR)
@@ -34,9 +34,11 @@ def quiet_transformers(*, bars: bool = False) -> Iterator[None]:
 
 
 def _show_bars(shown: bool) -> None:
-    from transformers.utils import logging as own
-
     if shown:
-        own.enable_progress_bar()
+        _logging().enable_progress_bar()
     else:
-        own.disable_progress_bar()
+        _logging().disable_progress_bar()
+
+
+def _logging() -> Any:
+    return importlib.import_module("transformers.utils.logging")
