@@ -111,6 +111,7 @@ def language_model(
             f"of the task have shape {tuple(shape)}; choose a text task such as sst2_sample"
         )
     source = weights_source(weights)
+    transformers_library()  # says how to install it
     with quiet_transformers():
         try:
             _check_size(source, num_classes)

@@ -13,6 +13,7 @@ from attacks.text import load_pretrained, quiet_transformers
 from robustprune.models.language import (
     MINILM,
     no_weights,
+    transformers_library,
     weights_source,
 )
 from robustprune.packing import pack_tokens, with_room
@@ -35,6 +36,7 @@ class SentenceTokenizer:
         if max_length < 4:
             raise ValueError(f"max_length={max_length} must be at least 4 tokens")
         source = weights_source(weights)
+        transformers_library()  # says how to install it
         with quiet_transformers():
             try:
                 self.tokenizer: Any = load_pretrained("AutoTokenizer", source)
