@@ -72,7 +72,8 @@ def _stages(run: Run) -> dict[str, Any]:
     switch = measure_switch(run, scratch) if switched else None
     write_per_example(run, entries)
     keep_example(run, [f for f in models if f.name in compared], headline, entries)
-    checks = findings(run, headline, entries)
+    robust = {fitted.name: fitted for fitted in (headline, sources.adversarial)}
+    checks = findings(run, list(robust.values()), entries)
     metrics = _metrics(run, entries, switch, checks, text, headline=headline.name)
     run.folder.write_json("metrics.json", metrics)
     run.folder.publish(headline.name)

@@ -217,9 +217,12 @@ def sanity_checks(
     ]
 
 
-def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def findings(
+    run: Run, robust: Sequence[Fitted], entries: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Look for signs of masked gradients or of a broken evaluation (Carlini et al., arXiv
-    1902.06705): all checks for the headline model, and those of the measures for every model."""
+    1902.06705): all checks for the networks `robust`, which the run compares, and those of the
+    measures for every network."""
     file = "measure/sanity.json"
     if run.folder.has(file):
         checks = list(run.folder.read_json(file))
@@ -227,8 +230,11 @@ def findings(run: Run, headline: Fitted, entries: Sequence[dict[str, Any]]) -> l
         seed_stage(run.config.seed, file)
         x, y = test_examples(run)
         effort = SANITY if run.task.train.present is None else SANITY_SENTENCES
-        checks = sanity_checks(headline.model, x, y, run.threat, effort)
-        checks = [{**check, "name": f"{headline.name}: {check['name']}"} for check in checks]
+        checks = [
+            {**check, "name": f"{fitted.name}: {check['name']}"}
+            for fitted in robust
+            for check in sanity_checks(fitted.model, x, y, run.threat, effort)
+        ]
         run.folder.write_json(file, checks)
     strong = f"pgd{run.config.evaluation.steps}"
     labels = test_examples(run)[1].tolist()

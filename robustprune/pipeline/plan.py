@@ -133,9 +133,9 @@ def measuring_passes(config: Config, *, models: int, n: int, classes: int, curve
         each += attacks[name]
     if section.curve:
         each += Passes(curve, curve * section.steps)
-    compared = min(3, models)  # the dense networks and the headline
+    compared, robust = min(3, models), min(2, models)  # the dense networks and the headline
     return (
         each.times(models * n)
         + _MINIMAL.times(compared * min(section.minimal, n))
-        + _SANITY.times(min(n, 100))
+        + _SANITY.times(robust * min(n, 100))
     )

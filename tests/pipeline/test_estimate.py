@@ -62,9 +62,12 @@ def test_trained_tickets_and_language_tickets_have_their_own_names() -> None:
 def test_passes_count_calls_of_the_network(small: Config) -> None:
     section = {"steps": 4, "restarts": 3, "minimal": 0}
     config = many(small, **section)
-    bare = measuring_passes(config, models=0, n=10, classes=2, curve=0)  # the sanity checks
-    one = measuring_passes(config, models=1, n=10, classes=2, curve=0)
-    assert one.gradient - bare.gradient == 10 * (1 + 4 * 3)
+    one, two, three = (
+        measuring_passes(config, models=models, n=10, classes=2, curve=0) for models in (1, 2, 3)
+    )
+    each = 10 * (1 + 4 * 3)
+    assert three.gradient - two.gradient == each
+    assert two.gradient - 2 * each == 2 * (one.gradient - each) > 0  # the sanity checks of two
     with_curve = many(small, **section | {"curve": True})
     curved = measuring_passes(with_curve, models=1, n=10, classes=2, curve=15)
     assert curved.gradient - one.gradient == 10 * 15 * 4

@@ -46,6 +46,9 @@ def test_a_run_leaves_what_is_promised(small: Config, tmp_path: Path) -> None:
         "rst",
         "rst-inherit",
     ]
+    checked = {check["name"] for check in metrics["findings"]}
+    for name in (metrics["headline"], "adversarial"):  # what is compared
+        assert f"{name}: white-box-beats-black-box" in checked
     rst = metrics["models"][2]
     masks = MaskSet.load(folder / "masks.safetensors")
     assert (rst["density"], rst["kept"]) == (0.5, masks.kept)
