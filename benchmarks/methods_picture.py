@@ -21,6 +21,7 @@ NAMES = {
     "magnitude, erk+100": "magnitude with shares of ERK, then 100 epochs",
     "ours+100 rslad": "without training, then 100 epochs with a teacher",
     "rigl": "RigL, sparse from the start",
+    "twinrep": "Twin-Rep, from new weights",
     "rst+100": "RST, then 100 epochs",
     "ours+10 rslad": "without training, then 10 epochs with a teacher",
     "harp+100": "HARP from equal shares, then 100 epochs",
