@@ -229,6 +229,9 @@ SEARCHES: dict[str, Search] = {
     "harp, 1 epoch": trained(
         prune_scores, method="harp", epochs=1, optimizer=OptimizerSpec(lr=0.1)
     ),
+    "hydra, erk, 1 epoch": trained(
+        prune_scores, method="hydra", epochs=1, allocate="erk", optimizer=OptimizerSpec(lr=0.1)
+    ),
     "rst": trained(find_scratch_ticket, epochs=200, optimizer=OptimizerSpec(lr=0.5)),
 }  # fmt: skip
 for _name, _search in SEARCHES.items():

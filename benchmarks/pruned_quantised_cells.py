@@ -118,7 +118,7 @@ def sentences(options: argparse.Namespace) -> tuple[Judge, Callable[[int], Itera
     """MiniLM of a finished run of plm_minilm_sst2, half of the weights kept."""
     config = load_config(options.sentences / "config.yaml")
     run = planned_run(config, out=options.out, data_dir=options.data_dir, quiet=True)
-    x, y = run.task.test.batch(slice(40))
+    x, y = run.task.test.batch(slice(160))
     calibration, _ = run.training.batch(slice(64))
     judge = Judge(x, y, calibration, run.threat, False, 5, 1, 30)
 

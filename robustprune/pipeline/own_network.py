@@ -46,8 +46,14 @@ def call_function(named: str, options: Mapping[str, Any] | None = None) -> nn.Mo
     """
     module, colon, function = named.partition(":")
     if not colon or not module or not function:
+        name = repr(named[:ECHO])
+        hint = (
+            "; a file of weights belongs behind --state, beside the function that builds it"
+            if len(named) <= ECHO and Path(named).is_file()
+            else ""
+        )
         raise ValueError(
-            f"{named[:ECHO]!r} is not of the form package.module:function, such as nets:build"
+            f"{name} is not of the form package.module:function, such as nets:build{hint}"
         )
     build = _function(_imported(module, function), function)
     return _built(build, named, dict(options or {}))

@@ -187,7 +187,8 @@ def _check_kind(path: Path) -> None:
     if not (path / FILE).exists():
         raise ValueError(
             f"{path} is a run without certificates (causal language models have none); have "
-            "them made by the same command with --set certify.method=crown-ibp, say"
+            "them made by the same command with --set certify.method=crown-ibp, or of a network "
+            "that reads sentences with --set certify.sigma=0.05, say"
         )
     if not (path / "config.yaml").exists():
         raise ValueError(

@@ -132,6 +132,7 @@ def test_a_config_gives_examples_and_threat(own: Path, capsys: pytest.CaptureFix
     ("change", "message"),
     [
         ({0: "own_nets"}, "is not of the form package.module:function"),
+        ({0: "own.npz"}, "a file of weights belongs behind --state"),
         ({0: "own_nots:build"}, "cannot import own_nots"),
         ({0: "own_nets:built"}, "has no function 'built'"),
         ({0: "own_nets:lines"}, "it must return an nn.Module"),
