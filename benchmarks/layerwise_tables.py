@@ -42,17 +42,18 @@ def table(found: Sequence[Mapping], cases: Iterable[str]) -> str:
 
 
 def paired(found: Sequence[Mapping], case: str, against: str) -> str:
-    """Differences to another method at the same density, paired by the dense network of each seed:
-    mean and 95% interval of Student's t, of robust and of clean accuracy in points."""
+    """Differences to another method at the same density, or to "dense", paired by the dense network
+    of each seed: mean and 95% interval of Student's t, of robust and of clean accuracy in points."""
     rows = {
         (row["method"], row["density"], row["seed"]): row for row in found if row["case"] == case
     }
     lines = [f"| less {against} | density | networks | robust | clean |", "| --- " * 5 + "|"]
     for method, density in dict.fromkeys((name, density) for name, density, _ in rows):
+        beside = 1.0 if against == "dense" else density
         pairs = [
-            (row, rows[against, density, seed])
+            (row, rows[against, beside, seed])
             for (name, level, seed), row in rows.items()
-            if (name, level) == (method, density) and (against, density, seed) in rows
+            if (name, level) == (method, density) and (against, beside, seed) in rows
         ]
         if method == against or len(pairs) < 2:
             continue

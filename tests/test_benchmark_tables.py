@@ -3,6 +3,7 @@
 import math
 
 from benchmarks.compression_tables import shifts
+from benchmarks.layerwise_tables import paired
 from benchmarks.pruned_quantised_table import FORMS, NETWORKS, table
 
 
@@ -37,3 +38,18 @@ def test_three_networks_that_change_alike_are_no_proof() -> None:
     assert found.adjusted == 0.25
     assert not found.shown
     assert math.isnan(found.half)
+
+
+def test_every_density_is_compared_with_the_dense_network_of_the_same_seed() -> None:
+    rows = [
+        {"case": "ecg200", "seed": seed, "method": method, "density": density,
+         "robust": 80.0 + seed - less, "clean": 90.0}
+        for seed in range(3)
+        for method, density, less in (("dense", 1.0, 0), ("rigl", 0.1, 2 + seed), ("rigl", 0.02, 9))
+    ]  # fmt: skip
+    lines = paired(rows, "ecg200", "dense").splitlines()[2:]
+    # the differences are 2, 3 and 4: half of the interval is t(2) · 1 / √3 = 4.303 / 1.732
+    assert lines == [
+        "| rigl | 0.1 | 3 | -3.0 ± 2.5 | +0.0 ± 0.0 |",
+        "| rigl | 0.02 | 3 | -9.0 ± 0.0 | +0.0 ± 0.0 |",
+    ]
