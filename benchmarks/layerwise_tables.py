@@ -43,7 +43,7 @@ def table(found: Sequence[Mapping], cases: Iterable[str]) -> str:
 
 def paired(found: Sequence[Mapping], case: str, against: str) -> str:
     """Differences to another method at the same density, or to "dense", paired by the dense network
-    of each seed: mean and 95% interval of Student's t, of robust and of clean accuracy in points."""
+    of each seed: mean and 95% interval of Student's t, of robust and clean accuracy in points."""
     rows = {
         (row["method"], row["density"], row["seed"]): row for row in found if row["case"] == case
     }
