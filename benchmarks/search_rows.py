@@ -40,6 +40,9 @@ ROWS = {
     "hydra with s2ap": learned(
         prune_scores, flat=True, method="hydra", epochs=50, optimizer=SCORES
     ),
+    "hydra, erk, with s2ap": learned(
+        prune_scores, flat=True, method="hydra", allocate="erk", epochs=50, optimizer=SCORES
+    ),
     "harp with s2ap": learned(prune_scores, flat=True, method="harp", epochs=50, optimizer=SCORES),
     "rst with s2ap": learned(
         find_scratch_ticket, flat=True, epochs=200, optimizer=OptimizerSpec(lr=0.5)
