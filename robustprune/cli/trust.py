@@ -81,6 +81,13 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         metavar="PACKAGE.MODULE:FUNCTION",
         help="your own network, if the run has one; its module is imported",
     )
+    path_argument(
+        parser,
+        "--data",
+        metavar="PATH",
+        type=Path,
+        help="where the run's own data are now, if they were moved",
+    )
     add_place_options(parser)
 
 
@@ -110,6 +117,7 @@ def _trust(options: argparse.Namespace) -> int:
             None if options.sets is None else tuple(options.sets),
         ),
         data_dir=options.data_dir,
+        data=options.data and options.data.expanduser(),
         device=choose_device(options.device),
         network=options.model,
         quiet=silent(options),

@@ -70,7 +70,10 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         help="largest number of fresh samples for one smoothed claim, and at most 100 times as "
         "many as it was made with (default: %(default)s)",
     )
-    own = parser.add_argument_group("your own network, which no file may name")
+    own = parser.add_argument_group(
+        "your own network and data, which no file may name",
+        "Of a run, --data says where its own data are now, if they were moved.",
+    )
     own.add_argument(
         "--model",
         metavar="PACKAGE.MODULE:FUNCTION",
@@ -106,6 +109,7 @@ def _verify(options: argparse.Namespace) -> int:
         findings = verify_run(
             run,
             data_dir=options.data_dir,
+            data=options.data and Path(options.data).expanduser(),
             device=device,
             seed=options.seed,
             limit=options.samples,
@@ -120,7 +124,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _check_unused(options: argparse.Namespace) -> None:
     """Refuse options that a run does not need, because its own config says what was certified."""
-    for name in ("state", "config", "data", "label", "layout", "test", "overrides"):
+    for name in ("state", "config", "label", "layout", "test", "overrides"):
         if getattr(options, name):
             shown = "set" if name == "overrides" else name
             raise ValueError(

@@ -67,6 +67,10 @@ def origin_of(section: ModelSection, task: Task, *, own_data: bool) -> dict[str,
     if is_function(section.name):
         origin["network"] = code_digest(section.name)
     if own_data:
-        arrays = (task.train.x, task.train.y, task.test.x, task.test.y)
-        origin["data"] = tensor_digest(*arrays)[:16]
+        origin["data"] = data_digest(task)
     return origin
+
+
+def data_digest(task: Task) -> str:
+    """Return a digest of all examples of a task, the training and the test ones."""
+    return tensor_digest(task.train.x, task.train.y, task.test.x, task.test.y)[:16]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from attacks import ThreatModel
 from attacks.text import local_files_only
 from robustprune.measure import Trust, compare_trust, corruption_names, surrogates
+from robustprune.pipeline.moved import check_same_data, with_data
 from robustprune.pipeline.networks import build_network
 from robustprune.pipeline.prepare import is_causal, task_of
 from robustprune.pipeline.shared import Run
@@ -48,6 +49,7 @@ def trust_run(
     asked: Asked,
     *,
     data_dir: Path | None = None,
+    data: Path | None = None,
     device: torch.device | str = "cpu",
     network: str | None = None,
     quiet: bool = True,
@@ -57,6 +59,7 @@ def trust_run(
     Args:
         run_dir: the directory of a finished run.
         data_dir: the folder of the task's data sets, as in `tasks.load_task`.
+        data: where the run's own data are now; None for the place that its config names.
         network: the `package.module:function` of a run of your own network. Its module is
             imported, so no file alone can name it.
 
@@ -67,7 +70,7 @@ def trust_run(
         ValueError, OSError: a file is missing or damaged, a name is none of the run's networks, or
             groups do not fit.
     """
-    config = load_config(run_dir / "config.yaml")
+    config = with_data(load_config(run_dir / "config.yaml"), data)
     check_code_is_named(config.model.name, [network])
     causal = is_causal(config)
     check_more(asked, config, causal=causal, text=config.task.name in text_names())
@@ -84,6 +87,7 @@ def trust_run(
         folder = RunDir(run_dir)
         return trust_language(replace(prepared, folder=folder), asked)
     task = task_of(config, data_dir)
+    check_same_data(config, task, RunDir(run_dir))
     return trust_classifier(
         RunDir(run_dir),
         config,

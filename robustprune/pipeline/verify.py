@@ -21,6 +21,7 @@ from robustprune.certify import (
 )
 from robustprune.certify.certificate import FILE
 from robustprune.certify.claims import LIMIT
+from robustprune.pipeline.moved import with_data
 from robustprune.pipeline.networks import build_network, origin_of
 from robustprune.pipeline.own import SETTINGS
 from robustprune.pipeline.plan import check_certified, headline_names
@@ -46,6 +47,7 @@ class _Run:
     task: Task
     headline: str
     origin: Mapping[str, Any]
+    data: Path | None  # where the user says that the data are
 
 
 @local_files_only()  # the folder may come from somebody else and names what is loaded
@@ -53,6 +55,7 @@ def verify_run(
     run_dir: Path,
     *,
     data_dir: Path | None = None,
+    data: Path | None = None,
     device: torch.device | str = "cpu",
     seed: int | None = None,
     limit: int = LIMIT,
@@ -69,6 +72,7 @@ def verify_run(
     Args:
         run_dir: the folder with config.yaml and certificates.jsonl.
         data_dir: the folder of the task's data sets, as in `tasks.load_task`.
+        data: where the run's own data are now; None for the place that its config names.
         seed: the seed of fresh noise and attacks; None draws one.
         limit: the largest number of fresh samples for one smoothed claim.
         network: the `package.module:function` of a run of your own network, which must be the one
@@ -88,10 +92,10 @@ def verify_run(
     except (ValueError, OSError) as error:
         return [CheckResult("files", False, " ".join(str(error).split()))]
     check_code_is_named(config.model.name, [network])
-    task = task_of(config, data_dir)
+    task = task_of(with_data(config, data), data_dir)
     try:
         check_certified(config)
-        run = _read_run(RunDir(run_dir), config, task)
+        run = _read_run(RunDir(run_dir), config, task, data)
     except (ValueError, OSError) as error:
         return [CheckResult("files", False, " ".join(str(error).split()))]
     options: dict[str, Any] = {"seed": seed, "limit": limit, "quiet": quiet}
@@ -240,7 +244,7 @@ def _left_alone(run: _Run) -> list[CheckResult]:
     """List what the folder contains or says and what was not checked."""
     left = [unchecked("metrics.json", "its figures; only the headline's name is read from it")]
     file, total = run.config.task.path, len(run.task.test)
-    if file is not None:
+    if file is not None and run.data is None:
         detail = (
             f"they were read from {file}, which the folder's config names; check yourself that it "
             "is the data set that you mean"
@@ -253,7 +257,7 @@ def _left_alone(run: _Run) -> list[CheckResult]:
     return left
 
 
-def _read_run(folder: RunDir, config: Config, task: Task) -> _Run:
+def _read_run(folder: RunDir, config: Config, task: Task, data: Path | None) -> _Run:
     """Read what the folder says of the whole run.
 
     Raises:
@@ -265,7 +269,7 @@ def _read_run(folder: RunDir, config: Config, task: Task) -> _Run:
     headline = metrics.get("headline") if isinstance(metrics, dict) else None
     if not isinstance(headline, str):
         raise ValueError(f"{folder.path / 'metrics.json'} names no headline model")
-    return _Run(folder, config, task, headline, origin if isinstance(origin, dict) else {})
+    return _Run(folder, config, task, headline, origin if isinstance(origin, dict) else {}, data)
 
 
 def _rebuild(run: _Run, files: Path) -> tuple[nn.Module, MaskSet | None]:

@@ -177,7 +177,9 @@ def test_options_for_own_networks_are_refused_for_a_run(
     Path("run").mkdir()
     Path("run/config.yaml").write_text("{}")
     Path("run/certificates.jsonl").touch()
+    assert main(["verify", "run", "--label", "first"]) == 2
+    assert "--label is for certificates of your own network" in capsys.readouterr().err
     assert main(["verify", "run", "--data", "data.csv"]) == 2
-    assert "--data is for certificates of your own network" in capsys.readouterr().err
+    assert "--data is for a run on your own data, and this one read" in capsys.readouterr().err
     Path("run/config.yaml").unlink()
     assert main(["verify", "run"]) == 2

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from robustprune.cli import main
+from robustprune.pipeline.moved import with_data
 from robustprune.pipeline.prepare import planned_run
 from robustprune.pipeline.verify import verify_run
 from robustprune.run.config import load_config, parse_config
@@ -189,6 +190,32 @@ def test_certificates_of_the_run_are_verified(here: Path) -> None:
     assert [finding.name for finding in bad] == ["origin, network"]
     Path("mine.npz").unlink()
     assert main(["verify", str(run), "--model", "pipe_nets:build", "--quiet"]) == 2
+
+
+def test_a_run_whose_data_were_moved_is_told_where_they_are(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, named = str(the_run()), ["--model", "pipe_nets:build", "--quiet"]
+    Path("elsewhere").mkdir()
+    Path("mine.npz").rename("elsewhere/yours.npz")
+    arrays(Path("other.npz"), seed=1)
+    trust = ["trust", run, "--against", "natural", "--examples", "20", *named]
+    for asked in (["verify", run, *named], trust):
+        assert main(asked) == 2
+        assert "mine.npz are not there" in (said := capsys.readouterr().err)
+        assert "--data PATH" in said
+        assert main([*asked, "--data", "nowhere.npz"]) == 2
+        assert "there is no file or folder nowhere.npz" in capsys.readouterr().err
+        assert main([*asked, "--data", "elsewhere/yours.npz"]) == 0
+    assert main(["verify", run, *named, "--data", "other.npz"]) == 1
+    capsys.readouterr()
+    assert main([*trust, "--data", "other.npz"]) == 2
+    assert "other.npz does not hold the data of this run" in capsys.readouterr().err
+
+
+def test_a_packaged_data_set_is_not_moved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="this one read ecg200; leave it out"):
+        with_data(load_config(config_path("rst_ecg200")), tmp_path)
 
 
 @pytest.mark.parametrize(
