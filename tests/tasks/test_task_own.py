@@ -124,6 +124,3 @@ def test_examples_are_numbered_as_for_a_run_where_there_is_a_training_split(
     with pytest.warns(UserWarning, match="cat is 0, dog is 1"):
         found = examples(pets, share=0.25, label="kind")
     assert found == (task.test.x.flatten(1).tolist(), task.test.y.tolist())
-
-
-# -- pictures -------------------------------------------------------------------------------------
