@@ -74,6 +74,33 @@ class Stubborn(nn.BatchNorm1d):
         return super().train(True)
 
 
+def turning(x: torch.Tensor) -> torch.Tensor:
+    """max(x, 0) up to 5, and −x beyond."""
+    return torch.where(x > 5, -x, x.clamp(min=0))
+
+
+def test_an_operator_with_the_name_of_one_of_torch_is_not_taken_for_it():
+    """At the inputs themselves it is a ReLU, so that no comparison of logits can tell."""
+    torch.library.custom_op("strangers::relu", turning, mutates_args=())
+    model, (x, y) = Calls(torch.ops.strangers.relu), batch()
+    assert torch.equal(model(x), Calls(torch.ops.aten.relu)(x))
+    with pytest.raises(ValueError, match=r"no bounds for 'torch._ops.strangers.relu'"):
+        margin_bounds(model, x, y, ThreatModel("linf", 9.0))
+    margins = margin_bounds(Calls(torch.ops.aten.relu), x, y, THREAT)
+    assert torch.equal(margins, margin_bounds(Calls(F.relu), x, y, THREAT))
+
+
+class Calls(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        torch.manual_seed(0)
+        self.function, self.last = function, nn.Linear(4, 3)
+        self.eval()
+
+    def forward(self, x):
+        return self.last(self.function(x))
+
+
 def test_train_mode_that_stays_on_and_autocast_are_refused():
     model = nn.Sequential(nn.Linear(4, 3), Stubborn(3))
     with pytest.raises(ValueError, match=r"module '1' .Stubborn. stays in train mode"):
