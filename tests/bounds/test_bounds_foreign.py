@@ -254,3 +254,27 @@ def test_complex_weights_are_refused():
 
     with pytest.raises(ValueError, match="complex64"):
         margin_bounds(Complex(), *batch(), THREAT)
+
+
+class Turning(torch.Tensor):
+    """A weight whose layer turns the sign of inputs above 5, as one of 8 bits would cut them."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is F.linear:
+            x, weight, *others = args
+            args = (torch.where(x > 5, -x, x), weight, *others)
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def test_weights_with_operations_of_their_own_are_refused():
+    """At the inputs themselves they are plain ones, so that no comparison of logits can tell."""
+    layer, (x, y) = nn.Linear(4, 3), batch()
+    plain = [layer(x), layer(10 + x)]
+    margin_bounds(layer, x, y, THREAT)
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Turning))
+    assert torch.equal(layer(x), plain[0])
+    assert not torch.equal(layer(10 + x), plain[1])
+    for bound in (margin_bounds, interval_margins):
+        with pytest.raises(ValueError, match="weights of class Turning have no bounds"):
+            bound(layer, x, y, ThreatModel("linf", 10.0))
