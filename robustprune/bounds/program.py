@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustprune.bounds.activations import Elementwise
 from robustprune.bounds.affine import Affine, Region, Shape
@@ -95,9 +95,18 @@ class Program:
         return Value(len(self.nodes) - 1, out)
 
     def cast(self, tensor: Tensor | None) -> Any:
-        """Return a weight in the program's dtype; None stays None."""
+        """Return a weight in the program's dtype; None stays None.
+
+        Raises:
+            ValueError: it is complex, or of a class of its own, whose operations may do anything.
+        """
         if tensor is None:
             return None
+        if type(tensor) not in (Tensor, nn.Parameter):
+            raise ValueError(
+                f"weights of class {type(tensor).__name__} have no bounds, because operations on "
+                "them need not be those of torch; turn them into plain tensors"
+            )
         if tensor.is_complex():
             raise ValueError(f"weights of dtype {tensor.dtype} have no bounds; use real ones")
         # gradients of slopes alone must not build a graph to the weights

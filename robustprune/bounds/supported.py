@@ -182,8 +182,18 @@ _HARMLESS = {name for name in dir(nn.Module) if name.startswith("__")} - {
 
 
 def function_name(target: Any) -> str:
-    """Return the key of a function in FUNCTIONS; a user's function keeps its module's name."""
-    name: str = target if isinstance(target, str) else target.__name__
+    """Return the key of a function in FUNCTIONS. A function that is not torch's own keeps its
+    module's name, also an operator that somebody registered in torch.ops."""
+    if isinstance(target, str):
+        return target
+    name: str = getattr(target, "__name__", type(target).__name__)
     origin = getattr(target, "__module__", None) or ""
-    torchs = isinstance(target, str | BuiltinFunctionType) or origin.partition(".")[0] == "torch"
-    return name if torchs or origin in ("", "_operator") else f"{origin}.{name}"
+    torchs = origin.partition(".")[0] == "torch"
+    if origin.startswith(_OPERATORS):
+        torchs = origin == f"{_OPERATORS}aten"
+    builtin = isinstance(target, BuiltinFunctionType) and origin in ("", "_operator", "builtins")
+    return name if torchs or builtin else f"{origin}.{name}"
+
+
+#: the beginning of the modules of operators; "aten" are those of torch itself
+_OPERATORS = "torch._ops."

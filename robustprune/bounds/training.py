@@ -60,7 +60,7 @@ def _around(
     y = check_batch(x, y)
     graph = trace(model)
     batch_norm = any(
-        isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.training
+        isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and module.training
         for module in graph.model.modules()
     )
     program = graph.program(x if batch_norm else x[:2], batch_statistics=True)

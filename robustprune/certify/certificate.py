@@ -18,6 +18,7 @@ from jsonschema.exceptions import best_match
 
 from robustprune.run.checkpoint import write_atomically
 from robustprune.run.files import read_bytes
+from robustprune.run.terminal import shown
 from robustprune.tabular import html_table
 
 FILE = "certificates.jsonl"
@@ -245,6 +246,8 @@ def _is_old(first: str) -> bool:
     return isinstance(value, dict) and type(value.get("schema")) is int and value["schema"] == 1
 
 
+#: the largest number of characters that a message quotes from a file
+_LONGEST = 400
 #: fields that hold whole numbers, or null
 _WHOLE = ("index", "label", "prediction", "hits", "replaceable", "seed", "n")
 #: the fields that lines of schema 1 do not have
@@ -266,7 +269,8 @@ def _line(text: str, kind: str, source: str, old: bool) -> dict[str, Any]:
     def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(pairs)
         if len(fields) < len(pairs):  # readers could take different ones
-            raise ValueError(f"a field is given twice among {', '.join(k for k, _ in pairs)}")
+            names = ", ".join(k for k, _ in pairs)
+            raise ValueError(f"a field is given twice among {shown(names, _LONGEST)}")
         return fields
 
     try:
@@ -281,7 +285,7 @@ def _line(text: str, kind: str, source: str, old: bool) -> dict[str, Any]:
     fault = best_match(_validator(kind).iter_errors(value))
     if fault is not None:
         where = f"{source}, {fault.json_path[2:]}" if fault.absolute_path else source
-        raise ValueError(f"{where}: {fault.message}")
+        raise ValueError(f"{where}: {shown(fault.message, _LONGEST)}")
     assert isinstance(value, dict), "the schema says so"
     # JSON has one kind of numbers, so that the schema accepts 3.0 as a whole number
     value |= {name: int(value[name]) for name in _WHOLE if isinstance(value.get(name), float)}

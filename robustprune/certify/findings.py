@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from robustprune.run.terminal import printable
+from robustprune.run.terminal import shown
 
 #: the largest number of examples that a finding names
 _NAMED = 8
+#: the largest number of characters of a line, which may quote a file
+_LONGEST = 1000
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,12 @@ def unchecked(name: str, detail: str) -> CheckResult:
 def report_lines(findings: Sequence[CheckResult]) -> list[str]:
     """Return a line for each finding, those not checked, and a last line with the verdict.
 
-    Text from the files cannot imitate one of these lines, see `printable`.
+    Text from the files can neither imitate one of these lines nor flood them, see `shown`.
     """
     made = [finding for finding in findings if finding.checked]
     left = [finding for finding in findings if not finding.checked]
-    lines = [
-        f"{'ok' if finding.ok else 'FAILED':6}  {printable(f'{finding.name}: {finding.detail}')}"
-        for finding in made
-    ]
-    lines += [f"not checked: {printable(f'{one.name}: {one.detail}')}" for one in left]
+    lines = [f"{'ok' if finding.ok else 'FAILED':6}  {_line(finding)}" for finding in made]
+    lines += [f"not checked: {_line(finding)}" for finding in left]
     failed = sum(not finding.ok for finding in made)
     verdict = (
         f"{failed} of {len(made)} checks failed; do not rely on this file"
@@ -66,3 +65,7 @@ def report_lines(findings: Sequence[CheckResult]) -> list[str]:
         else f"all {len(made)} checks passed"
     )
     return [*lines, f"{verdict}; not checked, see above: {len(left)}" if left else verdict]
+
+
+def _line(finding: CheckResult) -> str:
+    return shown(f"{finding.name}: {finding.detail}", _LONGEST)

@@ -74,6 +74,33 @@ class Stubborn(nn.BatchNorm1d):
         return super().train(True)
 
 
+def turning(x: torch.Tensor) -> torch.Tensor:
+    """max(x, 0) up to 5, and −x beyond."""
+    return torch.where(x > 5, -x, x.clamp(min=0))
+
+
+def test_an_operator_with_the_name_of_one_of_torch_is_not_taken_for_it():
+    """At the inputs themselves it is a ReLU, so that no comparison of logits can tell."""
+    torch.library.custom_op("strangers::relu", turning, mutates_args=())
+    model, (x, y) = Calls(torch.ops.strangers.relu), batch()
+    assert torch.equal(model(x), Calls(torch.ops.aten.relu)(x))
+    with pytest.raises(ValueError, match=r"no bounds for 'torch._ops.strangers.relu'"):
+        margin_bounds(model, x, y, ThreatModel("linf", 9.0))
+    margins = margin_bounds(Calls(torch.ops.aten.relu), x, y, THREAT)
+    assert torch.equal(margins, margin_bounds(Calls(F.relu), x, y, THREAT))
+
+
+class Calls(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        torch.manual_seed(0)
+        self.function, self.last = function, nn.Linear(4, 3)
+        self.eval()
+
+    def forward(self, x):
+        return self.last(self.function(x))
+
+
 def test_train_mode_that_stays_on_and_autocast_are_refused():
     model = nn.Sequential(nn.Linear(4, 3), Stubborn(3))
     with pytest.raises(ValueError, match=r"module '1' .Stubborn. stays in train mode"):
@@ -227,3 +254,27 @@ def test_complex_weights_are_refused():
 
     with pytest.raises(ValueError, match="complex64"):
         margin_bounds(Complex(), *batch(), THREAT)
+
+
+class Turning(torch.Tensor):
+    """A weight whose layer turns the sign of inputs above 5, as one of 8 bits would cut them."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is F.linear:
+            x, weight, *others = args
+            args = (torch.where(x > 5, -x, x), weight, *others)
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def test_weights_with_operations_of_their_own_are_refused():
+    """At the inputs themselves they are plain ones, so that no comparison of logits can tell."""
+    layer, (x, y) = nn.Linear(4, 3), batch()
+    plain = [layer(x), layer(10 + x)]
+    margin_bounds(layer, x, y, THREAT)
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Turning))
+    assert torch.equal(layer(x), plain[0])
+    assert not torch.equal(layer(10 + x), plain[1])
+    for bound in (margin_bounds, interval_margins):
+        with pytest.raises(ValueError, match="weights of class Turning have no bounds"):
+            bound(layer, x, y, ThreatModel("linf", 10.0))

@@ -1,5 +1,7 @@
 """Layer normalisation: exact where that is known, sound in every way to compute it."""
 
+from functools import partial
+
 import pytest
 import torch
 import torchvision
@@ -209,6 +211,12 @@ class Holder(nn.Module):
         (
             nn.TransformerEncoderLayer(4, 1, batch_first=True, activation=torch.sin),
             "module 'layer'.*'sin' inside it",
+        ),
+        (
+            nn.TransformerEncoderLayer(
+                4, 1, batch_first=True, activation=partial(F.gelu, approximate="tanh")
+            ),
+            "module 'layer'.*'functools.partial' inside it",
         ),
     ],
 )

@@ -100,6 +100,19 @@ def test_batch_norm_in_train_mode_takes_the_clean_batch():
     )
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("method", MARGINS)
+def test_batch_norm_of_any_dimension_takes_the_whole_batch(method, dims):
+    torch.manual_seed(0)
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1](1, 3, 2)
+    norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dims - 1](3)
+    model = nn.Sequential(conv, norm, nn.ReLU(), nn.Flatten(), nn.Linear(3 * 2**dims, 3)).double()
+    x, y = torch.rand(8, 1, *(3,) * dims).double(), torch.arange(8) % 3
+    logits = model(x)
+    got = MARGINS[method](model, x, y, ThreatModel("linf", 0.0))
+    torch.testing.assert_close(got, logits.gather(1, y[:, None]) - logits)
+
+
 @pytest.mark.parametrize("method", MARGINS)
 def test_training_with_them_certifies_more(method):
     generator = torch.Generator().manual_seed(0)

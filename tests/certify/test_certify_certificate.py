@@ -327,6 +327,19 @@ def test_texts_that_are_no_certificates(text, message):
         parse_certificates(text, source="c.jsonl")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        text_of().replace('"radius": 0.0625', f'"radius": "{"9" * 10**6}"'),
+        text_of().replace('"index": 1', f'"{"x" * 10**6}": 1, "index": 1, "index": 0', 1),
+    ],
+)
+def test_a_message_quotes_no_more_of_a_file_than_a_reader_needs(text):
+    with pytest.raises(ValueError, match="line 2") as refused:
+        parse_certificates(text, source="c.jsonl")
+    assert len(str(refused.value)) < 600
+
+
 def test_files_that_cannot_be_read(tmp_path):
     path = tmp_path / "certificates.jsonl"
     with pytest.raises(ValueError, match=r"cannot read .*certificates\.jsonl: No such file"):

@@ -333,6 +333,11 @@ def test_nothing_in_a_file_makes_a_line_of_its_own() -> None:
     assert lines[-1].startswith("1 of 1 checks failed")
 
 
+def test_a_long_text_in_a_file_does_not_flood_the_report() -> None:
+    lines = report_lines([CheckResult("a", False, "x" * 10**6), unchecked("b", "y" * 10**6)])
+    assert [len(line) < 1100 for line in lines] == [True] * 3
+
+
 def test_a_stored_network_of_another_size_is_not_read(folder: Path) -> None:
     stored = folder / "models" / json.loads((folder / "metrics.json").read_text())["headline"]
     stored.mkdir(parents=True, exist_ok=True)

@@ -78,6 +78,18 @@ def test_what_was_certified_is_verified_and_a_lie_is_found(
     assert failing(capsys, *MODEL, *STATE, *DATA) != set()
 
 
+def test_a_name_that_is_taken_from_the_file_does_not_count_as_checked(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certified(*STATE)
+    file = Path("proofs/certificates.jsonl")
+    first, *others = file.read_text().splitlines()
+    file.write_text("\n".join([json.dumps({**json.loads(first), "task": "MNIST"}), *others, ""]))
+    assert main(["verify", "proofs", "--seed", "1", *MODEL, *STATE, *DATA]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines if "MNIST" in line] == ["not checked"]
+
+
 def test_other_weights_data_or_options_are_found(
     own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,6 +45,18 @@ def test_a_linear_model_has_its_exact_worst_case_loss() -> None:
     assert (int(result.right), result.counted) == (int((gap > 0).sum()), len(y))
 
 
+def test_a_network_that_decides_by_ties_certifies_nothing() -> None:
+    dead = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2, bias=False))
+    nn.init.constant_(dead[0].bias, -100.0)  # all its logits are 0, as after too much pruning
+    x, y = batch()
+    for method in ("ibp", "crown-ibp"):
+        for epoch in (0.0, 0.5, 2.0):
+            objective = Certified(THREAT, method=method, warmup=1.0)  # type: ignore[arg-type]
+            result = objective(dead, x, y, epoch)
+            assert (int(result.right), result.counted) == (0, len(y))
+    assert not certified(dead, x, y, THREAT).any()
+
+
 @pytest.mark.parametrize("epoch", [0.0, 1.0, 3.0, 4.0, 9.0])
 @pytest.mark.parametrize("method", ["ibp", "crown-ibp"])
 def test_the_schedule_by_its_formula(method: str, epoch: float) -> None:
