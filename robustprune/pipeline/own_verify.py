@@ -165,5 +165,12 @@ def verify_own(
         limit=limit,
         quiet=quiet,
     )
+    # the name is taken from the file itself
+    findings = [finding for finding in findings if finding.name != "manifest, task"]
+    renamed = f"the file calls the data {stated.task}; the digest of their content is what counts"
     code = f"the file says nothing of the code of {named.model}; it is the one that you have"
-    return [*findings, unchecked("code of the network", code)]
+    return [
+        *findings,
+        unchecked("manifest, task", renamed),
+        unchecked("code of the network", code),
+    ]
