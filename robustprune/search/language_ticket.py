@@ -129,7 +129,8 @@ def find_language_ticket(
         dense: only for granularity "weight": the layers that are not masked; by default the
             classifier on top. Embeddings (also tied ones), norms and biases are never masked.
         seed: the seed of the samples of the gates.
-        loop: options of `LoopOptions`, see `train`; validation uses the `expected` gates.
+        loop: options of `LoopOptions`, see `train`; validation uses the `expected` gates, and with
+            penalty=None chooses no epoch in which R(m) is more than a tenth above the density.
 
     Returns:
         LanguageTicket; the records contain the expected density. The search holds, besides a copy

@@ -14,6 +14,9 @@ from robustprune.search.ticket import device_of
 from robustprune.sparsity import GateGroup, MaskSet, draw_masks, magnitudes
 from robustprune.sparsity.hard_concrete import Gated, Gates, probability_kept, score_of
 
+#: by what part of the asked density a network may be denser that a validation chooses
+_DENSER = 0.1
+
 
 def expected_density(scores: Mapping[str, Tensor], groups: Mapping[str, GateGroup]) -> Tensor:
     """Return R(m) = Σ_g n_g P(m_g ≠ 0) / Σ_g n_g, where group g has n_g weights."""
@@ -100,6 +103,13 @@ class HardConcreteGates(Learned):
 
     def masks(self, model: nn.Module) -> MaskSet:
         return draw_masks(self.scores(), self.groups, self.density, each=self.each)
+
+    @torch.no_grad()
+    def may_be_chosen(self, epoch: int) -> bool:
+        """Return whether multipliers have led R, at every place of its own, to t or at most a tenth
+        above it; before that the gates leave a denser network than the ticket. With a λ the density
+        comes from the order of the scores alone, so that any epoch will do."""
+        return self.weight is not None or bool(self.excess().max() <= _DENSER * self.density)
 
     def state_dict(self) -> dict[str, Tensor]:
         draw = torch.tensor(max((g.draw for g in self.gates.values()), default=0))
