@@ -58,7 +58,8 @@ class Eviction(Protocol):
 
 def tokens(budget: Budget, length: int) -> int:
     """Return a budget as a number of tokens: a float is a share of `length`, rounded down."""
-    return budget if isinstance(budget, int) else int(budget * length)
+    # 0.29 · 100 is 28.999…, and means 29
+    return budget if isinstance(budget, int) else int(budget * length + 1e-9)
 
 
 @dataclass(frozen=True)

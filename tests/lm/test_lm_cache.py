@@ -352,6 +352,13 @@ def test_a_cache_can_be_used_again_after_a_reset() -> None:
             assert torch.equal(model(tokens, cache=cache).logits, first)
 
 
+@pytest.mark.parametrize("length", [50, 100, 1000])
+def test_a_share_is_rounded_down_as_it_is_written(length: int) -> None:
+    for percent in range(1, 100):
+        rule = Recent(percent / 100, sinks=1)
+        assert rule.size(length) == 1 + percent * length // 100
+
+
 def test_half_precision() -> None:
     model, tokens = llama().to(torch.bfloat16), torch.randint(2, 39, (1, 16))
     for bits in (None, 4):
