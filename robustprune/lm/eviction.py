@@ -154,7 +154,7 @@ class SnapKV:
 
     def size(self, length: int) -> int:
         size = _size(length, self.kept)
-        if size <= self.window < length:
+        if size < length and size <= self.window:
             raise ValueError(
                 f"SnapKV keeps {size} of {length} tokens, of which its window takes "
                 f"{self.window}; raise `kept` or lower `window`"

@@ -378,6 +378,7 @@ def test_half_precision() -> None:
         (lambda: SnapKV(8, window=0), "window"),
         (lambda: SnapKV(8, kernel=4), "odd"),
         (lambda: SnapKV(8, window=8).size(20), "raise `kept`"),
+        (lambda: SnapKV(8, window=32).size(20), "raise `kept`"),  # all are in the window
         (lambda: HeavyHitters(0.1, 0.1).size(5), "no token"),
         (lambda: QHitter(share=2.0), "share"),
         (lambda: Merging(spread=0), "spread"),
