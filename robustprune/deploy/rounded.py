@@ -48,9 +48,11 @@ def round_weights(model: nn.Module, bits: int = 8) -> nn.Module:
         weight = layer.get_parameter("weight")
         channel = 1 if isinstance(layer, _TRANSPOSED) else 0
         others = [dim for dim in range(weight.dim()) if dim != channel]
-        step = weight.abs().amax(others, keepdim=True) / largest
+        # in float32 at least: in half precision the step of small weights would be 0
+        values = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        step = values.abs().amax(others, keepdim=True) / largest
         step = torch.where(step > 0, step, 1.0)  # a channel of zeros
-        weight.copy_((weight / step).round() * step)
+        weight.copy_((values / step).round() * step)
     return copy
 
 

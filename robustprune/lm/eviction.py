@@ -58,7 +58,8 @@ class Eviction(Protocol):
 
 def tokens(budget: Budget, length: int) -> int:
     """Return a budget as a number of tokens: a float is a share of `length`, rounded down."""
-    return budget if isinstance(budget, int) else int(budget * length)
+    # 0.29 · 100 is 28.999…, and means 29
+    return budget if isinstance(budget, int) else int(budget * length + 1e-9)
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class SnapKV:
 
     def size(self, length: int) -> int:
         size = _size(length, self.kept)
-        if size <= self.window < length:
+        if size < length and size <= self.window:
             raise ValueError(
                 f"SnapKV keeps {size} of {length} tokens, of which its window takes "
                 f"{self.window}; raise `kept` or lower `window`"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import struct
 from pathlib import Path
 
@@ -90,11 +91,11 @@ def _read_model(path: Path) -> tuple[dict[str, object] | dict[str, int], dict[st
         "norm2": (layers, width), "w1": (layers, inner, width), "w2": (layers, width, inner),
         "w3": (layers, inner, width), "norm": (width,), "rope": (2, length, size // 2),
     }  # fmt: skip
-    if 28 + 4 * sum(int(np.prod(s)) for s in shapes.values()) != len(raw):
+    if 28 + 4 * sum(map(math.prod, shapes.values())) != len(raw):
         raise ValueError(f"{path} has {len(raw):,} bytes, which is not what its sizes ask for")
     values, part, at = torch.from_numpy(np.frombuffer(raw, "<f4", offset=28).copy()), {}, 0
     for name, shape in shapes.items():
-        number = int(np.prod(shape))
+        number = math.prod(shape)
         part[name] = values[at : at + number].view(shape)
         at += number
     weights = {"model.embed_tokens.weight": part["embed"], "model.norm.weight": part["norm"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, cast
 
 import torch
@@ -67,8 +68,10 @@ def tune_lora(
     objective = chosen_objective(attack, objective)
     network = copy_on(ticket.model, loop.get("device")).requires_grad_(False)
     layers = [name.rpartition(".")[0] for name in ticket.masks]
+    # as one expression, because peft takes a name in a list for every name that ends in it
+    these = "|".join(map(re.escape, layers))
     config = peft.LoraConfig(
-        r=rank, lora_alpha=cast(int, alpha), lora_dropout=0.0, target_modules=layers
+        r=rank, lora_alpha=cast(int, alpha), lora_dropout=0.0, target_modules=these
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

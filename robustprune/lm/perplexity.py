@@ -41,7 +41,7 @@ class Perplexity:
         return _interval(self.losses, level, draws, seed)
 
     def ratio(self, other: Perplexity) -> float:
-        """Return how many times the perplexity of `other` it is.
+        """Return how many times the perplexity of `other` it is; NaN where both are infinite.
 
         Raises:
             ValueError: the two are of different numbers of windows.
@@ -78,7 +78,7 @@ def _interval(losses: Tensor, level: float, draws: int, seed: int) -> tuple[floa
 
 
 def _exp(loss: float) -> float:
-    return math.exp(loss) if loss < 700 else math.inf
+    return math.inf if loss >= 700 else math.exp(loss)  # NaN stays NaN
 
 
 def next_token_losses(logits: Tensor, tokens: Tensor) -> Tensor:

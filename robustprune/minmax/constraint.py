@@ -62,6 +62,12 @@ class Callback(Protocol):
         epoch may be chosen, the last one is the result."""
         return True
 
+    def after_choice(self, epoch: int) -> None:
+        """The loop calls it when a validation finds the network of this epoch (counted from 1) the
+        best so far. What else belongs to that network must be kept here, because the loop keeps
+        the model alone."""
+        return None
+
     def after_record(self, record: EpochRecord) -> None:
         """The loop calls it at the end of each epoch with the record, in which the accuracies on
         held-out examples are, if they were measured."""

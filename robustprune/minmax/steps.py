@@ -247,6 +247,8 @@ class Training:
             if fits and score >= progress.best_score:
                 progress.best_score, progress.best = score, snapshot(model, progress.best)
                 progress.best_epoch = progress.epoch
+                if self.constraint is not None:
+                    self.constraint.after_choice(progress.epoch)
         return replace(record, val_clean=clean, val_robust=robust, val_loss=loss)
 
     def _attack_failed(self, what: str | None, epoch: int, where: str = "") -> NoReturn:

@@ -99,7 +99,8 @@ def prune_admm(
             the same for all layers.
         dense: layers that are not masked: "first", "last" or layer names.
         loop: the options of `LoopOptions` for the training, which `train` explains; with `bits` a
-            validation chooses an epoch after `hold`.
+            validation chooses an epoch after `hold`. Without them it measures the network before
+            its weights are set to zero.
 
     Returns:
         Ticket(masks, model, history); the records contain the residuals, see `Admm`.
@@ -146,6 +147,7 @@ def prune_admm(
         optimizer=optimizer,
         **loop,
     )
+    constraint.settle()
     masks = constraint.masks(network)
     if bits is not None:
         with torch.no_grad():

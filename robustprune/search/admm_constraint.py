@@ -53,6 +53,7 @@ class Admm(Constraint):
         self.rho, self.rho_growth, self.rho_max, self.every = rho, rho_growth, rho_max, every
         self.bits, self.hold, self.first_rho = bits, hold, rho
         self.held: dict[str, Tensor] = {}
+        self.chosen: tuple[dict[str, Tensor], float] | None = None  # U and ρ of the chosen epoch
         self.u = {name: torch.zeros_like(w) for name, w in self._detached().items()}
         self.z = self._prox(self._detached())
 
@@ -121,10 +122,22 @@ class Admm(Constraint):
         """Return whether the mask is held, where it will be: before that the network is dense."""
         return epoch > self.hold
 
+    def after_choice(self, epoch: int) -> None:
+        self.chosen = dict(self.u), self.rho  # an update makes new tensors
+
+    def settle(self) -> None:
+        """Return to the U and ρ of the epoch that a validation chose, if one did."""
+        if self.chosen is not None:
+            self.u, self.rho = self.chosen
+
     def state_dict(self) -> dict[str, Tensor]:
         state = {f"z.{name}": z for name, z in self.z.items()}
         state |= {f"u.{name}": u for name, u in self.u.items()}
         state |= {f"held.{name}": mask for name, mask in self.held.items()}
+        if self.chosen is not None:
+            u, rho = self.chosen
+            state |= {f"chosen.{name}": value for name, value in u.items()}
+            state["chosen rho"] = torch.tensor(rho, dtype=torch.float64)
         return {**state, "rho": torch.tensor(self.rho, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -134,6 +147,9 @@ class Admm(Constraint):
             self.u[name] = state[f"u.{name}"].to(weight)
             if f"held.{name}" in state:
                 self.held[name] = state[f"held.{name}"].to(weight.device)
+        if "chosen rho" in state:
+            u = {name: state[f"chosen.{name}"].to(w) for name, w in self.weights.items()}
+            self.chosen = u, float(state["chosen rho"])
 
 
 def soft_threshold(v: Mapping[str, Tensor], threshold: float) -> dict[str, Tensor]:

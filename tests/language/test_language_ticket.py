@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
+from torch import nn
 
 from attacks import PGD, ThreatModel
 from robustprune.minmax import Checkpoint, FreeLB, Natural, OptimizerSpec, Trades, Validation, train
@@ -20,7 +23,7 @@ from robustprune.search import (
     prune_scores,
     train_control,
 )
-from robustprune.search.learned_gates import HardConcreteGates, first_scores
+from robustprune.search.learned_gates import HardConcreteGates, expected_density, first_scores
 from robustprune.sparsity import (
     Granularity,
     count_kept,
@@ -274,6 +277,36 @@ def test_the_epoch_is_chosen_on_held_out_data(make_model: MakeModel, split: Spli
     held = BatchLoader(split, 24, shuffle=False, seed=0)
     ticket = find(make_model(), split, validation=Validation(loader=held, attack=ATTACK))
     assert all(record.val_robust is not None for record in ticket.history)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Falling(Validation):
+    """Finds each epoch worse than the one before."""
+
+    seen: ClassVar[list[int]] = []
+
+    def measured(self, model: nn.Module, device: torch.device) -> tuple[float, None, float]:
+        self.seen.append(len(self.seen))
+        return 1 - self.seen[-1] / 100, None, 0.0
+
+
+@pytest.mark.parametrize("density", [0.5, 0.1])
+@pytest.mark.parametrize("allocate", ["global", "layer"])
+@pytest.mark.parametrize("penalty", [None, 0.5])
+def test_no_epoch_is_chosen_in_which_multipliers_leave_more_than_asked(
+    make_model: MakeModel, split: Split, density: float, allocate: str, penalty: float | None
+) -> None:
+    """At a density that is never reached, the last epoch is the result."""
+    Falling.seen.clear()
+    ticket = find(
+        make_model(), split, attack=None, objective=Natural(), epochs=24, density=density,
+        granularity="neuron", allocate=allocate, penalty=penalty,
+        validation=Falling(loader=BatchLoader(split, 24, shuffle=False, seed=0)),
+    )  # fmt: skip
+    reached = [record.figures["expected density"] for record in ticket.history]
+    fits = [value <= 1.1 * density or penalty is not None for value in reached]
+    wanted = reached[fits.index(True)] if True in fits else reached[-1]
+    assert float(expected_density(ticket.scores, ticket.groups)) == pytest.approx(wanted, abs=2e-3)
 
 
 @pytest.mark.parametrize(

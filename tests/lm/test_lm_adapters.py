@@ -67,6 +67,24 @@ def test_the_same_seed_gives_the_same_network() -> None:
     assert not all(map(torch.equal, _weights(first), _weights(third)))
 
 
+def test_plain_lora_leaves_a_layer_alone_whose_name_ends_like_that_of_another() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    for name, module in {
+        "fc": nn.Linear(4, 4), "inner": nn.ModuleDict({"fc": nn.Linear(4, 4)}),
+        "out": nn.Linear(4, 2),
+    }.items():  # fmt: skip
+        model.add_module(name, module)
+    model.inner.forward = lambda x: model.inner["fc"](x)
+    ticket = prune_one_shot(model, density=0.5, dense=("inner.fc", "out"))
+    loader = [(torch.randn(8, 4), torch.arange(8) % 2)]
+    found = tune_lora(ticket, loader, Natural(), epochs=1, quiet=True)
+    before, after = ticket.model.state_dict(), found.model.state_dict()
+    assert list(before) == list(after)
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == ["fc.weight"]
+
+
 def _weights(ticket: Ticket) -> list[Tensor]:
     return list(ticket.model.state_dict().values())
 

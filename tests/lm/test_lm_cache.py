@@ -352,6 +352,13 @@ def test_a_cache_can_be_used_again_after_a_reset() -> None:
             assert torch.equal(model(tokens, cache=cache).logits, first)
 
 
+@pytest.mark.parametrize("length", [50, 100, 1000])
+def test_a_share_is_rounded_down_as_it_is_written(length: int) -> None:
+    for percent in range(1, 100):
+        rule = Recent(percent / 100, sinks=1)
+        assert rule.size(length) == 1 + percent * length // 100
+
+
 def test_half_precision() -> None:
     model, tokens = llama().to(torch.bfloat16), torch.randint(2, 39, (1, 16))
     for bits in (None, 4):
@@ -371,6 +378,7 @@ def test_half_precision() -> None:
         (lambda: SnapKV(8, window=0), "window"),
         (lambda: SnapKV(8, kernel=4), "odd"),
         (lambda: SnapKV(8, window=8).size(20), "raise `kept`"),
+        (lambda: SnapKV(8, window=32).size(20), "raise `kept`"),  # all are in the window
         (lambda: HeavyHitters(0.1, 0.1).size(5), "no token"),
         (lambda: QHitter(share=2.0), "share"),
         (lambda: Merging(spread=0), "spread"),

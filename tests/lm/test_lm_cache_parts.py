@@ -30,6 +30,14 @@ def test_equal_entries_stay() -> None:
         quantise(x, 3)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_half_precision_rows_may_reach_from_end_to_end(bits: int) -> None:
+    x = torch.tensor([[-60000.0, 60000.0, 0.0, 1234.0]], dtype=torch.float16)
+    rows = quantise(x, bits)
+    assert rows.step.dtype == rounded(x, bits).dtype == torch.float16
+    assert (rounded(x, bits).float() - x.float()).abs().max() <= 0.52 * 120000 / (2**bits - 1) + 64
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 9), st.integers(1, 5), st.integers(0, 10**6))
 def test_merged_values_equal_a_loop(n: int, spread: int, seed: int) -> None:

@@ -150,6 +150,8 @@ def test_the_packaged_model_knows_its_sentence() -> None:
     [
         (lambda raw: raw[:20], "it has 20 bytes"),
         (lambda raw: raw[:-4], "not what its sizes ask for"),
+        # sizes whose products are 0 modulo 2⁶⁴, or negative
+        (lambda raw: struct.pack("<7i", 2**30, 2**30 - 1, 16, 1, 1, 8, 7), "not what its sizes"),
         (lambda raw: struct.pack("<7i", 16, 20, 2, 3, 2, 300, 12) + raw[28:], "make no Llama"),
         (lambda raw: struct.pack("<7i", 16, 20, 2, 4, 2, -300, 12) + raw[28:], "layer of its own"),
     ],

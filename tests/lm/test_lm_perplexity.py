@@ -71,6 +71,9 @@ def test_a_loss_beyond_all_floats_is_infinite() -> None:
     found = Perplexity(torch.tensor([800.0, 900.0], dtype=torch.float64), 3)
     assert found.value == math.inf
     assert found.interval() == (math.inf, math.inf)
+    never = Perplexity(torch.tensor([math.inf, 1.0], dtype=torch.float64), 3)
+    assert never.value == never.ratio(found) == math.inf
+    assert math.isnan(never.ratio(never))
 
 
 def test_what_makes_no_perplexity_is_refused() -> None:

@@ -238,6 +238,17 @@ def test_weights_are_rounded_by_output_channel() -> None:
     assert torch.equal(round_weights(zeros).weight, zeros.weight)
 
 
+def test_small_weights_of_half_precision_keep_their_size() -> None:
+    layer = nn.Linear(3, 2, bias=False).half()
+    layer.weight.data.copy_(torch.tensor([[1e-6, 5e-7, -2e-6], [1.0, 2.0, 3.0]]))
+    found, kept = round_weights(layer, 8).weight, layer.weight.float()
+    assert found.dtype == torch.float16
+    step = kept.abs().amax(1, keepdim=True) / 127
+    exact = (kept / step).round() * step
+    assert torch.equal(found, exact.half())
+    assert bool((found[0] != 0).all())
+
+
 @pytest.mark.filterwarnings("ignore:zero-gradients")  # 2 of its examples turn every ReLU off
 def test_masks_and_networks_of_others() -> None:
     """Masks applied on the fly, an input changed in place, more than logits returned."""

@@ -1,7 +1,9 @@
 """ADMM: its updates by hand, its fixed points, and what the result must hold to."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -16,9 +18,10 @@ from robustprune.minmax import (
     Natural,
     OptimizerSpec,
     StepResult,
+    Validation,
     tally,
 )
-from robustprune.search import finetune_ticket, prune_admm
+from robustprune.search import Ticket, finetune_ticket, prune_admm
 from robustprune.search.admm import Admm, soft_threshold
 from robustprune.sparsity import bits_of, count_kept, group_weight, keep_best, maskable_layers
 
@@ -206,6 +209,55 @@ def test_resuming_goes_on_alike(
     resumed = go(checkpoint=place)
     for name, value in straight.items():
         assert torch.equal(value, resumed[name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak(Validation):
+    """Finds one epoch the best."""
+
+    at: int
+    seen: ClassVar[list[int]] = []  # no field, which would belong to the call
+
+    def measured(self, model: nn.Module, device: torch.device) -> tuple[float, None, float]:
+        self.seen.append(len(self.seen) + 1)
+        return 1.0 - abs(self.seen[-1] - self.at) / 100, None, 0.0
+
+
+@pytest.mark.parametrize("stopped", [None, 5])
+@pytest.mark.parametrize("asked", [{"density": 0.3}, {"l1": 1e-2}])
+def test_a_chosen_epoch_is_as_if_the_training_had_ended_there(
+    make_network: Callable[[], nn.Module], batches: Batches, tmp_path: Path,
+    asked: dict, stopped: int | None,
+) -> None:  # fmt: skip
+    """The duals of the chosen epoch make the mask, and not those of the last one."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(record: EpochRecord) -> None:
+        if record.epoch == stopped:
+            raise Stop
+
+    def go(epochs: int, **loop: object) -> Ticket:
+        return prune_admm(
+            make_network(), batches, objective=Natural(), epochs=epochs, every=1, rho=0.1,
+            optimizer=OptimizerSpec(lr=0.05, schedule="constant"), quiet=True, **asked, **loop,
+        )  # fmt: skip
+
+    Peak.seen.clear()
+    check = Peak(loader=batches, at=4)
+    if stopped is None:
+        found = go(8, validation=check)
+    else:
+        place = Checkpoint(tmp_path / "c.safetensors", seconds=0)
+        with pytest.raises(Stop):
+            go(8, validation=check, checkpoint=place, on_epoch=stop)
+        found = go(8, validation=check, checkpoint=place)
+    ended = go(4)
+    assert found.masks == ended.masks
+    for name, value in ended.model.state_dict().items():
+        assert torch.equal(value, found.model.state_dict()[name]), name
+    assert go(8).masks != ended.masks
 
 
 @pytest.mark.parametrize(
