@@ -32,7 +32,8 @@ def round_weights(model: nn.Module, bits: int = 8) -> nn.Module:
 
     w ≈ s · c with whole numbers |c| ≤ 2^(bits − 1) − 1, and s for each output channel so that its
     largest |w| is the largest |c|. With 8 bits these are the weights of `export_int8`. Zeros stay
-    zeros, and biases and everything else stay as they are.
+    zeros, and biases and everything else stay as they are; an embedding that shares its weight with
+    a linear layer is rounded with it.
 
     Args:
         model: with or without masks, which are baked in.

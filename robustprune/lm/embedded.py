@@ -23,7 +23,7 @@ from attacks.modes import evaluating
 from attacks.network import logits_of
 from attacks.scale import scaled
 from robustprune.lm.cache import name_of_cache
-from robustprune.lm.perplexity import Perplexity, next_token_losses
+from robustprune.lm.perplexity import Perplexity, check_windows, next_token_losses
 from robustprune.minmax import StepResult, tally
 from robustprune.minmax.objectives import check_not_negative, ramp
 from robustprune.minmax.result import cross_entropy
@@ -133,8 +133,10 @@ def adversarial_perplexity(
         cache: as in `EmbeddedText`: the model is attacked while its cache is cut.
 
     Raises:
-        ValueError: the model can't be attacked in this way, or it returns NaN.
+        ValueError: windows have another shape, the model can't be attacked in this way, or it
+            returns NaN.
     """
+    check_windows(windows)
     text = EmbeddedText(model, cache)
     where = next(model.parameters()).device
     losses = []

@@ -68,6 +68,18 @@ class Perplexity:
         return self.losses - other.losses
 
 
+def check_windows(windows: Tensor) -> None:
+    """Check that there is a token to predict.
+
+    Raises:
+        ValueError: windows are not (N, T) with N ≥ 1 and T ≥ 2.
+    """
+    if windows.ndim != 2 or windows.shape[1] < 2 or len(windows) == 0:
+        raise ValueError(
+            f"windows must be (N, T) with N at least 1 and T at least 2, got {tuple(windows.shape)}"
+        )
+
+
 def _interval(losses: Tensor, level: float, draws: int, seed: int) -> tuple[float, float]:
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(len(losses), (draws, len(losses)), generator=generator)
@@ -98,10 +110,7 @@ def perplexity(model: nn.Module, windows: Tensor, *, batch_size: int = 16) -> Pe
     Raises:
         ValueError: windows have another shape, or logits are NaN.
     """
-    if windows.ndim != 2 or windows.shape[1] < 2 or len(windows) == 0:
-        raise ValueError(
-            f"windows must be (N, T) with N at least 1 and T at least 2, got {tuple(windows.shape)}"
-        )
+    check_windows(windows)
     where = next(model.parameters()).device
     losses = []
     with evaluating(model):

@@ -87,6 +87,15 @@ def test_the_gradient_with_a_cut_cache_is_that_of_differences(
     assert float((gradient * direction).sum()) == pytest.approx(wanted, rel=5e-3)
 
 
+@pytest.mark.parametrize("shape", [(0, 8), (3, 1), (8,)])
+def test_windows_without_a_token_to_predict_are_refused(
+    model: nn.Module, shape: tuple[int, ...]
+) -> None:
+    windows = torch.zeros(shape, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"windows must be \(N, T\) with N at least 1"):
+        adversarial_perplexity(model, windows, attack(0.0))
+
+
 def test_the_attack_looks_at_the_cut_cache(model: nn.Module) -> None:
     with evicting(model, Recent(3, sinks=1)) as new_cache:
         clean = adversarial_perplexity(model, rows(), attack(0.0), cache=new_cache)
