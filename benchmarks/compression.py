@@ -120,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/trust"))
     parser.add_argument("--case", default="ecg200", choices=list(CASES))
     parser.add_argument("--seeds", type=int, help="how many; default what the case says")
+    parser.add_argument("--only", type=int, help="the tables are of the networks of this seed")
     parser.add_argument("--untrained", nargs="*", default=["ours", "magnitude"], choices=UNTRAINED)
     parser.add_argument("--densities", nargs="*", type=float, default=list(DENSITIES))
     parser.add_argument("--bits", nargs="*", type=int, default=list(BITS))
@@ -129,7 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     if not options.table:
         run(options)
-    found = [row for row in rows(options.out) if row["case"] == options.case]
+    found = [
+        row
+        for row in rows(options.out)
+        if row["case"] == options.case and options.only in (None, row["seed"])
+    ]
     for part in by_number(found):
         print(f"{table(part)}\n\n{first(part)}\n\n{direct(part)}\n")
     if options.picture is not None:
