@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.network import logits_of
+from attacks.rounding import widened
 from robustprune.deploy.copies import baked
 
 #: numbers of bits of a weight
@@ -49,8 +50,7 @@ def round_weights(model: nn.Module, bits: int = 8) -> nn.Module:
         weight = layer.get_parameter("weight")
         channel = 1 if isinstance(layer, _TRANSPOSED) else 0
         others = [dim for dim in range(weight.dim()) if dim != channel]
-        # in float32 at least: in half precision the step of small weights would be 0
-        values = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        values = widened(weight)  # in half precision the step of small weights would be 0
         step = values.abs().amax(others, keepdim=True) / largest
         step = torch.where(step > 0, step, 1.0)  # a channel of zeros
         weight.copy_((values / step).round() * step)

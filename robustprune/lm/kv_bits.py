@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attacks.rounding import widened
+
 BITS = (4, 8)
 
 
@@ -36,10 +38,10 @@ def quantise(x: Tensor, bits: int) -> Rows:
     if bits not in BITS:
         raise ValueError(f"bits={bits!r} must be 4 or 8")
     low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
-    wide = _wide(x.dtype)
-    step = ((high.to(wide) - low.to(wide)) / (2**bits - 1)).to(x.dtype)
+    # half precision has no number for the distance of two of its ends
+    step = ((widened(high) - widened(low)) / (2**bits - 1)).to(x.dtype)
     # a row of equal entries has step 0, and all its codes are 0
-    codes = ((x.to(wide) - low.to(wide)) / step.to(wide).clamp(min=1e-30)).round()
+    codes = ((widened(x) - widened(low)) / widened(step).clamp(min=1e-30)).round()
     codes = codes.clamp(0, 2**bits - 1).to(torch.uint8)
     if bits == 4:
         if x.shape[-1] % 2:
@@ -54,15 +56,9 @@ def restore(rows: Rows) -> Tensor:
     if rows.bits == 4:
         halves = torch.stack([codes & 15, codes >> 4], dim=-1)
         codes = halves.flatten(-2)[..., : rows.width]
-    wide = _wide(rows.low.dtype)
-    return (rows.low.to(wide) + codes.to(wide) * rows.step.to(wide)).to(rows.low.dtype)
+    return (widened(rows.low) + codes * widened(rows.step)).to(rows.low.dtype)
 
 
 def rounded(x: Tensor, bits: int) -> Tensor:
     """Return x as a cache at `bits` gives it back."""
     return restore(quantise(x, bits))
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype to compute in: half precision has no number for the distance of its ends."""
-    return torch.promote_types(dtype, torch.float32)

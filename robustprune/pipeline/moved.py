@@ -23,7 +23,7 @@ def with_data(config: Config, data: Path | None) -> Config:
     """
     path = config.task.path
     if data is None:
-        if path is not None and not Path(path).expanduser().exists():
+        if path is not None and not path.expanduser().exists():
             raise FileNotFoundError(
                 f"the run's data {shown(path)} are not there, seen from the current folder; "
                 "say where they are now with --data PATH"
@@ -36,7 +36,7 @@ def with_data(config: Config, data: Path | None) -> Config:
         )
     if not data.exists():
         raise FileNotFoundError(f"there is no file or folder {data}")
-    task = config.task.model_copy(update={"path": type(path)(data)})
+    task = config.task.model_copy(update={"path": data})
     return config.model_copy(update={"task": task})
 
 
