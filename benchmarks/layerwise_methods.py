@@ -12,6 +12,7 @@ from torch import nn
 from attacks import PGD
 from benchmarks.layerwise_networks import Case, loader
 from benchmarks.search_rows import ROWS as SEARCH_ROWS
+from benchmarks.search_rows import scratch
 from benchmarks.sparse_rows import ROWS
 from robustprune.layerwise import prune_layerwise
 from robustprune.minmax import (
@@ -27,7 +28,6 @@ from robustprune.minmax import (
 )
 from robustprune.search import (
     Ticket,
-    find_scratch_ticket,
     finetune_ticket,
     prune_admm,
     prune_one_shot,
@@ -229,10 +229,18 @@ SEARCHES: dict[str, Search] = {
     "harp, 1 epoch": trained(
         prune_scores, method="harp", epochs=1, optimizer=OptimizerSpec(lr=0.1)
     ),
-    "hydra, erk, 1 epoch": trained(
-        prune_scores, method="hydra", epochs=1, allocate="erk", optimizer=OptimizerSpec(lr=0.1)
+    **{
+        f"{name}, erk, 1 epoch": trained(
+            prune_scores, method=name, epochs=1, allocate="erk", optimizer=OptimizerSpec(lr=0.1)
+        )
+        for name in ("hydra", "harp")
+    },
+    "rst": scratch(epochs=200, optimizer=OptimizerSpec(lr=0.5)),
+    # as in the config rst_mnist
+    "rst, thresholds": scratch(
+        epochs=6, thresholds=(0.5, 2.0),
+        optimizer=OptimizerSpec(name="adam", lr=3e-3, weight_decay=0.0),
     ),
-    "rst": trained(find_scratch_ticket, epochs=200, optimizer=OptimizerSpec(lr=0.5)),
 }  # fmt: skip
 for _name, _search in SEARCHES.items():
     METHODS[_name], METHODS[f"{_name}+100"] = _search, tuned(_search, 100)

@@ -35,6 +35,23 @@ def learned(
     return run
 
 
+def scratch(
+    *, flat: bool = False, **options: object
+) -> Callable[[Case, Task, nn.Module, float, int], Ticket]:
+    """A scratch ticket of weights that the seed draws; of the network that is given only the shape
+    is used."""
+
+    def run(case: Case, task: Task, model: nn.Module, density: float, seed: int) -> Ticket:
+        objective = Adversarial(case.attack, warmup=case.warmup)
+        return find_scratch_ticket(
+            model, loader(case, task, seed), density=density, dense=case.whole, seed=seed,
+            objective=Awp(objective) if flat else objective,
+            amp=case.half, channels_last=case.half, quiet=True, **options,
+        )  # fmt: skip
+
+    return run
+
+
 ROWS = {
     "l0": learned(prune_l0, allocate="erk"),
     "hydra with s2ap": learned(
@@ -44,7 +61,5 @@ ROWS = {
         prune_scores, flat=True, method="hydra", allocate="erk", epochs=50, optimizer=SCORES
     ),
     "harp with s2ap": learned(prune_scores, flat=True, method="harp", epochs=50, optimizer=SCORES),
-    "rst with s2ap": learned(
-        find_scratch_ticket, flat=True, epochs=200, optimizer=OptimizerSpec(lr=0.5)
-    ),
+    "rst with s2ap": scratch(flat=True, epochs=200, optimizer=OptimizerSpec(lr=0.5)),
 }
