@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -56,6 +57,11 @@ class Callback(Protocol):
     def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, float]:
         """The loop calls it after each epoch (counted from 1); the result goes into the record."""
         return {}
+
+    def as_returned(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which the model is the network that the search would return if the
+        training ended now. The loop measures accuracies on held-out examples in it."""
+        return nullcontext()
 
     def may_be_chosen(self, epoch: int) -> bool:
         """Return whether a validation may choose the network of this epoch (counted from 1). If no

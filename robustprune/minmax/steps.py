@@ -238,8 +238,10 @@ class Training:
         weights."""
         model, progress = self.model, self.progress
         with self.averaged.swapped_in(model) if self.averaged else nullcontext():
+            search = self.constraint
             try:
-                clean, robust, loss = check.measured(model, self.device)
+                with nullcontext() if search is None else search.as_returned(model):
+                    clean, robust, loss = check.measured(model, self.device)
             except NotFinite:
                 self._attack_failed(first_weight(model), progress.epoch - 1, " in validation")
             score = clean if robust is None else robust

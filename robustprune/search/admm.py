@@ -18,7 +18,7 @@ from robustprune.minmax import (
     known_by_its_call,
     train,
 )
-from robustprune.search.admm_constraint import Admm, quantised, soft_threshold
+from robustprune.search.admm_constraint import Admm, soft_threshold
 from robustprune.search.ticket import (
     DRAWS_NOTHING,
     EPOCHS,
@@ -99,8 +99,8 @@ def prune_admm(
             the same for all layers.
         dense: layers that are not masked: "first", "last" or layer names.
         loop: the options of `LoopOptions` for the training, which `train` explains; with `bits` a
-            validation chooses an epoch after `hold`. Without them it measures the network before
-            its weights are set to zero.
+            validation chooses an epoch after `hold`. It measures the network that would be
+            returned.
 
     Returns:
         Ticket(masks, model, history); the records contain the residuals, see `Admm`.
@@ -149,11 +149,9 @@ def prune_admm(
     )
     constraint.settle()
     masks = constraint.masks(network)
-    if bits is not None:
-        with torch.no_grad():
-            for name, mask in masks.items():
-                weight = network.get_parameter(name)
-                weight.copy_(quantised(weight, mask, bits))
+    with torch.no_grad():
+        for name, weight in constraint.returned(network).items():
+            network.get_parameter(name).copy_(weight)
     apply_masks(network, masks)
     return Ticket(masks, bake(network), history)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +118,26 @@ class Admm(Constraint):
         """Return the support of Z, as if it were updated now."""
         w = self._detached()
         return self._support({name: w[name] + self.u[name] for name in w})
+
+    def returned(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the weights of the ticket, if the training ended now: zero outside of the masks,
+        and with `bits` of few values."""
+        masks, w = self.masks(model), self._detached()
+        if self.bits is not None:
+            return {name: quantised(value, masks[name], self.bits) for name, value in w.items()}
+        return {name: value * masks[name].to(value.device) for name, value in w.items()}
+
+    @contextmanager
+    def as_returned(self, model: nn.Module) -> Iterator[None]:
+        w = self._detached()
+        own = {name: value.clone() for name, value in w.items()}
+        for name, value in self.returned(model).items():
+            w[name].copy_(value)
+        try:
+            yield
+        finally:
+            for name, value in own.items():
+                w[name].copy_(value)
 
     def may_be_chosen(self, epoch: int) -> bool:
         """Return whether the mask is held, where it will be: before that the network is dense."""

@@ -223,6 +223,40 @@ class Peak(Validation):
         return 1.0 - abs(self.seen[-1] - self.at) / 100, None, 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Look(Validation):
+    """Keeps the weights that it is given."""
+
+    found: ClassVar[list[dict[str, Tensor]]] = []
+
+    def measured(self, model: nn.Module, device: torch.device) -> tuple[float, None, float]:
+        self.found.append({name: value.clone() for name, value in model.state_dict().items()})
+        return 0.0, None, 0.0
+
+
+@pytest.mark.parametrize("average", [None, 0.5])
+@pytest.mark.parametrize(
+    "asked", [{"density": 0.3}, {"l1": 1e-2}, {"density": 0.3, "bits": 2, "hold": 0.7}]
+)
+def test_validation_measures_what_would_be_returned(
+    make_network: Callable[[], nn.Module], batches: Batches, asked: dict, average: float | None
+) -> None:
+    """And the training goes on as if nobody had looked."""
+
+    def go(**loop: object) -> Ticket:
+        return prune_admm(
+            make_network(), batches, objective=Natural(), epochs=3, every=1, rho=0.1,
+            optimizer=OptimizerSpec(lr=0.05), average=average, quiet=True, **asked, **loop,
+        )  # fmt: skip
+
+    Look.found.clear()
+    seen, alone = go(validation=Look(loader=batches)), go()
+    assert len(Look.found) == 3
+    for name, value in alone.model.state_dict().items():
+        assert torch.equal(value, Look.found[-1][name]), name
+        assert torch.equal(value, seen.model.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("stopped", [None, 5])
 @pytest.mark.parametrize("asked", [{"density": 0.3}, {"l1": 1e-2}])
 def test_a_chosen_epoch_is_as_if_the_training_had_ended_there(
