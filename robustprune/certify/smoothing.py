@@ -248,6 +248,10 @@ def _check_noise(x: Tensor, sigma: float) -> None:
         raise ValueError(
             f"x must be floating point of shape (N, ...), got {x.dtype} of shape {tuple(x.shape)}"
         )
+    if len(x) and not x[0].numel():
+        raise ValueError(
+            f"the inputs of shape {tuple(x.shape)} have no entries, so nothing to change"
+        )
     if not (math.isfinite(sigma) and sigma > 0):
         raise ValueError(f"sigma={sigma} must be finite and above 0, in input units")
 

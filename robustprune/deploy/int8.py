@@ -220,9 +220,12 @@ def onnx_network(path: Path | str) -> Callable[[Tensor], Tensor]:
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    classes = session.get_outputs()[0].shape[-1]
 
     def logits(x: Tensor) -> Tensor:
         inputs = x.detach().cpu().float().numpy()
+        if not len(inputs):
+            return torch.zeros(0, classes)
         rows = [session.run(["logits"], {"x": row[None]})[0] for row in inputs]
         return torch.cat([torch.from_numpy(row) for row in rows])
 

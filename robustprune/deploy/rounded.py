@@ -41,7 +41,8 @@ def round_weights(model: nn.Module, bits: int = 8) -> nn.Module:
         bits: from 2 to 8.
 
     Raises:
-        ValueError: `bits` is out of range, or the network cannot be copied.
+        ValueError: `bits` is out of range, weights are NaN or infinite, or the network cannot be
+            copied.
     """
     if not isinstance(bits, int) or isinstance(bits, bool) or bits not in BITS:
         raise ValueError(f"bits={bits!r} must be a whole number from 2 to 8")
@@ -52,6 +53,11 @@ def round_weights(model: nn.Module, bits: int = 8) -> nn.Module:
         others = [dim for dim in range(weight.dim()) if dim != channel]
         values = widened(weight)  # in half precision the step of small weights would be 0
         step = values.abs().amax(others, keepdim=True) / largest
+        if not bool(step.isfinite().all()):
+            raise ValueError(
+                f"a layer {layer} has weights that are NaN or infinite, which have no step; repair "
+                "the network"
+            )
         step = torch.where(step > 0, step, 1.0)  # a channel of zeros
         weight.copy_((values / step).round() * step)
     return copy

@@ -49,7 +49,9 @@ class Solved:
                 break
             tensors, meta = load_tensors(path)
             check_same_call(path, meta.get("call"), checkpoint.call or {})
-            for name, record in meta["records"].items():
+            if not isinstance(records := meta.get("records"), dict):
+                raise ValueError(f"{path} has no layers of a pruning; give another file")
+            for name, record in records.items():
                 kept = {
                     key: tensor
                     for key in ("weight", "bias", "mask")

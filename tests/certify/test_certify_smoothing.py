@@ -240,6 +240,8 @@ def test_inputs_and_logits_that_make_no_sense():
     x = points((4,))
     with pytest.raises(ValueError, match=r"floating point .* got torch\.int64"):
         certify(constant, x.long(), sigma=1.0)
+    with pytest.raises(ValueError, match=r"\(4, 0\) have no entries"):
+        certify(constant, torch.zeros(4, 0), sigma=1.0)
     with pytest.raises(ValueError, match=r"logits of shape \(N, C\) with C ≥ 2"):
         certify(lambda x: x[:, :1], x, sigma=1.0)
     with pytest.raises(ValueError, match="NaN logits"):

@@ -130,6 +130,7 @@ def test_other_precisions_are_cast(dtype: torch.dtype, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model.float()(x.float())
     torch.testing.assert_close(onnx_logits(files.float_path, x), expected, atol=1e-4, rtol=1e-4)
+    assert onnx_logits(files.int8_path, x[:0]).shape == (0, 3)
 
 
 def test_logits_alone_are_exported_and_the_calibration_set_stays(tmp_path: Path) -> None:

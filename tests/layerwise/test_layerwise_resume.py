@@ -11,8 +11,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from attacks import PGD, ThreatModel
 from robustprune.layerwise import SOLVERS, prune_layerwise
 from robustprune.layerwise.problem import LayerProblem, Solution
+from robustprune.layerwise.resume import Solved
 from robustprune.minmax import Checkpoint
-from robustprune.run.checkpoint import Damaged
+from robustprune.run.checkpoint import Damaged, save_tensors
 
 LLAMA = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
@@ -106,6 +107,13 @@ def test_what_another_call_left_is_refused(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(Damaged, match="state-3"):
         prune_layerwise(model, data(), density=0.5, checkpoint=place)
+
+
+def test_a_file_without_layers_is_refused(tmp_path: Path) -> None:
+    place = Checkpoint(tmp_path / "state.safetensors", seconds=0, call={})
+    save_tensors(tmp_path / "state-0.safetensors", {}, {"call": {}})
+    with pytest.raises(ValueError, match=r"state-0\.safetensors has no layers of a pruning"):
+        Solved(place)
 
 
 def test_no_file_is_written_before_its_time(tmp_path: Path) -> None:

@@ -238,6 +238,14 @@ def test_weights_are_rounded_by_output_channel() -> None:
     assert torch.equal(round_weights(zeros).weight, zeros.weight)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_not_rounded(value: float) -> None:
+    layer = nn.Linear(3, 2)
+    layer.weight.data[1, 2] = value
+    with pytest.raises(ValueError, match=r"Linear\(.* has weights that are NaN or infinite"):
+        round_weights(layer)
+
+
 def test_small_weights_of_half_precision_keep_their_size() -> None:
     layer = nn.Linear(3, 2, bias=False).half()
     layer.weight.data.copy_(torch.tensor([[1e-6, 5e-7, -2e-6], [1.0, 2.0, 3.0]]))
