@@ -34,7 +34,7 @@ from robustprune.run.config import Config, load_config
 from robustprune.run.files import read_bytes
 from robustprune.run.naming import check_code_is_named
 from robustprune.run.rundir import RunDir
-from robustprune.tasks import Split, Task, holdout, text_names
+from robustprune.tasks import Split, Task, dealt, holdout, text_names
 from robustprune.tasks.adversarial_text import adversarial_sets
 from robustprune.tasks.cifar_c import FOLDER, cifar10_c
 from robustprune.tasks.folders import data_folder
@@ -121,7 +121,7 @@ def trust_classifier(
     if not quiet:
         say_costs(folder, asked, (dense, compressed))
     x, y = (part.to(device) for part in task.test.batch(slice(asked.examples)))
-    groups = None if asked.groups is None else read_groups(asked.groups, len(task.test))[: len(y)]
+    groups = None if asked.groups is None else groups_of(asked.groups, task)[: len(y)]
     text = task.train.present is not None
     threat = ThreatModel(config.threat.norm, config.threat.eps, task.bounds, task.support)
     run = Run(config, task, *_training(config, task), threat, device, folder, quiet)
@@ -253,8 +253,18 @@ def _others(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the adversarial test sets that the data folder has for a text task."""
     found = adversarial_sets(task.name, task.class_names, encoder_of(config), data_dir=data_dir)
-    pairs = {name: part.batch(slice(number)) for name, part in found.items()}
+    pairs = {name: dealt(part).batch(slice(number)) for name, part in found.items()}
     return {name: (x.to(device), y.to(device)) for name, (x, y) in pairs.items()}
+
+
+def groups_of(path: Path, task: Task) -> Sequence[str]:
+    """Return the groups of a task's test examples from a file in the order of the user's files.
+
+    Raises:
+        ValueError, OSError: as in `read_groups`.
+    """
+    groups = read_groups(path, len(task.test))
+    return groups if task.places is None else [groups[i] for i in task.places.tolist()]
 
 
 def read_groups(path: Path, number: int) -> Sequence[str]:

@@ -5,7 +5,7 @@ from robustprune.tasks.corpus import Corpus, corpus_names, load_corpus
 from robustprune.tasks.load import load_task, task_names
 from robustprune.tasks.own import read_own
 from robustprune.tasks.parts import own_examples, own_task
-from robustprune.tasks.split import held_out, holdout
+from robustprune.tasks.split import dealt, held_out, holdout
 from robustprune.tasks.task import Augment, Split, Task
 from robustprune.tasks.text import load_sentences, text_names, text_task
 from robustprune.tasks.text_files import Sentences
@@ -18,6 +18,7 @@ __all__ = [
     "Split",
     "Task",
     "corpus_names",
+    "dealt",
     "held_out",
     "holdout",
     "load_corpus",

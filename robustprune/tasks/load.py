@@ -8,6 +8,7 @@ from robustprune.tasks.images import cifar10, fashion_mnist, mnist
 from robustprune.tasks.layout import Layout
 from robustprune.tasks.own import OWN, read_own
 from robustprune.tasks.parts import own_task
+from robustprune.tasks.split import dealt_task
 from robustprune.tasks.task import Task
 from robustprune.tasks.text import Encoder, text_names, text_task
 from robustprune.tasks.timeseries import packaged_ucr, ucr_from_folder
@@ -41,6 +42,10 @@ def load_task(
     download: bool = True,
 ) -> Task:
     """Load a data set into memory and check it.
+
+    The examples are in the order of the files. Where these list class after class, as folders of
+    pictures do, the classes are dealt out in turn (see `split.dealing`), because a run measures and
+    certifies the first n test examples.
 
     Args:
         name: ecg200 and sony_aibo_1 are packaged and need no files. mnist, fashion_mnist, cifar10
@@ -106,24 +111,27 @@ def load_task(
                 f"task '{name}' takes no {argument}, got {value}; leave it out, or use task "
                 f"{_takers(argument)}"
             )
+    if text and encoder is None:
+        raise ValueError(f"task '{name}' needs an encoder, such as models.SentenceTokenizer()")
     if text:
-        if encoder is None:
-            raise ValueError(f"task '{name}' needs an encoder, such as models.SentenceTokenizer()")
-        return text_task(name, encoder, data_dir=data_dir, path=path)
-    if ucr:
+        assert encoder is not None
+        task = text_task(name, encoder, data_dir=data_dir, path=path)
+    elif ucr:
         set_name = name.removeprefix("ucr:")
-        return ucr_from_folder(
+        task = ucr_from_folder(
             set_name, data_dir=data_dir, length=length, missing=missing, header=header
         )
-    if name in _PACKAGED:
-        return packaged_ucr(name, _PACKAGED[name])
-    if name in _IMAGES:
-        return _IMAGES[name](data_dir=data_dir, download=download)
-    data = read_own(
-        name, Path(str(path)), bounds=bounds, length=length, missing=missing, label=label,
-        header=header, layout=layout, size=size,
-    )  # fmt: skip
-    return own_task(data, share=test)
+    elif name in _PACKAGED:
+        task = packaged_ucr(name, _PACKAGED[name])
+    elif name in _IMAGES:
+        task = _IMAGES[name](data_dir=data_dir, download=download)
+    else:
+        data = read_own(
+            name, Path(str(path)), bounds=bounds, length=length, missing=missing, label=label,
+            header=header, layout=layout, size=size,
+        )  # fmt: skip
+        task = own_task(data, share=test)
+    return dealt_task(task)
 
 
 def _takers(argument: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from robustprune.run.terminal import shown
 from robustprune.tasks.check import check_bounds, check_examples
 from robustprune.tasks.labels import Labels, encode_labels
-from robustprune.tasks.split import held_out
+from robustprune.tasks.split import dealing, held_out
 from robustprune.tasks.task import Split, Task
 
 Bounds = tuple[float, float] | None
@@ -97,7 +97,7 @@ def own_examples(data: OwnData, *, share: float | None) -> tuple[Tensor, Tensor]
     These are the test examples, or the held-out ones if `share` is given, or else all. Where there
     is a training split, labels are numbered by its classes, as for a run. Otherwise whole numbers
     from 0 are the network's class indices, and names are numbered in sorted order, which a warning
-    says.
+    says. Where the files list class after class, the classes are dealt out, as in `load_task`.
 
     Raises:
         ValueError: as in `own_task`, but there need be no test split.
@@ -121,7 +121,8 @@ def own_examples(data: OwnData, *, share: float | None) -> tuple[Tensor, Tensor]
             _say_classes(data.where, names)
     classes = int(y.amax()) + 1 if len(y) else 1  # only the network knows its number of classes
     check_examples(x, y, num_classes=classes, bounds=data.bounds, where=data.where)
-    return x, y
+    order = dealing(y)
+    return (x, y) if order is None else (x[order], y[order])
 
 
 def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

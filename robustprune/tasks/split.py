@@ -1,4 +1,4 @@
-"""Split validation examples off the training data."""
+"""Divide examples: hold some out for validation, and deal out what lies class after class."""
 
 import math
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from robustprune.tasks.task import Split
+from robustprune.tasks.task import Split, Task
 
 
 def held_out(y: Tensor, fraction: float, seed: int) -> Tensor:
@@ -53,4 +53,56 @@ def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     return (
         replace(split, x=split.x[~held], y=split.y[~held]),
         replace(split, x=split.x[held], y=split.y[held]),
+    )
+
+
+def dealing(y: Tensor) -> Tensor | None:
+    """Return an order in which the classes are dealt out, so that the first n examples have them
+    nearly in their shares, for any n; None where the given order is mixed already.
+
+    The j-th of the n_c examples of a class comes at (j + ½) / n_c. An order counts as mixed if its
+    class changes from one example to the next at least a quarter as often as it would at random.
+
+    Args:
+        y: (N,) class indices.
+
+    Returns:
+        (N,) int64, the examples in their new order.
+    """
+    labels = y.cpu()
+    count = torch.bincount(labels).double()
+    at_random = (len(labels) - 1) * (1 - float((count / len(labels)).square().sum()))
+    if 4 * int((labels[1:] != labels[:-1]).sum()) >= at_random:
+        return None
+    by_class = labels.argsort(stable=True)
+    begin = (count.cumsum(0) - count)[labels[by_class]]
+    place = torch.empty(len(labels), dtype=torch.float64)
+    place[by_class] = (torch.arange(len(labels)) - begin + 0.5) / count[labels[by_class]]
+    return place.argsort(stable=True)
+
+
+def dealt(split: Split) -> Split:
+    """Return a split whose first n examples show its classes; see `dealing`."""
+    order = dealing(split.y)
+    if order is None:
+        return split
+    return replace(split, x=split.x[order], y=split.y[order])
+
+
+def dealt_task(task: Task) -> Task:
+    """Return a task whose splits are `dealt`, which says so in its source."""
+    order = dealing(task.test.y)
+    train, test = dealt(task.train), dealt(task.test)
+    if train is task.train and test is task.test:
+        return task
+    texts = task.texts
+    if order is not None and texts is not None:
+        texts = tuple(texts[i] for i in order.tolist())
+    return replace(
+        task,
+        train=train,
+        test=test,
+        texts=texts,
+        places=order,
+        source=f"{task.source}; it lists class after class, so the classes are dealt out in turn",
     )

@@ -81,6 +81,8 @@ class Task:
             (`ThreatModel.support`), or None for all entries.
         texts: the test examples of a text task as they are written, the two sentences of a pair
             with a tab between them; None for other tasks.
+        places: (N,) int64, where each test example is among those that the files list, if the
+            order differs, see `split.dealing`; else None.
 
     Raises:
         ValueError: a split is empty, values are not finite or outside the bounds, labels are
@@ -100,6 +102,7 @@ class Task:
     source: str
     support: Callable[[Tensor], Tensor] | None = None
     texts: tuple[str, ...] | None = None
+    places: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.class_names) != self.num_classes:

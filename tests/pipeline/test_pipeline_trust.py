@@ -15,10 +15,12 @@ from robustprune.measure import calibration, mcnemar
 from robustprune.pipeline import find_sparse_networks, prepare
 from robustprune.pipeline.networks import build_network
 from robustprune.pipeline.prepare import task_of
+from robustprune.pipeline.trust import groups_of
 from robustprune.pipeline.trust_page import Asked
 from robustprune.pipeline.trust_protocol import said_members
 from robustprune.run.checkpoint import load_tensors
 from robustprune.run.config import load_config, parse_config
+from robustprune.tasks import load_task
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -113,6 +115,18 @@ def test_the_pages_say_the_same(finished: Path) -> None:
     plots = sorted(path.name for path in (finished / "plots").glob("trust*.svg"))
     assert plots == ["trust-calibration-0.svg", "trust-calibration-1.svg", "trust.svg"]
     assert all(f"plots/{name}" in text for name in plots)
+
+
+def test_groups_are_in_the_order_of_the_files(tmp_path: Path) -> None:
+    """Where the run deals classes out, a group stays with its example."""
+    for part, count in (("TRAIN", 20), ("TEST", 30)):
+        rows = [f"{'ab'[i >= count // 3]},{i},{i * i}" for i in range(count)]
+        (tmp_path / f"My_{part}.csv").write_text("\n".join(rows))
+    task = load_task("csv", path=tmp_path / "My_TRAIN.csv", layout="flat")
+    (tmp_path / "groups.txt").write_text("\n".join(str(i) for i in range(30)))
+    groups = groups_of(tmp_path / "groups.txt", task)
+    assert [int(group) for group in groups] == task.test.x[:, 0].tolist()
+    assert sorted(groups, key=int) != list(groups)
 
 
 def test_the_command_compares_what_is_named_with_groups(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from robustprune.run.naming import kind_of_data
-from robustprune.tasks import load_task
+from robustprune.tasks import load_task, own_examples, read_own
 
 
 def picture(path: Path, colour: Any, size: tuple[int, int] = (6, 4), mode: str = "RGB") -> None:
@@ -50,6 +50,28 @@ def test_pictures_are_held_out_scaled_and_cut(pets: Path) -> None:
     with pytest.raises(ValueError, match="has 40 x 4 pixels, the first one 6 x 4; set the option"):
         load_task("images", path=pets)
     assert load_task("images", path=pets, size=4).input_shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize("test", [None, 0.5])
+def test_the_first_pictures_are_of_all_classes(tmp_path: Path, test: float | None) -> None:
+    """A run measures the first n; a folder lists one class after the other."""
+    for part in ("train", "test") if test is None else ("",):
+        for label, name in enumerate(("ant", "bee", "cow")):
+            for i in range(20):
+                picture(tmp_path / "all" / part / name / f"{i:02}.png", (100 * label, i, 9 * i))
+    task = load_task("images", path=tmp_path / "all", test=test)
+    for split in (task.train, task.test):
+        assert split.y[:9].bincount().tolist() == [3, 3, 3]
+        assert torch.equal((split.x[:, 0, 0, 0] * 255 / 100).round().long(), split.y)
+    assert task.source.endswith("so the classes are dealt out in turn")
+    places = task.places
+    assert places is not None
+    listed = torch.arange(3).repeat_interleave(len(places) // 3)
+    assert torch.equal(listed[places], task.test.y)
+    with pytest.warns(UserWarning, match="ant is 0, bee is 1, cow is 2"):
+        x, y = own_examples(read_own("images", tmp_path / "all"), share=test)
+    assert torch.equal(x, task.test.x)
+    assert torch.equal(y, task.test.y)
 
 
 def test_grey_pictures_have_one_channel(tmp_path: Path) -> None:

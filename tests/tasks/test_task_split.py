@@ -1,4 +1,4 @@
-"""Stratified hold-out, and the batch loader's exact resume."""
+"""Stratified hold-out, classes that are dealt out, and the batch loader's exact resume."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustprune.tasks import BatchLoader, Split, holdout
+from robustprune.tasks import BatchLoader, Split, dealt, holdout
 from robustprune.tasks.augment import crop_and_flip
 
 
@@ -57,6 +57,45 @@ def test_holdout_depends_on_the_seed_alone() -> None:
 def test_holdout_refuses_other_fractions(fraction: float) -> None:
     with pytest.raises(ValueError, match=r"fraction .* must be in \(0, 1\)"):
         holdout(numbered([0, 1]), fraction, 0)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=2, max_size=6).filter(lambda c: sum(c) > 40),
+    order=st.permutations(range(6)),
+)
+def test_any_beginning_of_what_is_dealt_has_the_classes_in_their_shares(
+    counts: list[int], order: list[int]
+) -> None:
+    """The j-th of n_c comes at (j + ½) / n_c, so that C classes are at most (C + 1) / 2 off."""
+    labels = [c for c in order if c < len(counts) for _ in range(counts[c])]
+    split = numbered(labels)
+    found = dealt(split)
+    indices = found.x[:, 0].long()
+    assert sorted(indices.tolist()) == list(range(len(labels)))
+    assert found.y.tolist() == [labels[i] for i in indices]
+    assert torch.equal(dealt(found).x, found.x)
+    for number in range(1, len(labels) + 1):
+        have = found.y[:number].bincount(minlength=len(counts))
+        for one, count in zip(have.tolist(), counts, strict=True):
+            assert abs(one - number * count / len(labels)) <= (len(counts) + 1) / 2
+    for label in range(len(counts)):  # within a class the order stays
+        mine = indices[found.y == label]
+        assert torch.equal(mine, mine.sort().values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), classes=st.integers(2, 10), count=st.integers(40, 400))
+def test_what_is_mixed_already_keeps_its_order(seed: int, classes: int, count: int) -> None:
+    labels = torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed))
+    split = numbered(labels.tolist())
+    assert dealt(split) is split
+
+
+def test_a_split_of_one_class_or_one_example_is_left_alone() -> None:
+    for labels in ([0], [1] * 20, [0, 0, 1, 1]):
+        split = numbered(labels)
+        assert dealt(split) is split
 
 
 def test_each_epoch_has_every_example_once_in_a_new_order() -> None:
