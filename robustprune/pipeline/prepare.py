@@ -33,7 +33,7 @@ from robustprune.sparsity import (
     groups_of,
     maskable_layers,
 )
-from robustprune.tasks import Task, corpus_names, holdout, load_task, text_names
+from robustprune.tasks import Task, corpus_names, holdout, load_task, text_names, told_repeats
 
 
 def is_causal(config: Config) -> bool:
@@ -93,7 +93,7 @@ def planned_run(
         )
     check_code_is_named(config.model.name, [network])
     check_more(Asked.of(config.trust), config, causal=False, text=config.task.name in text_names())
-    task = task_of(config, data_dir)
+    task = told_repeats(task_of(config, data_dir))
     training, held_out = task.train, None
     if config.task.validation > 0:
         training, held_out = holdout(task.train, config.task.validation, config.seed)

@@ -5,6 +5,7 @@ from robustprune.tasks.corpus import Corpus, corpus_names, load_corpus
 from robustprune.tasks.load import load_task, task_names
 from robustprune.tasks.own import read_own
 from robustprune.tasks.parts import own_examples, own_task
+from robustprune.tasks.repeats import told_repeats
 from robustprune.tasks.split import dealt, held_out, holdout
 from robustprune.tasks.task import Augment, Split, Task
 from robustprune.tasks.text import load_sentences, text_names, text_task
@@ -30,4 +31,5 @@ __all__ = [
     "task_names",
     "text_names",
     "text_task",
+    "told_repeats",
 ]
