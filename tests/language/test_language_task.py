@@ -116,6 +116,22 @@ def test_the_real_minilm(encoder: SentenceTokenizer) -> None:
     assert sum(p.numel() for p in model.parameters()) == 22_713_986
 
 
+def test_sentences_that_are_listed_class_after_class_are_dealt_out(
+    tmp_path: Path, encoder: SentenceTokenizer
+) -> None:
+    """Their codes, their labels and what is written stay together."""
+    words = ["bad", "dull", "poor", "weak", "slow", "flat", "good", "fine", "nice", "rich"]
+    lines = ["sentence\tlabel", *(f"it is {word}\t{int(i > 5)}" for i, word in enumerate(words))]
+    for name in ("train.tsv", "test.tsv"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    task = load_task("text", path=tmp_path, encoder=encoder)
+    assert task.test.y[:5].bincount().tolist() == [3, 2]
+    assert task.texts is not None
+    for text, label, code in zip(task.texts, task.test.y, task.test.x, strict=True):
+        assert (words.index(text.split()[-1]) > 5) == bool(label)
+        assert torch.equal(encoder([text])[0], code[: encoder([text]).shape[1]])
+
+
 def test_pairs_are_classified_with_a_tab_between(
     tmp_path: Path, encoder: SentenceTokenizer
 ) -> None:
