@@ -230,6 +230,20 @@ def test_a_budget_for_everything_changes_no_token(name: str, beams: int) -> None
     assert torch.equal(model.generate(**asked), plain)
 
 
+def test_a_cache_is_used_also_where_the_config_says_no() -> None:
+    model, tokens = (
+        llama(),
+        torch.randint(2, 39, (1, 8), generator=torch.Generator().manual_seed(3)),
+    )
+    asked = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    plain = model.generate(tokens, **asked)
+    model.generation_config.use_cache = False
+    with evicting(model, Recent(60)):
+        assert torch.equal(model.generate(tokens, **asked), plain)
+        with pytest.raises(ValueError, match="leaves no cache"):
+            model.generate(tokens, use_cache=False, **asked)
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{type(rule).__name__}")
 def test_padding_changes_nothing(rule: Eviction) -> None:
     model = llama()
