@@ -20,6 +20,8 @@ _SETTINGS = {
     "Llama": ("num_attention_heads", "num_key_value_heads", "intermediate_size"),
     "GPT-2": (None, None, "n_inner"),  # the size of a head is width / heads, so that heads stay
 }
+#: what a config says of each layer, in a list
+_OF_LAYERS = ("layer_types", "no_rope_layers")
 
 
 @torch.no_grad()
@@ -32,6 +34,7 @@ def slim_causal(model: nn.Module) -> nn.Module:
     answers stay the same up to the order of summation. Query heads that share a key and a value
     head go together. The config of a model has one number of heads and one of neurons for all
     layers, so each layer that stays keeps as many as the layer that needs most. One layer stays.
+    Heads stay where a norm spans all of them (OLMo 2), or where the config can't say their size.
 
     Args:
         model: a model of transformers with layers like Llama's (Mistral, Qwen2, ...) or GPT-2's,
@@ -43,39 +46,89 @@ def slim_causal(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: there are no such layers, masks are still applied on the fly, something else
-            computes a weight, or there is a hook.
+            computes a weight, there is a hook, or the config does not say the sizes of the layers.
     """
     check_baked(model)
     blocks = transformer_blocks(model)
-    if (family := blocks[0].family) not in _SETTINGS or not hasattr(model, "save_pretrained"):
+    if blocks[0].family not in _SETTINGS or not hasattr(model, "save_pretrained"):
         raise ValueError(
             f"{type(model).__name__} is no causal language model of transformers with layers like "
             f"those of {' or '.join(_SETTINGS)}; `slim_language` is for BERT and DistilBERT"
         )
-    config = copy.deepcopy(cast(Any, model).config)
-    heads, pairs, neurons = _SETTINGS[family]
+    if hasattr(model.get_submodule(blocks[0].attention), "lambda_init"):
+        raise ValueError(
+            f"{type(model).__name__} has differential attention, whose heads work in pairs and "
+            "whose layers know their numbers; keep its masks as zeros"
+        )
     stay = _working(model, blocks)
+    for heads in (True, False):  # the norm of a few families spans all heads, which then stay
+        config, state = _smaller(model, blocks, stay, heads=heads)
+        if _fits(type(model), config, state):
+            break
+    else:
+        raise ValueError(
+            f"the config of {type(model).__name__} does not say the sizes of its layers, so that a "
+            "smaller model can't be built from it"
+        )
+    small = _empty(model, config, _without_layers(dict(model.named_buffers()), blocks, stay))
+    small.load_state_dict(state)
+    if getattr(model, "generation_config", None) is not None:
+        small.generation_config = copy.deepcopy(model.generation_config)
+    return small.to(next(model.parameters()).device).eval()
+
+
+def _smaller(
+    model: nn.Module, blocks: list[Block], stay: list[int], *, heads: bool
+) -> tuple[Any, dict[str, Tensor]]:
+    """Return the config and the weights of the smaller model; `heads` says if heads may go."""
+    config = copy.deepcopy(cast(Any, model).config)
+    queries, pairs, neurons = _SETTINGS[blocks[0].family]
     kept: dict[str, tuple[Span, Tensor]] = {}
-    if heads is not None:
+    if heads and queries is not None:
         number = _choose(model, _places(model, "head", stay), kept)
-        setattr(config, heads, number * blocks[0].shared)
+        setattr(config, queries, number * blocks[0].shared)
         setattr(config, cast(str, pairs), number)
         config.head_dim = blocks[0].size
     setattr(config, neurons, _choose(model, _places(model, "neuron", stay), kept))
     config.num_hidden_layers = len(stay)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[index] for index in stay]
-    small: nn.Module = type(model)(config).to(next(model.parameters()).dtype)
+    for each in _OF_LAYERS:
+        if getattr(config, each, None):
+            setattr(config, each, [getattr(config, each)[index] for index in stay])
+    if _is_untied(model):
+        config.tie_word_embeddings = False
     state = dict(model.state_dict())
     for name, (span, index) in kept.items():
         state[name] = _selected(state[name], span, index)
         bias = f"{name.removesuffix('weight')}bias"
         if bias in state and _of_outputs(model, name, span):
             state[bias] = _selected(state[bias], replace(span, dim=0), index)
-    small.load_state_dict(_without_layers(state, blocks, stay))
-    if getattr(model, "generation_config", None) is not None:
-        small.generation_config = copy.deepcopy(model.generation_config)
-    return small.to(next(model.parameters()).device).eval()
+    return config, _without_layers(state, blocks, stay)
+
+
+def _is_untied(model: nn.Module) -> bool:
+    """Return whether the output head has a weight of its own, whatever the config says."""
+    into, out = (getattr(model, f"get_{side}_embeddings")() for side in ("input", "output"))
+    return out is not None and out.weight is not into.weight
+
+
+def _fits(kind: type[nn.Module], config: Any, state: dict[str, Tensor]) -> bool:
+    """Return whether a model of this config has weights of these names and shapes."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        shapes = {name: part.shape for name, part in kind(config).state_dict().items()}
+    return shapes == {name: part.shape for name, part in state.items()}
+
+
+def _empty(model: nn.Module, config: Any, buffers: dict[str, Tensor]) -> nn.Module:
+    """Return a model of the same class and dtype, with those buffers that no state has.
+
+    The frequencies of rotary positions stay in float32 where the model has them so.
+    """
+    small: nn.Module = type(model)(config).to(next(model.parameters()).dtype)
+    for name, own in list(small.named_buffers()):
+        if name in buffers and buffers[name].shape == own.shape:
+            path, _, leaf = name.rpartition(".")
+            small.get_submodule(path)._buffers[leaf] = buffers[name].clone()
+    return small
 
 
 def _working(model: nn.Module, blocks: list[Block]) -> list[int]:
@@ -85,6 +138,8 @@ def _working(model: nn.Module, blocks: list[Block]) -> list[int]:
         return any(bool((part != 0).any()) for part in model.get_submodule(name).parameters())
 
     found = [i for i, block in enumerate(blocks) if adds(block.output) or adds(block.down)]
+    if found and getattr(cast(Any, model).config, "scale_attn_by_inverse_layer_idx", False):
+        return list(range(found[-1] + 1))  # a layer of such a GPT-2 counts those before it
     return found or [0]
 
 

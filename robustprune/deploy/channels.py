@@ -90,7 +90,7 @@ def _follow_step(
     if step.kind in ("input", "tensor"):
         return "each", None
     function = step.target if step.kind == "function" else ""
-    signal = next(iter(sources.values()))
+    signal, dims = next(iter(sources.values())), len(shapes[step.refs[0]])
     if any(source is None for source in sources.values()) or signal is None:
         return ("each", None) if len(step.refs) == 1 and step.kind != "output" else ("opaque", None)
     if isinstance(layer, NORMS):
@@ -102,19 +102,19 @@ def _follow_step(
             *(resolve(arg, {step.refs[0]: signal.value}) for arg in step.args), **step.kwargs
         )
         return "each", _with_constants(signal, signal.constant, value)
-    elif _is_pool(step, layer) and signal.axis == 1:
+    elif _is_pool(step, layer) and signal.axis == 1 < dims - _pooled(step, layer):
         constant = (
             signal.constant
             if _keeps_constants(step, layer)
             else (signal.constant & (signal.value == 0))
         )
         return "each", _with_constants(signal, constant, signal.value)
-    elif function == "mean" and _averages_after(step, signal.axis, len(shapes[step.refs[0]])):
+    elif function == "mean" and _averages_after(step, signal.axis, dims):
         return "each", signal
     elif function in ARITHMETIC and len(step.refs) == 2:
         return _pair(step, sources, shapes, fates)
     elif function in MOVES:
-        return "each", _moved(step, signal, len(shapes[step.refs[0]]))
+        return "each", _moved(step, signal, dims)
     elif function == "cat":
         return _join(step, sources)
     elif isinstance(layer, nn.Flatten) or function == "flatten":
@@ -201,6 +201,11 @@ def _number_arithmetic(step: Step) -> bool:
 def _is_pool(step: Step, layer: nn.Module | None) -> bool:
     layers = (*MAX_POOLS, *AVG_POOLS, *ADAPTIVE_POOLS, *ZERO_PADS)
     return isinstance(layer, layers) or (step.kind == "function" and step.target in POOLS)
+
+
+def _pooled(step: Step, layer: nn.Module | None) -> int:
+    """Return how many last dimensions are pooled or padded; the name has it, as in "MaxPool2d"."""
+    return int((step.target if layer is None else type(layer).__name__)[-2])
 
 
 def _keeps_constants(step: Step, layer: nn.Module | None) -> bool:

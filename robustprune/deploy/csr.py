@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -42,22 +43,26 @@ class CSRLinear(nn.Module):
         self.values = nn.Parameter(torch.zeros(nonzeros), requires_grad=False)
         self.bias = nn.Parameter(torch.zeros(out_features), requires_grad=False) if bias else None
         self._matrix: Tensor | None = None
+        self._made_of: tuple[Tensor, ...] = ()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CSRLinear:
-        self._matrix = None  # it shares memory with tensors that are replaced now
+        self._matrix, self._made_of = None, ()  # they are replaced now
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_matrix": None}  # torch can't copy it in every setting
+        # torch can't copy it in every setting
+        return {**self.__dict__, "_matrix": None, "_made_of": ()}
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dtype == self.values.dtype and input.dtype in _HALVES:
             # torch has no such product in half precision; dense layers add up in float32, too
             return self._in_float32(input)
-        if self._matrix is None:  # once: at 99% zeros it takes a tenth of a product's time
+        parts = (self.crow, self.col, self.values)
+        if self._matrix is None or any(map(operator.is_not, parts, self._made_of)):
+            # once: at 99% zeros it takes a tenth of a product's time
             with torch.inference_mode(False):  # else no gradient could pass through it later
-                self._matrix = self.matrix()
+                self._matrix, self._made_of = self.matrix(), parts
         return self._product(self._matrix, self.bias, input)
 
     def _in_float32(self, x: Tensor) -> Tensor:

@@ -198,7 +198,7 @@ _HELD = {
     "track_running_stats": "running_mean",
 }
 #: attributes of every module, those that `_HELD` reads off tensors, and those without effect here
-_NOT_COMPARED = frozenset(vars(nn.Module())) | set(_HELD) | {"inplace", "_matrix"}
+_NOT_COMPARED = frozenset(vars(nn.Module())) | set(_HELD) | {"inplace", "_matrix", "_made_of"}
 
 
 def _plain(value: Any) -> Any:

@@ -96,9 +96,10 @@ def evicting(
 ) -> Iterator[Callable[[], EvictingCache]]:
     """Let a model use caches of bounded size.
 
-    Inside, `model.generate` takes a new `EvictingCache` wherever none is given, and the model
-    computes its attention step by step ("eager"), because the rules look at it. Afterwards the
-    model is as before. Arguments are those of `EvictingCache`.
+    Inside, `model.generate` takes a new `EvictingCache` wherever none is given, also if the model's
+    generation config has `use_cache=False`, and the model computes its attention step by step
+    ("eager"), because the rules look at it. Afterwards the model is as before. Arguments are those
+    of `EvictingCache`.
 
     Yields:
         A function that returns a new cache.
@@ -122,6 +123,9 @@ def evicting(
     generate: Callable[..., Any] = cast(Any, model).generate
 
     def generate_with_cache(*args: Any, **kwargs: Any) -> Any:
+        # without it, each step would give all tokens to the cache again
+        if not kwargs.setdefault("use_cache", True):
+            raise ValueError("use_cache=False leaves no cache to evict from; leave it out")
         if not any(isinstance(value, Cache) for value in kwargs.values()):
             kwargs[name] = new_cache()
         return generate(*args, **kwargs)

@@ -165,10 +165,12 @@ class SnapKV:
         if not held.prompt:
             return None
         window = held.attention[..., -self.window :, :].sum((2, 3))
-        pooled = F.avg_pool1d(
-            window, self.kernel, stride=1, padding=self.kernel // 2, count_include_pad=False
+        real = (held.positions >= 0).float()  # padding is no neighbour
+        total, number = (
+            F.avg_pool1d(part, self.kernel, stride=1, padding=self.kernel // 2)
+            for part in (window, real)
         )
-        return _protect_last(pooled, self.window)
+        return _protect_last(total / number.clamp(min=0.5 / self.kernel), self.window)
 
 
 @dataclass(frozen=True)

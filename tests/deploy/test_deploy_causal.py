@@ -37,10 +37,13 @@ def made(family: str, **options: Any) -> Any:
         sizes["head_dim"] = 16
     config = getattr(transformers, f"{family}Config")(**sizes)
     name = "GPT2LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM"
-    model = getattr(transformers, name)(config).eval()
+    return shaken(getattr(transformers, name)(config))
+
+
+def shaken(model: Any) -> Any:
     for parameter in model.parameters():  # biases are zero at first, and would hide mistakes
         parameter.data += 0.05 * torch.randn_like(parameter)
-    return model
+    return model.eval()
 
 
 def logits(model: nn.Module) -> Tensor:
@@ -125,6 +128,61 @@ def test_layers_that_add_nothing_are_removed(family: str, tmp_path: Path) -> Non
     )
 
 
+def test_a_layer_that_counts_those_before_it_stays_in_its_place() -> None:
+    """GPT-2 may divide the attention of layer i by i + 1, and SmolLM3 may turn some layers only."""
+    config = transformers.GPT2Config(
+        vocab_size=60, n_positions=64, n_embd=32, n_layer=4, n_head=4,
+        scale_attn_by_inverse_layer_idx=True,
+    )  # fmt: skip
+    gpt2 = shaken(transformers.GPT2LMHeadModel(config))
+    sizes = {**SIZES, "num_hidden_layers": 4, "pad_token_id": 0, "no_rope_layers": [1, 0, 1, 0]}
+    smollm3 = shaken(transformers.SmolLM3ForCausalLM(transformers.SmolLM3Config(**sizes)))
+    for model, left in ((gpt2, 3), (smollm3, 2)):
+        blocks = transformer_blocks(model)
+        for block in (blocks[0], blocks[3]):
+            for name in (block.output, block.down):
+                for parameter in model.get_submodule(name).parameters():
+                    parameter.data.zero_()
+        small = slim_causal(model)
+        assert small.config.num_hidden_layers == left
+        torch.testing.assert_close(logits(small), logits(model))
+
+
+@pytest.mark.parametrize("family", ["Olmo2", "StableLm"])
+def test_heads_stay_where_a_model_of_fewer_would_differ(family: str) -> None:
+    sizes = {**SIZES, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = getattr(transformers, f"{family}Config")(**sizes)
+    model = shaken(getattr(transformers, f"{family}ForCausalLM")(config))
+    for block in transformer_blocks(model):
+        model.get_parameter(f"{block.output}.weight").data[:, : block.size * block.shared] = 0
+        model.get_parameter(f"{block.down}.weight").data[:, :8] = 0
+    small = slim_causal(model)
+    assert (small.config.num_attention_heads, small.config.intermediate_size) == (4, 40)
+    torch.testing.assert_close(logits(small), logits(model))
+
+
+def test_an_output_head_that_is_no_longer_tied_stays_so(tmp_path: Path) -> None:
+    model = made("Llama", tie_word_embeddings=True)
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight * (torch.rand(60, 32) < 0.5))
+    small = slim_causal(model)
+    torch.testing.assert_close(logits(small), logits(model))
+    small.save_pretrained(tmp_path)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False)
+    assert torch.equal(logits(again), logits(small))
+
+
+def test_frequencies_keep_their_precision(tmp_path: Path) -> None:
+    """Models that are loaded in bfloat16 have them in float32, those that were turned do not."""
+    made("Llama").save_pretrained(tmp_path)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.bfloat16, trust_remote_code=False
+    )
+    for model in (loaded, made("Llama").to(torch.bfloat16)):
+        small = slim_causal(model)
+        assert small.model.rotary_emb.inv_freq.dtype == model.model.rotary_emb.inv_freq.dtype
+        assert torch.equal(logits(small), logits(model))
+
+
 def test_bfloat16_stays() -> None:
     small = slim_causal(made("Llama").to(torch.bfloat16))
     assert {parameter.dtype for parameter in small.parameters()} == {torch.bfloat16}
@@ -135,6 +193,9 @@ def test_what_cannot_be_made_smaller_is_refused() -> None:
     apply_masks(model, full_masks(model))
     with pytest.raises(ValueError, match="bake them in first"):
         slim_causal(model)
+    config = transformers.DiffLlamaConfig(**{**SIZES, "bos_token_id": 1, "eos_token_id": 2})
+    with pytest.raises(ValueError, match="differential attention"):
+        slim_causal(transformers.DiffLlamaForCausalLM(config))
     with pytest.raises(ValueError, match="no layers like those of"):
         slim_causal(nn.Linear(2, 2))
     config = transformers.BertConfig(

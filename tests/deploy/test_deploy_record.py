@@ -86,6 +86,10 @@ REFUSED: dict[str, tuple[Callable[..., object], str]] = {
     "function": (lambda m, x: torch.softmax(m.conv(x), 1), "forward calls 'softmax'.*known"),
     "method": (lambda m, x: m.conv(x).roll(1, 2), "forward calls 'roll'"),
     "size": (lambda m, x: m.conv(x).view(-1, 12), r"write x\.flatten\(1\)"),
+    "expand": (
+        lambda m, x: m.conv(x).mean(2) + m.shift.expand(x.size(0), -1),
+        "expands 'shift', of 1 dimensions, to 2",
+    ),
     "use of size": (lambda m, x: m.conv(x) / x.size(0), "uses the size"),
     "weight": (lambda m, x: F.conv1d(x, m.conv.weight), r"reads 'conv\.weight' of a layer"),
     "no tensor": (lambda m, x: [3, m.conv(x)], "must return one tensor"),

@@ -171,6 +171,26 @@ def test_a_constant_passes_pools_that_pad_no_zeros(pool: nn.Module, left: int) -
     assert shape(small, "0.weight") == (left, 1, 3)
 
 
+@pytest.mark.parametrize(
+    ("first", "pool", "behind", "x"),
+    [
+        (nn.Linear(6, 8), nn.MaxPool1d(2), 4, torch.ones(5, 6)),
+        (nn.Linear(6, 8), nn.MaxPool1d(3, 1, 1), 8, torch.ones(5, 6)),
+        (nn.Linear(6, 8), nn.AdaptiveAvgPool1d(2), 2, torch.ones(5, 6)),
+        (nn.Linear(6, 8), nn.ZeroPad1d(1), 10, torch.ones(5, 6)),
+        (nn.Conv1d(2, 8, 3), nn.MaxPool2d(2), 12, torch.ones(5, 2, 8)),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_a_pool_over_the_channels_leaves_them_alone(
+    first: nn.Module, pool: nn.Module, behind: int, x: Tensor
+) -> None:
+    """To torch, (N, C) is one sequence without a batch, and (N, C, L) one image."""
+    model = nn.Sequential(first, pool, nn.Flatten(), nn.Linear(behind, 3))
+    small = assert_same(model, without(model, _0=[0, 1]), x)
+    assert shape(small, "0.weight")[0] == 8
+
+
 def test_transposed_convolutions_lose_output_channels() -> None:
     model = nn.Sequential(
         nn.Conv1d(1, 4, 3, bias=False),

@@ -70,6 +70,20 @@ def test_the_matrix_follows_its_weights() -> None:
     torch.testing.assert_close(exact.float(), second(x), atol=1e-5, rtol=1e-5)
 
 
+def test_weights_that_take_the_place_of_others_are_used() -> None:
+    torch.manual_seed(0)
+    first, x = nn.Linear(6, 4), torch.randn(3, 6)
+    second = copy.deepcopy(first)
+    with torch.no_grad():
+        second.weight *= 2
+    sparse, other = to_csr(first), to_csr(second)
+    sparse(x)
+    sparse.load_state_dict(other.state_dict(), assign=True)
+    torch.testing.assert_close(sparse(x), second(x), atol=1e-5, rtol=1e-5)
+    sparse.values = nn.Parameter(other.values / 2, requires_grad=False)
+    torch.testing.assert_close(sparse(x), first(x), atol=1e-5, rtol=1e-5)
+
+
 def test_the_gain_decides() -> None:
     torch.manual_seed(0)
     layer, mask, x = nn.Linear(6, 4), torch.rand(4, 6) < 0.5, torch.randn(3, 6)

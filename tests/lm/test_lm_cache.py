@@ -32,6 +32,7 @@ from robustprune.lm import (
     evicting,
     heavy_hitters,
 )
+from robustprune.lm.eviction import Held, chosen
 
 SIZES = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
@@ -229,6 +230,20 @@ def test_a_budget_for_everything_changes_no_token(name: str, beams: int) -> None
     assert torch.equal(model.generate(**asked), plain)
 
 
+def test_a_cache_is_used_also_where_the_config_says_no() -> None:
+    model, tokens = (
+        llama(),
+        torch.randint(2, 39, (1, 8), generator=torch.Generator().manual_seed(3)),
+    )
+    asked = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    plain = model.generate(tokens, **asked)
+    model.generation_config.use_cache = False
+    with evicting(model, Recent(60)):
+        assert torch.equal(model.generate(tokens, **asked), plain)
+        with pytest.raises(ValueError, match="leaves no cache"):
+            model.generate(tokens, use_cache=False, **asked)
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{type(rule).__name__}")
 def test_padding_changes_nothing(rule: Eviction) -> None:
     model = llama()
@@ -240,6 +255,22 @@ def test_padding_changes_nothing(rule: Eviction) -> None:
         for row, alone in zip(both, (long, short), strict=True):
             found = model.generate(torch.tensor([alone]), **asked)
             assert row[8:].tolist() == found[0, len(alone) :].tolist()
+
+
+def test_padding_is_no_neighbour_of_a_token() -> None:
+    """SnapKV averages over neighbours: alone, the first token has none before it."""
+    given = [0.5, 0.2, 0.2, 0.35, 0.3, 0.3, 1.0]
+
+    def kept(pads: int) -> list[int]:
+        attention = torch.tensor([0.0] * pads + given).view(1, 1, 1, 1, -1)
+        positions = torch.tensor([-1] * pads + list(range(7))).view(1, 1, -1)
+        part, flat = torch.zeros(1, 1, pads + 7, 2), attention[:, :, 0, 0]
+        held = Held(part, part, flat, flat, positions, attention, pads + 7, prompt=True)
+        found = chosen(SnapKV(3, window=1, kernel=3), held)
+        assert found is not None
+        return positions.gather(-1, found).flatten().tolist()
+
+    assert kept(0) == kept(1) == kept(4) == [0, 5, 6]
 
 
 def test_a_beam_keeps_its_own_cache() -> None:
