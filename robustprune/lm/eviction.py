@@ -138,7 +138,8 @@ class SnapKV:
     """SnapKV (Li et al. 2024, arXiv 2404.14469, Sec. 4): the prompt is cut once, then all stays.
 
     The last `window` tokens of the prompt stay, and those before them that got most attention from
-    these; the attention is averaged over `kernel` neighbouring tokens, so that passages stay.
+    these. The attention is averaged over `kernel` neighbouring tokens, so that passages stay; as in
+    the authors' code, a neighbour that is in the window or does not exist counts as 0.
     """
 
     kept: Budget
@@ -164,13 +165,10 @@ class SnapKV:
     def priority(self, held: Held) -> Tensor | None:
         if not held.prompt:
             return None
-        window = held.attention[..., -self.window :, :].sum((2, 3))
-        real = (held.positions >= 0).float()  # padding is no neighbour
-        total, number = (
-            F.avg_pool1d(part, self.kernel, stride=1, padding=self.kernel // 2)
-            for part in (window, real)
-        )
-        return _protect_last(total / number.clamp(min=0.5 / self.kernel), self.window)
+        total = held.attention[..., -self.window :, :].sum((2, 3))
+        total[..., -self.window :] = 0.0  # the window is no neighbour, as padding is none
+        pooled = F.avg_pool1d(total, self.kernel, stride=1, padding=self.kernel // 2)
+        return _protect_last(pooled, self.window)
 
 
 @dataclass(frozen=True)
