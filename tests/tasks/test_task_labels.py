@@ -114,6 +114,18 @@ def test_whole_numbers_are_one_class_however_the_files_write_them() -> None:
     assert (y_train.tolist(), y_test.tolist()) == ([1, 0, 2], [2, 1, 0])
 
 
+@pytest.mark.parametrize("other", ["other", "2.5"])
+def test_a_test_split_of_numbers_alone_has_the_names_of_the_training_split(other: str) -> None:
+    train, test = np.array(["1", other, " 0"]), np.array(["0", "1"])
+    y_train, y_test, names = encode_labels(train, test, where="x")
+    assert names == ("0", "1", other)
+    assert (y_train.tolist(), y_test.tolist()) == ([1, 2, 0], [0, 1])
+    with pytest.raises(ValueError, match=r"1 labels outside the 2 classes .* 'other' at index 1"):
+        encode_labels(np.array(["0", "1"]), np.array(["1", "other"]), where="x")
+    numbers = np.array([1, 0])
+    assert encode_labels(np.array(["0", "1"]), numbers, where="x")[1].tolist() == [1, 0]
+
+
 def test_names_with_underscores_are_no_numbers() -> None:
     labels = np.array(["1_0", "2_0", "1_0"])
     assert encode_labels(labels, labels, where="x")[2] == ("1_0", "2_0")
