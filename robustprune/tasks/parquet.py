@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: the names of a column of labels that is found without the option `label`
 _LABELS = ("label", "labels", "class", "target", "y")
+#: the names of columns in which pandas keeps an index without a name
+_INDEX = re.compile(r"__index_level_\d+__")
 
 
 def parquet_data(
@@ -39,7 +42,8 @@ def parquet_data(
 
     Beside the label there is a column of pictures, as `datasets` stores them; a column of lists,
     which are series (C, L) or (L,); or columns of numbers, whose values in the order of the columns
-    are a series or, with the layout "flat", features.
+    are a series or, with the layout "flat", features. Columns that pandas marks as the index of the
+    rows are left out.
 
     Args:
         label: the name of the column of the labels. "first" means the first column that is called
@@ -54,6 +58,7 @@ def parquet_data(
     """
     wheres, tables = zip(*read_parts(path), strict=True)
     name = _label_column(tables[0].column_names, label, wheres[0])
+    tables = tuple(_without_index(table, keep=name) for table in tables)
     if len(tables) > 1 and tables[1].column_names != tables[0].column_names:
         raise ValueError(f"{wheres[1]} has other columns than {wheres[0]}; make them the same")
     labels = [_labels(t, name, where) for t, where in zip(tables, wheres, strict=True)]
@@ -99,6 +104,21 @@ def _label_column(names: Sequence[str], label: str, file: str) -> str:
         else f"{file} has no column {', '.join(_LABELS)}; set the option label to one of its "
         f"columns: {shown(', '.join(names), 120)}"
     )
+
+
+def _without_index(table: pyarrow.Table, *, keep: str) -> pyarrow.Table:
+    """Leave out the columns in which pandas keeps the index of the rows, which are no values."""
+    try:
+        stored = (table.schema.pandas_metadata or {}).get("index_columns", [])
+    except (ValueError, AttributeError):  # what a stranger wrote there is no JSON object
+        stored = []
+    index = [
+        name
+        for name in table.column_names
+        if name != keep
+        and (_INDEX.fullmatch(name) or (isinstance(stored, list) and name in stored))
+    ]
+    return table.drop_columns(index) if index else table
 
 
 def _labels(table: pyarrow.Table, name: str, where: str) -> Any:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from robustprune.run.naming import kind_of_data
-from robustprune.tasks import load_task
+from robustprune.tasks import load_task, read_own
 
 
 def parquet(path: Path, **columns: Any) -> Path:
@@ -171,3 +171,33 @@ def test_parquet_that_is_damaged_or_larger_than_memory(
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match="cannot be read as parquet"):
         load_task("parquet", path=path, test=0.2)
+
+
+@pytest.mark.parametrize("index", [None, "number"])
+def test_the_index_of_pandas_is_no_value(tmp_path: Path, index: str | None) -> None:
+    pandas = pytest.importorskip("pandas", reason="a table of pandas needs the extra notebook")
+    frame = pandas.DataFrame({"u": [1.0, 2.0, 3.0, 4.0], "label": [0, 1, 0, 1], "v": [5.0] * 4})
+    shuffled = frame.iloc[[2, 0, 3, 1]].rename_axis(index)  # pandas stores the index of such rows
+    shuffled.to_parquet(tmp_path / "a.parquet")
+    data = read_own("parquet", tmp_path / "a.parquet", layout="flat")
+    assert data.train is not None
+    assert data.train.x.tolist() == [[3, 5], [1, 5], [4, 5], [2, 5]]
+    labelled = frame.set_index("label")
+    labelled.to_parquet(tmp_path / "b.parquet")
+    data = read_own("parquet", tmp_path / "b.parquet", layout="flat")
+    assert data.train is not None
+    assert data.train.labels.tolist() == [0, 1, 0, 1]
+    assert data.train.x.tolist() == [[1, 5], [2, 5], [3, 5], [4, 5]]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"index_columns": 3}'])
+def test_what_a_stranger_wrote_of_the_index_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="parquet needs the extra tables")
+    from pyarrow import parquet as writer
+
+    table = pyarrow.table({"u": [1.0, 2.0], "label": [0, 1]})
+    path = tmp_path / "a.parquet"
+    writer.write_table(table.replace_schema_metadata({b"pandas": content}), path)
+    data = read_own("parquet", path, layout="flat")
+    assert data.train is not None
+    assert data.train.x.tolist() == [[1.0], [2.0]]
