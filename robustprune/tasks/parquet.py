@@ -65,6 +65,10 @@ def parquet_data(
     rest = [table.drop_columns([name]) for table in tables]
     pictures = [_pictures(table) for table in rest]
     if pictures[0] is not None:
+        if None in pictures:
+            raise ValueError(
+                f"{wheres[1]} has no pictures, but {wheres[0]} has; make them the same"
+            )
         from robustprune.tasks.image_folder import Pictures
 
         xs, bounds = [], bounds or (0.0, 1.0)
@@ -93,10 +97,11 @@ def parquet_data(
 
 
 def _label_column(names: Sequence[str], label: str, file: str) -> str:
-    if label in names:
-        return label
-    found = next((name for name in _LABELS if name in names), None)
-    if label == "first" and found is not None:
+    usual = next((name for name in _LABELS if name in names), None) if label == "first" else None
+    found = usual or label  # a column may be called "first", too
+    if names.count(found) > 1:
+        raise ValueError(f"{file} has {names.count(found)} columns {found!r}; rename one")
+    if found in names:
         return found
     raise ValueError(
         f"{file} has no column {label!r}{did_you_mean(label, names)}"
@@ -112,13 +117,13 @@ def _without_index(table: pyarrow.Table, *, keep: str) -> pyarrow.Table:
         stored = (table.schema.pandas_metadata or {}).get("index_columns", [])
     except (ValueError, AttributeError):  # what a stranger wrote there is no JSON object
         stored = []
-    index = [
-        name
-        for name in table.column_names
-        if name != keep
-        and (_INDEX.fullmatch(name) or (isinstance(stored, list) and name in stored))
+    index = [name for name in stored if isinstance(name, str)] if isinstance(stored, list) else []
+    values = [
+        place
+        for place, name in enumerate(table.column_names)
+        if name == keep or not (_INDEX.fullmatch(name) or name in index)
     ]
-    return table.drop_columns(index) if index else table
+    return table.select(values)
 
 
 def _labels(table: pyarrow.Table, name: str, where: str) -> Any:
@@ -169,10 +174,14 @@ def _series(table: pyarrow.Table, where: str) -> SeriesFile:
     file = SeriesFile(where, lines=list(range(table.num_rows)))
     single = table.num_columns == 1
     if single and pyarrow.types.is_nested(table.column(0).type):
-        file.examples.extend(
-            _channels(cell, f"{where}, row {row}")
-            for row, cell in enumerate(table.column(0).to_pylist())
-        )
+        for row, cell in enumerate(table.column(0).to_pylist()):
+            example = _channels(cell, f"{where}, row {row}")
+            if file.examples and len(example) != len(file.examples[0]):
+                raise ValueError(
+                    f"{where}, row {row}: {len(example)} channels, but {len(file.examples[0])} in "
+                    "the rows before; give every series the same channels"
+                )
+            file.examples.append(example)
         return file
     for column, name in zip(table.columns, table.column_names, strict=True):
         kind = column.type
@@ -192,8 +201,12 @@ def _channels(cell: Any, place: str) -> list[Any]:
     """Return the channels (L,) of a list of numbers, or of a list of such lists."""
     nested = isinstance(cell, list) and len(cell) > 0 and isinstance(cell[0], list)
     try:
-        return [np.array(part, dtype=np.float64) for part in (cell if nested else [cell])]
+        channels = [np.array(part, dtype=np.float64) for part in (cell if nested else [cell])]
     except (TypeError, ValueError):
+        channels = []
+    if not channels or any(channel.ndim != 1 or not channel.size for channel in channels):
         raise ValueError(
-            f"{place}: not a list of numbers, or a list of such lists (one a channel)"
-        ) from None
+            f"{place}: not a list of numbers, or a list of such lists (one a channel), with at "
+            "least one number each"
+        )
+    return channels

@@ -32,7 +32,7 @@ def read_parts(path: Path) -> list[tuple[str, pyarrow.Table]]:
     Raises:
         ImportError: pyarrow is missing.
         FileNotFoundError, ValueError: as in `read_table`, there is no training part, there are
-            several test parts, or shards have different columns.
+            several test parts, or shards have different columns or types.
     """
     if not path.is_dir():
         return [(str(path), read_table(path, within=None))]
@@ -94,7 +94,14 @@ def _joined(files: list[Path], within: Path) -> pyarrow.Table:
         if tables[-1].schema.names != tables[0].schema.names:
             raise ValueError(f"{file} has other columns than {files[0].name}; make them the same")
         check_memory(sum(table.nbytes for table in tables), f"{within}: its values")
-    return pyarrow.concat_tables(tables, promote_options="permissive")
+    try:
+        return pyarrow.concat_tables(tables, promote_options="permissive")
+    except pyarrow.ArrowException as error:
+        said = shown(" ".join(str(error).split()))
+        raise ValueError(
+            f"{within}: a column has different types in {files[0].name} and the files after it "
+            f"({said}); make them the same"
+        ) from error
 
 
 def read_table(file: Path, *, within: Path | None) -> pyarrow.Table:
