@@ -149,3 +149,16 @@ def test_what_is_asked_for_must_make_sense(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(ValueError, match="more than the limit"):
             read_document(write(tmp_path, kind), field="story")
     assert corpus_names() == ["corpus", "stories", "tinystories", "wikitext2"]
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    for name, content in (("a.txt", "one\r\n"), ("a.jsonl", '{"text": "one\\r\\n"}\r\n')):
+        (tmp_path / name).write_bytes(content.encode("utf-8-sig"))
+        assert read_document(tmp_path / name) == "one\r\n"
+
+
+def test_two_columns_of_text_are_refused(tmp_path: Path) -> None:
+    table = pyarrow.table([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet has 2 columns 'text'; rename one"):
+        read_document(tmp_path / "a.parquet")
