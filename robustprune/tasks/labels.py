@@ -138,6 +138,10 @@ def _canonical(labels: Labels, where: str, at: Callable[[int], str], checked: bo
             f"{where} labels have shape {labels.shape}; give one label per example, shape (N,)"
         )
     if labels.dtype.kind in "iub":
+        large = np.flatnonzero(labels > np.iinfo(np.int64).max) if labels.dtype.kind == "u" else []
+        if len(large):
+            first = int(large[0])
+            raise ValueError(f"{at(first)}: the label {labels[first]} is too large; number classes")
         return labels.astype(np.int64)
     if labels.dtype.kind == "U":
         names: list[str] = labels.tolist()

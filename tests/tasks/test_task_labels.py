@@ -152,3 +152,19 @@ def test_labels_are_kept_apart_or_refused(labels: list[str], data: st.DataObject
     assert all(name.strip() for name in names)
     one, other = data.draw(st.tuples(*[st.integers(0, len(labels) - 1)] * 2))
     assert (y[one] == y[other]) == (array[one] == array[other])
+
+
+def test_a_number_beyond_64_bits_is_no_other_class() -> None:
+    labels = np.array([1, 2**64 - 1], dtype=np.uint64)  # which would become -1
+    with pytest.raises(
+        ValueError, match="x, train, index 1: the label 18446744073709551615 is too"
+    ):
+        encode_labels(labels, labels, where="x")
+
+
+@pytest.mark.parametrize("header", ["sentence,sentence,label", "sentence,label,label"])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, header: str) -> None:
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.csv").write_text(f"{header}\na,b,c\n")
+    with pytest.raises(ValueError, match=r"train\.csv has 2 columns '\w+'; rename one"):
+        load_sentences("text", path=tmp_path)
