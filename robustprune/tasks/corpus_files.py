@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from robustprune.run.files import read_bytes
 from robustprune.run.suggest import did_you_mean
 from robustprune.run.terminal import shown
-from robustprune.tasks.tables import TABLES, read_table
+from robustprune.tasks.tables import TABLES, listed, read_table
 
 if TYPE_CHECKING:
     import pyarrow
@@ -132,7 +132,7 @@ def _column(table: pyarrow.Table, field: str, path: Path) -> list[str]:
         )
     if names.count(field) > 1:
         raise ValueError(f"{path} has {names.count(field)} columns {field!r}; rename one")
-    values: list[str] = table.column(field).to_pylist()
+    values: list[str] = listed(table.column(field), f"{path}: the texts in column {field!r}")
     if not all(isinstance(value, str) for value in values):
         raise ValueError(f"{path}: column {shown(repr(field))} has values that are no text")
     return values

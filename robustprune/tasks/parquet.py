@@ -16,7 +16,7 @@ from robustprune.tasks.labels import check_labels
 from robustprune.tasks.layout import Layout
 from robustprune.tasks.parts import Bounds, OwnData, Part, at_index, text_labels
 from robustprune.tasks.series_formats import SeriesFile
-from robustprune.tasks.tables import read_parts
+from robustprune.tasks.tables import listed, read_parts
 from robustprune.tasks.uneven import Length, Missing, stack
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _labels(table: pyarrow.Table, name: str, where: str) -> Any:
     column = table.column(name)
     if column.null_count:
         raise ValueError(f"{where}: {column.null_count} labels in column {name!r} are missing")
-    values = column.to_pylist()
+    values = listed(column, f"{where}: the labels in column {name!r}")
     if not values:
         raise ValueError(f"{where}: empty; give at least one row")
     if all(isinstance(value, bool | int) for value in values):
@@ -156,7 +156,7 @@ def _pictures(table: pyarrow.Table) -> list[bytes] | None:
         kind = kind.value_type
     if not (pyarrow.types.is_struct(kind) or pyarrow.types.is_binary(kind)):
         return None
-    cells = column.to_pylist()
+    cells = listed(column, f"the pictures in column {table.column_names[0]!r}")
     found = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
     contents = [content for content in found if isinstance(content, bytes)]
     if len(contents) < len(found):
