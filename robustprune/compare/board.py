@@ -196,20 +196,30 @@ def _same_baseline(members: Sequence[Result]) -> object:
 
 
 def _titles(groups: Sequence[Sequence[Result]]) -> list[str]:
-    """Return titles of the networks. Equal ones get the config fields in which they differ."""
+    """Return titles of the networks. Equal ones get the config fields in which they differ, and
+    those that titles tell, such as the name, only where nothing else does."""
     plain = [members[0].model.title for members in groups]
     flat = [dict(_flatten(members[0].config)) for members in groups]
     titles = []
     for place, title in enumerate(plain):
         twins = [other for other, name in enumerate(plain) if name == title]
-        differing = [
-            field
-            for field in flat[place]
-            if field not in _TOLD and len({json.dumps(flat[t].get(field)) for t in twins}) > 1
-        ]
+        differing = _differing(flat, place, twins)
+        untold = [field for field in differing if field not in _TOLD]
+        alike = [t for t in twins if not set(untold) & set(_differing(flat, place, [place, t]))]
+        told = [field for field in _differing(flat, place, alike) if field != "seed"]
+        differing = [*untold, *told]
         fields = ", ".join(f"{field}={_short(flat[place][field])}" for field in differing)
         titles.append(f"{title} ({fields})" if fields else title)
     return titles
+
+
+def _differing(flat: Sequence[Mapping[str, Any]], place: int, others: Sequence[int]) -> list[str]:
+    """Return the fields of a config that are not the same in all the others."""
+    return [
+        field
+        for field in flat[place]
+        if len({json.dumps(flat[other].get(field)) for other in others}) > 1
+    ]
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from robustprune.compare.export import as_text
 from robustprune.compare.gather import config_tree, group_of
 from robustprune.report.causal import figure, interval
 from robustprune.report.causal_plots import over_shares
@@ -131,7 +132,15 @@ def cell(found: Sequence[Figure]) -> tuple[str, str]:
     values = [one.value for one in found]
     if len(values) == 1:
         return figure(values[0]), interval(found[0])
-    return figure(statistics.mean(values)), f"± {figure(statistics.stdev(values))}"
+    sd = deviation(values)
+    return figure(statistics.mean(values)), "" if sd is None else f"± {figure(sd)}"
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Return the sample standard deviation; None for one value, and where one is infinite."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    return statistics.stdev(values)
 
 
 def terminal_causal(board: CausalBoard) -> Table:
@@ -208,12 +217,11 @@ def spread(found: Sequence[Figure]) -> Figure:
     if len(found) == 1:
         return found[0]
     values = [one.value for one in found]
-    mean = statistics.mean(values)
-    if not math.isfinite(mean):
+    mean, sd = statistics.mean(values), deviation(values)
+    if sd is None:
         return Figure(mean, mean, mean)
-    deviation = statistics.stdev(values)
-    low = max(mean - deviation, mean / 10)  # a logarithmic axis has no place for less than 0
-    return Figure(mean, low, mean + deviation)
+    low = max(mean - sd, mean / 10)  # a logarithmic axis has no place for less than 0
+    return Figure(mean, low, mean + sd)
 
 
 def _as_csv(boards: Sequence[CausalBoard]) -> str:
@@ -222,7 +230,7 @@ def _as_csv(boards: Sequence[CausalBoard]) -> str:
     writer.writerow(["model", "text", "windows", "window", "run", "method", "level", "seeds",
                      "perplexity", "sd", "low", "high"])  # fmt: skip
     for board in boards:
-        head = [board.model, board.text, board.windows, board.window]
+        head = [as_text(board.model), as_text(board.text), board.windows, board.window]
         dense = board.dense
         writer.writerow([*head, "", "dense", "", "", dense.value, "", dense.low, dense.high])
         for row in board.rows:
@@ -230,9 +238,9 @@ def _as_csv(boards: Sequence[CausalBoard]) -> str:
                 values, single = [one.value for one in found], len(found) == 1
                 writer.writerow(
                     [
-                        *(*head, row.run, row.method, level, len(values)),
+                        *(*head, as_text(row.run), as_text(row.method), level, len(values)),
                         statistics.mean(values),
-                        "" if single else statistics.stdev(values),
+                        "" if (sd := deviation(values)) is None else sd,
                         *((found[0].low, found[0].high) if single else ("", "")),
                     ]
                 )

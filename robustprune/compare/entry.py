@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from robustprune.compare.gather import Result
+from robustprune.report.fields import parse_json, read_text
 from robustprune.run.checkpoint import write_atomically
-from robustprune.run.files import not_special
 from robustprune.run.settings import DISTILLED
 
 _NATURAL = "Natural Training (NT)"
@@ -63,8 +63,8 @@ def benchmark_entry(
         measured) and its distances; "deviations" lists how the runs differ from the protocol.
 
     Raises:
-        ValueError: the key has another form, there is no headline, or the runs are of several
-            methods.
+        ValueError: the key has another form, there is no headline, the runs are of several
+            methods, or a distances.json is damaged.
     """
     if not _KEY.match(key):
         raise ValueError(f"key {key!r} must be NAME_Author2026Word, as in HYDRA_Sehwag2020Hydra")
@@ -197,9 +197,10 @@ def _distances(result: Result) -> list[float | None] | None:
     path = result.run / "distances.json"
     if not path.exists():
         return None
-    text = not_special(path).read_text(encoding="utf-8")
-    found: list[float | None] | None = json.loads(text).get(result.model.name)
-    return found
+    found = parse_json(read_text(path), source=str(path)).find(result.model.name)
+    if found is None:
+        return None
+    return [None if one.value is None else one.number() for one in found.items()]
 
 
 def _deviations(results: Sequence[Result], models: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -73,14 +73,19 @@ def as_csv(boards: Sequence[Board]) -> str:
                 figures += ["" if value is None else value for value in values]
             figures += [row.constant, "" if p is None else p]
             figures += ["" if row.whole is None else row.whole]
-            title = re.sub(r"^(?=[=+\-@\t])", "'", row.title)  # a spreadsheet reads it as text
+            task, title = as_text(board.task), as_text(row.title)
             writer.writerow(
                 [
-                    *(board.task, board.threat.norm, board.threat.eps, title, row.density),
+                    *(task, board.threat.norm, board.threat.eps, title, row.density),
                     *(row.kept, row.total, len(row.seeds), int(row in board.front), *figures),
                 ]
             )
     return text.getvalue()
+
+
+def as_text(name: str) -> str:
+    """Return a name for a cell of a .csv file, which a spreadsheet reads as text, not a formula."""
+    return re.sub(r"^(?=[=+\-@\t\r])", "'", name)
 
 
 def as_latex(boards: Sequence[Board]) -> str:

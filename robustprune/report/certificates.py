@@ -10,7 +10,12 @@ from dataclasses import dataclass
 import torch
 from matplotlib.ticker import MaxNLocator
 
-from robustprune.certify import Certificate, Manifest, robust_accuracy_interval
+from robustprune.certify import (
+    AccuracyInterval,
+    Certificate,
+    Manifest,
+    robust_accuracy_interval,
+)
 from robustprune.report.records import Certificates, MetricsRecord
 from robustprune.report.style import FAINT, INK, PAPER, SERIES_COLOURS, Plot, canvas, finish
 from robustprune.report.wording import norm_name, percent
@@ -132,7 +137,7 @@ def _row(title: str, manifest: Manifest, certificates: Sequence[Certificate]) ->
             accuracy=f"≥ {percent(right)} {when} ({abstained} abstained)",
         )
     upper = _attacked(certificates)
-    span = robust_accuracy_interval(torch.tensor(lower), torch.tensor(upper), manifest.eps)
+    span = _interval(lower, upper, manifest.eps)
     median = statistics.median(upper)
     return CertificateRow(
         **shown,
@@ -140,6 +145,12 @@ def _row(title: str, manifest: Manifest, certificates: Sequence[Certificate]) ->
         attacked="none found" if math.isinf(median) else f"{median:.4g}",
         accuracy=f"[{percent(span.certified)}, {percent(span.attacked)}] at ε = {span.eps:g}",
     )
+
+
+def _interval(lower: Sequence[float], upper: Sequence[float], eps: float) -> AccuracyInterval:
+    """Return the bounds of robust accuracy. In float32, a distance of exactly 0.1 is beyond 0.1."""
+    lows, highs = (torch.tensor(bounds, dtype=torch.float64) for bounds in (lower, upper))
+    return robust_accuracy_interval(lows, highs, eps)
 
 
 def _attacked(certificates: Sequence[Certificate]) -> list[float]:
@@ -167,7 +178,7 @@ def _curve_plot(
         title = f"robust accuracy lies in the band (dotted: ε = {manifest.eps:g})"
         axes.set_title(_headed(network, title))
         figure.legend(loc="outside lower left", ncols=1)
-        span = robust_accuracy_interval(torch.tensor(lower), torch.tensor(upper), manifest.eps)
+        span = _interval(lower, upper, manifest.eps)
         alt = (
             f"{network}share of {n} test examples certified by {method} beyond each ε, and of "
             f"those that no attack broke within it: {percent(span.certified)}% and "

@@ -73,9 +73,13 @@ class Field:
     def number(self) -> float:
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             raise self.wrong(f"must be a number, got {_kind(self.value)}")
-        if not math.isfinite(self.value):
-            raise self.wrong(f"must be finite, got {self.value}")
-        return float(self.value)
+        try:
+            value = float(self.value)
+        except OverflowError:  # a whole number of more than 308 digits
+            value = math.inf
+        if not math.isfinite(value):
+            raise self.wrong(f"must be finite, got {value}")
+        return value
 
     def fraction(self) -> float:
         value = self.number()

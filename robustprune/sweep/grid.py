@@ -100,16 +100,21 @@ def points_of(sweep: Sweep) -> list[Point]:
 
     Raises:
         ValueError, FileNotFoundError: as in `load_config`, for the first combination that is not
-            valid.
+            valid; or two combinations are the same run, which would write into one directory.
     """
     path = config_path(sweep.config)
     shared = parsed_overrides(sweep.set)
-    tree, points = read_tree(path), []
+    tree, points = read_tree(path), dict[tuple[str, int], Point]()
     for values in itertools.product(*sweep.grid.values()):
         point = dict(zip(sweep.grid, values, strict=True))
         config = with_values(tree, [*shared, *map(_value, point.items())], source=str(path))
-        points.append(Point(point, config))
-    return points
+        made = Point(point, config)
+        same = points.setdefault((config.digest(), config.seed), made)
+        if same is not made:
+            raise ValueError(
+                f"sweep {sweep.name}: {same.label} and {made.label} are the same run; leave one out"
+            )
+    return list(points.values())
 
 
 def _value(item: tuple[str, Any]) -> tuple[str, Any]:

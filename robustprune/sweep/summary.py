@@ -188,6 +188,7 @@ def _last_error(log: Path) -> str | None:
 def _exit(status: int) -> str:
     if status >= 0:
         return f"exit status {status}"
-    name = signal.Signals(-status).name
+    named = {number.value: number.name for number in signal.Signals}
+    name = named.get(-status, f"signal {-status}")  # those of real time have no names
     hint = "; out of memory?" if name == "SIGKILL" else ""
     return f"stopped by {name}{hint}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from robustprune.run.files import read_bytes
 from robustprune.run.suggest import did_you_mean
 from robustprune.run.terminal import shown
-from robustprune.tasks.tables import TABLES, read_table
+from robustprune.tasks.tables import TABLES, listed, read_table
 
 if TYPE_CHECKING:
     import pyarrow
@@ -90,7 +90,7 @@ def _files(folder: Path, name: str) -> list[Path]:
 def _decoded(path: Path, within: Path | None) -> str:
     content = read_bytes(path, within=within)
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8").removeprefix("\ufeff")  # the mark of some Windows programs
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 at byte {error.start:,}; convert it (iconv -t utf-8)"
@@ -130,7 +130,9 @@ def _column(table: pyarrow.Table, field: str, path: Path) -> list[str]:
             f"{path} has no column {shown(repr(field))}{did_you_mean(field, names)}; its columns "
             f"are {shown(', '.join(names))}; name one (--label)"
         )
-    values: list[str] = table.column(field).to_pylist()
+    if names.count(field) > 1:
+        raise ValueError(f"{path} has {names.count(field)} columns {field!r}; rename one")
+    values: list[str] = listed(table.column(field), f"{path}: the texts in column {field!r}")
     if not all(isinstance(value, str) for value in values):
         raise ValueError(f"{path}: column {shown(repr(field))} has values that are no text")
     return values

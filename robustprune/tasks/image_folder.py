@@ -42,8 +42,8 @@ def folder_data(path: Path, *, bounds: Bounds, size: int | None = None) -> OwnDa
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: there is a symbolic link or something that is no file in the folder, a file is
-            no picture, pictures differ in size and `size` is None, or all together would take more
-            than `run.files.memory_limit`.
+            no picture or has more than 8 bits a pixel of grey, pictures differ in size and `size`
+            is None, or all together would take more than `run.files.memory_limit`.
     """
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path}; give a folder with a folder a class")
@@ -127,6 +127,11 @@ class Pictures:
         """Check the size before anything is decoded, and scale and crop if that is asked for."""
         width, height = image.size
         check_memory(4 * 3 * width * height, f"{place}, {width} x {height} pixels,")
+        if image.mode[0] in "IF":  # Pillow would cut every value above 255 off
+            raise ValueError(
+                f"{place} has more than 8 bits a pixel of grey (mode {image.mode} of Pillow), "
+                "whose range is not known; convert it to 8 bits"
+            )
         grey = image.mode in ("L", "1")
         image = image.convert("L" if grey else "RGB")
         if self.size is not None:

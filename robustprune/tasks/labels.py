@@ -86,8 +86,9 @@ def encode_labels(
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Replace the distinct training labels, in sorted order, by the numbers 0..C-1.
 
-    Labels that are all written as whole numbers are compared as numbers: "1" in one file and "1.0"
-    in the other are the same class. (Within one file `check_labels` refuses that.)
+    Labels that are all written as whole numbers, in both splits, are compared as numbers: "1" in
+    one file and "1.0" in the other are the same class. (Within one file `check_labels` refuses
+    that.)
 
     Args:
         train, test: (N,) whole numbers (sorted by value) or strings (sorted as text).
@@ -110,6 +111,7 @@ def encode_labels(
     )
     if len(train) == 0:
         raise ValueError(f"{where}, train split: empty; give at least one example")
+    train, test = _numbered(train, test)
     if (train.dtype.kind == "U") != (test.dtype.kind == "U"):
         raise ValueError(
             f"{where}: train labels are {train.dtype}, test labels {test.dtype}; "
@@ -130,22 +132,22 @@ def encode_labels(
 
 
 def _canonical(labels: Labels, where: str, at: Callable[[int], str], checked: bool) -> Labels:
-    """Return `labels` as int64, or as strings where they are not whole numbers."""
+    """Return `labels` as int64, or as strings without spaces around them."""
     if labels.ndim != 1:
         raise ValueError(
             f"{where} labels have shape {labels.shape}; give one label per example, shape (N,)"
         )
     if labels.dtype.kind in "iub":
+        large = np.flatnonzero(labels > np.iinfo(np.int64).max) if labels.dtype.kind == "u" else []
+        if len(large):
+            first = int(large[0])
+            raise ValueError(f"{at(first)}: the label {labels[first]} is too large; number classes")
         return labels.astype(np.int64)
     if labels.dtype.kind == "U":
         names: list[str] = labels.tolist()
         if not checked:
             check_labels(names, at)
-        if not all(_NUMBER.fullmatch(name.strip()) for name in set(names)):
-            return np.array([name.strip() for name in names], dtype=np.str_)
-        # Editions of the archive write the same class as "1", "1.0" and "1.0000000e+00".
-        numbers = labels.astype(np.float64)
-        return numbers.astype(np.int64) if _whole(numbers) else labels
+        return np.array([name.strip() for name in names], dtype=np.str_)
     if labels.dtype.kind == "f":
         missing = np.flatnonzero(~np.isfinite(labels))
         if len(missing):
@@ -158,6 +160,21 @@ def _canonical(labels: Labels, where: str, at: Callable[[int], str], checked: bo
     raise ValueError(
         f"{where} labels are of type {labels.dtype} and not whole numbers or strings; "
         "give class numbers or names"
+    )
+
+
+def _numbered(*parts: Labels) -> tuple[Labels, ...]:
+    """Return strings as int64 if those of all parts are whole numbers, or else as they are."""
+    # One part decides nothing: a test split of the classes 0, 1 and "other" may lack the name.
+    texts = [part for part in parts if part.dtype.kind == "U"]
+    if not all(_NUMBER.fullmatch(name) for part in texts for name in set(part.tolist())):
+        return parts
+    # Editions of the archive write the same class as "1", "1.0" and "1.0000000e+00".
+    if not all(_whole(part.astype(np.float64)) for part in texts):
+        return parts
+    return tuple(
+        part.astype(np.float64).astype(np.int64) if part.dtype.kind == "U" else part
+        for part in parts
     )
 
 

@@ -16,6 +16,7 @@ is no warning.
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, Literal, get_args
 
@@ -45,7 +46,7 @@ def to_inputs(array: Array, *, where: str, layout: Layout | None = None) -> Tens
     if layout == "channels_last":
         array = np.moveaxis(array, -1, 1)
     elif layout == "flat":
-        array = array.reshape(len(array), -1)
+        array = array.reshape(len(array), math.prod(array.shape[1:]))
     elif layout is None and pixels and array.ndim == 3:
         array = array[:, None]
     if not pixels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from robustprune.tasks.labels import check_labels
 from robustprune.tasks.layout import Layout
 from robustprune.tasks.parts import Bounds, OwnData, Part, at_index, text_labels
 from robustprune.tasks.series_formats import SeriesFile
-from robustprune.tasks.tables import read_parts
+from robustprune.tasks.tables import listed, read_parts
 from robustprune.tasks.uneven import Length, Missing, stack
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: the names of a column of labels that is found without the option `label`
 _LABELS = ("label", "labels", "class", "target", "y")
+#: the names of columns in which pandas keeps an index without a name
+_INDEX = re.compile(r"__index_level_\d+__")
 
 
 def parquet_data(
@@ -39,7 +42,8 @@ def parquet_data(
 
     Beside the label there is a column of pictures, as `datasets` stores them; a column of lists,
     which are series (C, L) or (L,); or columns of numbers, whose values in the order of the columns
-    are a series or, with the layout "flat", features.
+    are a series or, with the layout "flat", features. Columns that pandas marks as the index of the
+    rows are left out.
 
     Args:
         label: the name of the column of the labels. "first" means the first column that is called
@@ -54,12 +58,17 @@ def parquet_data(
     """
     wheres, tables = zip(*read_parts(path), strict=True)
     name = _label_column(tables[0].column_names, label, wheres[0])
+    tables = tuple(_without_index(table, keep=name) for table in tables)
     if len(tables) > 1 and tables[1].column_names != tables[0].column_names:
         raise ValueError(f"{wheres[1]} has other columns than {wheres[0]}; make them the same")
     labels = [_labels(t, name, where) for t, where in zip(tables, wheres, strict=True)]
     rest = [table.drop_columns([name]) for table in tables]
     pictures = [_pictures(table) for table in rest]
     if pictures[0] is not None:
+        if None in pictures:
+            raise ValueError(
+                f"{wheres[1]} has no pictures, but {wheres[0]} has; make them the same"
+            )
         from robustprune.tasks.image_folder import Pictures
 
         xs, bounds = [], bounds or (0.0, 1.0)
@@ -88,10 +97,11 @@ def parquet_data(
 
 
 def _label_column(names: Sequence[str], label: str, file: str) -> str:
-    if label in names:
-        return label
-    found = next((name for name in _LABELS if name in names), None)
-    if label == "first" and found is not None:
+    usual = next((name for name in _LABELS if name in names), None) if label == "first" else None
+    found = usual or label  # a column may be called "first", too
+    if names.count(found) > 1:
+        raise ValueError(f"{file} has {names.count(found)} columns {found!r}; rename one")
+    if found in names:
         return found
     raise ValueError(
         f"{file} has no column {label!r}{did_you_mean(label, names)}"
@@ -101,11 +111,26 @@ def _label_column(names: Sequence[str], label: str, file: str) -> str:
     )
 
 
+def _without_index(table: pyarrow.Table, *, keep: str) -> pyarrow.Table:
+    """Leave out the columns in which pandas keeps the index of the rows, which are no values."""
+    try:
+        stored = (table.schema.pandas_metadata or {}).get("index_columns", [])
+    except (ValueError, AttributeError):  # what a stranger wrote there is no JSON object
+        stored = []
+    index = [name for name in stored if isinstance(name, str)] if isinstance(stored, list) else []
+    values = [
+        place
+        for place, name in enumerate(table.column_names)
+        if name == keep or not (_INDEX.fullmatch(name) or name in index)
+    ]
+    return table.select(values)
+
+
 def _labels(table: pyarrow.Table, name: str, where: str) -> Any:
     column = table.column(name)
     if column.null_count:
         raise ValueError(f"{where}: {column.null_count} labels in column {name!r} are missing")
-    values = column.to_pylist()
+    values = listed(column, f"{where}: the labels in column {name!r}")
     if not values:
         raise ValueError(f"{where}: empty; give at least one row")
     if all(isinstance(value, bool | int) for value in values):
@@ -131,7 +156,7 @@ def _pictures(table: pyarrow.Table) -> list[bytes] | None:
         kind = kind.value_type
     if not (pyarrow.types.is_struct(kind) or pyarrow.types.is_binary(kind)):
         return None
-    cells = column.to_pylist()
+    cells = listed(column, f"the pictures in column {table.column_names[0]!r}")
     found = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
     contents = [content for content in found if isinstance(content, bytes)]
     if len(contents) < len(found):
@@ -149,10 +174,14 @@ def _series(table: pyarrow.Table, where: str) -> SeriesFile:
     file = SeriesFile(where, lines=list(range(table.num_rows)))
     single = table.num_columns == 1
     if single and pyarrow.types.is_nested(table.column(0).type):
-        file.examples.extend(
-            _channels(cell, f"{where}, row {row}")
-            for row, cell in enumerate(table.column(0).to_pylist())
-        )
+        for row, cell in enumerate(table.column(0).to_pylist()):
+            example = _channels(cell, f"{where}, row {row}")
+            if file.examples and len(example) != len(file.examples[0]):
+                raise ValueError(
+                    f"{where}, row {row}: {len(example)} channels, but {len(file.examples[0])} in "
+                    "the rows before; give every series the same channels"
+                )
+            file.examples.append(example)
         return file
     for column, name in zip(table.columns, table.column_names, strict=True):
         kind = column.type
@@ -172,8 +201,12 @@ def _channels(cell: Any, place: str) -> list[Any]:
     """Return the channels (L,) of a list of numbers, or of a list of such lists."""
     nested = isinstance(cell, list) and len(cell) > 0 and isinstance(cell[0], list)
     try:
-        return [np.array(part, dtype=np.float64) for part in (cell if nested else [cell])]
+        channels = [np.array(part, dtype=np.float64) for part in (cell if nested else [cell])]
     except (TypeError, ValueError):
+        channels = []
+    if not channels or any(channel.ndim != 1 or not channel.size for channel in channels):
         raise ValueError(
-            f"{place}: not a list of numbers, or a list of such lists (one a channel)"
-        ) from None
+            f"{place}: not a list of numbers, or a list of such lists (one a channel), with at "
+            "least one number each"
+        )
+    return channels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robustprune.run.files import check_memory, plain_file
 from robustprune.run.terminal import shown
@@ -32,7 +32,7 @@ def read_parts(path: Path) -> list[tuple[str, pyarrow.Table]]:
     Raises:
         ImportError: pyarrow is missing.
         FileNotFoundError, ValueError: as in `read_table`, there is no training part, there are
-            several test parts, or shards have different columns.
+            several test parts, or shards have different columns or types.
     """
     if not path.is_dir():
         return [(str(path), read_table(path, within=None))]
@@ -94,7 +94,14 @@ def _joined(files: list[Path], within: Path) -> pyarrow.Table:
         if tables[-1].schema.names != tables[0].schema.names:
             raise ValueError(f"{file} has other columns than {files[0].name}; make them the same")
         check_memory(sum(table.nbytes for table in tables), f"{within}: its values")
-    return pyarrow.concat_tables(tables, promote_options="permissive")
+    try:
+        return pyarrow.concat_tables(tables, promote_options="permissive")
+    except pyarrow.ArrowException as error:
+        said = shown(" ".join(str(error).split()))
+        raise ValueError(
+            f"{within}: a column has different types in {files[0].name} and the files after it "
+            f"({said}); make them the same"
+        ) from error
 
 
 def read_table(file: Path, *, within: Path | None) -> pyarrow.Table:
@@ -115,6 +122,34 @@ def read_table(file: Path, *, within: Path | None) -> pyarrow.Table:
     size = plain_file(file, within=within).stat().st_size
     check_memory(size, f"{file}: its content")
     return _arrow(file) if file.suffix.lower() == ".arrow" else _parquet(file)
+
+
+def listed(column: pyarrow.ChunkedArray, what: str) -> list[Any]:
+    """Return a column as a list. A text that is repeated is stored once in the column, but takes
+    its memory again in each place of the list.
+
+    Args:
+        what: the place of the column, which begins the error.
+
+    Raises:
+        ValueError: the list would take more than `run.files.memory_limit`, and than the column.
+    """
+    import pyarrow
+    from pyarrow import compute
+
+    kinds = pyarrow.types
+    texts = (kinds.is_string, kinds.is_binary, kinds.is_large_string, kinds.is_large_binary)
+    packed = kinds.is_dictionary(column.type)
+    if packed and any(is_one(column.type.value_type) for is_one in texts):
+        sizes = [compute.binary_length(chunk.dictionary) for chunk in column.chunks]
+        sums = [
+            compute.sum(one.cast("int64").take(chunk.indices)).as_py() or 0
+            for one, chunk in zip(sizes, column.chunks, strict=True)
+        ]
+        if sum(sums) > column.nbytes:
+            check_memory(sum(sums), what)
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 def _parquet(file: Path) -> pyarrow.Table:

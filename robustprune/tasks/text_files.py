@@ -140,9 +140,9 @@ def read_sentences(
     """Read the columns of one table. A .csv may have quoted fields; a .tsv has none, as in GLUE.
 
     Raises:
-        ValueError: a column is missing, there are no rows, a sentence is empty, a label is missing
-            (see `labels.check_labels`), or `lines.rows_of` or `run.files.plain_file` refuses the
-            file.
+        ValueError: a column is missing or there twice, there are no rows, a sentence is empty, a
+            label is missing (see `labels.check_labels`), or `lines.rows_of` or
+            `run.files.plain_file` refuses the file.
     """
     header, numbered = _rows(path, within)
     for name in (*first, label, *([second] if second else [])):
@@ -186,6 +186,8 @@ def _rows(path: Path, within: Path | None = None) -> tuple[list[str], list[tuple
 
 def _column(path: Path, header: Sequence[str], names: Sequence[str]) -> str:
     for name in names:
+        if header.count(name) > 1:
+            raise ValueError(f"{path} has {header.count(name)} columns {name!r}; rename one")
         if name in header:
             return name
     raise ValueError(

@@ -96,6 +96,17 @@ def test_equal_titles_are_told_apart_by_what_differs(make_run: MakeRun) -> None:
     assert titles == ["hydra, 0.1 kept (inner.steps=3)", "hydra, 0.1 kept (inner.steps=7)"]
 
 
+def test_networks_that_differ_in_their_name_alone_are_all_in_the_grid(make_run: MakeRun) -> None:
+    (board,) = compared(make_run(worst=60), make_run(worst=70, seed=1, name="again"))
+    titles = [row.title for row in board.rows if not row.baseline]
+    assert titles == ["hydra, 0.1 kept (name=invented)", "hydra, 0.1 kept (name=again)"]
+    lines = grid_of(board).lines
+    assert [(name, row.worst.mean) for name, (row,) in lines] == [
+        ("hydra (name=invented)", pytest.approx(0.6)),
+        ("hydra (name=again)", pytest.approx(0.7)),
+    ]
+
+
 def test_a_figure_that_one_seed_lacks_is_left_out(make_run: MakeRun) -> None:
     (board,) = compared(make_run(seed=0), make_run(seed=1, r=None, latency=None))
     hydra = board.rows[-1]
@@ -203,7 +214,12 @@ def test_csv_and_json_say_the_same(make_run: MakeRun) -> None:
 
 def test_a_title_cannot_be_a_formula_or_markup(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(title='=cmd|"/c calc"!A1 <script>alert(1)</script> 50% & $x_1$')
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["task"]["name"] = "=1+1"
+    (run / "metrics.json").write_text(json.dumps(metrics))
     boards = compared(run)
+    assert "\n'=1+1," in as_csv(boards)
+    assert "\n=" not in as_csv(boards)
     assert "\n'=cmd" not in as_csv(boards)
     assert ",\"'=cmd" in as_csv(boards)
     html, *_ = write_comparison(boards, tmp_path / "c", [run])

@@ -109,6 +109,33 @@ def test_bars_of_a_plot_are_one_deviation_or_an_interval() -> None:
     assert spread([one, Figure(math.inf, math.inf, math.inf)]).value == math.inf
 
 
+def test_a_seed_of_infinite_perplexity_has_no_deviation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, value in enumerate((8.0, None)):
+        write_run(tmp_path, {("Wanda", "50%"): value, ("ours", "50%"): 6.0 + seed}, seed=seed)
+    out = tmp_path / "out"
+    found = compared(capsys, str(tmp_path), "--out", str(out))
+    rows = found["language_models"][0]["rows"]
+    assert sorted(rows[0]["perplexity"]["50%"], key=str) == [8, None]
+    assert "| Wanda | ∞ |\n" in (out / "language_models.md").read_text()
+    with (out / "language_models.csv").open() as file:
+        _, wanda, ours = csv.DictReader(file)
+    assert (wanda["perplexity"], wanda["sd"]) == ("inf", "")
+    assert float(ours["sd"]) == statistics.stdev([6, 7])
+    assert main(["compare", str(tmp_path)]) == 0
+
+
+def test_a_method_cannot_be_a_formula(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, LEVELS)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["networks"][-1]["method"] = "=1+1"
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert main(["compare", str(tmp_path), "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    with (tmp_path / "out" / "language_models.csv").open() as file:
+        assert [row["method"] for row in csv.DictReader(file)][-1] == "'=1+1"
+
+
 def test_one_share_has_no_plot(tmp_path: Path) -> None:
     write_run(tmp_path, LEVELS)
     assert main(["compare", str(tmp_path), "--out", str(tmp_path / "out"), "--quiet"]) == 0

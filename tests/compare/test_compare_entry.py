@@ -147,3 +147,20 @@ def test_refusals(make_run: Any) -> None:
         benchmark_entry([], key="A_B2026C", paper="")
     with pytest.raises(ValueError, match="method 'hydra' is unknown to this version"):
         entry_of(gather([hydra]), key="A_B2026C", paper="", methods={})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[]", "must be an object, got list"),
+        ('{"hydra": 3}', "hydra: must be a list, got int"),
+        ('{"hydra": [0.1, "0.2"]}', r"hydra\[1\]: must be a number, got str"),
+        ('{"hydra": [NaN]}', r"hydra\[0\]: must be finite, got nan"),
+        ("{", "is not valid JSON"),
+    ],
+)
+def test_damaged_distances_are_named(make_run: Any, content: str, said: str) -> None:
+    run = make_run("hydra")
+    (run / "distances.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"distances\.json.*{said}"):
+        benchmark_entry(gather([run]), key="A_B2026C", paper="")

@@ -79,6 +79,15 @@ def test_robust_accuracy_is_an_interval(run_dir: Path) -> None:
     assert "of those that no attack broke within it: 25.0% and 75.0% at ε = 0.1." in html
 
 
+def test_a_distance_of_exactly_eps_is_not_beyond_it(run_dir: Path) -> None:
+    """At ε = 0.1, an attack at 0.1 has broken an example, and a radius of 0.1 certifies none."""
+    pairs = [(0.0, 0.1), (0.1, 0.3), (0.1, None), (0.2, 0.4)]
+    proofs = [replace(PROOF, radius=low, attack_radius=high) for low, high in pairs]
+    html, markdown = reports(run_dir, proofs)
+    assert "[25.0, 75.0] at ε = 0.1 |" in markdown
+    assert "of those that no attack broke within it: 25.0% and 75.0% at ε = 0.1." in html
+
+
 def test_a_share_counts_the_values_above_eps() -> None:
     """Worked out by hand: 0 is never above ε, ∞ always is."""
     places, shares = _shares_beyond([0.0, 0.2, 0.2, 0.5, math.inf], 0.4)

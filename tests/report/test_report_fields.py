@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,3 +73,11 @@ def test_every_attribute_is_read_by_its_type() -> None:
 def test_what_is_wrong_is_named(name: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=f"file.json.*{message}"):
         read(**{name: value})
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), math.inf, math.nan])
+def test_numbers_beyond_a_float_are_refused(value: float) -> None:
+    field = Field("metrics.json", "seed", value)
+    for read in (field.number, field.count, field.fraction):
+        with pytest.raises(ValueError, match=r"^metrics\.json, seed: must be finite"):
+            read()

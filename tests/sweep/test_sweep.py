@@ -89,6 +89,11 @@ def test_packaged_sweeps_are_valid(path: Path) -> None:
         ({"grid": {}}, "grid: Dictionary should have at least 1 item"),
         ({"grid": {"density": []}}, "grid.density has no values"),
         ({"grid": {"seed": [0, 1, 0]}}, "grid.seed has a value twice"),
+        ({"grid": {"density": [0.1, [0.1]]}}, "density=0.1 and density=[0.1] are the same run"),
+        (
+            {"grid": {"density": [0.1, 0.2], "search.density": [[0.5]]}},
+            "density=0.1, search.density=[0.5] and density=0.2, search.density=[0.5] are the same",
+        ),
         ({"grid": {"seeds": [0]}}, "unknown key 'seeds' (did you mean 'seed'?)"),
         ({"grid": {"density": [0.1, 2]}}, "search.density.0=2 is not valid"),
         ({"config": "nowhere"}, "does not exist"),
@@ -171,6 +176,7 @@ def test_a_killed_run_is_named_as_such(tmp_path: Path) -> None:
     job.log.write_text("half a line")
     assert status_of(job).status == "begun"
     assert status_of(job, -9).reason == "stopped by SIGKILL; out of memory?"
+    assert status_of(job, -40).reason == "stopped by signal 40"
     assert status_of(job, 7).reason == "exit status 7"
     job.log.write_text("Traceback (most recent call last):\n  ...\nTypeError: no\n")
     assert status_of(job).reason == "TypeError: no"

@@ -159,3 +159,9 @@ def test_whole_labels_in_any_float(kind: type, tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", x_train=x, y_train=y / 2, x_test=x, y_test=y)
     with pytest.raises(ValueError, match="not whole numbers"):
         load_task("npz", path=tmp_path / "b.npz")
+
+
+def test_no_examples_are_said_to_be_none_in_any_layout(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((0, 3, 2)), y=np.zeros(0, dtype=int))
+    with pytest.raises(ValueError, match="empty; give at least one example"):
+        load_task("npz", path=tmp_path / "a.npz", layout="flat", test=0.5)

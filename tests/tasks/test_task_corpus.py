@@ -9,6 +9,7 @@ import pyarrow
 import pytest
 from pyarrow import ipc, parquet
 
+from robustprune.tasks import read_own
 from robustprune.tasks.corpus import corpus_names, load_corpus
 from robustprune.tasks.corpus_files import read_document
 
@@ -149,3 +150,31 @@ def test_what_is_asked_for_must_make_sense(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(ValueError, match="more than the limit"):
             read_document(write(tmp_path, kind), field="story")
     assert corpus_names() == ["corpus", "stories", "tinystories", "wikitext2"]
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    for name, content in (("a.txt", "one\r\n"), ("a.jsonl", '{"text": "one\\r\\n"}\r\n')):
+        (tmp_path / name).write_bytes(content.encode("utf-8-sig"))
+        assert read_document(tmp_path / name) == "one\r\n"
+
+
+def test_a_text_that_is_repeated_takes_its_memory_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pyarrow.table({"text": ["a" * 100_000] * 400, "x": [0.0] * 400})
+    parquet.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 10_000
+    monkeypatch.setenv("ROBUSTPRUNE_MAX_GB", "0.02")
+    with pytest.raises(ValueError, match=r"texts in column 'text' would take 0\.03725 GiB"):
+        read_document(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"labels in column 'text' would take 0\.03725 GiB"):
+        read_own("parquet", tmp_path / "a.parquet", label="text")
+    monkeypatch.setenv("ROBUSTPRUNE_MAX_GB", "0.05")
+    assert len(read_document(tmp_path / "a.parquet")) == 400 * 100_002 - 2
+
+
+def test_two_columns_of_text_are_refused(tmp_path: Path) -> None:
+    table = pyarrow.table([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet has 2 columns 'text'; rename one"):
+        read_document(tmp_path / "a.parquet")

@@ -114,6 +114,18 @@ def test_whole_numbers_are_one_class_however_the_files_write_them() -> None:
     assert (y_train.tolist(), y_test.tolist()) == ([1, 0, 2], [2, 1, 0])
 
 
+@pytest.mark.parametrize("other", ["other", "2.5"])
+def test_a_test_split_of_numbers_alone_has_the_names_of_the_training_split(other: str) -> None:
+    train, test = np.array(["1", other, " 0"]), np.array(["0", "1"])
+    y_train, y_test, names = encode_labels(train, test, where="x")
+    assert names == ("0", "1", other)
+    assert (y_train.tolist(), y_test.tolist()) == ([1, 2, 0], [0, 1])
+    with pytest.raises(ValueError, match=r"1 labels outside the 2 classes .* 'other' at index 1"):
+        encode_labels(np.array(["0", "1"]), np.array(["1", "other"]), where="x")
+    numbers = np.array([1, 0])
+    assert encode_labels(np.array(["0", "1"]), numbers, where="x")[1].tolist() == [1, 0]
+
+
 def test_names_with_underscores_are_no_numbers() -> None:
     labels = np.array(["1_0", "2_0", "1_0"])
     assert encode_labels(labels, labels, where="x")[2] == ("1_0", "2_0")
@@ -140,3 +152,19 @@ def test_labels_are_kept_apart_or_refused(labels: list[str], data: st.DataObject
     assert all(name.strip() for name in names)
     one, other = data.draw(st.tuples(*[st.integers(0, len(labels) - 1)] * 2))
     assert (y[one] == y[other]) == (array[one] == array[other])
+
+
+def test_a_number_beyond_64_bits_is_no_other_class() -> None:
+    labels = np.array([1, 2**64 - 1], dtype=np.uint64)  # which would become -1
+    with pytest.raises(
+        ValueError, match="x, train, index 1: the label 18446744073709551615 is too"
+    ):
+        encode_labels(labels, labels, where="x")
+
+
+@pytest.mark.parametrize("header", ["sentence,sentence,label", "sentence,label,label"])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, header: str) -> None:
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.csv").write_text(f"{header}\na,b,c\n")
+    with pytest.raises(ValueError, match=r"train\.csv has 2 columns '\w+'; rename one"):
+        load_sentences("text", path=tmp_path)

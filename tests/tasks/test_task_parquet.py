@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from robustprune.run.naming import kind_of_data
-from robustprune.tasks import load_task
+from robustprune.tasks import load_task, read_own
 
 
 def parquet(path: Path, **columns: Any) -> Path:
@@ -148,6 +148,11 @@ def test_saved_data_sets_that_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
         ({"x": [[1.0], [1.0, 2.0], [1.0], [1.0]]}, "series of 1 to 2 steps; set the option length"),
         ({"x": [["a"], ["b"], ["c"], ["d"]]}, "row 0: not a list of numbers"),
         ({"x": [{"path": "0.png"}] * 4}, "holds pictures without their bytes"),
+        ({"x": [[1.0], [], [1.0], [1.0]]}, "row 1: not a list of numbers"),
+        ({"x": [[1.0], [1.0], None, [1.0]]}, "row 2: not a list of numbers"),
+        ({"x": [[[[1.0, 2.0]]]] * 4}, "row 0: not a list of numbers"),
+        ({"x": [[[1.0], [2.0]], [[1.0]]] * 2}, "row 1: 1 channels, but 2 in the rows before"),
+        ({"x": [[[1.0]], [[1.0], [2.0]]] * 2}, "row 1: 2 channels, but 1 in the rows before"),
     ],
 )
 def test_parquet_that_is_not_understood(
@@ -171,3 +176,71 @@ def test_parquet_that_is_damaged_or_larger_than_memory(
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match="cannot be read as parquet"):
         load_task("parquet", path=path, test=0.2)
+
+
+@pytest.mark.parametrize("index", [None, "number"])
+def test_the_index_of_pandas_is_no_value(tmp_path: Path, index: str | None) -> None:
+    pandas = pytest.importorskip("pandas", reason="a table of pandas needs the extra notebook")
+    frame = pandas.DataFrame({"u": [1.0, 2.0, 3.0, 4.0], "label": [0, 1, 0, 1], "v": [5.0] * 4})
+    shuffled = frame.iloc[[2, 0, 3, 1]].rename_axis(index)  # pandas stores the index of such rows
+    shuffled.to_parquet(tmp_path / "a.parquet")
+    data = read_own("parquet", tmp_path / "a.parquet", layout="flat")
+    assert data.train is not None
+    assert data.train.x.tolist() == [[3, 5], [1, 5], [4, 5], [2, 5]]
+    labelled = frame.set_index("label")
+    labelled.to_parquet(tmp_path / "b.parquet")
+    data = read_own("parquet", tmp_path / "b.parquet", layout="flat")
+    assert data.train is not None
+    assert data.train.labels.tolist() == [0, 1, 0, 1]
+    assert data.train.x.tolist() == [[1, 5], [2, 5], [3, 5], [4, 5]]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"index_columns": 3}'])
+def test_what_a_stranger_wrote_of_the_index_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="parquet needs the extra tables")
+    from pyarrow import parquet as writer
+
+    table = pyarrow.table({"u": [1.0, 2.0], "label": [0, 1]})
+    path = tmp_path / "a.parquet"
+    writer.write_table(table.replace_schema_metadata({b"pandas": content}), path)
+    data = read_own("parquet", path, layout="flat")
+    assert data.train is not None
+    assert data.train.x.tolist() == [[1.0], [2.0]]
+
+
+def test_a_column_called_first_is_no_label_where_there_is_one(tmp_path: Path) -> None:
+    table = parquet(tmp_path / "a.parquet", first=[3.0, 4.0], label=[1, 0])
+    data = read_own("parquet", table, layout="flat")
+    assert data.train is not None
+    assert data.train.labels.tolist() == [1, 0]
+    assert data.train.x.tolist() == [[3.0], [4.0]]
+    table = parquet(tmp_path / "b.parquet", first=[1, 0], x=[3.0, 4.0])
+    data = read_own("parquet", table, layout="flat")
+    assert data.train is not None
+    assert data.train.labels.tolist() == [1, 0]
+
+
+def test_two_columns_of_labels_are_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="parquet needs the extra tables")
+    from pyarrow import parquet as writer
+
+    columns = [pyarrow.array([1, 0]) for _ in range(3)]
+    table = pyarrow.table(columns, names=["x", "label", "label"])
+    writer.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="has 2 columns 'label'; rename one"):
+        read_own("parquet", tmp_path / "a.parquet")
+
+
+def test_files_whose_columns_are_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    parquet(tmp_path / "train-00000-of-00002.parquet", x=[1.0, 2.0], label=[0, 1])
+    second = parquet(tmp_path / "train-00001-of-00002.parquet", x=[1.0, 2.0], label=["a", "b"])
+    with pytest.raises(ValueError, match=r"a column has different types in train-00000-of-00002"):
+        read_own("parquet", tmp_path)
+    second.unlink()
+    content = io.BytesIO()
+    Image.new("L", (3, 2)).save(content, "PNG")
+    cells = [{"bytes": content.getvalue(), "path": "a.png"}] * 2
+    parquet(tmp_path / "train-00000-of-00002.parquet", x=cells, label=[0, 1])
+    parquet(tmp_path / "test.parquet", x=[[1.0], [2.0]], label=[0, 1])
+    with pytest.raises(ValueError, match=r"test has no pictures, but .*train has"):
+        read_own("parquet", tmp_path)

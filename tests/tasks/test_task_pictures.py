@@ -134,3 +134,15 @@ def test_folders_that_hold_no_classes(tmp_path: Path) -> None:
         load_task("images", path=tmp_path, test=0.2)
     with pytest.raises(ValueError, match="is a folder without <Name>_TRAIN files"):
         kind_of_data(tmp_path)
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("I;16", "png"), ("I", "tif"), ("F", "tif")])
+def test_pictures_of_more_than_8_bits_are_not_cut_off(
+    tmp_path: Path, mode: str, suffix: str
+) -> None:
+    for name in "ab":
+        picture(tmp_path / "d" / name / f"0.{suffix}", 40_000, mode=mode)
+    with pytest.raises(
+        ValueError, match=rf"0\.{suffix} has more than 8 bits a pixel of grey \(mode [IF]"
+    ):
+        load_task("images", path=tmp_path / "d", test=0.5)
