@@ -196,8 +196,8 @@ def _same_baseline(members: Sequence[Result]) -> object:
 
 
 def _titles(groups: Sequence[Sequence[Result]]) -> list[str]:
-    """Return titles of the networks. Equal ones get the config fields in which they differ, and
-    those that titles tell, such as the name, only where nothing else does."""
+    """Return titles of the networks. Equal ones get the config fields in which they differ; the
+    name only where nothing else does."""
     plain = [members[0].model.title for members in groups]
     flat = [dict(_flatten(members[0].config)) for members in groups]
     titles = []
@@ -206,8 +206,8 @@ def _titles(groups: Sequence[Sequence[Result]]) -> list[str]:
         differing = _differing(flat, place, twins)
         untold = [field for field in differing if field not in _TOLD]
         alike = [t for t in twins if not set(untold) & set(_differing(flat, place, [place, t]))]
-        told = [field for field in _differing(flat, place, alike) if field != "seed"]
-        differing = [*untold, *told]
+        named = ["name"] if "name" in _differing(flat, place, alike) else []
+        differing = [*untold, *named]
         fields = ", ".join(f"{field}={_short(flat[place][field])}" for field in differing)
         titles.append(f"{title} ({fields})" if fields else title)
     return titles

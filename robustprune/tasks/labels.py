@@ -138,7 +138,7 @@ def _canonical(labels: Labels, where: str, at: Callable[[int], str], checked: bo
             f"{where} labels have shape {labels.shape}; give one label per example, shape (N,)"
         )
     if labels.dtype.kind in "iub":
-        large = np.flatnonzero(labels > np.iinfo(np.int64).max) if labels.dtype.kind == "u" else []
+        large = np.flatnonzero(np.greater(labels, np.iinfo(np.int64).max))
         if len(large):
             first = int(large[0])
             raise ValueError(f"{at(first)}: the label {labels[first]} is too large; number classes")
