@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from scipy.stats import t
 
-from robustprune.measure import mean_sd
+from robustprune.measure import mcnemar, mean_sd, paired_bootstrap
 
 
 def table(found: Sequence[Mapping], cases: Iterable[str]) -> str:
@@ -43,7 +43,10 @@ def table(found: Sequence[Mapping], cases: Iterable[str]) -> str:
 
 def paired(found: Sequence[Mapping], case: str, against: str) -> str:
     """Differences to another method at the same density, or to "dense", paired by the dense network
-    of each seed: mean and 95% interval of Student's t, of robust and clean accuracy in points."""
+    of each seed: mean and 95% interval of Student's t, of robust and clean accuracy in points.
+
+    Of one network there is no such interval. Robust accuracy has the 95% interval over examples
+    then, which are paired (`paired_bootstrap`), with the p-value of `mcnemar`."""
     rows = {
         (row["method"], row["density"], row["seed"]): row for row in found if row["case"] == case
     }
@@ -55,7 +58,10 @@ def paired(found: Sequence[Mapping], case: str, against: str) -> str:
             for (name, level, seed), row in rows.items()
             if (name, level) == (method, density) and (against, beside, seed) in rows
         ]
-        if method == against or len(pairs) < 2:
+        if method == against or not pairs:
+            continue
+        if len(pairs) == 1:
+            lines.append(f"| {method} | {density:g} | 1 | {_over_examples(*pairs[0])} |")
             continue
         cells = []
         for figure in ("robust", "clean"):
@@ -64,6 +70,15 @@ def paired(found: Sequence[Mapping], case: str, against: str) -> str:
             cells.append(f"{spread.mean:+.1f} ± {half:.1f}")
         lines.append(f"| {method} | {density:g} | {len(pairs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _over_examples(mine: Mapping, other: Mapping) -> str:
+    """The two cells of one network beside another one."""
+    found = mcnemar(*([one == "1" for one in row["stood"]] for row in (other, mine)))
+    low, high = paired_bootstrap(found.better, found.worse, len(mine["stood"]))
+    interval = f"({100 * low:+.1f} to {100 * high:+.1f}, p = {found.p:.2f})"
+    clean = mine["clean"] - other["clean"]
+    return f"{100 * found.difference:+.1f} {interval} | {clean:+.1f}"
 
 
 def _cell(rows: Sequence[Mapping]) -> str:

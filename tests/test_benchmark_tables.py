@@ -53,3 +53,16 @@ def test_every_density_is_compared_with_the_dense_network_of_the_same_seed() -> 
         "| rigl | 0.1 | 3 | -3.0 ± 2.5 | +0.0 ± 0.0 |",
         "| rigl | 0.02 | 3 | -9.0 ± 0.0 | +0.0 ± 0.0 |",
     ]
+
+
+def test_one_network_has_an_interval_over_its_examples() -> None:
+    """10 of 100 examples fall, and 2 others stand: p = 2 P(Bin(12, ½) ≤ 2) = 158/4096 = 0.04."""
+    dense = {"case": "mnist", "seed": 0, "method": "dense", "density": 1.0, "clean": 90.0}
+    rigl = {**dense, "method": "rigl", "density": 0.1, "clean": 88.0}
+    rows = [
+        dense | {"stood": "1" * 80 + "0" * 20},
+        rigl | {"stood": "0" * 10 + "1" * 72 + "0" * 18},
+    ]
+    (line,) = paired(rows, "mnist", "dense").splitlines()[2:]
+    # the standard deviation is √(0.12 − 0.0064)/10 = 3.4 points
+    assert line == "| rigl | 0.1 | 1 | -8.0 (-15.0 to -2.0, p = 0.04) | -2.0 |"
