@@ -182,17 +182,24 @@ def measure_switch(run: Run, tickets: Sequence[Fitted]) -> dict[str, Any]:
     return entry
 
 
-def per_example_csv(entries: Iterable[dict[str, Any]], labels: Sequence[int]) -> str:
-    """Return one line for each model and example, with 1 where the answer is correct."""
+def per_example_csv(
+    entries: Iterable[dict[str, Any]], labels: Sequence[int], places: Sequence[int] | None = None
+) -> str:
+    """Return one line for each model and example, with 1 where the answer is correct.
+
+    places: where each example is in the user's files, if the run has another order; a column more.
+    """
     text = io.StringIO()
     writer: Any = None
     for entry in entries:
         results = entry["per_example"]
         if writer is None:
             writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(["model", "index", "label", *(f"{name}_correct" for name in results)])
+            head = ["model", "index", "label"] + (["place"] if places is not None else [])
+            writer.writerow([*head, *(f"{name}_correct" for name in results)])
         for index, label in enumerate(labels):
-            writer.writerow([entry["name"], index, label, *(r[index] for r in results.values())])
+            known = [entry["name"], index, label] + ([places[index]] if places is not None else [])
+            writer.writerow([*known, *(r[index] for r in results.values())])
     return text.getvalue()
 
 
@@ -282,4 +289,5 @@ def write_per_example(run: Run, entries: Sequence[dict[str, Any]]) -> None:
     if distances:
         run.folder.write_json("distances.json", distances)
     labels = test_examples(run)[1].tolist()
-    write_atomically(run.folder.path / "per_example.csv", per_example_csv(entries, labels))
+    places = None if run.task.places is None else run.task.places.tolist()
+    write_atomically(run.folder.path / "per_example.csv", per_example_csv(entries, labels, places))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import sys
@@ -110,6 +111,29 @@ def test_the_run_is_named_after_its_data_and_says_where_it_is_from(here: Path) -
     assert metrics["models"][0]["total"] == 4 * 5 + 80 * 2  # weights that can be masked
     assert "mine.npz" in (run / "report.md").read_text()
     assert set(json.loads((run / "origin.json").read_text())) == {"network", "data"}
+
+
+def test_a_run_on_a_file_that_lists_class_after_class(here: Path) -> None:
+    """It measures and certifies examples of both classes, and says where they are in the file."""
+    with np.load("mine.npz") as arrays:
+        parts = dict(arrays)
+    for part in ("train", "test"):
+        order = parts[f"y_{part}"].argsort(kind="stable")
+        parts |= {f"{axis}_{part}": parts[f"{axis}_{part}"][order] for axis in "xy"}
+    np.savez("listed.npz", **parts)
+    again = command("pipe_nets:build", "evaluation.examples=6", "--out", "listed")
+    again[again.index("--data") + 1] = "listed.npz"
+    again[again.index("--set") : again.index("--set")] = again[-2:]
+    assert main(again[:-2]) == 0
+    run = the_run(Path("listed"))
+    with open(run / "per_example.csv", encoding="utf-8", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["model"] == "natural"]
+    assert [int(line["label"]) for line in lines] == [0, 1, 0, 1, 0, 1]
+    assert [int(line["place"]) for line in lines] == [0, 10, 1, 11, 2, 12]
+    certified = [json.loads(line) for line in (run / "certificates.jsonl").read_text().splitlines()]
+    assert {one["label"] for one in certified if "label" in one} == {0, 1}
+    assert all(found.ok for found in verify_run(run, network="pipe_nets:build"))
+    assert "the classes are dealt out in turn" in (run / "report.md").read_text()
 
 
 def test_the_same_command_goes_on_and_another_network_or_file_does_not(
