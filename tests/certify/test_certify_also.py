@@ -43,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = rng.normal(size=(40, 4)).astype(np.float32)
     x[:, 0] += 2 * np.sign(x[:, 0])
     y = (x[:, 0] > 0).astype(np.int64)
-    np.savez(folder / "d.npz", x_train=x, y_train=y, x_test=x[:6], y_test=y[:6])
+    np.savez(folder / "d.npz", x_train=x, y_train=y, x_test=1.001 * x[:6], y_test=y[:6])
     return folder / "d.npz"
 
 

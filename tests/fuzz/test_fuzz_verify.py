@@ -31,7 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, rng = tmp_path_factory.mktemp("fuzz"), np.random.default_rng(0)
     x = rng.normal(size=(20, 4)).astype(np.float32)
     y = (x[:, 0] > 0).astype(np.int64)
-    np.savez(folder / "d.npz", x_train=x, y_train=y, x_test=x[:6], y_test=y[:6])
+    np.savez(folder / "d.npz", x_train=x, y_train=y, x_test=1.001 * x[:6], y_test=y[:6])
     training = {"epochs": 1}
     tree = {
         "seed": 1,  # one of which all statements are true: with alpha = 0.1, many have a false one
