@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from attacks import PGD, Attack, Square, worst_of
+from attacks import PGD, Attack, Square
 from benchmarks.compression_picture import picture
 from benchmarks.compression_tables import ROUNDED, by_number, direct, first, table
 from benchmarks.kept import note, rows
@@ -44,13 +44,13 @@ def compared(case: Case, task: Task, model: nn.Module, network: nn.Module, seed:
     """Compare a network with the dense one on the test examples of the case, attacked by PGD, and
     those of images by Square, too."""
     x, y = task.test.batch(slice(case.images))
-    attacks: list[Attack] = [
-        PGD(case.threat, steps=case.judge, step_size=case.threat.eps / 4, seed=seed)
-    ]
+    attacks: dict[str, Attack] = {
+        "pgd": PGD(case.threat, steps=case.judge, step_size=case.threat.eps / 4, seed=seed)
+    }
     if case.queries:  # networks of images may hide their gradient
-        attacks.append(Square(case.threat, queries=case.queries, seed=seed))
+        attacks["square"] = Square(case.threat, queries=case.queries, seed=seed)
     return compare_trust(
-        model, network, x, y, attack=worst_of(attacks), members=task.train.batch(slice(len(y))),
+        model, network, x, y, attack=attacks, members=task.train.batch(slice(len(y))),
         outside=surrogates(x, seed=seed, bounds=task.bounds), seed=seed, batch_size=500,
     )  # fmt: skip
 
