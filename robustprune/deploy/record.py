@@ -269,10 +269,8 @@ class _Recorder:
         assert isinstance(source, fx.Node)
         own = self.tensors.get(str(source.target)) if source.op == "get_attr" else None
         if own is not None and own.ndim < len(shape):
-            raise ValueError(
-                f"forward expands {source.target!r}, of {own.ndim} dimensions, to {len(shape)}; "
-                "give it a first dimension of 1"
-            )
+            few = f"{source.target!r}, of {own.ndim} dimensions, to {len(shape)}"
+            raise ValueError(f"forward expands {few}; give it a first dimension of 1")
         if first and set(shape[1:]) == {-1}:
             measured = self._argument(self.measured[size.name])
             return Step(node.name, "function", "expand_batch", (self._argument(source), measured))

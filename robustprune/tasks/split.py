@@ -91,11 +91,10 @@ def dealt(split: Split) -> Split:
 
 def dealt_task(task: Task) -> Task:
     """Return a task whose splits are `dealt`, which says so in its source."""
-    order = dealing(task.test.y)
     train, test = dealt(task.train), dealt(task.test)
     if train is task.train and test is task.test:
         return task
-    texts = task.texts
+    order, texts = dealing(task.test.y), task.texts
     if order is not None and texts is not None:
         texts = tuple(texts[i] for i in order.tolist())
     return replace(
